@@ -1,0 +1,21 @@
+"""The base of every config: frozen, and closed to unknown keys. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FrozenConfig(BaseModel):
+    """An immutable set of options. Unknown keys are refused; derived values are properties."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
+Units = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]

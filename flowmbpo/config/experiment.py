@@ -1,0 +1,46 @@
+"""The whole config tree of one experiment. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from flowmbpo.checkpoints.config import CheckpointConfig
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt
+from flowmbpo.config.compute import ComputeConfig
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.evaluation.config import EvaluationConfig
+from flowmbpo.models.actors.config import ActorConfig, GaussianActorConfig
+from flowmbpo.models.config import CriticConfig, ModelConfig
+from flowmbpo.tracking.config import TrackingConfig
+from flowmbpo.training.config import TrainingConfig
+
+
+class ExperimentConfig(FrozenConfig):
+    """Everything that a run needs: stored in the run directory and in every checkpoint."""
+
+    name: Annotated[str, Field(min_length=1)]
+    phase: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    cost: str = ""
+    high_cost: bool = False
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    actor: ActorConfig = GaussianActorConfig()
+    critic: CriticConfig = CriticConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @field_validator("name", "phase")
+    @classmethod
+    def _is_a_path_part(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
+            raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_', '+' and '-' only")
+        return value

@@ -1,0 +1,83 @@
+"""The vector-environment contract: torch in, torch out, many copies stepped at once.
+
+Letters: N environments, O observation, A action.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowmbpo.envs.spec import EnvSpec
+
+
+@dataclass(frozen=True)
+class EnvStep:
+    """What one agent step did. All tensors live on the environment's device.
+
+    `obs` is what to act on next: after an episode's end it is already the next episode's first
+    observation (auto-reset). `final_obs` is the observation that the action led to: the episode's
+    last one where it ended, equal to `obs` elsewhere. `terminated` (the task ended itself: no
+    bootstrap) and `truncated` (the time limit: bootstrap) are never both true. `success` is the
+    task's success at this step, nan where the task defines none.
+    """
+
+    obs: Float[Tensor, "N O"]
+    reward: Float[Tensor, " N"]
+    terminated: Bool[Tensor, " N"]
+    truncated: Bool[Tensor, " N"]
+    final_obs: Float[Tensor, "N O"]
+    success: Float[Tensor, " N"]
+
+    @property
+    def done(self) -> Bool[Tensor, " N"]:
+        """Episodes that ended at this step, either way."""
+        return self.terminated | self.truncated
+
+
+class VectorEnv(ABC):
+    """N copies of a task (set), seeded, auto-resetting.
+
+    Equal seeds and equal actions give bit-equal observations and rewards. Episode k of copy i is
+    determined by (seed, i, k) and the actions alone.
+    """
+
+    spec: EnvSpec
+    num_envs: int
+    task_ids: Int[Tensor, " N"]
+
+    @abstractmethod
+    def reset(self, seed: int) -> Float[Tensor, "N O"]:
+        """Start every copy's first episode from `seed`; returns the first observations."""
+
+    @abstractmethod
+    def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
+        """One agent step (all its repeats) in every copy; actions are clipped to [-1, 1].
+
+        Raises ValueError on a wrong shape or a non-finite action, EnvironmentFailure when the
+        simulator or a worker breaks.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit-equally: tensors, numbers, strings, lists, dicts only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
+        """Return to a saved state (same task and N); returns the observations to act on."""
+
+    @abstractmethod
+    def render(self, index: int = 0) -> np.ndarray:
+        """The current frame of copy `index`, uint8 [height, width, 3]."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far by processes other than this one (workers); 0 in process."""
+        return 0.0
+
+    def close(self) -> None:
+        """Release processes and memory; safe to call twice."""

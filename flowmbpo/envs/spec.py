@@ -1,0 +1,52 @@
+"""What a task is, in numbers. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One task as the agent sees it.
+
+    `simulator` is the backend that really runs ('toy', 'dmcontrol', ...); `episode_length` counts
+    agent steps (after `action_repeat`); `discount` is the task's own gamma,
+    clip((L/5 - 1)/(L/5), .95, .995) for episode length L (TD-MPC2).
+    """
+
+    name: str
+    simulator: str
+    obs_dim: int
+    action_dim: int
+    episode_length: int
+    action_repeat: int
+    discount: float
+    can_terminate: bool = False
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The task set of a vector environment; its order is the task id. A single task is a set of one."""
+
+    tasks: tuple[TaskInfo, ...]
+
+    @property
+    def obs_dim(self) -> int:
+        """Widest observation; narrower ones are zero-padded at the end."""
+        return max(task.obs_dim for task in self.tasks)
+
+    @property
+    def action_dim(self) -> int:
+        """Widest action; the padded dimensions of narrower ones are masked."""
+        return max(task.action_dim for task in self.tasks)
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether any task can end before its time limit."""
+        return any(task.can_terminate for task in self.tasks)
+
+
+def task_discount(episode_length: int) -> float:
+    """clip((L/5 - 1)/(L/5), .95, .995), L in agent steps (TD-MPC2, Hansen et al. 2024)."""
+    fifth = episode_length / 5
+    return min(max((fifth - 1) / fifth, 0.95), 0.995)

@@ -1,0 +1,13 @@
+"""Options of real-environment evaluation. Imports no torch."""
+
+from __future__ import annotations
+
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt
+
+
+class EvaluationConfig(FrozenConfig):
+    """`every` epochs (0: only at the end), `episodes` episodes, on seeds never trained on."""
+
+    every: NonNegativeInt = 200
+    episodes: PositiveInt = 20
+    deterministic: bool = True

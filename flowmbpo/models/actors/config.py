@@ -1,0 +1,60 @@
+"""Options of every actor, and the union that selects one by `kind`. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from flowmbpo.config.base import FrozenConfig, NonNegativeFloat, PositiveFloat, PositiveInt, Units
+
+if TYPE_CHECKING:
+    from flowmbpo.models.actors.base import Actor
+
+
+class _ActorConfig(FrozenConfig):
+    """Options that every actor has.
+
+    `units` are the hidden widths of the reference Gaussian mean network; with `parity: true` a
+    variant's widths are solved so that its parameter count equals the Gaussian's.
+    `last_layer_scale` multiplies the initial weights of the output layer.
+    `noise_floor` is a standard deviation added before the tanh, after everything else.
+    """
+
+    units: Units = (400, 200, 100)
+    parity: bool = True
+    last_layer_scale: NonNegativeFloat = 1.0
+    noise_floor: NonNegativeFloat = 0.0
+
+
+class GaussianActorConfig(_ActorConfig):
+    """PWM's policy: tanh of a Gaussian with a state-independent log-std."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    init_logstd: float = -1.0
+    min_logstd: float = -1.427
+
+    def build(self, latent_dim: int, task_dim: int, action_dim: int) -> Actor:
+        from flowmbpo.models.actors.gaussian import GaussianActor
+
+        return GaussianActor(self, latent_dim, task_dim, action_dim)
+
+
+class FlowActorConfig(_ActorConfig):
+    """An ODE from noise to action: a_0 = W z + b + eps, da/dtau = u(a, z, tau, e_task)."""
+
+    kind: Literal["flow"] = "flow"
+    substeps: PositiveInt = 2
+    integrator: Literal["euler", "heun", "midpoint", "rk4"] = "heun"
+    linear_start: bool = True
+    noise_std: PositiveFloat = 0.3679  # exp(-1): the Gaussian actor's initial std
+    learn_noise_std: bool = True
+    min_noise_std: NonNegativeFloat = 0.24  # exp(-1.427): the Gaussian actor's floor
+
+    def build(self, latent_dim: int, task_dim: int, action_dim: int) -> Actor:
+        from flowmbpo.models.actors.flow import FlowActor
+
+        return FlowActor(self, latent_dim, task_dim, action_dim)
+
+
+ActorConfig = Annotated[GaussianActorConfig | FlowActorConfig, Field(discriminator="kind")]

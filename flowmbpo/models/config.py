@@ -1,0 +1,93 @@
+"""Options of the world model and the critic. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, Units
+from flowmbpo.models.dynamics.config import DynamicsConfig, MLPDynamicsConfig
+
+if TYPE_CHECKING:
+    from flowmbpo.models.rewards import RewardHead
+
+
+class EncoderConfig(FrozenConfig):
+    """obs -> Linear, LayerNorm, Mish blocks -> SimNorm latent."""
+
+    units: Units = (256,)
+
+
+class ScalarRewardConfig(FrozenConfig):
+    """One output, squared error against the reward divided by its running scale."""
+
+    kind: Literal["scalar"] = "scalar"
+    units: Units = (512, 512)
+
+    def build(self, input_dim: int) -> RewardHead:
+        from flowmbpo.models.rewards import ScalarReward
+
+        return ScalarReward(self, input_dim)
+
+
+class TwoHotRewardConfig(FrozenConfig):
+    """`bins` logits over [low, high] in symlog space, soft cross-entropy.
+
+    `decode: symlog` leaves out the symexp when the actor reads the reward, as PWM does.
+    """
+
+    kind: Literal["two_hot"] = "two_hot"
+    units: Units = (512, 512)
+    bins: Annotated[int, Field(ge=3)] = 101
+    low: float = -10.0
+    high: float = 10.0
+    decode: Literal["symexp", "symlog"] = "symexp"
+
+    @model_validator(mode="after")
+    def _range_ordered(self) -> TwoHotRewardConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must lie below high {self.high}")
+        return self
+
+    def build(self, input_dim: int) -> RewardHead:
+        from flowmbpo.models.rewards import TwoHotReward
+
+        return TwoHotReward(self, input_dim)
+
+
+RewardConfig = Annotated[ScalarRewardConfig | TwoHotRewardConfig, Field(discriminator="kind")]
+
+
+class TerminationConfig(FrozenConfig):
+    """Binary head p(terminated | z', e_task), for tasks that can terminate."""
+
+    units: Units = (256,)
+
+
+class ModelConfig(FrozenConfig):
+    """The world model. `task_dim` 0 means no task embedding (single task)."""
+
+    latent_dim: PositiveInt = 512
+    simnorm_dim: Annotated[int, Field(ge=2)] = 8
+    task_dim: NonNegativeInt = 0
+    encoder: EncoderConfig = EncoderConfig()
+    dynamics: DynamicsConfig = MLPDynamicsConfig()
+    reward: RewardConfig = ScalarRewardConfig()
+    termination: TerminationConfig | None = None
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ModelConfig:
+        if self.latent_dim % self.simnorm_dim:
+            raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of simnorm_dim {self.simnorm_dim}")
+        return self
+
+
+class CriticConfig(FrozenConfig):
+    """An ensemble of value functions. `target_decay` turns on an EMA target network."""
+
+    units: Units = (400, 200)
+    ensemble: PositiveInt = 3
+    reduction: Literal["min", "mean"] = "min"
+    zero_init: bool = False
+    target_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

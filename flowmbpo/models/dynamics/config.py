@@ -1,0 +1,171 @@
+"""Options of every dynamics, and the union that selects one by `kind`. Imports no torch.
+
+Adding a world model: its class in one new file beside this one, its Config here with a `build`
+that imports the class, one name in the union, and a preset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flowmbpo.config.base import (
+    FrozenConfig,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    UnitInterval,
+    Units,
+)
+
+if TYPE_CHECKING:
+    from flowmbpo.models.dynamics.base import Dynamics
+
+Geometry = Literal["tangent", "logit"]
+Source = Literal["rollout", "teacher"]
+Integrator = Literal["euler", "heun", "midpoint", "rk4"]
+
+
+@dataclass(frozen=True)
+class DynamicsDims:
+    """Widths that a dynamics is built for."""
+
+    latent_dim: int
+    simnorm_dim: int
+    task_dim: int
+    action_dim: int
+
+
+class _DynamicsConfig(FrozenConfig):
+    """Options that every dynamics has.
+
+    `units` are the hidden widths of the reference MLP dynamics. A variant with another input or
+    head keeps `parity: true` and gets its own width solved so that its parameter count equals the
+    reference's; with `parity: false` it is built at `units` as written.
+    """
+
+    units: Units = (512, 512)
+    parity: bool = True
+    geometry: Geometry = "tangent"
+    source: Source = "rollout"
+    loss_space: Literal["latent", "logit"] = "latent"
+    retraction: Literal["none", "project"] = "none"
+    jacobian_penalty: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _spaces_fit(self) -> _DynamicsConfig:
+        if self.loss_space == "logit" and self.geometry != "logit":
+            raise ValueError("loss_space 'logit' needs geometry 'logit'; use loss_space 'latent'")
+        if self.retraction != "none" and self.geometry != "tangent":
+            raise ValueError("retraction is for geometry 'tangent'; logits are on the simplex by construction")
+        return self
+
+
+class MLPDynamicsConfig(_DynamicsConfig):
+    """PWM's dynamics: z' = SimNorm(f([z, e_task, a]))."""
+
+    kind: Literal["mlp"] = "mlp"
+
+    def build(self, dims: DynamicsDims) -> Dynamics:
+        from flowmbpo.models.dynamics.mlp import MLPDynamics
+
+        return MLPDynamics(self, dims)
+
+
+class ResidualDynamicsConfig(_DynamicsConfig):
+    """Control without flow matching: s' = s + P f([s, e_task, a])."""
+
+    kind: Literal["residual"] = "residual"
+
+    def build(self, dims: DynamicsDims) -> Dynamics:
+        from flowmbpo.models.dynamics.residual import ResidualDynamics
+
+        return ResidualDynamics(self, dims)
+
+
+class GaussianDynamicsConfig(_DynamicsConfig):
+    """Control: residual mean and state-dependent log-std, (beta-)NLL, reparameterised samples."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    beta: UnitInterval = 0.5
+    min_logstd: float = -5.0
+    max_logstd: float = 2.0
+    scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+
+    @model_validator(mode="after")
+    def _bounds_ordered(self) -> GaussianDynamicsConfig:
+        if self.min_logstd >= self.max_logstd:
+            raise ValueError(f"min_logstd {self.min_logstd} must lie below max_logstd {self.max_logstd}")
+        return self
+
+    def build(self, dims: DynamicsDims) -> Dynamics:
+        from flowmbpo.models.dynamics.gaussian import GaussianDynamics
+
+        return GaussianDynamics(self, dims)
+
+
+class _ODEDynamicsConfig(_DynamicsConfig):
+    """Options of a dynamics that integrates a velocity field over tau in [0, 1]."""
+
+    integrator: Integrator = "heun"
+    substeps: PositiveInt = 4
+    tau_features: Literal["scalar", "fourier"] = "scalar"
+    substep_noise: NonNegativeFloat = 0.0
+
+
+class NeuralODEDynamicsConfig(_ODEDynamicsConfig):
+    """Control: the flow's velocity network integrated K times, trained on the endpoint only."""
+
+    kind: Literal["neural_ode"] = "neural_ode"
+
+    def build(self, dims: DynamicsDims) -> Dynamics:
+        from flowmbpo.models.dynamics.neural_ode import NeuralODEDynamics
+
+        return NeuralODEDynamics(self, dims)
+
+
+class FlowDynamicsConfig(_ODEDynamicsConfig):
+    """Conditional flow matching between a step's source and its target (see `FlowDynamics`)."""
+
+    kind: Literal["flow"] = "flow"
+    mode: Literal["displacement", "generative"] = "displacement"
+    tau_sampling: Literal["uniform", "midpoint"] = "uniform"
+    fm_source_grad: Literal["none", "path", "full"] = "path"
+    fm_weight: NonNegativeFloat = 1.0
+    endpoint_weight: NonNegativeFloat = 0.0
+    source_noise: NonNegativeFloat = 0.0
+    noise_std: PositiveFloat = 1.0
+    scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> FlowDynamicsConfig:
+        if self.mode == "generative" and self.source_noise > 0:
+            raise ValueError("source_noise belongs to mode 'displacement'; mode 'generative' has noise_std")
+        if self.mode == "generative" and self.endpoint_weight > 0:
+            raise ValueError(
+                "endpoint_weight must be 0 in mode 'generative': an endpoint loss collapses the noise to the mean"
+            )
+        if self.fm_weight == 0 and self.endpoint_weight == 0:
+            raise ValueError("fm_weight and endpoint_weight are both 0: nothing would train the dynamics")
+        return self
+
+    def build(self, dims: DynamicsDims) -> Dynamics:
+        if self.mode == "generative":
+            from flowmbpo.models.dynamics.generative_flow import GenerativeFlowDynamics
+
+            return GenerativeFlowDynamics(self, dims)
+        from flowmbpo.models.dynamics.flow import FlowDynamics
+
+        return FlowDynamics(self, dims)
+
+
+DynamicsConfig = Annotated[
+    MLPDynamicsConfig
+    | ResidualDynamicsConfig
+    | GaussianDynamicsConfig
+    | FlowDynamicsConfig
+    | NeuralODEDynamicsConfig,
+    Field(discriminator="kind"),
+]
