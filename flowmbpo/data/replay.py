@@ -1,0 +1,262 @@
+"""The replay buffer: one ring of rows per environment copy, sampled uniformly over transitions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.data.batch import Batch
+from flowmbpo.envs.base import EnvStep
+from flowmbpo.errors import CheckpointError, ConfigError, DataError, EnvironmentFailure
+from flowmbpo.nets.running import RunningMoments
+
+INITIAL_ROWS = 64
+ROW_FIELDS = ("obs", "action", "reward", "terminated", "closed", "starts")
+LANE_FIELDS = ("head", "count", "first_start", "num_starts")
+
+
+class ReplayBuffer:
+    """Stores what N environment copies did, and samples windows that never leave their episode.
+
+    Every copy has a lane of rows. A row holds an observation and the transition that left it; an
+    episode of L transitions takes L + 1 rows, the last of which holds only its final observation::
+
+        row      0      1      2      3      4      5     (one lane)
+        obs      o0     o1     o2*    p0     p1     p2
+        leaves   a0 r0  a1 r1  -      b0 s0  b1 s1  -     o2* is final, p2 is the one to act on
+        closed   no     no     yes    no     no     yes
+
+    Rows without a transition are `closed`; the newest row of a lane always is, so that a scan for
+    the first closed row finds the end of an episode, of the data and of the ring alike. When a lane
+    is full its oldest rows are overwritten. `starts` is a second ring per lane that lists its rows
+    with a transition, oldest first: it makes uniform sampling exact with one draw per window.
+
+    Letters: R rows, N lanes, B batch, T horizon, O observation, A action.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        obs_dim: int,
+        action_dim: int,
+        task_ids: Int[Tensor, " N"],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """At most `capacity` transitions; memory grows with what is stored, by doubling.
+
+        An episode's final observation takes the place of one transition. Raises ConfigError where
+        `capacity` leaves fewer than 2 transitions for each of the `num_envs` lanes.
+        """
+        if capacity < 2 * num_envs:
+            raise ConfigError(
+                f"training.wm_buffer_size {capacity} is too small for task.num_envs {num_envs}: "
+                f"use at least {2 * num_envs} transitions (2 per environment)"
+            )
+        self.capacity = capacity
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.rows = capacity // num_envs + 1  # the newest row of a lane has no transition yet
+        self.reward_moments = RunningMoments().to(self.device)  # of all rewards ever added
+        self.task_ids = task_ids.to(self.device, torch.long, copy=True)
+        allocated = min(self.rows, INITIAL_ROWS)
+        self.obs = self._zeros(allocated, obs_dim)
+        self.action = self._zeros(allocated, action_dim)
+        self.reward = self._zeros(allocated)
+        self.terminated = self._zeros(allocated, dtype=torch.bool)
+        self.closed = self._zeros(allocated, dtype=torch.bool)
+        self.starts = self._zeros(allocated, dtype=torch.int32)  # row numbers: half of int64's memory
+        self._lanes = torch.arange(num_envs, device=self.device)
+        self.head = torch.full_like(self._lanes, -1)  # newest row; -1 before the first
+        self.count = torch.zeros_like(self._lanes)  # filled rows
+        self.first_start = torch.zeros_like(self._lanes)  # oldest entry of `starts`
+        self.num_starts = torch.zeros_like(self._lanes)
+        self._filled = 0  # rows filled in the fullest lane
+        self._total = 0
+
+    @property
+    def num_transitions(self) -> int:
+        """Stored transitions: the number of possible window starts."""
+        return self._total
+
+    def start(self, obs: Float[Tensor, "N O"]) -> None:
+        """Begin an episode in every lane, from `obs`.
+
+        Episodes still running are cut where they are: their newest observation becomes final.
+        Raises EnvironmentFailure on a non-finite observation.
+        """
+        obs = obs.to(self.device, torch.float32)
+        assert obs.shape == self.obs.shape[1:], (obs.shape, self.obs.shape)
+        self._refuse_nonfinite(torch.isfinite(obs).all(-1))
+        self._make_room(torch.ones_like(self.count))
+        self._write_newest((self.head + 1) % self.rows, obs)
+        self._total = int(self.num_starts.sum())
+
+    def add(self, action: Float[Tensor, "N A"], step: EnvStep) -> None:
+        """Append what `action`, taken on the newest observations, did in every lane.
+
+        Raises EnvironmentFailure where the simulator returned a non-finite observation or reward.
+        """
+        assert self._filled > 0, "start(obs) comes before add: there is no observation to act on"
+        assert action.shape == self.action.shape[1:], (action.shape, self.action.shape)
+        obs = step.obs.to(self.device, torch.float32)
+        final_obs = step.final_obs.to(self.device, torch.float32)
+        reward = step.reward.to(self.device, torch.float32)
+        done = step.done.to(self.device)
+        self._refuse_nonfinite(torch.isfinite(obs + final_obs).all(-1) & torch.isfinite(reward))
+        self._make_room(1 + done.long())
+        left = (self.head, self._lanes)
+        self.action[left] = action.to(self.device, torch.float32)
+        self.reward[left] = reward
+        self.terminated[left] = step.terminated.to(self.device)
+        self.closed[left] = False
+        self.starts[(self.first_start + self.num_starts) % self.rows, self._lanes] = self.head.int()
+        self.num_starts += 1
+        reached = (self.head + 1) % self.rows
+        self.obs[reached, self._lanes] = final_obs
+        self.closed[reached, self._lanes] = True
+        # Where no episode ended this is the row just written, and obs equals final_obs.
+        self._write_newest((reached + done) % self.rows, obs)
+        self.reward_moments.update(reward)
+        self._total = int(self.num_starts.sum())
+
+    def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
+        """Windows of `horizon` transitions, starts uniform over all stored ones (with replacement).
+
+        A window that outlasts its episode is padded and masked, see `Batch`; none is left out.
+        Raises DataError while no transition is stored.
+        """
+        row, lane = self._locate(self._draw(self._total, batch_size, generator))
+        steps = torch.arange(horizon + 1, device=self.device).unsqueeze(1)
+        cells = (row + steps[:-1]) % self.rows * self.num_envs + lane  # [T, B]
+        # Behind a closed row may lie rows that are not allocated yet; what is read there counts for nothing.
+        closed = self.closed.view(-1)[cells.clamp_(max=self.closed.numel() - 1)]
+        valid = closed.cumsum(0) == 0
+        length = valid.sum(0)
+        cells = (row + steps.minimum(length)) % self.rows * self.num_envs + lane  # [T + 1, B]
+        obs = self.obs.flatten(0, 1).index_select(0, cells.view(-1))
+        cells, padding = cells[:-1].reshape(-1), ~valid
+        action = self.action.flatten(0, 1).index_select(0, cells)
+        return Batch(
+            obs=obs.view(horizon + 1, batch_size, -1),
+            action=action.view(horizon, batch_size, -1).masked_fill_(padding.unsqueeze(-1), 0.0),
+            reward=self.reward.view(-1)[cells].view_as(valid).masked_fill_(padding, 0.0),
+            terminated=self.terminated.view(-1)[cells].view_as(valid) & valid,
+            valid=valid,
+            task=self.task_ids[lane],
+        )
+
+    def sample_starts(
+        self, batch_size: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B O"], Int[Tensor, " B"]]:
+        """Observations to imagine from (and their tasks), uniform over those that are not final.
+
+        The newest observation of every lane is among them. Raises DataError while no transition is
+        stored.
+        """
+        if not self._total:
+            self._draw(0, batch_size, generator)
+        rank = self._draw(self._total + self.num_envs, batch_size, generator)
+        row, lane = self._locate(rank.clamp(max=self._total - 1))
+        newest = rank >= self._total
+        lane = torch.where(newest, rank - self._total, lane)
+        row = torch.where(newest, self.head[lane], row)
+        return self.obs[row, lane], self.task_ids[lane]
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Everything stored, as tensors and numbers; of the rows, only the filled ones."""
+        state: dict[str, Tensor | int] = {name: getattr(self, name).clone() for name in LANE_FIELDS}
+        state |= {name: getattr(self, name)[: self._filled].clone() for name in ROW_FIELDS}
+        state |= {f"reward_{name}": value.clone() for name, value in self.reward_moments.state_dict().items()}
+        return state | {"capacity": self.capacity}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Return to a saved state; sampling and adding then go on exactly as they would have.
+
+        Raises CheckpointError where the state was saved by a buffer of other dimensions.
+        """
+        moments = self.reward_moments.state_dict().keys()
+        missing = sorted(
+            {*ROW_FIELDS, *LANE_FIELDS, "capacity", *(f"reward_{name}" for name in moments)} - state.keys()
+        )
+        if missing:
+            raise CheckpointError(f"the saved replay buffer lacks {', '.join(missing)}: the checkpoint is damaged")
+        if state["capacity"] != self.capacity:
+            raise CheckpointError(
+                f"the saved replay buffer has training.wm_buffer_size {state['capacity']}, this run {self.capacity}: "
+                "resume with the value it was saved with"
+            )
+        saved = {name: torch.as_tensor(state[name]) for name in ROW_FIELDS + LANE_FIELDS}
+        for name in ROW_FIELDS + LANE_FIELDS:
+            width = getattr(self, name).shape[1 if name in ROW_FIELDS else 0 :]
+            found = saved[name].shape[1 if name in ROW_FIELDS else 0 :]
+            if found != width:
+                raise CheckpointError(
+                    f"the saved replay buffer's '{name}' has dimensions {tuple(found)} where this run has "
+                    f"{tuple(width)}: resume with the task and task.num_envs it was saved with"
+                )
+        for name, value in saved.items():
+            setattr(self, name, value.to(self.device, getattr(self, name).dtype, copy=True))
+        self._filled = int(self.count.max())
+        self._grow(min(self.rows, INITIAL_ROWS))
+        self._total = int(self.num_starts.sum())
+        self.reward_moments.load_state_dict({name: state[f"reward_{name}"] for name in moments})
+
+    def _zeros(self, rows: int, *width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(rows, self.num_envs, *width, dtype=dtype, device=self.device)
+
+    def _refuse_nonfinite(self, finite: Tensor) -> None:
+        if not bool(finite.all()):
+            copies = (~finite).nonzero().flatten().tolist()
+            raise EnvironmentFailure(
+                f"the simulator returned a non-finite observation or reward in environment copies {copies}: "
+                "nothing of this step was stored; the task's simulation has diverged"
+            )
+
+    def _make_room(self, needed: Int[Tensor, " N"]) -> None:
+        """Count `needed` (1 or 2) more rows per lane as filled; full lanes give up their oldest.
+
+        The rows given up are never the newest one, because a lane has at least 3.
+        """
+        if self._filled + 2 > self.rows:
+            surplus = (self.count + needed - self.rows).clamp_(min=0)
+            oldest = self.head - self.count + 1
+            evicted = torch.zeros_like(surplus)
+            for age in range(2):
+                row = (oldest + age) % self.rows
+                evicted += (surplus > age) & ~self.closed[row, self._lanes]
+            self.first_start = (self.first_start + evicted) % self.rows
+            self.num_starts -= evicted
+            self.count -= surplus
+        self.count += needed
+        self._filled = int(self.count.max())
+        self._grow(self._filled)
+
+    def _grow(self, needed: int) -> None:
+        """Allocate at least `needed` rows. Only rings that never wrapped grow, so rows keep their place."""
+        allocated = len(self.obs)
+        if needed <= allocated:
+            return
+        extra = min(self.rows, max(needed, 2 * allocated)) - allocated
+        for name in ROW_FIELDS:
+            field: Tensor = getattr(self, name)
+            setattr(self, name, torch.cat((field, field.new_zeros(extra, *field.shape[1:]))))
+
+    def _write_newest(self, row: Int[Tensor, " N"], obs: Float[Tensor, "N O"]) -> None:
+        self.obs[row, self._lanes] = obs
+        self.closed[row, self._lanes] = True
+        self.head = row
+
+    def _draw(self, population: int, batch_size: int, generator: torch.Generator) -> Int[Tensor, " B"]:
+        if not population:
+            raise DataError("the replay buffer is empty: collect at least one step before sampling")
+        rank = torch.randint(population, (batch_size,), generator=generator, device=generator.device)
+        return rank.to(self.device)
+
+    def _locate(self, rank: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """Row and lane of the rank-th stored transition (lane by lane, oldest first)."""
+        ends = self.num_starts.cumsum(0)
+        lane = torch.searchsorted(ends, rank, right=True)
+        position = self.first_start[lane] + rank - (ends - self.num_starts)[lane]
+        return self.starts[position % self.rows, lane].long(), lane

@@ -1,0 +1,123 @@
+"""Returns in the real environment: the policy acts on what it observes, nothing is imagined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import EnvironmentFailure
+
+Policy = Callable[[Float[Tensor, "N O"], Int[Tensor, " N"]], Float[Tensor, "N A"]]
+"""Observations and task ids to actions; called with gradients off."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Finished episodes, ordered by (environment copy, episode of that copy).
+
+    `returns` are undiscounted sums of real rewards, `lengths` agent steps, `successes` the task's
+    success at each episode's last step (None where the task defines none), `tasks` the task names.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    successes: tuple[float | None, ...]
+    tasks: tuple[str, ...]
+
+    @property
+    def episodes(self) -> int:
+        """Number of finished episodes."""
+        return len(self.returns)
+
+    @property
+    def return_mean(self) -> float:
+        """Mean return over episodes."""
+        return math.fsum(self.returns) / len(self.returns)
+
+    @property
+    def return_std(self) -> float:
+        """Population standard deviation of the returns (divided by their number; 0 for one episode)."""
+        mean = self.return_mean
+        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.returns) / len(self.returns))
+
+    @property
+    def length_mean(self) -> float:
+        """Mean length in agent steps."""
+        return sum(self.lengths) / len(self.lengths)
+
+    @property
+    def success(self) -> float | None:
+        """Mean success over the episodes whose task defines it, or None."""
+        defined = [value for value in self.successes if value is not None]
+        return math.fsum(defined) / len(defined) if defined else None
+
+    @property
+    def steps(self) -> int:
+        """Agent steps in the counted episodes."""
+        return sum(self.lengths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, ready for JSON."""
+        return {
+            "episodes": self.episodes,
+            "return_mean": self.return_mean,
+            "return_std": self.return_std,
+            "length_mean": self.length_mean,
+            "success": self.success,
+            "steps": self.steps,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "successes": list(self.successes),
+            "tasks": list(self.tasks),
+        }
+
+
+@torch.no_grad()  # real returns are only measured; nothing is learnt from them here
+def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evaluation:
+    """Run `episodes` whole episodes from `env.reset(seed)`, closed loop, and report them.
+
+    How many each copy runs is fixed beforehand (they differ by at most one), because taking the
+    first that finish would favour short episodes. A copy that is done is stepped on, uncounted.
+
+    Raises EnvironmentFailure on a non-finite reward, and whatever `env` raises.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}: evaluate at least 1")
+    share, rest = divmod(episodes, env.num_envs)
+    quota = [share + (copy < rest) for copy in range(env.num_envs)]
+    finished: list[list[tuple[float, int, float | None]]] = [[] for _ in quota]
+    obs = env.reset(seed)
+    earned = torch.zeros(env.num_envs, dtype=torch.float64)
+    lasted = torch.zeros(env.num_envs, dtype=torch.long)
+    pending = episodes
+    while pending:
+        step = env.step(policy(obs, env.task_ids).to(obs.device))
+        obs = step.obs
+        earned += step.reward.to(earned)
+        lasted += 1
+        for copy in step.done.nonzero().flatten().tolist():
+            if len(finished[copy]) < quota[copy]:
+                finished[copy].append(_episode(float(earned[copy]), int(lasted[copy]), float(step.success[copy]), copy))
+                pending -= 1
+            earned[copy] = 0.0
+            lasted[copy] = 0
+    names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
+    flat = [(*episode, names[copy]) for copy, lane in enumerate(finished) for episode in lane]
+    returns, lengths, successes, tasks = zip(*flat, strict=True)
+    return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks)
+
+
+def _episode(total: float, length: int, success: float, copy: int) -> tuple[float, int, float | None]:
+    if not math.isfinite(total):
+        raise EnvironmentFailure(
+            f"the simulator returned a non-finite reward in environment copy {copy} during evaluation: "
+            "its return cannot be reported"
+        )
+    return total, length, None if math.isnan(success) else success
