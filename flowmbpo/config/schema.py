@@ -1,0 +1,145 @@
+"""What the config classes allow, read from their annotations. Imports no torch.
+
+A *variant* is one class of a union joined by `kind`; a field holds a section (config classes),
+a value, or either.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from flowmbpo.config.base import FrozenConfig
+
+KIND = "kind"
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+@cache
+def options(model: type[FrozenConfig], key: str) -> tuple[type[FrozenConfig], ...]:
+    """The config classes that field `key` may hold; empty for a plain value."""
+    return tuple(_config_classes(model.model_fields[key].annotation))
+
+
+def _config_classes(annotation: Any) -> Iterator[type[FrozenConfig]]:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        if issubclass(annotation, FrozenConfig):
+            yield annotation
+        return
+    if get_origin(annotation) is Annotated:
+        yield from _config_classes(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _config_classes(member)
+
+
+def kind_of(model: type[FrozenConfig]) -> str | None:
+    """The `kind` of a variant; None for a class outside any union."""
+    info = model.model_fields.get(KIND)
+    return None if info is None else str(get_args(info.annotation)[0])
+
+
+def default_kind(model: type[FrozenConfig], key: str) -> str | None:
+    """The variant that field `key` holds when nobody names one."""
+    default = model.model_fields[key].get_default(call_default_factory=True)
+    if default is PydanticUndefined or default is None:
+        return kind_of(options(model, key)[0])
+    return kind_of(type(default))
+
+
+def variant(model: type[FrozenConfig], key: str, data: Mapping[str, Any]) -> type[FrozenConfig] | None:
+    """The class that `data`, the section under `key`, is for; None if its `kind` is unknown."""
+    classes = options(model, key)
+    if len(classes) == 1:
+        return classes[0]
+    kind = data.get(KIND, default_kind(model, key))
+    return next((cls for cls in classes if kind_of(cls) == kind), None)
+
+
+@cache
+def dotted_keys(model: type[FrozenConfig]) -> tuple[str, ...]:
+    """Every full key path of every variant, sections included, in the schema's order."""
+    found: dict[str, None] = {}
+    for key in model.model_fields:
+        found[key] = None
+        for cls in options(model, key):
+            found.update({f"{key}.{rest}": None for rest in dotted_keys(cls)})
+    return tuple(found)
+
+
+def kinds_knowing(model: type[FrozenConfig], key: str, inner: str) -> list[str]:
+    """The kinds of the union under `key` that have the key `inner`."""
+    return [str(kind_of(cls)) for cls in options(model, key) if inner in cls.model_fields]
+
+
+def takes_text_only(model: type[FrozenConfig], path: tuple[str, ...]) -> bool:
+    """Whether every field at `path`, in any variant, is free text."""
+    infos = list(_fields(model, path))
+    return bool(infos) and all(info.annotation is str for info in infos)
+
+
+def _fields(model: type[FrozenConfig], path: tuple[str, ...]) -> Iterator[FieldInfo]:
+    key, rest = path[0], path[1:]
+    if key not in model.model_fields:
+        return
+    if not rest:
+        yield model.model_fields[key]
+    for cls in options(model, key) if rest else ():
+        yield from _fields(cls, rest)
+
+
+def allowed(model: type[FrozenConfig], key: str) -> str:
+    """In words, what field `key` takes: 'an integer >= 1', \"'task' or a number from 0 to 1\"."""
+    info = model.model_fields[key]
+    classes = options(model, key)
+    if len(classes) > 1:
+        return f"a mapping with {KIND} {_either([repr(kind_of(cls)) for cls in classes])}"
+    return _describe(info.annotation, tuple(info.metadata))
+
+
+def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _describe(args[0], (*_flatten(args[1:]), *metadata))
+    if origin is Literal:
+        return _either([repr(value) for value in args])
+    if origin in (Union, types.UnionType):
+        return _either([_describe(member, metadata) for member in args])
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return f"a list, each item {_describe(args[0])}" + _at_least(metadata)
+        return f"a list of {len(args)}, each {_describe(args[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
+        return "a mapping of keys"
+    return str(_NAMES[annotation]) + _bounds(metadata)
+
+
+def _flatten(metadata: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(item for part in metadata for item in (part.metadata if isinstance(part, FieldInfo) else (part,)))
+
+
+def _at_least(metadata: tuple[Any, ...]) -> str:
+    sizes = [item.min_length for item in metadata if isinstance(item, MinLen)]
+    return f", at least {max(sizes)}" if sizes and max(sizes) else ""
+
+
+def _bounds(metadata: tuple[Any, ...]) -> str:
+    low = next((f">= {m.ge:g}" for m in metadata if isinstance(m, Ge)), None) or next(
+        (f"> {m.gt:g}" for m in metadata if isinstance(m, Gt)), None
+    )
+    high = next((f"<= {m.le:g}" for m in metadata if isinstance(m, Le)), None) or next(
+        (f"< {m.lt:g}" for m in metadata if isinstance(m, Lt)), None
+    )
+    parts = [part for part in (low, high) if part]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _either(parts: list[str]) -> str:
+    unique = list(dict.fromkeys(parts))
+    return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} or {unique[-1]}"
