@@ -23,7 +23,7 @@ export PYTHON TORCH_INDEX ALLOW_CUDA
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
 setup: $(STAMP)
 
