@@ -1,0 +1,198 @@
+"""Reading checkpoint files: found, verified, and loaded without running code from them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import zipfile
+import zlib
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmbpo.checkpoints.manifest import Entry, Manifest
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION
+from flowmbpo.errors import CheckpointError
+
+_ATTEMPTS = 5  # a reader may meet a writer that replaces the file several times
+# What zipfile, zlib and torch raise on bytes that are not a sound archive of plain values.
+_UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+_UNREADABLE = (*_UNSOUND, pickle.UnpicklingError, KeyError, TypeError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory. `verified`: its hash stands in the manifest beside it.
+
+    A lone file has no manifest; it was checked by its archive's checksums instead.
+    """
+
+    path: Path
+    payload: dict[str, Any]
+    sha256: str
+    verified: bool
+
+
+def resolve(path: Path) -> Path:
+    """The checkpoint file that `path` means: itself, or the latest of a run or checkpoints folder.
+
+    Raises CheckpointError listing what there is instead.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        there = names(path.parent)
+        hint = f" In that folder: {', '.join(there)}." if there else ""
+        raise CheckpointError(f"{path}: does not exist.{hint} Name a .pt file or a run directory.")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if (folder / "latest.pt").is_file():
+        return folder / "latest.pt"
+    there = names(folder)
+    hint = f"there are {', '.join(there)}: name one of them" if there else "it holds no checkpoint at all"
+    raise CheckpointError(f"{folder}: holds no latest.pt; {hint}.")
+
+
+def names(folder: Path) -> list[str]:
+    """File names of the checkpoints in `folder`, replay buffers left out."""
+    return sorted(file.name for file in folder.glob("*.pt") if not file.name.startswith("replay-"))
+
+
+def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
+    """Verify and load one checkpoint file.
+
+    Raises CheckpointError on a missing, truncated, altered or foreign file.
+    """
+    path = resolve(path)
+    for attempt in range(_ATTEMPTS):
+        with _open(path) as file:
+            sha256 = _sha256(file)
+            accepted = Manifest.read(path.parent).files.get(path.name)
+            listed = accepted is None or any(entry.sha256 == sha256 for entry in accepted)
+            if not listed and accepted is not None:
+                if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
+                    continue
+                raise _altered(path, _size(file), accepted)
+            if accepted is None:
+                _check_archive(path, file)
+            payload = _read(path, file, FORMAT, map_location)
+            return Loaded(path, payload, sha256, verified=accepted is not None)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def load_replay(loaded: Loaded, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+    """The replay buffer's state that belongs to a checkpoint; None if it was saved without one.
+
+    Raises CheckpointError when its file is missing or altered.
+    """
+    reference = loaded.payload.get("replay")
+    if reference is None:
+        return None
+    path = loaded.path.parent / Path(reference["file"]).name
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: is missing, and {loaded.path.name} needs it to resume. Put it back beside the checkpoint, "
+            "or start a new run from these weights with `specialize --from`."
+        )
+    with _open(path) as file:
+        if _sha256(file) != reference["sha256"]:
+            raise CheckpointError(
+                f"{path}: is not the replay buffer that {loaded.path.name} was saved with (its SHA-256 differs): "
+                "damaged or replaced. Resume from another checkpoint, or start a new run from these weights."
+            )
+        state: dict[str, Any] = _read(path, file, REPLAY_FORMAT, map_location)["state"]
+        return state
+
+
+def intact_siblings(path: Path) -> list[str]:
+    """Names of the other checkpoints in the folder whose bytes agree with the manifest."""
+    manifest = Manifest.read(path.parent)
+    return [
+        name
+        for name in names(path.parent)
+        if name != path.name and manifest.entry(name, _sha256_of(path.parent / name)) is not None
+    ]
+
+
+def _open(path: Path) -> BufferedReader:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}.") from error
+
+
+def _sha256(file: BufferedReader) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    with _open(path) as file:
+        return _sha256(file)
+
+
+def _size(file: BufferedReader) -> int:
+    return file.seek(0, 2)
+
+
+def _replaced(path: Path, file: BufferedReader) -> bool:
+    """Whether a writer put another file in place since `file` was opened."""
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return True
+
+
+def _altered(path: Path, size: int, accepted: list[Entry]) -> CheckpointError:
+    sizes = [entry.size for entry in accepted]
+    if size not in sizes:
+        what = f"has {size} bytes, its manifest says {sizes[-1]}: " + ("truncated" if size < sizes[-1] else "altered")
+    else:
+        what = "does not have the SHA-256 that its manifest lists: damaged or replaced"
+    return CheckpointError(f"{path}: {what}. {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    siblings = intact_siblings(path)
+    if siblings:
+        return f"Intact in the same folder: {', '.join(siblings)}."
+    return "No other checkpoint in its folder is known to be intact: restore it from a copy."
+
+
+def _check_archive(path: Path, file: BufferedReader) -> None:
+    """Check the CRC of every member: torch itself reads flipped bits without a word."""
+    file.seek(0)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except _UNSOUND as error:
+        raise CheckpointError(
+            f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another "
+            f"kind of file. {_advice(path)}"
+        ) from error
+    if broken is not None:
+        raise CheckpointError(f"{path}: is damaged (wrong checksum of {broken}). {_advice(path)}")
+
+
+def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        payload = torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds Python objects, which are never run: not a flowmbpo checkpoint. "
+            "Name a file that flowmbpo saved."
+        ) from error
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}. {_advice(path)}") from error
+    if not isinstance(payload, dict) or payload.get("format") != form:
+        raise CheckpointError(f"{path}: is not a flowmbpo checkpoint (no `format: {form}`). Name one.")
+    if payload.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {payload.get('version')!r}; this flowmbpo reads version {VERSION}. "
+            "Use the flowmbpo that wrote it."
+        )
+    return payload

@@ -1,0 +1,80 @@
+"""The list of hashes beside the checkpoints, written before and after each replacement.
+
+While `latest.pt` is being replaced the manifest accepts both the old and the new hash, so a process
+that dies at any point leaves a file that its manifest lists. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowmbpo.checkpoints.atomic import write_bytes_atomic
+from flowmbpo.errors import CheckpointError
+
+NAME = "manifest.json"
+FORMAT = "flowmbpo-manifest"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One accepted content of a checkpoint file; `replay` is the buffer's file that it refers to."""
+
+    sha256: str
+    size: int
+    epoch: int
+    replay: str | None
+
+
+@dataclass
+class Manifest:
+    """Accepted contents per file name. One entry each, more only while a replacement is under way."""
+
+    files: dict[str, list[Entry]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of `folder`, empty where there is none. Raises CheckpointError if damaged."""
+        path = folder / NAME
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            return cls._parse(document)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged ({error}). Remove it to load the checkpoints by their own checksums."
+            ) from error
+
+    @classmethod
+    def _parse(cls, document: dict[str, Any]) -> Manifest:
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
+        return cls({name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()})
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of `folder` in one step. Raises StorageError."""
+        files = {name: [asdict(entry) for entry in entries] for name, entries in sorted(self.files.items())}
+        document = {"format": FORMAT, "version": VERSION, "files": files}
+        write_bytes_atomic(folder / NAME, (json.dumps(document, indent=1) + "\n").encode())
+
+    def entry(self, name: str, sha256: str) -> Entry | None:
+        """The entry of file `name` with that hash."""
+        return next((entry for entry in self.files.get(name, ()) if entry.sha256 == sha256), None)
+
+    def replays(self) -> set[str]:
+        """Buffer files that some accepted content still refers to."""
+        return {entry.replay for entries in self.files.values() for entry in entries if entry.replay}
+
+
+def read_or_set_aside(folder: Path) -> Manifest:
+    """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""
+    try:
+        return Manifest.read(folder)
+    except CheckpointError:
+        os.replace(folder / NAME, folder / "manifest.damaged.json")
+        return Manifest()

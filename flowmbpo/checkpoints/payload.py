@@ -1,0 +1,75 @@
+"""What a checkpoint may hold, and what it must: plain values that load without running code."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = "flowmbpo-checkpoint"
+REPLAY_FORMAT = "flowmbpo-replay"
+VERSION = 1
+
+_SCALARS = (bool, int, float, str, type(None))
+_TENSORS = (Tensor, torch.nn.Parameter)
+_MAPPINGS = (dict, OrderedDict)
+_SEQUENCES = (list, tuple)
+_SHOWN = 4
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Make sure that `value` survives a load with `weights_only=True`.
+
+    Types are compared exactly: a numpy float is a `float` to isinstance, yet pickles as an object.
+    Raises TypeError naming the place (an error of the program, not of its user).
+    """
+    kind = type(value)
+    if kind in _SCALARS or kind in _TENSORS:
+        return
+    if kind in _MAPPINGS:
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise TypeError(f"{where}: key {key!r} is a {type(key).__name__}; checkpoints hold str and int keys")
+            check_plain(item, f"{where}.{key}")
+    elif kind in _SEQUENCES:
+        for index, item in enumerate(value):
+            check_plain(item, f"{where}[{index}]")
+    else:
+        raise TypeError(
+            f"{where}: is a {kind.__module__}.{kind.__qualname__}; checkpoints hold tensors, numbers, "
+            "strings, lists and dicts only"
+        )
+
+
+def architecture_mismatch(module_state: Mapping[str, Any], loaded_state: Mapping[str, Any]) -> str | None:
+    """What differs between a module's state dict and a loaded one, or None where they fit.
+
+    Entries other than tensors are compared by presence alone.
+    """
+    missing = [name for name in module_state if name not in loaded_state]
+    unexpected = [name for name in loaded_state if name not in module_state]
+    reshaped = [
+        f"{name} is {_shape(loaded_state[name])}, needed {_shape(module_state[name])}"
+        for name in module_state
+        if name in loaded_state and _shape(module_state[name]) != _shape(loaded_state[name])
+    ]
+    parts = [
+        f"{len(names)} {title}: {_first(names)}"
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if not parts:
+        return None
+    return "the checkpoint is of another architecture: " + "; ".join(parts)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _first(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
