@@ -1,0 +1,99 @@
+"""Evaluation in the (scripted) real environment: which episodes count, and what is said of them."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.evaluation.returns import Evaluation, evaluate
+
+NAN = float("nan")
+
+
+def tenth_of_the_clock(obs, task_ids):
+    """An action that only a closed loop can produce: it depends on the step inside the episode."""
+    return obs[:, 2:] / 10
+
+
+def sum_of_tenths(length):
+    return sum(step / 10 for step in range(length))
+
+
+def test_returns_are_sums_of_real_rewards_under_closed_loop_actions(scripted):
+    env = scripted([(3, True, NAN), (5, False, NAN)])
+    result = evaluate(tenth_of_the_clock, env, episodes=2, seed=0)
+    assert result.returns == pytest.approx((0.3, 1.0), abs=1e-6)
+    assert result.lengths == (3, 5)
+    assert result.steps == 8 and result.length_mean == 4.0
+    torch.testing.assert_close(torch.cat(env.actions).flatten()[:4], torch.tensor([0.0, 0.1, 0.2, 0.0]))
+
+
+def test_short_episodes_are_not_preferred(scripted):
+    """Taking the first four to finish would report four episodes of the short copy."""
+    env = scripted([(1, True, NAN)], [(10, False, NAN)])
+    assert evaluate(tenth_of_the_clock, env, episodes=4, seed=0).lengths == (1, 1, 10, 10)
+
+
+def test_an_uneven_number_of_episodes_gives_the_first_copies_one_more(scripted):
+    env = scripted([(1, True, NAN)], [(2, True, NAN)], [(3, True, NAN)])
+    assert evaluate(tenth_of_the_clock, env, episodes=5, seed=0).lengths == (1, 1, 2, 2, 3)
+    assert evaluate(tenth_of_the_clock, env, episodes=2, seed=0).lengths == (1, 2)
+
+
+def test_a_copy_s_result_does_not_depend_on_how_long_others_take(scripted):
+    lane = [(4, True, 1.0), (2, False, 0.0), (7, True, 1.0)]
+    beside_short = evaluate(tenth_of_the_clock, scripted(lane, [(1, True, NAN)]), episodes=6, seed=0)
+    beside_long = evaluate(tenth_of_the_clock, scripted(lane, [(50, True, NAN)]), episodes=6, seed=0)
+    assert beside_short.lengths[:3] == beside_long.lengths[:3] == (4, 2, 7)
+    assert beside_short.returns[:3] == beside_long.returns[:3]
+
+
+def test_the_seed_reaches_the_environment(scripted):
+    env = scripted([(3, True, NAN), (5, False, NAN)])
+    assert evaluate(tenth_of_the_clock, env, episodes=1, seed=1).lengths == (5,)
+
+
+def test_the_policy_is_told_each_copy_s_task_and_results_name_it(scripted):
+    env = scripted([(2, True, NAN)], [(2, True, NAN)], tasks=("walk", "run"), task_ids=[1, 0])
+    result = evaluate(lambda obs, task_ids: task_ids.unsqueeze(1) / 2, env, episodes=2, seed=0)
+    assert result.tasks == ("run", "walk")
+    assert result.returns == (1.0, 0.0)
+
+
+def test_success_is_the_last_step_s_and_absent_where_the_task_defines_none(scripted):
+    env = scripted([(3, True, 1.0), (3, True, 0.0)], [(2, False, NAN)])
+    result = evaluate(tenth_of_the_clock, env, episodes=4, seed=0)
+    assert result.successes == (1.0, 0.0, None, None)
+    assert result.success == 0.5
+
+
+def test_moments_are_those_of_the_episodes():
+    result = Evaluation(returns=(1.0, 2.0, 6.0), lengths=(1, 2, 3), successes=(None,) * 3, tasks=("a",) * 3)
+    assert result.return_mean == 3.0
+    assert result.return_std == pytest.approx(math.sqrt(14 / 3))  # divided by n
+    assert result.success is None
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["return_mean"] == 3.0
+
+
+def test_one_episode_has_no_spread(scripted):
+    assert evaluate(tenth_of_the_clock, scripted([(3, True, NAN)]), episodes=1, seed=0).return_std == 0.0
+
+
+def test_a_non_finite_reward_is_reported_with_its_copy(scripted):
+    env = scripted([(2, True, NAN)], [(2, True, NAN)])
+    with pytest.raises(EnvironmentFailure, match="copy 1"):
+        evaluate(lambda obs, task_ids: torch.tensor([[0.0], [NAN]]), env, episodes=2, seed=0)
+
+
+def test_zero_episodes_are_refused(scripted):
+    with pytest.raises(ValueError, match="at least 1"):
+        evaluate(tenth_of_the_clock, scripted([(2, True, NAN)]), episodes=0, seed=0)
+
+
+def test_evaluation_is_bit_equal_when_repeated(scripted):
+    env = scripted([(4, True, 1.0), (9, False, 0.0)], [(6, True, NAN)])
+    first = evaluate(tenth_of_the_clock, env, episodes=5, seed=3)
+    assert evaluate(tenth_of_the_clock, env, episodes=5, seed=3) == first
+    assert first.returns[0] == pytest.approx(sum_of_tenths(9), abs=1e-6)
