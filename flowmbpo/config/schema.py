@@ -112,9 +112,8 @@ def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if origin in (Union, types.UnionType):
         return _either([_describe(member, metadata) for member in args])
     if origin is tuple:
-        if args[-1] is Ellipsis:
-            return f"a list, each item {_describe(args[0])}" + _at_least(metadata)
-        return f"a list of {len(args)}, each {_describe(args[0])}"
+        count = "" if args[-1] is Ellipsis else f" of {len(args)}"
+        return f"a list{count}, each item {_describe(args[0])}{_at_least(metadata)}"
     if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
         return "a mapping of keys"
     return str(_NAMES[annotation]) + _bounds(metadata)
@@ -125,8 +124,8 @@ def _flatten(metadata: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _at_least(metadata: tuple[Any, ...]) -> str:
-    sizes = [item.min_length for item in metadata if isinstance(item, MinLen)]
-    return f", at least {max(sizes)}" if sizes and max(sizes) else ""
+    size = max((int(item.min_length) for item in metadata if isinstance(item, MinLen)), default=0)
+    return f", at least {size} of them" if size else ""
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:

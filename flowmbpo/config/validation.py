@@ -54,12 +54,13 @@ class _Reporter:
         """One of pydantic's findings as `origin: key: value is not allowed: what is`."""
         path, model, key = _locate(detail["loc"], data)
         where, dotted = self.where(path), ".".join(path)
+        written, value = _written(data, path)
         if detail["type"] == "value_error":
             prefix = f"{dotted}: " if dotted else ""
             return f"{where}: {prefix}{detail['ctx']['error']}"
-        if detail["type"] == "missing" and dotted not in _leaves(data, path):
+        if not written:
             return f"{where}: the key '{dotted}' is missing. Set it to {allowed(model, key)}."
-        return f"{where}: {dotted}: {_show(_lookup(data, path))} is not allowed. Use {allowed(model, key)}."
+        return f"{where}: {dotted}: {_show(value)} is not allowed. Use {allowed(model, key)}."
 
 
 def _closed(data: Mapping[str, Any], model: type[FrozenConfig], path: KeyPath, report: _Reporter) -> dict[str, Any]:
@@ -69,17 +70,15 @@ def _closed(data: Mapping[str, Any], model: type[FrozenConfig], path: KeyPath, r
         here = (*path, key)
         if key not in model.model_fields:
             raise ConfigError(_unknown(here, model, report))
-        if isinstance(value, Mapping) and options(model, key):
-            value = _section(value, model, key, here, report)
-        elif not isinstance(value, Mapping):
-            pass
+        if not isinstance(value, Mapping):
+            result[key] = value
+        elif options(model, key):
+            result[key] = _section(value, model, key, here, report)
         else:
-            first = next(iter(value), None)
-            below = here if first is None else (*here, str(first))
+            below = (*here, next(iter(value), key))
             raise ConfigError(
                 f"{report.where(below)}: '{'.'.join(here)}' is a value, not a section. Use {allowed(model, key)}."
             )
-        result[key] = value
     return result
 
 
@@ -132,21 +131,14 @@ def _locate(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[KeyPat
     return path, holder, key
 
 
-def _leaves(data: Mapping[str, Any], path: KeyPath) -> set[str]:
-    """The dotted path itself if something is written there."""
+def _written(data: Mapping[str, Any], path: KeyPath) -> tuple[bool, Any]:
+    """Whether anything is written at `path`, and what."""
     section: Any = data
     for part in path:
         if not isinstance(section, Mapping) or part not in section:
-            return set()
+            return False, None
         section = section[part]
-    return {".".join(path)}
-
-
-def _lookup(data: Mapping[str, Any], path: KeyPath) -> Any:
-    section: Any = data
-    for part in path:
-        section = section.get(part) if isinstance(section, Mapping) else None
-    return section
+    return True, section
 
 
 def _show(value: Any) -> str:

@@ -92,7 +92,7 @@ def dump_document(data: Mapping[str, Any]) -> str:
 def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         _refuse_aliases(text, source)
-        return yaml.compose(text, Loader=_Loader)  # noqa: S506 - composes nodes, constructs nothing
+        return yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -105,8 +105,9 @@ def _compose(text: str, source: str) -> yaml.Node | None:
 def _refuse_aliases(text: str, source: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
+            line = None if event.start_mark is None else event.start_mark.line + 1
             raise ConfigError(
-                f"{Origin(source, event.start_mark.line + 1)}: aliases (*{event.anchor}) are not supported; "
+                f"{Origin(source, line)}: aliases (*{event.anchor}) are not supported; "
                 "repeat the value, or share it through `extends`."
             )
 
