@@ -95,6 +95,12 @@ class GaussianDynamicsConfig(_DynamicsConfig):
     scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
 
     @model_validator(mode="after")
+    def _has_no_loss_space(self) -> GaussianDynamicsConfig:
+        if self.loss_space == "logit":
+            raise ValueError("loss_space does not apply to kind 'gaussian': its likelihood is on the scaled displacement")
+        return self
+
+    @model_validator(mode="after")
     def _bounds_ordered(self) -> GaussianDynamicsConfig:
         if self.min_logstd >= self.max_logstd:
             raise ValueError(f"min_logstd {self.min_logstd} must lie below max_logstd {self.max_logstd}")
@@ -141,6 +147,10 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
 
     @model_validator(mode="after")
     def _mode_fits(self) -> FlowDynamicsConfig:
+        if self.mode == "generative" and self.loss_space == "logit":
+            raise ValueError(
+                "loss_space does not apply to mode 'generative': its loss is on the scaled displacement"
+            )
         if self.mode == "generative" and self.source_noise > 0:
             raise ValueError("source_noise belongs to mode 'displacement'; mode 'generative' has noise_std")
         if self.mode == "generative" and self.endpoint_weight > 0:

@@ -1,0 +1,127 @@
+"""Geometry of the latent: which state the dynamics move, and how it maps to the simplex.
+
+`z` is the latent (groups of V on a simplex). The model's state `s` is z itself (tangent geometry)
+or the centred logits y with z = softmax(y) per group (logit geometry: a velocity on y is
+replicator dynamics on the simplex, closed by construction).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.nets.simnorm import center, simnorm
+
+State = Float[Tensor, "... D"]
+
+
+class SimplexGeometry(ABC):
+    """Maps between raw network outputs, states and latents, in groups of `group`."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    def project(self, v: State) -> State:
+        """P v: the group means removed, so that group sums stay as they are."""
+        return center(v, self.group)
+
+    @abstractmethod
+    def from_logits(self, logits: State) -> State:
+        """The state whose latent is SimNorm(logits)."""
+
+    @abstractmethod
+    def latent(self, s: State) -> State:
+        """The latent z of a state."""
+
+    @abstractmethod
+    def from_latent(self, z: State) -> State:
+        """A state of latent z."""
+
+    @abstractmethod
+    def move(self, s: State, displacement: State) -> State:
+        """The state reached from s by P displacement."""
+
+    @abstractmethod
+    def pushforward(self, s: State, v: State) -> State:
+        """The latent velocity dz caused by the state velocity v at s."""
+
+
+class TangentGeometry(SimplexGeometry):
+    """s = z. Moves keep every group's sum; `retract` also keeps positivity."""
+
+    def __init__(self, group: int, *, retract: bool) -> None:
+        super().__init__(group)
+        self.retract = retract
+
+    def from_logits(self, logits: State) -> State:
+        """SimNorm."""
+        return simnorm(logits, self.group)
+
+    def latent(self, s: State) -> State:
+        """The state itself."""
+        return s
+
+    def from_latent(self, z: State) -> State:
+        """The latent itself."""
+        return z
+
+    def move(self, s: State, displacement: State) -> State:
+        """s + P displacement, then the nearest point of the simplex if `retract`."""
+        moved = s + self.project(displacement)
+        return project_to_simplex(moved, self.group) if self.retract else moved
+
+    def pushforward(self, s: State, v: State) -> State:
+        """v itself."""
+        return v
+
+
+class LogitGeometry(SimplexGeometry):
+    """s = y, logits centred per group; always on the simplex."""
+
+    def from_logits(self, logits: State) -> State:
+        """The logits without their group means, which the softmax does not see."""
+        return center(logits, self.group)
+
+    def latent(self, s: State) -> State:
+        """Softmax per group."""
+        return simnorm(s, self.group)
+
+    def from_latent(self, z: State) -> State:
+        """center(log z), z floored at 1e-6."""
+        return center(z.clamp(min=1e-6).log(), self.group)
+
+    def move(self, s: State, displacement: State) -> State:
+        """s + P displacement."""
+        return s + self.project(displacement)
+
+    def pushforward(self, s: State, v: State) -> State:
+        """Replicator field: dz = z * (v - <z, v>) per group."""
+        z = simnorm(s, self.group)
+        mean = (z * v).unflatten(-1, (self.group, -1)).sum(-2, keepdim=True)
+        return z * (v.unflatten(-1, (self.group, -1)) - mean).flatten(-2)
+
+
+def make_geometry(name: str, group: int, *, retraction: str) -> SimplexGeometry:
+    """The geometry of a dynamics config."""
+    return LogitGeometry(group) if name == "logit" else TangentGeometry(group, retract=retraction == "project")
+
+
+def project_to_simplex(x: State, group: int) -> State:
+    """Euclidean projection of each group onto the simplex (Duchi et al. 2008): max(x - theta, 0)."""
+    grouped = x.unflatten(-1, (group, -1))
+    ordered = grouped.sort(-2, descending=True).values
+    rank = torch.arange(1, group + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
+    excess = (ordered.cumsum(-2) - 1.0) / rank
+    support = (ordered > excess).sum(-2, keepdim=True)
+    theta = excess.gather(-2, support - 1)
+    return (grouped - theta).clamp(min=0.0).flatten(-2)
+
+
+def simplex_violation(z: State, group: int) -> Float[Tensor, ""]:
+    """Largest distance of any group from its simplex: max over |sum - 1| and negative parts."""
+    grouped = z.unflatten(-1, (group, -1))
+    sums = (grouped.sum(-2) - 1.0).abs().amax()
+    return torch.maximum(sums, (-grouped).clamp(min=0.0).amax())

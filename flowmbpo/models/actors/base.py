@@ -1,0 +1,73 @@
+"""What every actor offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.models.actors.config import _ActorConfig
+from flowmbpo.models.task_context import TaskContext
+
+Action = Float[Tensor, "B A"]
+
+
+class Actor(nn.Module, ABC):
+    """pi(a | z, e_task), bounded by tanh and masked to the task's own action dimensions.
+
+    `generator` None means the deterministic action (the mean; a flow of zero noise).
+    """
+
+    def __init__(self, config: _ActorConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int:
+        """Network evaluations per action."""
+
+    @property
+    @abstractmethod
+    def hidden_units(self) -> tuple[int, ...]:
+        """Hidden widths as built, after solving for parity."""
+
+    @abstractmethod
+    def preactivation(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
+    ) -> Action:
+        """The action before noise floor, tanh and mask."""
+
+    @abstractmethod
+    def sample_with_log_prob(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
+    ) -> tuple[Action, Float[Tensor, " B"]]:
+        """A sample and its exact log-density over the task's own action dimensions.
+
+        Raises ValueError where no exact density exists.
+        """
+
+    def forward(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None = None
+    ) -> Action:
+        """An action in [-1, 1]: a reparameterised sample, or deterministic without a generator."""
+        u = self.preactivation(z, context, generator)
+        if self.config.noise_floor > 0.0 and generator is not None:
+            u = u + self.config.noise_floor * standard_normal(u, generator)
+        return u.tanh() * context.action_mask
+
+    def clamp_(self) -> None:
+        """Bring parameters back into their bounds after an optimiser step; most actors have none."""
+
+
+def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 1) of the same shape, type and device."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def tanh_log_det(u: Action, mask: Action) -> Float[Tensor, " B"]:
+    """log |d tanh(u) / du| summed over the unmasked dimensions, stable for large |u|."""
+    per_dimension = 2.0 * (0.6931471805599453 - u - nn.functional.softplus(-2.0 * u))
+    return (per_dimension * mask).sum(-1)

@@ -1,0 +1,52 @@
+"""Everything that is learned, in one module: what a checkpoint holds and evaluation needs."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.models.actors.config import ActorConfig
+from flowmbpo.models.config import CriticConfig, ModelConfig
+from flowmbpo.models.critics import CriticEnsemble
+from flowmbpo.models.reward_normalizer import Normalization, RewardNormalizer
+from flowmbpo.models.world_model import WorldModel
+from flowmbpo.nets.running import RunningStd
+
+RETURN_SCALE_DECAY = 0.99
+
+
+class Agent(nn.Module):
+    """World model, actor, critic (and its optional EMA target), and the running scales."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        actor: ActorConfig,
+        critic: CriticConfig,
+        spec: EnvSpec,
+        reward_normalization: Normalization,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.world_model = WorldModel(model, spec)
+        self.actor = actor.build(model.latent_dim, model.task_dim, spec.action_dim)
+        self.critic = CriticEnsemble(critic, model.latent_dim, model.task_dim)
+        self.target_critic = None
+        if critic.target_decay is not None:
+            self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.reward_normalizer = RewardNormalizer(reward_normalization)
+        self.return_scale = RunningStd(1, RETURN_SCALE_DECAY)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Float[Tensor, "N O"], task: Int[Tensor, " N"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "N A"]:
+        """Closed loop: encode real observations and act on them (deterministic without a generator)."""
+        context = self.world_model.context(task)
+        z = self.world_model.latent(self.world_model.encode(obs, context))
+        action: Tensor = self.actor(z, context, generator)
+        return action

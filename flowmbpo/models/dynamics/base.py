@@ -1,0 +1,119 @@
+"""What every dynamics offers: one macro step of the latent state, and its own loss.
+
+Letters: B batch, D latent, A action, E task embedding. Network inputs are always ordered
+[state, task, action] (TD-MPC2's order), then what a variant adds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.flows.simplex import make_geometry
+from flowmbpo.models.dynamics.config import DynamicsDims, _DynamicsConfig
+from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
+from flowmbpo.nets.widths import solve_widths
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One transition of a training batch, as its dynamics sees it.
+
+    `source` is the state that the step starts from: the model's own prediction (`rollout`) or the
+    encoding of the observation (`teacher`). `target` is the encoding of the next observation,
+    without gradient.
+    """
+
+    source: Float[Tensor, "B D"]
+    action: Float[Tensor, "B A"]
+    task: Float[Tensor, "B E"]
+    target: Float[Tensor, "B D"]
+
+
+class Dynamics(nn.Module, ABC):
+    """One macro step s' = F(s, a, e_task), and the loss that trains it.
+
+    `generator` None means the deterministic step (the mean, or zero noise).
+    """
+
+    def __init__(self, config: _DynamicsConfig, dims: DynamicsDims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+        self.geometry = make_geometry(config.geometry, dims.simnorm_dim, retraction=config.retraction)
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int:
+        """Network evaluations per macro step."""
+
+    @property
+    @abstractmethod
+    def hidden_units(self) -> tuple[int, ...]:
+        """Hidden widths as built, after solving for parity."""
+
+    @abstractmethod
+    def forward(
+        self,
+        s: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        task: Float[Tensor, "B E"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """The next state."""
+
+    @abstractmethod
+    def step_loss(
+        self, transition: Transition, generator: torch.Generator, *, need_next: bool
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
+        """The variant's own loss per sample (mean over the latent), and its next state if needed."""
+
+    def loss(
+        self, transition: Transition, generator: torch.Generator, *, need_next: bool
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
+        """`step_loss` plus the optional Jacobian penalty."""
+        loss, s_next = self.step_loss(transition, generator, need_next=need_next)
+        if self.config.jacobian_penalty > 0.0:
+            loss = loss + self.config.jacobian_penalty * self._squared_jacobian(transition, generator)
+        return loss, s_next
+
+    def endpoint_error(self, s: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Squared error, mean over the latent, in the config's loss space."""
+        if self.config.loss_space == "logit":
+            return (s - target).square().mean(-1)
+        return (self.geometry.latent(s) - self.geometry.latent(target)).square().mean(-1)
+
+    def _squared_jacobian(self, transition: Transition, generator: torch.Generator) -> Float[Tensor, " B"]:
+        """Unbiased estimate of ||(dF/ds) P||_F^2 / D: one Rademacher probe, ||P J^T eps||^2 / D.
+
+        The source is detached: the penalty shapes the dynamics, not the encoder.
+        """
+        s = transition.source.detach().requires_grad_()
+        s_next = self(s, transition.action, transition.task, generator)
+        eps = torch.randint(0, 2, s.shape, generator=generator, device=s.device).to(s.dtype) * 2.0 - 1.0
+        (vjp,) = torch.autograd.grad(s_next, s, eps, create_graph=True)
+        return self.geometry.project(vjp).square().mean(-1)
+
+
+def reference_parameters(dims: DynamicsDims, units: tuple[int, ...]) -> int:
+    """Parameter count of the MLP dynamics of hidden widths `units`: what variants are matched to."""
+    in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
+    return normed_mlp_parameters(in_dim, units, dims.latent_dim, normed_output=True)
+
+
+def matched_network(
+    config: _DynamicsConfig, dims: DynamicsDims, *, extra_inputs: int, out_dim: int
+) -> tuple[nn.Sequential, tuple[int, ...]]:
+    """A linear-headed network on [s, task, a, extra], its widths solved for parity if asked."""
+    in_dim = dims.latent_dim + dims.task_dim + dims.action_dim + extra_inputs
+    units = config.units
+    if config.parity:
+        target = reference_parameters(dims, config.units)
+        units = solve_widths(
+            config.units, target, lambda widths: normed_mlp_parameters(in_dim, widths, out_dim, normed_output=False)
+        )
+    return normed_mlp(in_dim, units, out_dim, normed_output=False), units

@@ -1,0 +1,75 @@
+"""Flow-matching dynamics with a noise source: a conditional distribution of the next state."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.flows.paths import sample_tau
+from flowmbpo.models.dynamics.base import Dynamics, Transition
+from flowmbpo.models.dynamics.config import DynamicsDims, FlowDynamicsConfig
+from flowmbpo.models.dynamics.velocity import VelocityField
+from flowmbpo.nets.running import RunningStd
+
+
+class GenerativeFlowDynamics(Dynamics):
+    """s' = s + s_D x_K, x from sigma eps by dx/dtau = v(s, a, x, tau) (Lipman et al. 2023).
+
+    `s_D` is the running std of the displacement per dimension, detached (without it the noise
+    drowns a displacement a hundred times smaller). d = (s_tgt - s_s) / s_D, x_0 = sigma eps,
+    x_tau = (1 - tau) x_0 + tau d, loss (v - sg(d - x_0))^2. x is not tangent (the scale differs
+    between a group's coordinates); P is applied to s_D x_K, which leaves a true displacement as it is. There is no endpoint loss: it would
+    collapse the noise to the mean. The source carries gradient through the network's input only.
+    """
+
+    def __init__(self, config: FlowDynamicsConfig, dims: DynamicsDims) -> None:
+        super().__init__(config, dims)
+        self.options = config
+        self.velocity = VelocityField(config, dims, self.geometry, extra_inputs=dims.latent_dim, tangent=False)
+        self.scale = RunningStd(dims.latent_dim, config.scale_decay)
+
+    @property
+    def nfe(self) -> int:
+        """substeps x stages."""
+        return self.velocity.nfe
+
+    @property
+    def hidden_units(self) -> tuple[int, ...]:
+        """Solved widths."""
+        return self.velocity.hidden_units
+
+    def forward(
+        self,
+        s: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        task: Float[Tensor, "B E"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """One sample of the next state; without a generator the image of zero noise."""
+        x = self.velocity.flow(self._noise(s, generator), (s, task, action), (), generator)
+        return self.geometry.move(s, self.scale.std * x)
+
+    def step_loss(
+        self, transition: Transition, generator: torch.Generator, *, need_next: bool
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
+        """Flow matching in the scaled displacement."""
+        displacement = (transition.target - transition.source).detach()
+        if self.training:
+            self.scale.update(displacement)
+        d = displacement / self.scale.std
+        x_0 = self._noise(d, generator)
+        tau = sample_tau(d, self.options.tau_sampling, generator)
+        x_tau = torch.lerp(x_0, d, tau)
+        inputs = (transition.source, transition.task, transition.action, x_tau)
+        error = self.velocity(inputs, tau) - (d - x_0)
+        s_next = None
+        if need_next:
+            s_next = self(transition.source, transition.action, transition.task, generator)
+        return error.square().mean(-1), s_next
+
+    def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None:
+            return torch.zeros_like(like)
+        eps = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        return self.options.noise_std * eps

@@ -1,0 +1,45 @@
+"""The residual control: what a flow must beat before any gain is credited to flow matching."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.models.dynamics.base import Dynamics, Transition, matched_network
+from flowmbpo.models.dynamics.config import DynamicsDims, ResidualDynamicsConfig
+
+
+class ResidualDynamics(Dynamics):
+    """s' = s + P f([s, e_task, a]), zero-initialised head."""
+
+    def __init__(self, config: ResidualDynamicsConfig, dims: DynamicsDims) -> None:
+        super().__init__(config, dims)
+        self.network, self._hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=dims.latent_dim)
+
+    @property
+    def nfe(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def hidden_units(self) -> tuple[int, ...]:
+        """Solved widths."""
+        return self._hidden_units
+
+    def forward(
+        self,
+        s: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        task: Float[Tensor, "B E"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """The next state; deterministic."""
+        return self.geometry.move(s, self.network(torch.cat([s, task, action], dim=-1)))
+
+    def step_loss(
+        self, transition: Transition, generator: torch.Generator, *, need_next: bool
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
+        """Squared error of the next state."""
+        s_next = self(transition.source, transition.action, transition.task)
+        return self.endpoint_error(s_next, transition.target), s_next

@@ -1,0 +1,76 @@
+"""The velocity network shared by flow matching and its neural-ODE control, and its integration."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.flows.integrators import STAGES, integrate
+from flowmbpo.flows.paths import tau_columns, tau_width
+from flowmbpo.flows.simplex import SimplexGeometry
+from flowmbpo.models.dynamics.base import matched_network
+from flowmbpo.models.dynamics.config import DynamicsDims, _ODEDynamicsConfig
+
+
+class VelocityField(nn.Module):
+    """v = P net([s, e_task, a, extra, tau]): linear zero-initialised head, tangent to the simplex.
+
+    A displacement is signed and sums to 0 per group, so the head may not end in SimNorm: with P
+    every Runge-Kutta step keeps group sums exactly. `tangent: False` leaves P out, for a variable
+    whose coordinates were rescaled one by one (there group sums mean nothing).
+    """
+
+    def __init__(
+        self,
+        config: _ODEDynamicsConfig,
+        dims: DynamicsDims,
+        geometry: SimplexGeometry,
+        *,
+        extra_inputs: int = 0,
+        tangent: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tangent = tangent
+        self.geometry = geometry
+        self.network, self.hidden_units = matched_network(
+            config, dims, extra_inputs=extra_inputs + tau_width(config.tau_features), out_dim=dims.latent_dim
+        )
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per macro step: substeps times the integrator's stages."""
+        return self.config.substeps * STAGES[self.config.integrator]
+
+    def forward(self, inputs: tuple[Tensor, ...], tau: Float[Tensor, "B 1"]) -> Float[Tensor, "B D"]:
+        """The velocity at flow time tau; `inputs` are concatenated in their order."""
+        columns = tau_columns(tau, self.config.tau_features)
+        v: Tensor = self.network(torch.cat([*inputs, columns], dim=-1))
+        return self.geometry.project(v) if self.tangent else v
+
+    def flow(
+        self,
+        start: Float[Tensor, "B D"],
+        before: tuple[Tensor, ...],
+        after: tuple[Tensor, ...],
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "B D"]:
+        """Integrate from tau 0 to 1; the moving state stands between `before` and `after`."""
+
+        def velocity(y: Tensor, tau: float) -> Tensor:
+            return self((*before, y, *after), y.new_full((y.shape[0], 1), tau))
+
+        std = self.config.substep_noise
+
+        def perturb(y: Tensor) -> Tensor:
+            noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+            return y + std * (self.geometry.project(noise) if self.tangent else noise)
+
+        return integrate(
+            velocity,
+            start,
+            method=self.config.integrator,
+            substeps=self.config.substeps,
+            perturb=perturb if std > 0.0 and generator is not None else None,
+        )

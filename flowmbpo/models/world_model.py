@@ -1,0 +1,101 @@
+"""The latent world model: encode, next, reward, step. Algorithms own rollouts and losses over time.
+
+Letters: B batch, O observation, D latent, A action, E task embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.models.config import ModelConfig
+from flowmbpo.models.dynamics.config import DynamicsDims
+from flowmbpo.models.task_context import TaskContext, TaskTable
+from flowmbpo.nets.mlp import normed_mlp
+
+
+class WorldModel(nn.Module):
+    """Encoder, dynamics, reward head, and an optional termination head (PWM, arXiv 2407.02466).
+
+    The state `s` is what the dynamics move (the latent or its centred logits, see
+    `flowmbpo.flows.simplex`); every head reads the latent `z = latent(s)`. Actions are masked to
+    the task's own dimensions before any network sees them.
+    """
+
+    def __init__(self, config: ModelConfig, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.tasks = TaskTable(spec, config.task_dim)
+        self.encoder = normed_mlp(
+            spec.obs_dim + config.task_dim, config.encoder.units, config.latent_dim, normed_output=True
+        )
+        dims = DynamicsDims(config.latent_dim, config.simnorm_dim, config.task_dim, spec.action_dim)
+        self.dynamics = config.dynamics.build(dims)
+        self.geometry = self.dynamics.geometry
+        self.reward_head = config.reward.build(config.latent_dim + config.task_dim + spec.action_dim)
+        self.termination_head = (
+            normed_mlp(config.latent_dim + config.task_dim, config.termination.units, 1, normed_output=False)
+            if config.termination is not None
+            else None
+        )
+
+    def context(self, task: Int[Tensor, " B"]) -> TaskContext:
+        """Embedding, action mask and discount of each row's task."""
+        context: TaskContext = self.tasks(task)
+        return context
+
+    def encode(self, obs: Float[Tensor, "B O"], context: TaskContext) -> Float[Tensor, "B D"]:
+        """The state of an observation."""
+        return self.geometry.from_logits(self.encoder(torch.cat([obs, context.embedding], dim=-1)))
+
+    def latent(self, s: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The latent z of a state."""
+        return self.geometry.latent(s)
+
+    def next(
+        self,
+        s: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        context: TaskContext,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """One macro step; stochastic dynamics draw from `generator`, or take their mean without one."""
+        s_next: Tensor = self.dynamics(s, action * context.action_mask, context.embedding, generator)
+        return s_next
+
+    def reward(
+        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
+    ) -> Float[Tensor, " B"]:
+        """Predicted learning reward of taking `action` at latent z."""
+        reward: Tensor = self.reward_head(self.reward_inputs(z, action, context))
+        return reward
+
+    def reward_inputs(
+        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
+    ) -> Float[Tensor, "B I"]:
+        """[z, task, action], the order of TD-MPC2 and of published weights."""
+        return torch.cat([z, context.embedding, action * context.action_mask], dim=-1)
+
+    def termination_logit(self, z_next: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
+        """Logit of the step into latent z_next having ended the task; needs a termination head."""
+        assert self.termination_head is not None
+        logit: Tensor = self.termination_head(torch.cat([z_next, context.embedding], dim=-1))
+        return logit.squeeze(-1)
+
+    def continuation(self, z_next: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
+        """Probability of the episode going on past the step into z_next; 1 without a termination head."""
+        if self.termination_head is None:
+            return z_next.new_ones(z_next.shape[0])
+        return (-self.termination_logit(z_next, context)).sigmoid()
+
+    def step(
+        self,
+        s: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        context: TaskContext,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"]]:
+        """Next state and predicted reward."""
+        return self.next(s, action, context, generator), self.reward(self.latent(s), action, context)

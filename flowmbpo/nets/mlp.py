@@ -1,0 +1,86 @@
+"""Multi-layer perceptrons in the two layer orders of PWM, and how many parameters they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class NormedLinear(nn.Module):
+    """Linear -> LayerNorm -> Mish: the world model's hidden layer (TD-MPC2, Hansen et al. 2024)."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, activate: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim)
+        self.norm = nn.LayerNorm(out_dim)
+        self.activate = activate
+        initialise_(self.linear)
+
+    def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """Returns [..., out_dim]."""
+        x = self.norm(self.linear(x))
+        return nn.functional.mish(x) if self.activate else x
+
+
+def initialise_(linear: nn.Linear) -> None:
+    """TD-MPC2's initialisation: truncated normal of std 0.02, zero bias."""
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+
+
+def normed_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, normed_output: bool) -> nn.Sequential:
+    """NormedLinear hidden layers and a linear head; `normed_output` puts a LayerNorm on the head.
+
+    A plain head starts at zero (a reward of 0, a velocity of 0); a normed one as any other layer.
+    """
+    layers: list[nn.Module] = []
+    width = in_dim
+    for unit in units:
+        layers.append(NormedLinear(width, unit))
+        width = unit
+    if normed_output:
+        layers.append(NormedLinear(width, out_dim, activate=False))
+    else:
+        head = nn.Linear(width, out_dim)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        layers.append(head)
+    return nn.Sequential(*layers)
+
+
+def normed_mlp_parameters(in_dim: int, units: Sequence[int], out_dim: int, *, normed_output: bool) -> int:
+    """Parameter count of `normed_mlp` with the same arguments."""
+    return _parameters(in_dim, units, out_dim) + (2 * out_dim if normed_output else 0)
+
+
+def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_scale: float) -> nn.Sequential:
+    """Linear -> Mish -> LayerNorm hidden layers and a linear head: PWM's policy network.
+
+    torch's default initialisation; the head's is multiplied by `last_layer_scale`.
+    """
+    layers: list[nn.Module] = []
+    width = in_dim
+    for unit in units:
+        layers += [nn.Linear(width, unit), nn.Mish(), nn.LayerNorm(unit)]
+        width = unit
+    head = nn.Linear(width, out_dim)
+    with torch.no_grad():
+        head.weight.mul_(last_layer_scale)
+        head.bias.mul_(last_layer_scale)
+    return nn.Sequential(*layers, head)
+
+
+def policy_mlp_parameters(in_dim: int, units: Sequence[int], out_dim: int) -> int:
+    """Parameter count of `policy_mlp` with the same arguments."""
+    return _parameters(in_dim, units, out_dim)
+
+
+def _parameters(in_dim: int, units: Sequence[int], out_dim: int) -> int:
+    total, width = 0, in_dim
+    for unit in units:
+        total += width * unit + 3 * unit  # weights, bias, LayerNorm's two
+        width = unit
+    return total + width * out_dim + out_dim

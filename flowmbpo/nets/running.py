@@ -1,0 +1,76 @@
+"""Running statistics that live in a module's buffers, so that checkpoints carry them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RunningMoments(nn.Module):
+    """Exact mean and second moment of every scalar seen so far (float64 sums)."""
+
+    count: Tensor
+    total: Tensor
+    total_square: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total", "total_square"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Float[Tensor, "..."]) -> None:
+        """Add every element of `x`."""
+        x = x.double()
+        self.count += x.numel()
+        self.total += x.sum()
+        self.total_square += x.square().sum()
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """Mean, 0 before any data."""
+        return (self.total / self.count.clamp(min=1.0)).float()
+
+    @property
+    def rms(self) -> Float[Tensor, ""]:
+        """Root mean square, 1 where nothing but zeros was seen (a scale must not be 0)."""
+        square = self.total_square / self.count.clamp(min=1.0)
+        return torch.where(square > 1e-12, square, 1.0).sqrt().float()
+
+    @property
+    def std(self) -> Float[Tensor, ""]:
+        """Population standard deviation, 1 where the data are constant."""
+        n = self.count.clamp(min=1.0)
+        variance = self.total_square / n - (self.total / n).square()
+        return torch.where(variance > 1e-12, variance, 1.0).sqrt().float()
+
+
+class RunningStd(nn.Module):
+    """Exponentially weighted standard deviation per feature, bias-corrected from the first batch."""
+
+    mean: Tensor
+    square: Tensor
+    weight: Tensor
+
+    def __init__(self, features: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("square", torch.zeros(features))
+        self.register_buffer("weight", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Float[Tensor, "B F"]) -> None:
+        """Blend in one batch of rows."""
+        rest = 1.0 - self.decay
+        self.mean.lerp_(x.mean(0), rest)
+        self.square.lerp_(x.square().mean(0), rest)
+        self.weight.lerp_(torch.ones_like(self.weight), rest)
+
+    @property
+    def std(self) -> Float[Tensor, " F"]:
+        """Standard deviation; 1 before any data and for constant features."""
+        weight = self.weight.clamp(min=1e-12)
+        variance = self.square / weight - (self.mean / weight).square()
+        return torch.where(variance > 1e-12, variance, 1.0).sqrt()

@@ -1,0 +1,23 @@
+"""Simplicial normalisation (Lavoie et al. 2022), as used by TD-MPC2 and PWM.
+
+A latent of width D is G = D / V groups of V; each group is a point of the (V-1)-simplex. Groups are
+interleaved (group g holds coordinates g, g + G, g + 2G, ...), so that the softmax runs over a
+strided middle axis: about 15 times faster on CPU than a last axis of 8. The layout only permutes
+the latent's coordinates.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def simnorm(logits: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"]:
+    """Softmax within each group of `group` coordinates."""
+    return logits.unflatten(-1, (group, -1)).softmax(-2).flatten(-2)
+
+
+def center(x: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"]:
+    """Subtract each group's mean: the orthogonal projection P onto the simplex's tangent space."""
+    grouped = x.unflatten(-1, (group, -1))
+    return (grouped - grouped.mean(-2, keepdim=True)).flatten(-2)

@@ -1,0 +1,236 @@
+"""The first-order-gradient training loop: collect in the environment, learn in imagination.
+
+The environment only fills the replay buffer; no gradient ever passes through it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import NonFiniteError
+from flowmbpo.models.agent import Agent
+from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.optimiser import GuardedOptimiser
+from flowmbpo.training.schedule import learning_rate
+from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
+
+Dump = Callable[[str, dict[str, Tensor]], None]
+"""Receives the name of the update that was not finite, and the tensors it was computed from."""
+
+RECENT_EPISODES = 20
+GENERATORS = ("exploration", "replay", "imagination", "model", "critic")
+
+
+class FoGTrainer:
+    """Owns the agent, its optimisers, the replay buffer and the environment between epochs.
+
+    Every source of randomness is one of `generators`, seeded from `seed`: equal seeds, device and
+    thread count give bit-equal runs on CPU.
+    """
+
+    def __init__(
+        self, agent: Agent, env: VectorEnv, config: TrainingConfig, *, seed: int, device: torch.device, dump: Dump
+    ) -> None:
+        self.agent = agent.to(device)
+        self.env = env
+        self.config = config
+        self.device = device
+        self.dump = dump
+        self.epoch = 0
+        self.env_steps = 0
+        self.nonfinite = 0
+        self.updates = 0
+        self.started = False
+        spec = env.spec
+        self.task_ids = env.task_ids.to(device)
+        self.replay = ReplayBuffer(
+            config.wm_buffer_size, env.num_envs, spec.obs_dim, spec.action_dim, env.task_ids, device
+        )
+        self.optimisers = self._make_optimisers()
+        self.generators = {
+            name: torch.Generator(device).manual_seed(seed * len(GENERATORS) + offset)
+            for offset, name in enumerate(GENERATORS)
+        }
+        self.env_seed = seed
+        self.obs = torch.empty(0)
+        self.running_return = torch.zeros(env.num_envs)
+        self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
+
+    def _make_optimisers(self) -> dict[str, GuardedOptimiser]:
+        config = self.config
+        return {
+            "model": GuardedOptimiser(
+                self.agent.world_model.parameters(),
+                lr=config.model_lr,
+                betas=config.model_betas,
+                weight_decay=config.weight_decay,
+                clip=config.clip.model,
+            ),
+            "actor": GuardedOptimiser(
+                self.agent.actor.parameters(),
+                lr=config.actor_lr,
+                betas=config.betas,
+                weight_decay=0.0,
+                clip=config.clip.actor,
+            ),
+            "critic": GuardedOptimiser(
+                self.agent.critic.parameters(),
+                lr=config.critic_lr,
+                betas=config.betas,
+                weight_decay=0.0,
+                clip=config.clip.critic,
+            ),
+        }
+
+    def start(self) -> None:
+        """First reset, random episodes, and model-only warm-up updates. Once, before the first epoch."""
+        self.obs = self.env.reset(self.env_seed)
+        self.replay.start(self.obs)
+        finished = torch.zeros(self.env.num_envs, dtype=torch.long)
+        while int(finished.min()) < self.config.random_episodes:
+            finished += self._step_env(self._random_action())
+        if self.replay.num_transitions > 0:
+            for _ in range(self.config.warmup_model_updates):
+                self._model_update()
+        self.started = True
+
+    def run_epoch(self) -> dict[str, float]:
+        """One epoch: `horizon` steps in every copy, then the rounds of updates. Returns its metrics."""
+        config = self.config
+        if not self.started:
+            self.start()
+        rates = self._set_learning_rates()
+        actions = []
+        for _ in range(config.horizon):
+            action = self.agent.act(self.obs.to(self.device), self.task_ids, self.generators["exploration"])
+            actions.append(action)
+            self._step_env(action)
+        sums: dict[str, list[Tensor]] = {}
+        for _ in range(config.rounds):
+            for _ in range(config.wm_iterations):
+                for name, value in self._model_update().items():
+                    sums.setdefault(name, []).append(value)
+            for name, value in self._policy_update().items():
+                sums.setdefault(name, []).append(value)
+        self.epoch += 1
+        metrics = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
+        taken = torch.stack(actions)
+        metrics["actions/std"] = float(taken.std(dim=(0, 1)).mean()) if taken[..., 0].numel() > 1 else 0.0
+        metrics["actions/saturation"] = float((taken.abs() > 0.99).float().mean())
+        metrics["nonfinite/count"] = float(self.nonfinite)
+        if self.recent_returns:
+            metrics["train/return_mean"] = sum(self.recent_returns) / len(self.recent_returns)
+        return metrics | rates
+
+    def _set_learning_rates(self) -> dict[str, float]:
+        config = self.config
+        rates = {}
+        for name, initial in (("model", config.model_lr), ("actor", config.actor_lr), ("critic", config.critic_lr)):
+            rate = learning_rate(initial, config.final_lr, self.epoch, config.epochs, config.lr_schedule)
+            self.optimisers[name].set_lr(rate)
+            rates[f"lr/{name}"] = rate
+        return rates
+
+    def _random_action(self) -> Tensor:
+        shape = (self.env.num_envs, self.env.spec.action_dim)
+        uniform = torch.rand(shape, generator=self.generators["exploration"], device=self.device)
+        return (uniform * 2.0 - 1.0) * self.agent.world_model.context(self.task_ids).action_mask
+
+    def _step_env(self, action: Tensor) -> Tensor:
+        step = self.env.step(action.to("cpu"))
+        self.replay.add(action, step)
+        self.agent.reward_normalizer.update(step.reward.to(self.device))
+        self.obs = step.obs
+        self.env_steps += self.env.num_envs
+        self.running_return += step.reward
+        if bool(step.done.any()):
+            self.recent_returns.extend(self.running_return[step.done].tolist())
+            self.running_return[step.done] = 0.0
+        return step.done.long()
+
+    def _model_update(self) -> dict[str, Tensor]:
+        batch = self.replay.sample(self.config.wm_batch_size, self.config.horizon, self.generators["replay"])
+        result, losses = update_model(
+            self.agent, batch, self.optimisers["model"], self.config, self.generators["model"]
+        )
+        self._check("model", result, lambda: vars(batch))
+        return {
+            "loss/dynamics": losses.dynamics.detach(),
+            "loss/reward": losses.reward.detach(),
+            "grad_norm/model": result.grad_norm,
+        }
+
+    def _policy_update(self) -> dict[str, Tensor]:
+        agent, config = self.agent, self.config
+        obs, task = self.replay.sample_starts(
+            config.actor_batch_size or self.env.num_envs, self.generators["replay"]
+        )
+        context = agent.world_model.context(task)
+        with torch.no_grad():  # the actor learns through the model, not through the encoder
+            start = agent.world_model.encode(obs, context)
+            context = agent.world_model.context(task)
+        result, objective = update_actor(
+            agent, start, context, self.optimisers["actor"], config, self.generators["imagination"]
+        )
+        self._check("actor", result, lambda: {"obs": obs, "task": task})
+        metrics = {"loss/actor": result.loss, "grad_norm/actor": result.grad_norm}
+        if not result.stepped:
+            return metrics  # the critic's targets come from the same rollout
+        results = update_critic(
+            agent, objective, self.optimisers["critic"], config, self.generators["critic"]
+        )
+        for critic_result in results:
+            self._check("critic", critic_result, lambda: {"obs": obs, "task": task})
+        metrics["loss/critic"] = torch.stack([r.loss for r in results]).mean()
+        metrics["grad_norm/critic"] = torch.stack([r.grad_norm for r in results]).mean()
+        return metrics
+
+    def _check(self, name: str, result: UpdateResult, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        self.updates += 1
+        if result.stepped:
+            return
+        self.nonfinite += 1
+        self.dump(name, tensors())
+        if self.nonfinite > self.config.max_nonfinite:
+            raise NonFiniteError(
+                f"{self.nonfinite} non-finite updates (the last: {name}, epoch {self.epoch}); "
+                f"training.max_nonfinite allows {self.config.max_nonfinite}. No optimiser stepped on them; "
+                "their batches are in the run's nonfinite/ folder. Lower the learning rates or the clips."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a bit-equal continuation needs, save the replay buffer and the generators."""
+        return {
+            "agent": self.agent.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "env": self.env.state_dict() if self.started else {},
+            "started": self.started,
+            "epoch": self.epoch,
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "nonfinite": self.nonfinite,
+            "running_return": self.running_return.clone(),
+            "recent_returns": list(self.recent_returns),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict` (the replay buffer and generators are restored by the caller)."""
+        self.agent.load_state_dict(state["agent"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.started = bool(state["started"])
+        if self.started:
+            self.obs = self.env.load_state_dict(state["env"])
+        self.epoch = int(state["epoch"])
+        self.env_steps = int(state["env_steps"])
+        self.updates = int(state["updates"])
+        self.nonfinite = int(state["nonfinite"])
+        self.running_return = state["running_return"].clone()
+        self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)

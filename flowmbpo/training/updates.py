@@ -1,0 +1,157 @@
+"""One update of each part: model, actor, critic. They return tensors; only the loop reads numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.data.batch import Batch
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.task_context import TaskContext
+from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.imagination import Imagination, imagine
+from flowmbpo.training.model_loss import ModelLoss, model_loss
+from flowmbpo.training.optimiser import GuardedOptimiser
+from flowmbpo.training.returns import discounted_return, td_lambda
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """Loss, gradient norm before clipping, and whether the optimiser stepped."""
+
+    loss: Float[Tensor, ""]
+    grad_norm: Float[Tensor, ""]
+    stepped: bool
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules' parameters take no gradient: activations still pass it on.
+
+    The actor phase then computes no weight gradients of model and critic (they would be wasted,
+    and would pollute the next model update).
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def update_model(
+    agent: Agent, batch: Batch, optimiser: GuardedOptimiser, config: TrainingConfig, generator: torch.Generator
+) -> tuple[UpdateResult, ModelLoss]:
+    """One gradient step on the world model."""
+    losses = model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), config, generator)
+    norm, stepped = optimiser.step(losses.total)
+    return UpdateResult(losses.total.detach(), norm, stepped), losses
+
+
+@dataclass(frozen=True)
+class ActorObjective:
+    """The actor's loss with its imagined rollout, for the critic to learn from."""
+
+    loss: Float[Tensor, ""]
+    returns: Float[Tensor, " B"]
+    imagination: Imagination
+    context: TaskContext
+    gamma: Float[Tensor, " B"]
+
+
+def actor_objective(
+    agent: Agent, start: Float[Tensor, "B D"], context: TaskContext, config: TrainingConfig, generator: torch.Generator
+) -> ActorObjective:
+    """-J of the spec: J = sum_{h<H} gamma^h r_h + gamma^H V(z_H), mean over start states.
+
+    Call inside `frozen(world_model, critic)`. `noise_replicas` rolls every start state out that
+    many times with fresh noise. The division by the running std of returns is `update_actor`'s.
+    """
+    if config.noise_replicas > 1:
+        start, context = start.repeat(config.noise_replicas, 1), context.repeat(config.noise_replicas)
+    imagination = imagine(
+        agent.world_model,
+        agent.actor,
+        start,
+        context,
+        horizon=config.horizon,
+        generator=generator,
+        actor_input_gradient=config.actor_input_gradient,
+    )
+    gamma = context.discount if config.gamma == "task" else torch.full_like(context.discount, config.gamma)
+    terminal_value = agent.critic.value(imagination.z[-1], context)
+    returns = discounted_return(imagination.rewards, terminal_value, imagination.continues, gamma)
+    return ActorObjective(-returns.mean(), returns, imagination, context, gamma)
+
+
+def update_actor(
+    agent: Agent,
+    start: Float[Tensor, "B D"],
+    context: TaskContext,
+    optimiser: GuardedOptimiser,
+    config: TrainingConfig,
+    generator: torch.Generator,
+) -> tuple[UpdateResult, ActorObjective]:
+    """One first-order gradient step on the actor, through the frozen model and critic."""
+    with frozen(agent.world_model, agent.critic):
+        objective = actor_objective(agent, start, context, config, generator)
+        loss = objective.loss
+        if config.return_normalization:
+            finite = objective.returns.detach()
+            if bool(torch.isfinite(finite).all()):  # one NaN would poison the running scale for good
+                agent.return_scale.update(finite.unsqueeze(-1))
+            loss = loss / agent.return_scale.std.squeeze(0)
+        norm, stepped = optimiser.step(loss)
+    agent.actor.clamp_()
+    return UpdateResult(loss.detach(), norm, stepped), objective
+
+
+@torch.no_grad()
+def critic_targets(
+    agent: Agent, objective: ActorObjective, config: TrainingConfig
+) -> tuple[Float[Tensor, "HB D"], TaskContext, Float[Tensor, " HB"]]:
+    """TD(lambda) targets of every imagined state z_0..z_{H-1}, over the whole imagined horizon."""
+    imagination = objective.imagination
+    horizon = len(imagination.rewards)
+    every = objective.context.repeat(horizon)
+    critic = agent.critic if agent.target_critic is None else agent.target_critic
+    values = critic.value(imagination.z[1:].flatten(0, 1), every).view(horizon, -1)
+    targets = td_lambda(imagination.rewards, values, imagination.continues, objective.gamma, config.lam)
+    return imagination.z[:-1].flatten(0, 1).detach(), every, targets.flatten()
+
+
+def update_critic(
+    agent: Agent,
+    objective: ActorObjective,
+    optimiser: GuardedOptimiser,
+    config: TrainingConfig,
+    generator: torch.Generator,
+) -> list[UpdateResult]:
+    """`critic_iterations` passes over `critic_batches` shuffled minibatches of the actor's rollout."""
+    z, context, targets = critic_targets(agent, objective, config)
+    results = []
+    for _ in range(config.critic_iterations):
+        order = torch.randperm(len(targets), generator=generator, device=targets.device)
+        for rows in order.chunk(config.critic_batches):
+            rows_context = TaskContext(context.embedding[rows], context.action_mask[rows], context.discount[rows])
+            loss = (agent.critic(z[rows], rows_context) - targets[rows]).square().mean()
+            norm, stepped = optimiser.step(loss)
+            results.append(UpdateResult(loss.detach(), norm, stepped))
+            _update_target(agent)
+    return results
+
+
+@torch.no_grad()
+def _update_target(agent: Agent) -> None:
+    if agent.target_critic is None or agent.critic.config.target_decay is None:
+        return
+    rest = 1.0 - agent.critic.config.target_decay
+    for target, parameter in zip(agent.target_critic.parameters(), agent.critic.parameters(), strict=True):
+        target.lerp_(parameter, rest)
