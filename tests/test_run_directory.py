@@ -131,9 +131,7 @@ def test_of_many_processes_claiming_one_directory_exactly_one_gets_it(tmp_path: 
             print("refused", flush=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "run")]
-    claims = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+    claims = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     for claim in claims:
         assert claim.stdout is not None and claim.stdout.readline() == "ready\n"
     for claim in claims:

@@ -163,18 +163,31 @@ def _advice(path: Path) -> str:
 
 
 def _check_archive(path: Path, file: BufferedReader) -> None:
-    """Check the CRC of every member: torch itself reads flipped bits without a word."""
+    """Check the CRC and the directory entry of every member.
+
+    torch itself reads flipped bits without a word, and a member flagged as a directory as
+    uninitialised memory.
+    """
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
+            odd = (member.filename for member in archive.infolist() if not _stored(member))
+            broken = next(odd, None) or archive.testzip()
     except _UNSOUND as error:
         raise CheckpointError(
             f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another "
             f"kind of file. {_advice(path)}"
         ) from error
     if broken is not None:
-        raise CheckpointError(f"{path}: is damaged (wrong checksum of {broken}). {_advice(path)}")
+        raise CheckpointError(
+            f"{path}: is damaged or another kind of archive (checksum or entry of {broken}). {_advice(path)}"
+        )
+
+
+def _stored(member: zipfile.ZipInfo) -> bool:
+    """Whether a directory entry is of the one kind that torch writes: plain bytes, no attributes."""
+    plain = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+    return plain and member.external_attr == 0
 
 
 def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:
