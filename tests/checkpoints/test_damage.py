@@ -130,14 +130,15 @@ def test_text_file_and_other_archives_are_refused(tmp_path: Path) -> None:
     text.write_text("hello")
     with pytest.raises(CheckpointError, match=r"notes\.pt: is not a complete checkpoint archive"):
         load(text)
-    for compression, message in (
-        (zipfile.ZIP_DEFLATED, "another kind of archive"),
-        (zipfile.ZIP_STORED, "cannot be read"),
-    ):
-        with zipfile.ZipFile(tmp_path / "folder.pt", "w", compression) as archive:
-            archive.writestr("notes.txt", "hello " * 20)
-        with pytest.raises(CheckpointError, match=rf"folder\.pt: .*{message}"):
-            load(tmp_path / "folder.pt")
+    with zipfile.ZipFile(tmp_path / "folder.pt", "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(CheckpointError, match=r"folder\.pt: is damaged or another kind of archive"):
+        load(tmp_path / "folder.pt")
+    writer = torch._C.PyTorchFileWriter(str(tmp_path / "model.pt"))
+    writer.write_record("notes", b"hello", 5)
+    writer.write_end_of_file()
+    with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read as a checkpoint"):
+        load(tmp_path / "model.pt")
 
 
 class Hostile:

@@ -120,7 +120,7 @@ def test_full_disk_names_the_file_and_keeps_the_old_one(
             def enter(self: atomic.StagedFile) -> atomic.StagedFile:
                 staged = real(self)
                 staged._file.close()
-                staged._file = open("/dev/full", "wb", buffering=0)
+                staged._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
                 return staged
 
             patch.setattr(atomic.StagedFile, "__enter__", enter)
