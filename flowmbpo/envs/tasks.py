@@ -103,12 +103,11 @@ def task_info(name: str, backend: str = "auto") -> TaskInfo:
     """
     task = _TASKS.get(name)
     if task is None:
-        raise ConfigError(
-            f"task.name: no task is called '{name}'.{nearest(name, _TASKS)} Tasks: {', '.join(_TASKS)}."
-        )
+        raise ConfigError(f"task.name: no task is called '{name}'.{nearest(name, _TASKS)} Tasks: {', '.join(_TASKS)}.")
     allowed = ("auto",) if task.simulator == NO_SIMULATOR else ("auto", task.simulator)
     if backend not in allowed:
         raise ConfigError(
-            f"task.backend: '{backend}' does not run '{name}'. Allowed: {', '.join(allowed)}.{nearest(backend, allowed)}"
+            f"task.backend: '{backend}' does not run '{name}'. "
+            f"Allowed: {', '.join(allowed)}.{nearest(backend, allowed)}"
         )
     return task

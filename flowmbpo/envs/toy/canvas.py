@@ -37,4 +37,5 @@ class Canvas:
 
     def frame(self) -> np.ndarray:
         """The picture, uint8 [240, 320, 3]."""
-        return np.rint(self._pixels).astype(np.uint8)
+        picture: np.ndarray = np.rint(self._pixels).astype(np.uint8)
+        return picture

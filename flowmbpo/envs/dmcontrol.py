@@ -1,0 +1,117 @@
+"""A task of DeepMind's Control Suite as a simulator for the workers. Imports no torch.
+
+As TD-MPC2 wraps it: action repeat with summed rewards, the observation's values flattened in spec
+order as float32, actions scaled from [-1, 1] to the task's range. dm_control itself is imported
+only where a task is made, because its import chooses the OpenGL backend for good.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from flowmbpo.envs.workers.simulator import Outcome, Simulator
+from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
+
+_DOMAINS = {"cup": "ball_in_cup"}  # the field's short name
+_HEIGHT, _WIDTH = 240, 320  # pixels
+
+
+def suite_key(name: str) -> tuple[str, str]:
+    """dm_control's domain and task behind a task's name: 'cup-catch' is ('ball_in_cup', 'catch')."""
+    domain, _, task = name.partition("-")
+    return _DOMAINS.get(domain, domain), task.replace("-", "_")
+
+
+def load_suite_task(name: str) -> Any:
+    """The dm_control environment of a task; raises EnvironmentUnavailableError where it is missing."""
+    try:
+        from dm_control import suite
+    except ImportError as error:
+        raise EnvironmentUnavailableError(
+            f"'{name}' needs dm_control, which cannot be imported here ({error}); "
+            "install dm-control==1.0.28 with mujoco==3.3.0"
+        ) from error
+    if "in1d" not in vars(np):
+        # numpy 2.4 dropped a name that dm_control 1.0.28's quadruped still calls.
+        np.in1d = np.isin  # type: ignore[attr-defined]
+    domain, task = suite_key(name)
+    return suite.load(domain, task, task_kwargs={"random": np.random.RandomState(0)})
+
+
+def action_scale(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(centre, half-range) of a task's action range, or None where it is [-1, 1] already.
+
+    Raises EnvironmentFailure on an unbounded range: [-1, 1] has nothing to map onto.
+    """
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise EnvironmentFailure(f"actions without bounds cannot be scaled: low {low}, high {high}")
+    if (low == -1).all() and (high == 1).all():
+        return None
+    return (high + low) / 2, (high - low) / 2
+
+
+class DMControlSimulator(Simulator):
+    """One copy of a Control Suite task, stepped through its `physics` and `task`.
+
+    This is dm_control's own step without what the agent never sees: the observation between two
+    repeats, and the time step objects. The random state is re-seeded in place at every episode.
+    """
+
+    def __init__(self, name: str, action_repeat: int) -> None:
+        environment = load_suite_task(name)
+        self._environment = environment
+        self._physics = environment.physics
+        self._task = environment.task
+        self._repeat = action_repeat
+        self._substeps = round(environment.control_timestep() / self._physics.timestep())
+        spec = environment.action_spec()
+        low, high = (np.broadcast_to(bound, spec.shape).astype(np.float64) for bound in (spec.minimum, spec.maximum))
+        self._scale = action_scale(low, high)
+        self.action_dim = int(np.prod(spec.shape))
+        self._slices: list[tuple[str, slice | int]] = []
+        self.obs_dim = 0
+        for key, value in environment.reset().observation.items():
+            size = int(np.size(value))
+            stop = self.obs_dim + size
+            self._slices.append((key, self.obs_dim if np.ndim(value) == 0 else slice(self.obs_dim, stop)))
+            self.obs_dim = stop
+
+    def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
+        self._task.random.seed(seed.generate_state(8))
+        self._environment.reset()
+        self._observe(obs)
+
+    def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+        task, physics = self._task, self._physics
+        control = action.astype(np.float64)
+        if self._scale is not None:
+            control = self._scale[0] + control * self._scale[1]
+        reward = 0.0
+        terminated = False
+        for _ in range(self._repeat):
+            task.before_step(control, physics)
+            physics.step(self._substeps)
+            task.after_step(physics)
+            reward += task.get_reward(physics)
+            terminated = task.get_termination(physics) is not None
+            if terminated:
+                break
+        self._observe(obs)
+        return Outcome(float(reward), terminated, math.nan)
+
+    def describe(self) -> str:
+        state = np.array2string(self._physics.get_state(), precision=4, threshold=60, max_line_width=10_000)
+        return f"time {self._physics.time():.3f} s, physics state {state}"
+
+    def render(self) -> np.ndarray:
+        frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
+        return frame
+
+    def _observe(self, obs: np.ndarray) -> None:
+        values = self._task.get_observation(self._physics)
+        for key, place in self._slices:
+            value = values[key]
+            obs[place] = value if np.ndim(value) < 2 else np.ravel(value)

@@ -1,0 +1,215 @@
+"""A vector environment over worker processes: the parent's side, in torch."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.envs.actions import bounded_actions
+from flowmbpo.envs.base import EnvStep, VectorEnv
+from flowmbpo.envs.opengl import NO_OPENGL
+from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.envs.workers.buffers import SharedBuffers
+from flowmbpo.envs.workers.group import Saved, group_handlers
+from flowmbpo.envs.workers.process import LocalWorker, ProcessWorker, Worker, WorkerError
+from flowmbpo.envs.workers.rendering import FrameSource
+from flowmbpo.envs.workers.server import CPU, LOAD, RESET, STEP
+from flowmbpo.envs.workers.simulator import SimulatorFactory
+from flowmbpo.errors import EnvironmentFailure
+
+
+class WorkerVectorEnv(VectorEnv):
+    """N copies of a simulator's task, spread over `workers` processes (0: all in this one).
+
+    Observations, actions and flags pass through shared memory; one byte each way per worker and
+    step starts a step and reports it done. A worker that fails or dies raises EnvironmentFailure
+    and closes the environment; `state_dict` still gives the last completed step.
+    """
+
+    def __init__(self, task: TaskInfo, make: SimulatorFactory, num_envs: int, workers: int) -> None:
+        self.spec = EnvSpec((task,))
+        self.num_envs = num_envs
+        self.task_ids = torch.zeros(num_envs, dtype=torch.int64)
+        self._task = task
+        self._indices = _shares(num_envs, workers)
+        buffers = SharedBuffers(num_envs, task.obs_dim, task.action_dim, workers)
+        self._arrays = buffers.arrays()
+        self._rows = np.arange(num_envs)
+        self._seed = -1
+        self._episode = np.zeros(num_envs, dtype=np.int64)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._actions = np.zeros((num_envs, task.episode_length, task.action_dim), dtype=np.float32)
+        self._obs = torch.zeros(num_envs, task.obs_dim)
+        self._cpu_seconds = 0.0
+        self._frames = FrameSource(make, task)
+        self._workers: list[Worker] = []
+        self._finalizer = weakref.finalize(self, _close_all, self._workers, self._frames)
+        self._start(make, buffers, workers)
+
+    def reset(self, seed: int) -> Float[Tensor, "N O"]:
+        self._exchange(RESET, [seed] * len(self._workers))
+        self._seed = seed
+        self._episode[:] = 0
+        self._elapsed[:] = 0
+        return self._read_obs()
+
+    def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
+        self._require_reset()
+        arrays = self._arrays
+        arrays.action[:] = bounded_actions(action, self.num_envs, self.spec.action_dim).numpy()
+        self._exchange(STEP, [None] * len(self._workers))
+        self._actions[self._rows, self._elapsed] = arrays.action
+        self._elapsed += 1
+        done = arrays.terminated | arrays.truncated
+        self._episode[done] += 1
+        self._elapsed[done] = 0
+        return EnvStep(
+            obs=self._read_obs(),
+            reward=torch.from_numpy(arrays.reward.copy()),
+            terminated=torch.from_numpy(arrays.terminated.copy()),
+            truncated=torch.from_numpy(arrays.truncated.copy()),
+            final_obs=torch.from_numpy(arrays.final_obs.copy()),
+            success=torch.from_numpy(arrays.success.copy()),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, episode numbers and the actions since each episode's start: enough to replay it."""
+        self._require_reset()
+        places = [self._place(index) for index in range(self.num_envs)]
+        return {
+            "task": self._task.name,
+            "seed": self._seed,
+            "episode": torch.from_numpy(self._episode.copy()),
+            "actions": [torch.from_numpy(place.actions) for place in places],
+            "obs": self._obs.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
+        """Replay the saved episodes.
+
+        Raises ValueError where the state is of another task or number of copies, EnvironmentFailure
+        where the replay does not end, bit for bit, in the saved observations.
+        """
+        saved = (state["task"], len(state["actions"]))
+        if saved != (self._task.name, self.num_envs):
+            raise ValueError(
+                f"the saved environment is {saved[1]} x '{saved[0]}'; this one is {self.num_envs} x '{self._task.name}'"
+            )
+        self._seed = -1
+        self._episode[:] = state["episode"].numpy()
+        self._elapsed[:] = [len(actions) for actions in state["actions"]]
+        for index, actions in enumerate(state["actions"]):
+            self._actions[index, : len(actions)] = actions.numpy()
+        seed = int(state["seed"])
+        self._exchange(LOAD, [(seed, [self._place(index) for index in share]) for share in self._indices])
+        obs = self._read_obs()
+        changed = (obs != state["obs"]).any(dim=-1).nonzero()[:, 0].tolist()
+        if changed:
+            raise EnvironmentFailure(
+                f"{self._task.name}: replaying the saved episodes of environments {changed} does not reproduce "
+                "their observations; the simulator's version or the processor differs from the one that saved them"
+            )
+        self._seed = seed
+        return obs
+
+    def render(self, index: int = 0) -> np.ndarray:
+        self._require_reset()
+        return self._frames.frame(self._seed, self._place(index))
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the worker processes and the drawing process, their start included."""
+        if self._finalizer.alive:
+            total = self._frames.cpu_seconds()
+            if any(isinstance(worker, ProcessWorker) for worker in self._workers):
+                total += sum(self._exchange(CPU, [None] * len(self._workers)))
+            self._cpu_seconds = max(self._cpu_seconds, total)
+        return self._cpu_seconds
+
+    def close(self) -> None:
+        if self._finalizer.alive:
+            with contextlib.suppress(EnvironmentFailure):  # a worker that died already has no more to say
+                self.cpu_seconds()
+        self._finalizer()
+
+    def _start(self, make: SimulatorFactory, buffers: SharedBuffers, workers: int) -> None:
+        builds = [
+            partial(group_handlers, make, self._task, share, buffers, slot) for slot, share in enumerate(self._indices)
+        ]
+        if workers == 0:
+            self._workers.extend(LocalWorker(build) for build in builds)
+            return
+        # All start at once; each then says that it is ready, or why not.
+        for build in builds:
+            self._workers.append(ProcessWorker(build, NO_OPENGL))
+        for slot, worker in enumerate(self._workers):
+            try:
+                worker.receive()
+            except WorkerError as error:
+                self._finalizer()
+                raise self._failure(slot, error, "while it was being made") from error
+
+    def _exchange(self, kind: bytes, payloads: list[Any]) -> list[Any]:
+        """One command to every worker, and their replies. A failure, or Ctrl-C halfway, closes all."""
+        if not self._finalizer.alive:
+            raise EnvironmentFailure(f"{self._task.name}: the environment is closed; make it again")
+        complete = False
+        slot = 0
+        replies = []
+        try:
+            for slot in range(len(self._workers)):
+                self._workers[slot].send(kind, payloads[slot])
+            for slot in range(len(self._workers)):
+                replies.append(self._workers[slot].receive())
+            complete = True
+        except WorkerError as error:
+            raise self._failure(slot, error) from error
+        finally:
+            if not complete:
+                self._finalizer()
+        return replies
+
+    def _failure(self, slot: int, error: WorkerError, when: str | None = None) -> EnvironmentFailure:
+        share, busy = self._indices[slot], int(self._arrays.busy[slot])
+        index = busy if busy >= 0 else share[0]
+        which = f"environment {busy}" if busy >= 0 else f"environments {share[0]} to {share[-1]}"
+        if when is None:
+            when = (
+                f"in episode {self._episode[index]} after {self._elapsed[index]} steps, "
+                f"last action {np.round(self._arrays.action[index], 4).tolist()}"
+            )
+        failure = EnvironmentFailure(f"{self._task.name}: {which} failed {when}: {error}")
+        if error.trace:
+            failure.add_note(error.trace)
+        return failure
+
+    def _place(self, index: int) -> Saved:
+        actions = self._actions[index, : self._elapsed[index]].copy()
+        return Saved(index, int(self._episode[index]), actions)
+
+    def _read_obs(self) -> Tensor:
+        self._obs = torch.from_numpy(self._arrays.obs.copy())
+        return self._obs.clone()
+
+    def _require_reset(self) -> None:
+        if self._seed < 0:
+            raise ValueError("the environment has not been started: call reset(seed) first")
+
+
+def _shares(num_envs: int, workers: int) -> list[range]:
+    """Copies in contiguous shares, as equal as they can be."""
+    count = max(min(workers, num_envs), 1)
+    bounds = [num_envs * slot // count for slot in range(count + 1)]
+    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def _close_all(workers: list[Worker], frames: FrameSource) -> None:
+    for worker in workers:
+        worker.close()
+    frames.close()
