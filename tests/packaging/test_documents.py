@@ -1,0 +1,110 @@
+"""Documents and examples name only what exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.load import load_experiment
+from flowmbpo.config.presets import preset_names
+from flowmbpo.config.schema import dotted_keys
+
+DOCUMENTS = ("README.md", "docs/models.md", "docs/baseline-comparison.md", "docs/architecture.md")
+SECTIONS = ("model", "actor", "critic", "training", "evaluation", "checkpoint", "tracking", "compute", "task")
+
+
+def expanded(text: str) -> list[str]:
+    """'a-{b,c}-d' -> ['a-b-d', 'a-c-d'], every brace in turn."""
+    brace = re.search(r"\{([^{}]+)\}", text)
+    if brace is None:
+        return [text]
+    return [
+        name for part in brace[1].split(",") for name in expanded(text[: brace.start()] + part + text[brace.end() :])
+    ]
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def test_braces_expand_in_order() -> None:
+    assert expanded("a-{b,c}-{d,e}") == ["a-b-d", "a-b-e", "a-c-d", "a-c-e"]
+
+
+def test_readme_names_presets_that_exist(repository: Path) -> None:
+    section = (repository / "README.md").read_text().split("## Presets")[1].split("\n## ")[0]
+    rows = [line.rsplit("|", 2)[1] for line in section.splitlines() if line.startswith("| ")][1:]
+    names = {name for row in rows for span in code_spans(row) if not span.startswith("-") for name in expanded(span)}
+    assert len(names) > 20
+    assert names <= set(preset_names()), sorted(names - set(preset_names()))
+
+
+def test_readme_names_presets_in_its_commands_that_exist(repository: Path) -> None:
+    named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", (repository / "README.md").read_text()))
+    assert named and named <= set(preset_names()), sorted(named - set(preset_names()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_dotted_keys_in_documents_are_config_keys(repository: Path, document: str) -> None:
+    known = set(dotted_keys(ExperimentConfig))
+    for span in code_spans((repository / document).read_text()):
+        for key in expanded(span.replace(", ", ",")):
+            match = re.fullmatch(rf"((?:{'|'.join(SECTIONS)})(?:\.[a-z_0-9]+)+)(?:[:=].*)?", key)
+            if match is not None:
+                assert any(name == match[1] or name.startswith(match[1] + ".") for name in known), f"{document}: {key}"
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "examples/README.md"])
+def test_relative_links_lead_somewhere(repository: Path, document: str) -> None:
+    path = repository / document
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if "://" not in target]
+    missing = [target for target in targets if not (path.parent / target).exists()]
+    assert not missing
+
+
+def test_example_preset_loads_and_changes_what_it_says(repository: Path) -> None:
+    config = load_experiment(repository / "examples" / "my-pendulum.yaml")
+    base = load_experiment("quickstart")
+    assert (config.name, config.training.horizon, config.training.model_lr) == ("my-pendulum", 16, 3e-4)
+    assert config.task == base.task and config.actor == base.actor
+
+
+@pytest.mark.parametrize("script", ["examples/quickstart.sh", "examples/compare_dynamics.sh", ".ci/run", ".ci/install"])
+def test_shell_scripts_parse(repository: Path, script: str) -> None:
+    checked = subprocess.run(["bash", "-n", str(repository / script)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_quickstart_script_never_reuses_a_folder(repository: Path, tmp_path: Path) -> None:
+    command = tmp_path / "flowmbpo"
+    command.write_text('#!/bin/sh\necho "$@" >> "$LOG"\nif [ "$1" = train ]; then mkdir -p "$5"; fi\n')
+    command.chmod(0o755)
+    environment = {"FLOWMBPO": str(command), "RUNS": str(tmp_path / "runs"), "LOG": str(tmp_path / "log")}
+    for _ in range(2):
+        subprocess.run(
+            ["bash", str(repository / "examples" / "quickstart.sh")],
+            env={**environment, "PATH": "/usr/bin:/bin", "TRAIN_ARGS": "--seed 3"},
+            check=True,
+            capture_output=True,
+        )
+    trained = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("train")]
+    assert [line.split()[4] for line in trained] == [str(tmp_path / f"runs/run-00{n}") for n in (1, 2)]
+    assert all(line.endswith("--seed 3") for line in trained)
+
+
+def test_python_examples_import_public_names_that_exist(repository: Path) -> None:
+    tree = ast.parse((repository / "examples" / "train_in_python.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowmbpo"):
+            source = (repository / (node.module or "").replace(".", "/")).with_suffix(".py")
+            defined = {
+                item.name
+                for item in ast.parse(source.read_text()).body
+                if isinstance(item, ast.FunctionDef | ast.ClassDef)
+            }
+            assert {alias.name for alias in node.names} <= defined, node.module
