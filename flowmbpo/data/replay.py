@@ -199,7 +199,6 @@ class ReplayBuffer:
         for name, value in saved.items():
             setattr(self, name, value.to(self.device, getattr(self, name).dtype, copy=True))
         self._filled = int(self.count.max())
-        self._grow(min(self.rows, INITIAL_ROWS))
         self._total = int(self.num_starts.sum())
         self.reward_moments.load_state_dict({name: state[f"reward_{name}"] for name in moments})
 
