@@ -43,14 +43,13 @@ def load_experiment(
     seed: int | None = None,
     device: str | None = None,
     track: Sinks | None = None,
-    keep_name: bool = False,
 ) -> ExperimentConfig:
     """The resolved config of `preset` (a shipped name or a file) with `overrides` ('key=value').
 
     `task`, `seed`, `device` and `track` (the sinks; an empty sequence turns them off) are the command
     line's own flags: they win over the preset and the overrides. A file without a `name` is named
     after itself. Where an override changes the experiment, the name gets `+` and six hex digits (see
-    `config_name`) unless `keep_name`, which resuming a run needs. Raises ConfigError.
+    `config_name`). Raises ConfigError.
     """
     document, source = _resolve(find_preset(preset), {})
     flags = _flags(task, seed, device, track)
@@ -59,9 +58,26 @@ def load_experiment(
         return validate(with_flags, source)
     changed = merge_documents(document, parse_overrides(overrides), ExperimentConfig)
     config = validate(merge_documents(changed, flags, ExperimentConfig), source)
-    if keep_name:
-        return config
     return config.model_copy(update={"name": config_name(validate(with_flags, source), config)})
+
+
+def override(
+    config: ExperimentConfig,
+    overrides: Sequence[str] = (),
+    *,
+    task: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    track: Sinks | None = None,
+) -> ExperimentConfig:
+    """A resolved config with overrides and flags applied; its name stays. Raises ConfigError.
+
+    For a run that goes on in its own directory; a new run gets its name from `load_experiment`.
+    """
+    document = Document(config.model_dump(mode="json"))
+    for delta in (parse_overrides(overrides), _flags(task, seed, device, track)):
+        document = merge_documents(document, delta, ExperimentConfig)
+    return validate(document, config.name)
 
 
 def experiment_from_dict(data: Mapping[str, Any], source: str = "config") -> ExperimentConfig:

@@ -1,0 +1,95 @@
+"""How every command fails: one short message, an exit code, and with --json an error document.
+
+Exit codes: 0 done, 1 failure, 2 user error, 3 diagnosed unhealthy, 75 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from flowmbpo.errors import FlowMBPOError
+
+_INTERRUPTED = 130  # what Typer makes of a Ctrl-C that no command handled
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ContractGroup(TyperGroup):
+    """The top command group: `--debug` anywhere, and every failure by the contract."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run one command line and exit with its code."""
+        given = list(sys.argv[1:] if args is None else args)
+        debug, json_wanted = "--debug" in given, "--json" in given
+        rest = [arg for arg in given if arg != "--debug"]
+        try:
+            code = super().main(rest, prog_name or "flowmbpo", complete_var, False, windows_expand_args, **extra)
+        except FlowMBPOError as error:
+            code = _fail(error.kind, str(error), error.exit_code, json_wanted, debug)
+        except typer.TyperException as error:
+            code = _fail("usage", _usage_message(error), 2, json_wanted, debug)
+        except OSError as error:
+            message = storage_message(error)
+            if message is None:
+                raise
+            code = _fail("storage", message, 1, json_wanted, debug)
+        if code == _INTERRUPTED:
+            code = _fail("interrupted", "stopped before there was anything to save.", 1, json_wanted, debug)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def storage_message(error: OSError) -> str | None:
+    """What the disk refused, in words; None where no file is involved."""
+    where = f" while writing '{error.filename}'" if error.filename else ""
+    if error.errno in _FULL:
+        return f"the disk is full{where}. Free some space (see `df -h`), then run the command again."
+    if error.filename is None:
+        return None
+    return f"'{error.filename}': {error.strerror}. Check the path and its permissions."
+
+
+def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of the command line: an unexpected exception is our bug, said in one message."""
+    json_wanted, debug = "--json" in sys.argv, "--debug" in sys.argv
+    if debug:
+        traceback.print_exception(kind, error, trace)
+    first_line = str(error).strip().partition("\n")[0]
+    what = f"{kind.__name__}: {first_line}" if first_line else kind.__name__
+    again = "" if debug else " Add --debug for the traceback and please report it with that."
+    _say("bug", f"{what}\nThis is a bug in flowmbpo, not a mistake of yours.{again}", json_wanted)
+
+
+def _fail(kind: str, message: str, code: int, json_wanted: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _say(kind, message, json_wanted)
+    return code
+
+
+def _say(kind: str, message: str, json_wanted: bool) -> None:
+    from flowmbpo_cli.output import print_document
+
+    print(f"Error: {message}", file=sys.stderr, flush=True)
+    if json_wanted:
+        print_document({"error": {"kind": kind, "message": message}})
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "flowmbpo"
+    return f"{error.format_message()}\nSee `{command} --help`."

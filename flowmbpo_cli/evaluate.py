@@ -1,0 +1,67 @@
+"""`flowmbpo eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.sources import complete_task
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint (.pt), or a run directory: its latest.")
+    ],
+    episodes: Annotated[int | None, typer.Option(min=1, help="How many. [default: the config's]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the episodes.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Another task of the same dimensions.", autocompletion=complete_task)
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "auto",
+    video: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Film real episodes.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the run's learning curve.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Measure the real return of a trained policy."""
+    if task is not None:
+        from flowmbpo.envs.tasks import task_info
+
+        task_info(task)
+    _check_suffix("--video", video, ".mp4")
+    _check_suffix("--plot", plot, ".png")
+    from flowmbpo import runs
+    from flowmbpo.checkpoints.loader import resolve
+
+    with only_document(json_):
+        outcome = runs.evaluate(
+            resolve(checkpoint.expanduser()),
+            episodes=episodes,
+            seed=seed,
+            task=task,
+            device=device,
+            video=video,
+            plot=plot,
+        ).to_dict()
+    if json_:
+        print_document(outcome)
+        return
+    from flowmbpo_cli.tables import print_pairs
+
+    console = people(json_)
+    print_pairs(console, "evaluation", outcome)
+    for path in (video, plot):
+        if path is not None:
+            console.print(f"Wrote {path}", markup=False)
+
+
+def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:
+    """Refuse a file that could not be written, before minutes of episodes are run for it."""
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise typer.BadParameter(f"'{path}' must end in {suffix}.", param_hint=flag)
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder '{path.parent}' does not exist. Create it first.", param_hint=flag)

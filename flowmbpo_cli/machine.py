@@ -1,0 +1,164 @@
+"""What works on this machine, checked one thing at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import netrc
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+
+_WANDB_HOST = "api.wandb.ai"
+_LEAST_DISK_GIB = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `core`: without it nothing can be trained."""
+
+    section: str
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+    core: bool = False
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON object."""
+        return asdict(self)
+
+
+def checks(folder: Path) -> Iterator[Check]:
+    """Every check, in the report's order; `folder` is where runs would be written."""
+    yield _python()
+    yield from _torch()
+    yield from _simulators()
+    yield from _rendering()
+    yield _dflex()
+    yield _slurm()
+    yield from _wandb()
+    yield _disk(folder)
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, without importing it."""
+    try:
+        return installed(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    advice = "" if ok else "Use Python 3.11 or 3.12."
+    return Check("python", "python", ok, f"{platform.python_version()} at {sys.executable}", advice, core=True)
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check("torch", "torch", False, f"cannot be imported: {error}", "Install torch 2.13.", core=True)
+        return
+    yield Check("torch", "torch", True, f"{torch.__version__}", core=True)
+    cores = os.cpu_count() or 1
+    yield Check("torch", "threads", True, f"torch uses {torch.get_num_threads()} of {cores} CPU cores")
+    if not torch.cuda.is_available():
+        advice = "Training runs on the CPU; the paper-scale presets need a GPU and a CUDA build of torch."
+        yield Check("torch", "GPU", False, "no CUDA device", advice)
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Check("torch", "GPU", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
+def _simulators() -> Iterator[Check]:
+    for package in ("mujoco", "dm-control"):
+        found = package_version(package)
+        advice = "" if found else "Install dm-control==1.0.28 and mujoco==3.3.0 for the DMControl tasks."
+        yield Check("simulators", package, found is not None, found or "not installed", advice)
+    yield _mujoco_step()
+
+
+def _mujoco_step() -> Check:
+    """One step of a falling point, which needs no rendering."""
+    advice = "Install mujoco==3.3.0 again; the toy tasks need no simulator."
+    try:
+        import mujoco
+    except (ImportError, OSError) as error:
+        return Check("simulators", "step", False, f"mujoco cannot be imported: {error}", advice)
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><body><freejoint/><geom size=".1"/></body></worldbody></mujoco>'
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data)
+    fell = float(data.qvel[2]) < 0.0
+    return Check("simulators", "step", fell, "a simulated step works" if fell else "a step moved nothing", advice)
+
+
+def _rendering() -> Iterator[Check]:
+    loadable = []
+    for name in ("EGL", "OSMesa"):
+        found = _loads(name)
+        loadable += [name] if found else []
+        yield Check("rendering", name, found, "library loads" if found else "library not found")
+    backend = os.environ.get("MUJOCO_GL")
+    chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
+    advice = "" if loadable else "Install libegl1 or libosmesa6 for `eval --video` of DMControl tasks."
+    yield Check("rendering", "video", bool(loadable), chosen if loadable else "no off-screen renderer", advice)
+
+
+def _loads(library: str) -> bool:
+    path = ctypes.util.find_library(library)
+    if path is None:
+        return False
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        return False
+    return True
+
+
+def _dflex() -> Check:
+    found = importlib.util.find_spec("dflex") is not None
+    note = "Optional; NVIDIA's own licence (research use only), so it is not shipped here."
+    return Check("dflex", "dflex", found, "installed" if found else "not installed", "" if found else note)
+
+
+def _slurm() -> Check:
+    path = shutil.which("sbatch")
+    return Check("slurm", "sbatch", path is not None, path or "not on PATH", "" if path else "Optional: for clusters.")
+
+
+def _wandb() -> Iterator[Check]:
+    found = package_version("wandb")
+    yield Check("wandb", "wandb", found is not None, found or "not installed", "" if found else "Install wandb.")
+    key = wandb_key_present()
+    advice = "" if key else "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
+    yield Check("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)
+
+
+def wandb_key_present() -> bool:
+    """Whether a W&B key is set in the environment or in netrc; the key itself is never shown."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(file).authenticators(_WANDB_HOST) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free / 2**30
+    ok = free >= _LEAST_DISK_GIB
+    advice = "" if ok else "Free some space: a paper-scale replay buffer alone takes several GiB."
+    return Check("disk", "free space", ok, f"{free:.1f} GiB free in {folder}", advice)

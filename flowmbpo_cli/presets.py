@@ -1,0 +1,127 @@
+"""`flowmbpo presets list | show | copy`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowmbpo.errors import ConfigError, StorageError
+from flowmbpo_cli.output import people, print_document
+from flowmbpo_cli.sources import complete_preset
+
+app = typer.Typer(
+    help="List, show and copy the presets.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_JSON = typer.Option("--json", help="One JSON document on stdout.")
+_NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """List, show and copy the presets."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("list")
+def list_(json_: Annotated[bool, _JSON] = False) -> None:
+    """List every preset: what it is for and what it costs."""
+    from flowmbpo.config.load import preset_info
+
+    infos = preset_info()
+    if json_:
+        print_document([info.to_dict() for info in infos])
+        return
+    from flowmbpo_cli.tables import print_table
+
+    console = people(json_)
+    for phase in dict.fromkeys(info.phase for info in infos):
+        chosen = [info for info in infos if info.phase == phase]
+        print_table(console, phase, ["name", "task", "for"], [[i.name, i.task, i.description] for i in chosen])
+        for cost in dict.fromkeys(info.cost for info in chosen):
+            console.print(f"cost: {cost}", style="dim", markup=False)
+        console.print()
+    console.print(
+        "Train one with `flowmbpo train --preset NAME`; make your own with `flowmbpo presets copy NAME FILE`."
+    )
+
+
+@app.command()
+def show(
+    name: Annotated[str, _NAME],
+    own: Annotated[bool, typer.Option("--own", help="Only what the file itself states, as written.")] = False,
+    json_: Annotated[bool, _JSON] = False,
+) -> None:
+    """Print a preset's complete config as YAML."""
+    from flowmbpo.config.load import load_experiment, to_yaml
+    from flowmbpo.config.presets import find_preset
+
+    config = load_experiment(name)
+    if json_:
+        print_document({"name": config.name, "config": config.model_dump(mode="json")})
+    elif own:
+        typer.echo(find_preset(name).read_text(encoding="utf-8"), nl=False)
+    else:
+        typer.echo(to_yaml(config), nl=False)
+
+
+@app.command()
+def copy(
+    name: Annotated[str, _NAME],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="The new .yaml file, or a folder for it.")],
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Write a short file that extends NAME, in place of a complete one.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
+    json_: Annotated[bool, _JSON] = False,
+) -> None:
+    """Write a preset of your own to start from; it is named after its file."""
+    target = _target(name, dest.expanduser())
+    text = _extending(name, target) if extend else _standalone(name, target)
+    try:
+        with open(target, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise StorageError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
+    if json_:
+        print_document({"preset": name, "path": str(target), "extends": extend})
+        return
+    typer.echo(f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}")
+
+
+def _target(name: str, dest: Path) -> Path:
+    target = dest / f"{Path(name).stem}.yaml" if dest.is_dir() else dest
+    if target.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{target}: a preset file ends in .yaml. Use '{target}.yaml'.")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: the folder '{target.parent}' does not exist. Create it first.")
+    return target
+
+
+def _standalone(name: str, target: Path) -> str:
+    from flowmbpo.config.load import experiment_from_dict, load_experiment, to_yaml
+
+    complete = load_experiment(name).model_dump(mode="json")
+    return to_yaml(experiment_from_dict({**complete, "name": target.stem}, str(target)))
+
+
+def _extending(name: str, target: Path) -> str:
+    from flowmbpo.config.load import load_experiment
+    from flowmbpo.config.presets import find_preset, is_file_path
+
+    config = load_experiment(name)
+    parent = name
+    if is_file_path(name) or find_preset(name).parent == Path():
+        parent = os.path.relpath(find_preset(name).resolve(), target.parent.resolve())
+        parent = parent if "/" in parent else f"./{parent}"
+    return (
+        f"extends: {json.dumps(parent)}\n"
+        f"description: {json.dumps(config.description)}\n"
+        f"# State what differs below; `flowmbpo presets show {name}` lists every key.\n"
+    )
