@@ -13,11 +13,7 @@ from flowmbpo.errors import ConfigError, StorageError
 from flowmbpo_cli.output import people, print_document
 from flowmbpo_cli.sources import complete_preset
 
-app = typer.Typer(
-    help="List, show and copy the presets.",
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 _JSON = typer.Option("--json", help="One JSON document on stdout.")
 _NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
 
