@@ -8,12 +8,13 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from flowmbpo.errors import StorageError
 
 TEMPORARY_SUFFIX = ".partial"
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what some network file systems answer
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StagedFile:
@@ -41,7 +42,7 @@ class StagedFile:
 
     def __enter__(self) -> StagedFile:
         try:
-            self._file = open(self.temporary, "wb")  # noqa: SIM115 (closed by `finish` or `__exit__`)
+            self._file = open(self.temporary, "wb")
         except OSError as error:
             raise refused(self.path, error) from error
         return self
@@ -121,17 +122,17 @@ def remove_leftovers(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> StorageError:
     """The error for people when the disk refuses to write `path`."""
-    reason = error.strerror or str(error)
     kept = "What it held before is kept. " if path.exists() else ""
-    return StorageError(
-        f"{path}: cannot be written: {reason}{_free_space(path)}. {kept}"
-        "Free some space or choose another disk with --out, then go on with --resume."
-    )
+    if error.errno in _NO_SPACE:
+        advice = f"Free some space or choose another disk{_free_space(path)}; a run then goes on with --resume."
+    else:
+        advice = "Check that its folder exists and may be written."
+    return StorageError(f"{path}: cannot be written: {error.strerror or error}. {kept}{advice}")
 
 
 def _free_space(path: Path) -> str:
     try:
-        usage: Any = shutil.disk_usage(path.parent)
+        free = shutil.disk_usage(path.parent).free
     except OSError:
         return ""
-    return f" ({usage.free / 2**20:.0f} MB free in {path.parent})"
+    return f" ({free / 2**20:.0f} MB are free in {path.parent})"

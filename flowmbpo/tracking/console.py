@@ -1,0 +1,132 @@
+"""What a person watches while it trains: a live view on a terminal, plain lines elsewhere.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flowmbpo.tracking.sink import MetricSink, Row, Value
+
+INTERVAL_S = 5.0
+_EVAL = "eval/return_mean"
+_PARTS = ("model", "actor", "critic")
+
+
+class ConsoleSink(MetricSink):
+    """Progress, ETA, real return, losses, gradient norms and speed, always on stderr.
+
+    On a terminal one view is refreshed in place; elsewhere one line is written about every
+    `interval_s` seconds and at each evaluation. `first_epoch` is the number of epochs done before.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total_epochs: int,
+        first_epoch: int = 0,
+        console: Console | None = None,
+        interval_s: float = INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._title, self._total, self._first = title, total_epochs, first_epoch
+        self._console = console or Console(stderr=True)
+        self._interval_s, self._clock = interval_s, clock
+        self._latest: dict[str, Value] = {"epoch": first_epoch}
+        self._best: float | None = None
+        self._shown_row: dict[str, Value] | None = None
+        self._started = self._printed = clock()
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=4)
+            self._live.start()
+
+    def log(self, row: Row) -> None:
+        self._latest = {**self._latest, **row}
+        value = row.get(_EVAL)
+        if isinstance(value, float | int) and (self._best is None or value > self._best):
+            self._best = float(value)
+        due = self._clock() - self._printed >= self._interval_s
+        if self._live is None and (due or _EVAL in row):
+            self._print_line()
+
+    def close(self, status: str) -> None:
+        if self._live is not None:
+            self._live.update(self._view(), refresh=True)
+            self._live.stop()
+            self._live = None
+        elif self._shown_row != self._latest and "env_steps" in self._latest:
+            self._print_line()
+        elapsed = timedelta(seconds=round(self._clock() - self._started))
+        self._console.print(f"{self._title}: {status} after {elapsed}", highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go at the mean speed so far; None before the first epoch."""
+        done = self._epoch - self._first
+        if done <= 0:
+            return None
+        return (self._total - self._epoch) * (self._clock() - self._started) / done
+
+    @property
+    def _epoch(self) -> int:
+        return int(self._latest["epoch"])
+
+    def _number(self, key: str) -> str:
+        value = self._latest.get(key)
+        return "-" if value is None or isinstance(value, str) else f"{value:.4g}"
+
+    def _eta(self) -> str:
+        return "-" if self.eta_s is None else str(timedelta(seconds=round(self.eta_s)))
+
+    def _print_line(self) -> None:
+        self._printed, self._shown_row = self._clock(), self._latest
+        losses = " ".join(
+            f"{part} {self._number(f'loss/{part}')}" for part in ("dynamics", "reward", "actor", "critic")
+        )
+        norms = " ".join(f"{part} {self._number(f'grad_norm/{part}')}" for part in _PARTS)
+        line = (
+            f"epoch {self._epoch}/{self._total} | steps {self._latest.get('env_steps', '-')} | "
+            f"return {self._number(_EVAL)} +- {self._number('eval/return_std')} | loss {losses} | grad {norms} | "
+            f"{self._number('speed/updates_per_s')} updates/s | eta {self._eta()}"
+        )
+        nonfinite = self._latest.get("nonfinite/count", 0)
+        self._console.print(
+            line + (f" | {nonfinite} non-finite" if nonfinite else ""), highlight=False, markup=False, soft_wrap=True
+        )
+
+    def _view(self) -> Group:
+        """The live view; rich asks for it from its own thread."""
+        bar = ProgressBar(total=self._total, completed=self._epoch)
+        progress = Table.grid(padding=(0, 2), expand=True)
+        progress.add_column(no_wrap=True)
+        progress.add_column(ratio=1)
+        progress.add_row(Text(self._title, style="bold"), bar, f"{self._epoch}/{self._total} epochs")
+        table = Table.grid(padding=(0, 2))
+        best = "-" if self._best is None else f"{self._best:.4g}"
+        success = self._latest.get("eval/success")
+        real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {best}"
+        table.add_row("real return", real + ("" if success is None else f"   success {self._number('eval/success')}"))
+        table.add_row("train return", self._number("train/return_mean"))
+        losses = ("dynamics", "reward", "actor", "critic")
+        table.add_row("loss", "   ".join(f"{part} {self._number(f'loss/{part}')}" for part in losses))
+        table.add_row("gradient norm", "   ".join(f"{part} {self._number(f'grad_norm/{part}')}" for part in _PARTS))
+        table.add_row(
+            "speed",
+            f"{self._number('speed/updates_per_s')} updates/s   {self._number('speed/env_steps_per_s')} env steps/s   "
+            f"{self._latest.get('env_steps', '-')} env steps",
+        )
+        elapsed = timedelta(seconds=round(self._clock() - self._started))
+        table.add_row("time", f"{elapsed} elapsed   {self._eta()} to go")
+        nonfinite = self._latest.get("nonfinite/count", 0)
+        warning = [Text(f"{nonfinite} non-finite updates skipped", style="bold red")] if nonfinite else []
+        return Group(progress, table, *warning)

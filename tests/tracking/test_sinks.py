@@ -1,0 +1,122 @@
+"""Several sinks act as one, and a run gets those that its config names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import ConfigError
+from flowmbpo.run_directory import RunDirectory
+from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import MetricSink, MultiSink, Row
+
+
+class Recorder(MetricSink):
+    def __init__(self, fails: bool = False) -> None:
+        self.rows: list[Row] = []
+        self.statuses: list[str] = []
+        self.fails = fails
+
+    def log(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def close(self, status: str) -> None:
+        self.statuses.append(status)
+        if self.fails:
+            raise RuntimeError("cannot close")
+
+
+def experiment(*sinks: str) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({"name": "a", "phase": "mini", "tracking": {"sinks": sinks}})
+
+
+def test_every_sink_gets_every_row() -> None:
+    first, second = Recorder(), Recorder()
+    with MultiSink([first, second]) as sinks:
+        sinks.log({"epoch": 1})
+    assert first.rows == second.rows == [{"epoch": 1}]
+    assert first.statuses == second.statuses == ["done"]
+
+
+def test_sink_that_fails_to_close_leaves_none_open() -> None:
+    sinks = [Recorder(), Recorder(fails=True), Recorder()]
+    with pytest.raises(RuntimeError, match="cannot close"):
+        MultiSink(sinks).close("failed")
+    assert [sink.statuses for sink in sinks] == [["failed"]] * 3
+
+
+def test_closing_twice_closes_each_sink_once() -> None:
+    recorder = Recorder()
+    sinks = MultiSink([recorder])
+    sinks.close("interrupted")
+    sinks.close("done")
+    assert recorder.statuses == ["interrupted"]
+
+
+def test_error_inside_the_block_is_passed_on_as_failed() -> None:
+    recorder = Recorder()
+    with pytest.raises(KeyError), MultiSink([recorder]):
+        raise KeyError("x")
+    assert recorder.statuses == ["failed"]
+
+
+def test_run_always_gets_metrics_and_console(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        with make_sinks(experiment(), run, total_epochs=2, env_name="toy") as sinks:
+            sinks.log({"epoch": 1, "env_steps": 4, "eval/return_mean": 2.0})
+        assert read_rows(run.metrics) == [{"epoch": 1, "env_steps": 4, "eval/return_mean": 2.0}]
+    captured = capfd.readouterr()
+    assert "epoch 1/2" in captured.err and captured.out == ""
+
+
+def test_resumed_run_goes_on_in_its_metrics(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        with make_sinks(experiment(), run, 4, "toy", console=False) as sinks:
+            for epoch in (1, 2, 3):
+                sinks.log({"epoch": epoch})
+        with make_sinks(experiment(), run, 4, "toy", resume_epoch=1, console=False) as sinks:
+            sinks.log({"epoch": 2, "again": 1})
+        assert read_rows(run.metrics) == [{"epoch": 1}, {"epoch": 2, "again": 1}]
+
+
+def test_tensorboard_sink_writes_numbers_under_their_keys(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with RunDirectory.create(tmp_path / "run") as run:
+        with make_sinks(experiment("tensorboard"), run, 2, "toy", console=False) as sinks:
+            sinks.log({"epoch": 3, "env_steps": 8, "loss/actor": 0.5, "bad": float("nan"), "note": "x"})
+        events: Any = accumulator.EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["env_steps", "loss/actor"]
+    assert [(event.step, event.value) for event in events.Scalars("loss/actor")] == [(3, 0.5)]
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_sink_whose_package_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with RunDirectory.create(tmp_path / "run") as run, pytest.raises(ConfigError, match=f"pip install {name}"):
+        make_sinks(experiment(name), run, 2, "toy", console=False)
+
+
+def test_wandb_sink_is_named_in_the_run_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowmbpo.run_directory import read_run
+    from flowmbpo.tracking import wandb
+
+    made: list[tuple[Any, ...]] = []
+
+    class Stand(Recorder):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__()
+            made.append(arguments)
+
+    monkeypatch.setattr(wandb, "WandbSink", Stand)
+    with RunDirectory.create(tmp_path / "run") as run:
+        make_sinks(experiment("wandb"), run, 2, "toy", console=False).close("done")
+        assert read_run(run.path)["wandb_id"] == run.run_id
+    assert made[0][1:] == ("toy", run.run_id, run.path)
