@@ -1,0 +1,191 @@
+"""What an update costs: network evaluations, floating-point operations, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.batch import Batch
+from flowmbpo.diagnostics.parameters import build_agent, parameter_counts
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.models.agent import Agent
+from flowmbpo.training.model_loss import model_loss
+from flowmbpo.training.updates import actor_objective, frozen
+
+PROBE_ROWS = 2  # every matrix product is linear in the batch, so two rows tell the cost of any number
+FLOAT_BYTES = 4
+ADAM_COPIES = 4  # weight, gradient, two moments
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """Matrix-product FLOPs of one update, and the bytes autograd keeps for its backward pass."""
+
+    flops: int
+    activation_bytes: int
+
+    def scaled(self, factor: float) -> UpdateCost:
+        """The cost at `factor` times the rows."""
+        return UpdateCost(round(self.flops * factor), round(self.activation_bytes * factor))
+
+
+@dataclass(frozen=True)
+class ComputeCost:
+    """Costs of one experiment's updates.
+
+    `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action.
+    `compute_index` counts network calls of one actor update, forward and backward: the world
+    model's (dynamics, reward and termination heads) plus 1.0 times the actor's. FLOPs are those of
+    matrix products (2 per multiply-add), forward and backward, as torch's FLOP counter sees them.
+    """
+
+    nfe: int
+    actor_nfe: int
+    compute_index: float
+    model_update: UpdateCost
+    actor_update: UpdateCost
+    critic_update: UpdateCost
+    act_flops: int
+    updates_per_epoch: dict[str, int]
+    memory_bytes: dict[str, int]
+
+    @property
+    def flops_per_epoch(self) -> int:
+        """All updates of one epoch and the actions taken in its environments."""
+        costs = {"model": self.model_update, "actor": self.actor_update, "critic": self.critic_update}
+        return sum(costs[name].flops * count for name, count in self.updates_per_epoch.items()) + self.act_flops
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "nfe": self.nfe,
+            "actor_nfe": self.actor_nfe,
+            "compute_index": self.compute_index,
+            "flops": {
+                "model_update": self.model_update.flops,
+                "actor_update": self.actor_update.flops,
+                "critic_update": self.critic_update.flops,
+                "epoch": self.flops_per_epoch,
+            },
+            "updates_per_epoch": self.updates_per_epoch,
+            "memory_mb": {name: round(size / 1e6, 3) for name, size in self.memory_bytes.items()},
+        }
+
+
+def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
+    """Probe a throw-away agent with two rows and scale. Leaves torch's global generator untouched.
+
+    A critic update here is one minibatch step.
+    """
+    with torch.random.fork_rng(devices=[]):
+        agent = build_agent(config, spec)
+    training = config.training
+    actor_rows = (training.actor_batch_size or config.task.num_envs) * training.noise_replicas
+    critic_rows = actor_rows * training.horizon / training.critic_batches
+    probes = _probes(agent, config, spec)
+    costs = {name: _measure(probe, agent) for name, probe in probes.items()}
+    model_update = costs["model"].scaled(training.wm_batch_size / PROBE_ROWS)
+    # The probe already holds `noise_replicas` copies of its rows.
+    actor_update = costs["actor"].scaled(actor_rows / (PROBE_ROWS * training.noise_replicas))
+    critic_update = costs["critic"].scaled(critic_rows / PROBE_ROWS)
+    values = costs["values"].scaled(actor_rows * training.horizon / PROBE_ROWS)
+    actor_update = UpdateCost(actor_update.flops + values.flops, actor_update.activation_bytes)
+    act = costs["act"].scaled(training.horizon * config.task.num_envs / PROBE_ROWS)
+    largest = max(cost.activation_bytes for cost in (model_update, actor_update, critic_update))
+    return ComputeCost(
+        nfe=agent.world_model.dynamics.nfe,
+        actor_nfe=agent.actor.nfe,
+        compute_index=compute_index(agent, training.horizon),
+        model_update=model_update,
+        actor_update=actor_update,
+        critic_update=critic_update,
+        act_flops=act.flops,
+        updates_per_epoch={
+            "model": training.rounds * training.wm_iterations,
+            "actor": training.rounds,
+            "critic": training.rounds * training.critic_iterations * training.critic_batches,
+        },
+        memory_bytes={
+            "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
+            "replay_when_full": _replay_bytes(training.wm_buffer_size, spec),
+            "largest_update": largest,
+        },
+    )
+
+
+def compute_index(agent: Agent, horizon: int) -> float:
+    """Network calls of one actor update, forward and backward (see `ComputeCost`)."""
+    model = agent.world_model
+    model_calls = horizon * (model.dynamics.nfe + 1 + (model.termination_head is not None))
+    actor_calls = horizon * agent.actor.nfe
+    return 2.0 * model_calls + 1.0 * (2.0 * actor_calls)
+
+
+def _replay_bytes(capacity: int, spec: EnvSpec) -> int:
+    flags = 2
+    reward_and_index = 2 * FLOAT_BYTES
+    return capacity * (FLOAT_BYTES * (spec.obs_dim + spec.action_dim) + reward_and_index + flags)
+
+
+def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec) -> dict[str, Callable[[], None]]:
+    generator = torch.Generator().manual_seed(0)
+    rows, horizon = PROBE_ROWS, config.training.horizon
+    task = torch.zeros(rows, dtype=torch.long)
+    obs = torch.randn(horizon + 1, rows, spec.obs_dim, generator=generator)
+    batch = Batch(
+        obs=obs,
+        action=torch.rand(horizon, rows, spec.action_dim, generator=generator) * 2.0 - 1.0,
+        reward=torch.randn(horizon, rows, generator=generator),
+        terminated=torch.zeros(horizon, rows, dtype=torch.bool),
+        valid=torch.ones(horizon, rows, dtype=torch.bool),
+        task=task,
+    )
+    with torch.no_grad():
+        context = agent.world_model.context(task)
+        start = agent.world_model.encode(obs[0], context)
+        z = agent.world_model.latent(start)
+
+    def model() -> None:
+        _backward(model_loss(agent.world_model, batch, batch.reward, config.training, generator).total)
+
+    def actor() -> None:
+        with torch.no_grad():
+            agent.world_model.encode(obs[0], context)  # the update encodes its start states
+        with frozen(agent.world_model, agent.critic):
+            _backward(actor_objective(agent, start, context, config.training, generator).loss)
+
+    def critic() -> None:
+        _backward(agent.critic(z, context).square().mean())
+
+    def values() -> None:
+        with torch.no_grad():
+            agent.critic(z, context)
+
+    def act() -> None:
+        agent.act(obs[0], task, generator)
+
+    return {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _measure(probe: Callable[[], None], agent: Agent) -> UpdateCost:
+    own = {parameter.data_ptr() for parameter in agent.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        probe()
+    return UpdateCost(counter.get_total_flops(), sum(kept.values()))

@@ -1,0 +1,60 @@
+"""Objects that a config describes."""
+
+from __future__ import annotations
+
+import torch
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.diagnostics.parameters import build_agent
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.envs.tasks import task_info
+from flowmbpo.errors import ConfigError
+from flowmbpo.models.agent import Agent
+
+EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most
+
+
+def env_spec(config: ExperimentConfig) -> EnvSpec:
+    """Dimensions of the config's task, without starting a simulator."""
+    return EnvSpec((task_info(config.task.name, config.task.backend),))
+
+
+def env_name(config: ExperimentConfig) -> str:
+    """The task that really runs, as paths and reports name it."""
+    return task_info(config.task.name, config.task.backend).name
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises ConfigError for CUDA without a GPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device 'cuda': torch sees no GPU on this machine; use 'cpu' or 'auto' (see `flowmbpo doctor`)"
+        )
+    return torch.device(name)
+
+
+def set_up_compute(config: ExperimentConfig) -> None:
+    """Threads and matrix-product precision of this process."""
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    torch.set_float32_matmul_precision(config.compute.precision)
+
+
+def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
+    """The agent of a new run: initial weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return build_agent(config, spec)
+
+
+def evaluation_env(config: ExperimentConfig, episodes: int) -> VectorEnv:
+    """A separate environment to evaluate in; the training one keeps its episodes."""
+    return make_env(config.task, num_envs=min(episodes, EVALUATION_COPIES))
+
+
+def evaluation_seed(seed: int, epoch: int) -> int:
+    """A seed that no training environment uses (those use the run's seed itself), new for each epoch."""
+    return 2**40 + (seed << 24) + epoch

@@ -1,0 +1,75 @@
+"""Everything that can be known of a run before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
+from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
+from flowmbpo.diagnostics.parity import parity, reference_config
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.runs.build import env_name, env_spec, resolve_device
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `train --dry-run` reports."""
+
+    name: str
+    env: str
+    device: str
+    spec: EnvSpec
+    parameters: dict[str, int]
+    widths: dict[str, Any]
+    model_gap_percent: float | None
+    actor_gap_percent: float | None
+    cost: ComputeCost
+    env_steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document."""
+        task = self.spec.tasks[0]
+        return {
+            "name": self.name,
+            "task": {
+                "name": self.env,
+                "simulator": task.simulator,
+                "obs_dim": task.obs_dim,
+                "action_dim": task.action_dim,
+                "episode_length": task.episode_length,
+                "discount": task.discount,
+            },
+            "device": self.device,
+            "env_steps": self.env_steps,
+            "parameters": {**self.parameters, "total": sum(self.parameters.values())},
+            "solved_widths": self.widths,
+            "gap_to_mlp_gaussian_percent": {"model": self.model_gap_percent, "actor": self.actor_gap_percent},
+            "compute": self.cost.to_dict(),
+        }
+
+
+def dry_run(config: ExperimentConfig) -> DryRun:
+    """Resolve, build, count. Trains nothing and writes nothing. Raises ConfigError."""
+    spec = env_spec(config)
+    agent = build_meta_agent(config, spec)
+    gaps = parity(reference_config(config), config, spec, spec)
+    return DryRun(
+        name=config.name,
+        env=env_name(config),
+        device=str(resolve_device(config.device)),
+        spec=spec,
+        parameters=parameter_counts(agent),
+        widths=solved_widths(agent),
+        model_gap_percent=gaps.model.gap_percent,
+        actor_gap_percent=gaps.actor.gap_percent,
+        cost=estimate_cost(config, spec),
+        env_steps=total_env_steps(config, spec),
+    )
+
+
+def total_env_steps(config: ExperimentConfig, spec: EnvSpec) -> int:
+    """Agent steps of the whole run, random episodes included (fewer where episodes end early)."""
+    random_steps = config.training.random_episodes * spec.tasks[0].episode_length
+    return config.task.num_envs * (random_steps + config.training.epochs * config.training.horizon)

@@ -1,0 +1,38 @@
+"""Stop requests: noted by the handler, honoured at the next step boundary."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Whether a signal asked the run to stop. Saving inside a handler is how checkpoints break."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch SIGINT, SIGTERM and SIGUSR1; a second SIGINT stops at once, unsaved."""
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number).name
+
+    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,57 @@
+"""Which differences a resume accepts, and finding what it resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowmbpo.checkpoints.loader import Loaded, load, resolve
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.flat import Difference, config_differences
+from flowmbpo.config.load import experiment_from_dict
+from flowmbpo.errors import ConfigError, RunDirectoryError
+
+FREE_SECTIONS = ("evaluation.", "tracking.", "checkpoint.")
+FREE_KEYS = ("device", "compute.threads", "task.workers", "description", "cost", "high_cost")
+EPOCHS = "training.epochs"
+
+
+def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
+    """The run directory and the checkpoint file of `--resume resume`.
+
+    Raises CheckpointError when there is no checkpoint, RunDirectoryError when a lone file is named
+    or `--out` names another directory.
+    """
+    checkpoint = resolve(resume.expanduser().absolute())
+    run_dir = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run_dir / "run.json").is_file():
+        raise RunDirectoryError(
+            f"{checkpoint}: lies in no run directory, so there is no run to continue; "
+            "name a run directory, or a checkpoint inside one"
+        )
+    if out is not None and out.expanduser().absolute() != run_dir:
+        raise RunDirectoryError(f"--out {out}: a resumed run stays in its own directory, {run_dir}; leave --out away")
+    return run_dir, checkpoint
+
+
+def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> Loaded:
+    """Load `checkpoint` and check that `config` may continue it.
+
+    Raises ConfigError showing every difference that a resume cannot accept.
+    """
+    loaded = load(checkpoint)
+    stored = experiment_from_dict(loaded.payload["config"], str(checkpoint))
+    refused = [d for d in config_differences(stored, config) if not _accepted(d, int(loaded.payload["epoch"]))]
+    if refused:
+        shown = "\n".join(f"  {difference}" for difference in refused)
+        raise ConfigError(
+            f"--resume: the config differs from the run's own (run -> asked for):\n{shown}\n"
+            "A resume accepts a longer training.epochs and changes of evaluation, tracking, checkpoint, "
+            "device and threads only. Start a new run with --out for anything else."
+        )
+    return loaded
+
+
+def _accepted(difference: Difference, epoch: int) -> bool:
+    if difference.key == EPOCHS:
+        return int(difference.b) >= int(difference.a) and int(difference.b) >= epoch
+    return difference.key in FREE_KEYS or difference.key.startswith(FREE_SECTIONS)

@@ -1,0 +1,214 @@
+"""The life of one run inside its directory: epochs, evaluations, checkpoints, metrics."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flowmbpo.checkpoints import rng
+from flowmbpo.checkpoints.atomic import StagedFile
+from flowmbpo.checkpoints.loader import Loaded, load_replay
+from flowmbpo.checkpoints.payload import architecture_mismatch
+from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.diagnostics.compute import estimate_cost
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.evaluation.returns import Evaluation, evaluate
+from flowmbpo.run_directory import RunDirectory
+from flowmbpo.runs.build import evaluation_env, evaluation_seed, seeded_agent
+from flowmbpo.runs.clock import TrainingClock
+from flowmbpo.runs.interrupts import StopRequest
+from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.training.fog import FoGTrainer
+
+if TYPE_CHECKING:
+    from flowmbpo.runs.train import TrainOutcome
+
+FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no epoch has it
+
+
+class TrainingSession:
+    """Everything between taking a run directory and letting it go."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        env: VectorEnv,
+        run_dir: RunDirectory,
+        device: torch.device,
+        loaded: Loaded | None,
+        *,
+        console: bool,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.device = device
+        self.trainer = FoGTrainer(
+            seeded_agent(config, env.spec), env, config.training, seed=config.seed, device=device, dump=self._dump
+        )
+        self.store = CheckpointStore(run_dir.checkpoints, config.checkpoint.keep)
+        self.cost = estimate_cost(config, env.spec)
+        self.best: float | None = None
+        self.eval_env: VectorEnv | None = None
+        resume_epoch = None
+        clock = (0.0, 0.0)
+        if loaded is not None:
+            clock = self._restore(loaded)
+            resume_epoch = self.trainer.epoch
+            run_dir.mark_resumed(loaded.path.name, resume_epoch)
+        self.clock = TrainingClock(env, *clock)
+        self.sinks = make_sinks(
+            config, run_dir, config.training.epochs, env.spec.tasks[0].name, resume_epoch, console=console
+        )
+        self.status = "failed"
+
+    def __enter__(self) -> TrainingSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sinks.close(self.status)
+        if self.eval_env is not None:
+            self.eval_env.close()
+
+    def run(self, stop: StopRequest) -> TrainOutcome:
+        """Train to the last epoch or to a stop request; saves and reports either way."""
+        from flowmbpo.runs.train import TrainOutcome
+
+        epochs = self.config.training.epochs
+        while self.trainer.epoch < epochs and not stop:
+            self._epoch()
+        final: Evaluation | None = None
+        if not stop:
+            final = self._evaluate(FINAL)
+        checkpoint = self._save()
+        self.status = "done" if final is not None else "interrupted"
+        outcome = TrainOutcome(
+            run_dir=str(self.run_dir.path),
+            status="done" if final is not None else "interrupted",
+            env_steps=self.trainer.env_steps,
+            epochs=self.trainer.epoch,
+            final_return_mean=None if final is None else final.return_mean,
+            final_return_std=None if final is None else final.return_std,
+            eval_episodes=0 if final is None else final.episodes,
+            checkpoint=checkpoint,
+            wall_s=self.clock.wall_s,
+            cpu_s=self.clock.cpu_s,
+            nonfinite=self.trainer.nonfinite,
+        )
+        self.run_dir.update_status("done" if final is not None else "interrupted", outcome=outcome.to_dict())
+        return outcome
+
+    def _epoch(self) -> None:
+        config, trainer = self.config, self.trainer
+        wall, steps, updates = self.clock.wall_s, trainer.env_steps, trainer.updates
+        metrics = trainer.run_epoch()
+        seconds = max(self.clock.wall_s - wall, 1e-9)
+        row: dict[str, float | int | str] = {
+            "epoch": trainer.epoch,
+            "env_steps": trainer.env_steps,
+            "wall_s": self.clock.wall_s,
+            "cpu_s": self.clock.cpu_s,
+            **metrics,
+            "speed/env_steps_per_s": (trainer.env_steps - steps) / seconds,
+            "speed/updates_per_s": (trainer.updates - updates) / seconds,
+        }
+        due = config.evaluation.every > 0 and trainer.epoch % config.evaluation.every == 0
+        if due:
+            evaluation = self._evaluate(trainer.epoch)
+            row |= {
+                "eval/return_mean": evaluation.return_mean,
+                "eval/return_std": evaluation.return_std,
+                "eval/length_mean": evaluation.length_mean,
+            }
+            if evaluation.success is not None:
+                row["eval/success"] = evaluation.success
+            if self.best is None or evaluation.return_mean > self.best:
+                self.best = evaluation.return_mean
+                self.store.save("best", self._payload())
+        if due or trainer.epoch % config.tracking.every == 0:
+            self.sinks.log(row | self._costs())
+        if config.checkpoint.every > 0 and trainer.epoch % config.checkpoint.every == 0:
+            self._save()
+            if config.checkpoint.keep > 0:
+                self.store.save(epoch_name(trainer.epoch), self._payload())
+
+    def _costs(self) -> dict[str, float | int]:
+        """Compute spent so far and memory in use."""
+        training = self.config.training
+        warmup = training.warmup_model_updates * self.cost.model_update.flops
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        costs: dict[str, float | int] = {
+            "compute/nfe": self.cost.nfe,
+            "compute/index": self.cost.compute_index,
+            "compute/flops": warmup + self.trainer.epoch * self.cost.flops_per_epoch,
+            "memory/rss_mb": used,
+        }
+        if self.device.type == "cuda":
+            costs["memory/gpu_mb"] = torch.cuda.max_memory_allocated(self.device) / 1e6
+        return costs
+
+    def _evaluate(self, epoch: int) -> Evaluation:
+        config = self.config
+        with self.clock.paused():
+            if self.eval_env is None:
+                self.eval_env = evaluation_env(config, config.evaluation.episodes)
+            seed = evaluation_seed(config.seed, epoch)
+            generator = None
+            if not config.evaluation.deterministic:
+                generator = torch.Generator(self.device).manual_seed(seed)
+
+            def policy(obs: Tensor, task: Tensor) -> Tensor:
+                return self.trainer.agent.act(obs.to(self.device), task.to(self.device), generator)
+
+            return evaluate(policy, self.eval_env, config.evaluation.episodes, seed)
+
+    def _payload(self) -> dict[str, Any]:
+        return {
+            **self.trainer.state_dict(),
+            "config": self.config.model_dump(mode="json"),
+            "rng": rng.capture(self.trainer.generators),
+            "best": self.best,
+            "wall_s": self.clock.wall_s,
+            "cpu_s": self.clock.cpu_s,
+        }
+
+    def _save(self) -> str:
+        replay = self.trainer.replay.state_dict() if self.trainer.started else None
+        return str(self.store.save("latest", self._payload(), replay))
+
+    def _restore(self, loaded: Loaded) -> tuple[float, float]:
+        """Put the trainer where the checkpoint left it; returns its wall and CPU seconds."""
+        payload = loaded.payload
+        mismatch = architecture_mismatch(self.trainer.agent.state_dict(), payload["agent"])
+        if mismatch is not None:
+            raise CheckpointError(f"{loaded.path}: {mismatch}")
+        if payload["started"]:
+            replay = load_replay(loaded)
+            if replay is None:
+                raise CheckpointError(
+                    f"{loaded.path}: holds no replay buffer, so the run cannot go on exactly; resume from latest.pt"
+                )
+            self.trainer.replay.load_state_dict(replay)
+        if "agent" not in payload:
+            raise ConfigError(f"{loaded.path}: holds no agent")
+        self.trainer.load_state_dict(payload)
+        rng.restore(payload["rng"], self.trainer.generators)
+        self.best = payload["best"]
+        return float(payload["wall_s"]), float(payload["cpu_s"])
+
+    def _dump(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keep what a non-finite update was computed from, for whoever looks into it."""
+        folder = self.run_dir.path / "nonfinite"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"{epoch_name(self.trainer.epoch)}-{name}-{self.trainer.nonfinite}.pt"
+        with StagedFile(target) as staged:
+            torch.save({key: value.detach().cpu() for key, value in tensors.items()}, staged)  # type: ignore[arg-type]
+            staged.commit()
