@@ -49,7 +49,7 @@ class ContractGroup(TyperGroup):
                 raise
             code = _fail("storage", message, 1, json_wanted, debug)
         if code == _INTERRUPTED:
-            code = _fail("interrupted", "stopped before there was anything to save.", 1, json_wanted, debug)
+            code = _fail("interrupted", "before there was anything to save.", 1, json_wanted, debug)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -84,12 +84,13 @@ def _fail(kind: str, message: str, code: int, json_wanted: bool, debug: bool) ->
 def _say(kind: str, message: str, json_wanted: bool) -> None:
     from flowmbpo_cli.output import print_document
 
-    print(f"Error: {message}", file=sys.stderr, flush=True)
+    prefix = "Stopped" if kind == "interrupted" else "Error"
+    print(f"{prefix}: {message}", file=sys.stderr, flush=True)
     if json_wanted:
         print_document({"error": {"kind": kind, "message": message}})
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
+    context = getattr(error, "ctx", None)  # only Typer's private subclass declares it
     command = context.command_path if context is not None else "flowmbpo"
     return f"{error.format_message()}\nSee `{command} --help`."

@@ -32,12 +32,14 @@ def evaluate(
         task_info(task)
     _check_suffix("--video", video, ".mp4")
     _check_suffix("--plot", plot, ".png")
-    from flowmbpo import runs
     from flowmbpo.checkpoints.loader import resolve
+
+    file = resolve(checkpoint.expanduser())
+    from flowmbpo import runs
 
     with only_document(json_):
         outcome = runs.evaluate(
-            resolve(checkpoint.expanduser()),
+            file,
             episodes=episodes,
             seed=seed,
             task=task,

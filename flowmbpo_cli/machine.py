@@ -100,8 +100,9 @@ def _mujoco_step() -> Check:
     )
     data = mujoco.MjData(model)
     mujoco.mj_step(model, data)
-    fell = float(data.qvel[2]) < 0.0
-    return Check("simulators", "step", fell, "a simulated step works" if fell else "a step moved nothing", advice)
+    if float(data.qvel[2]) < 0.0:
+        return Check("simulators", "step", True, "a simulated step works")
+    return Check("simulators", "step", False, "a step moved nothing", advice)
 
 
 def _rendering() -> Iterator[Check]:

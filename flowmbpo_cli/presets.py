@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo.errors import ConfigError, StorageError
+from flowmbpo.errors import ConfigError
 from flowmbpo_cli.output import people, print_document
 from flowmbpo_cli.sources import complete_preset
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+_FIRST = ("quickstart", "mini", "dmc")  # what a laptop finishes comes before the paper's scale
 _JSON = typer.Option("--json", help="One JSON document on stdout.")
 _NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
 
@@ -37,15 +38,13 @@ def list_(json_: Annotated[bool, _JSON] = False) -> None:
     from flowmbpo_cli.tables import print_table
 
     console = people(json_)
-    for phase in dict.fromkeys(info.phase for info in infos):
+    for phase in sorted({info.phase for info in infos}, key=lambda phase: (phase not in _FIRST, phase)):
         chosen = [info for info in infos if info.phase == phase]
         print_table(console, phase, ["name", "task", "for"], [[i.name, i.task, i.description] for i in chosen])
         for cost in dict.fromkeys(info.cost for info in chosen):
             console.print(f"cost: {cost}", style="dim", markup=False)
         console.print()
-    console.print(
-        "Train one with `flowmbpo train --preset NAME`; make your own with `flowmbpo presets copy NAME FILE`."
-    )
+    console.print("Train one: flowmbpo train --preset NAME.  Make your own: flowmbpo presets copy NAME FILE.yaml")
 
 
 @app.command()
@@ -84,7 +83,7 @@ def copy(
         with open(target, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise StorageError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
+        raise ConfigError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
     if json_:
         print_document({"preset": name, "path": str(target), "extends": extend})
         return

@@ -84,9 +84,9 @@ def train(
         return
     from flowmbpo import runs
 
-    target: Path | Literal["auto"] | None = AUTO if resume == AUTO else stored
+    command = ["flowmbpo", *sys.argv[1:]]
     with only_document(json_):
-        outcome = runs.train(config, out=out, resume=target, command=["flowmbpo", *sys.argv[1:]]).to_dict()
+        outcome = runs.train(config, out=out, resume="auto" if resume == AUTO else stored, command=command).to_dict()
     if json_:
         print_document(outcome)
     else:

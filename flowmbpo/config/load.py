@@ -123,6 +123,8 @@ def _resolve(path: Path, cache: dict[Path, Document]) -> tuple[Document, str]:
     """The merged document of a preset file and its name in messages; `name` is never inherited."""
     document = _chain(path, (), None, cache)
     own = _read(path, cache)
+    if "name" not in own.data and path.stem.startswith("_"):
+        raise ConfigError(f"{_shown(path)}: is a base for other presets, not a preset. Extend it, or give it a 'name'.")
     name = own.data.get("name", path.stem)
     document.data["name"] = name
     if "name" not in own.data:
