@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.errors import RunDirectoryError
+from flowmbpo.errors import RunDirectoryError, StorageError
 from flowmbpo.run_directory import RunDirectory, default_path, read_run
 
 HOLDER = """
@@ -200,3 +200,9 @@ def test_json_files_are_written_whole(tmp_path: Path) -> None:
 def test_run_directories_are_handled_without_importing_torch() -> None:
     program = "import sys, flowmbpo.run_directory; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_place_where_no_folder_can_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"file/run: cannot be written: Not a directory"):
+        RunDirectory.create(tmp_path / "file" / "run")

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import ConfigError
 from flowmbpo.models.actors.config import FlowActorConfig
 from flowmbpo.models.config import ModelConfig
 from flowmbpo.models.dynamics.config import FlowDynamicsConfig, NeuralODEDynamicsConfig, ResidualDynamicsConfig
-from flowmbpo.tracking.wandb import choose_mode, wandb_group, wandb_name
+from flowmbpo.run_directory import RunDirectory
+from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.tracking.wandb import WandbSink, choose_mode, wandb_group, wandb_name
 
 OFFLINE = """
     import os, socket, sys
@@ -116,3 +120,75 @@ def test_offline_run_makes_no_network_attempt_and_prints_nothing(tmp_path: Path)
 def test_names_are_read_without_importing_wandb() -> None:
     program = "import sys, flowmbpo.tracking.wandb; sys.exit('wandb' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class StandInRun:
+    def __init__(self) -> None:
+        self.rows: list[tuple[dict[str, float], int]] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.axis = (name, step_metric)
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        self.rows.append((row, step))
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+class StandInPackage:
+    """wandb as far as the sink uses it, without its service process."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses, self.run, self.options = refuses, StandInRun(), dict[str, Any]()
+
+    def Settings(self, **options: Any) -> dict[str, Any]:
+        return options
+
+    def init(self, **options: Any) -> StandInRun:
+        if self.refuses:
+            raise self.Error("invalid key")
+        self.options = options
+        return self.run
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [("done", 0), ("interrupted", 75), ("failed", 1)])
+def test_rows_go_to_the_named_run_and_its_status_becomes_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int
+) -> None:
+    package = StandInPackage()
+    monkeypatch.setitem(sys.modules, "wandb", package)  # type: ignore[arg-type]
+    sink = WandbSink(experiment(), "toy", "0a1b2c3d", tmp_path)
+    sink.log({"epoch": 4, "env_steps": 8, "loss/actor": float("inf"), "note": "x"})
+    sink.close(status)
+    assert package.run.rows == [({"epoch": 4, "env_steps": 8}, 4)]
+    assert package.run.exit_code == exit_code
+    asked = {key: package.options[key] for key in ("project", "group", "name", "id", "resume")}
+    assert asked == {
+        "project": "flow-mbpo-pwm",
+        "group": "phase2_toy_full",
+        "name": "full_seed42_H16",
+        "id": "0a1b2c3d",
+        "resume": "allow",
+    }
+
+
+def test_refusal_of_wandb_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", StandInPackage(refuses=True))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"invalid key.*WANDB_MODE=offline.*--track none"):
+        WandbSink(experiment(), "toy", "0a1b2c3d", tmp_path)
+
+
+def test_key_in_the_environment_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, key = StandInPackage(), "not-a-real-key-0123456789"
+    monkeypatch.setitem(sys.modules, "wandb", package)  # type: ignore[arg-type]
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    config = experiment(tracking={"sinks": ["wandb"]})
+    with RunDirectory.create(tmp_path / "run") as run:
+        make_sinks(config, run, 2, "toy", console=False).close("done")
+    assert key not in repr(package.options)
+    assert not [file for file in (tmp_path / "run").rglob("*") if file.is_file() and key in file.read_text()]
