@@ -69,6 +69,8 @@ class RunDirectory:
             except FileExistsError:
                 _check_free(path)
             run = cls(path, _acquire(path))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunDirectoryError(f"{path}: lies below a file. Choose another directory with --out.") from error
         except OSError as error:
             raise refused(path, error) from error
         try:

@@ -202,7 +202,13 @@ def test_run_directories_are_handled_without_importing_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_place_where_no_folder_can_be_made_is_a_storage_error(tmp_path: Path) -> None:
+def test_directory_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match=r"file/run: cannot be written: Not a directory"):
-        RunDirectory.create(tmp_path / "file" / "run")
+    for path in (tmp_path / "file" / "run", tmp_path / "file" / "deeper" / "run"):
+        with pytest.raises(RunDirectoryError, match=r"run: lies below a file.*--out"):
+            RunDirectory.create(path)
+
+
+def test_place_where_no_folder_can_be_made_is_a_storage_error() -> None:
+    with pytest.raises(StorageError, match=r"/proc/flowmbpo-run: cannot be written"):
+        RunDirectory.create(Path("/proc/flowmbpo-run"))
