@@ -18,7 +18,7 @@ from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.envs.base import VectorEnv
-from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.errors import CheckpointError
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 from flowmbpo.run_directory import RunDirectory
 from flowmbpo.runs.build import evaluation_env, evaluation_seed, seeded_agent
@@ -197,8 +197,6 @@ class TrainingSession:
                     f"{loaded.path}: holds no replay buffer, so the run cannot go on exactly; resume from latest.pt"
                 )
             self.trainer.replay.load_state_dict(replay)
-        if "agent" not in payload:
-            raise ConfigError(f"{loaded.path}: holds no agent")
         self.trainer.load_state_dict(payload)
         rng.restore(payload["rng"], self.trainer.generators)
         self.best = payload["best"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,6 @@ from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.errors import CheckpointError
 from flowmbpo.run_directory import RunDirectory, default_path
 from flowmbpo.runs.build import env_name, env_spec, resolve_device, set_up_compute
 from flowmbpo.runs.interrupts import stop_on_signals
@@ -20,6 +21,7 @@ from flowmbpo.runs.resume import load_for_resume, resume_target
 from flowmbpo.runs.session import TrainingSession
 
 log = logging.getLogger("flowmbpo")
+log.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,29 @@ def train(
                     "running", command=command or [], device=str(device), env=env_name(config), seed=config.seed
                 )
                 run_dir.write_config(to_yaml(config))
-                log_parity(config, spec)
-                session = TrainingSession(config, env, run_dir, device, loaded, console=console)
-                with stop_on_signals() as stop, session:
-                    return session.run(stop)
+                with logged_to(run_dir.logs / "train.log"):
+                    log_parity(config, spec)
+                    session = TrainingSession(config, env, run_dir, device, loaded, console=console)
+                    with stop_on_signals() as stop, session:
+                        return session.run(stop)
             except BaseException as error:
                 run_dir.update_status("failed", error=f"{type(error).__name__}: {error}")
                 raise
     finally:
         env.close()
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Whatever the package logs meanwhile also goes to `file`, with times."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def log_parity(config: ExperimentConfig, spec: EnvSpec) -> None:
@@ -103,12 +119,3 @@ def log_parity(config: ExperimentConfig, spec: EnvSpec) -> None:
         gaps.widths_b,
         "" if gaps.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size",
     )
-
-
-def require_replay(path: Path, replay: dict[str, Any] | None) -> dict[str, Any]:
-    """The replay buffer of a checkpoint. Raises CheckpointError where it has none: it cannot resume exactly."""
-    if replay is None:
-        raise CheckpointError(
-            f"{path}: holds no replay buffer, so the run cannot go on exactly from it; resume from latest.pt"
-        )
-    return replay
