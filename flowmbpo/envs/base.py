@@ -79,5 +79,5 @@ class VectorEnv(ABC):
         """CPU time used so far by processes other than this one (workers); 0 in process."""
         return 0.0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  not abstract: copies in this process hold nothing
         """Release processes and memory; safe to call twice."""

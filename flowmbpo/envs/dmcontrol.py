@@ -7,6 +7,7 @@ only where a task is made, because its import chooses the OpenGL backend for goo
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -56,17 +57,20 @@ def action_scale(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndar
 class DMControlSimulator(Simulator):
     """One copy of a Control Suite task, stepped through its `physics` and `task`.
 
-    This is dm_control's own step without what the agent never sees: the observation between two
-    repeats, and the time step objects. The random state is re-seeded in place at every episode.
+    This is dm_control's own step, bit for bit, without what the agent never sees: the observation
+    between two repeats, the time step objects, a context manager around each physics step. The
+    random state is re-seeded in place at every episode.
     """
 
     def __init__(self, name: str, action_repeat: int) -> None:
         environment = load_suite_task(name)
+        self._mujoco = importlib.import_module("mujoco")
         self._environment = environment
         self._physics = environment.physics
         self._task = environment.task
         self._repeat = action_repeat
         self._substeps = round(environment.control_timestep() / self._physics.timestep())
+        self._runge_kutta = self._physics.model.opt.integrator == self._mujoco.mjtIntegrator.mjINT_RK4.value
         spec = environment.action_spec()
         low, high = (np.broadcast_to(bound, spec.shape).astype(np.float64) for bound in (spec.minimum, spec.maximum))
         self._scale = action_scale(low, high)
@@ -93,7 +97,7 @@ class DMControlSimulator(Simulator):
         terminated = False
         for _ in range(self._repeat):
             task.before_step(control, physics)
-            physics.step(self._substeps)
+            self._advance()
             task.after_step(physics)
             reward += task.get_reward(physics)
             terminated = task.get_termination(physics) is not None
@@ -109,6 +113,26 @@ class DMControlSimulator(Simulator):
     def render(self) -> np.ndarray:
         frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
         return frame
+
+    def _advance(self) -> None:
+        """One control step. As in dm_control, positions and velocities are up to date after it.
+
+        Raises EnvironmentFailure on MuJoCo's warnings (divergence, full contact buffers), which
+        dm_control makes errors too.
+        """
+        mujoco = self._mujoco
+        model, data = self._physics.model.ptr, self._physics.data.ptr
+        if self._runge_kutta:
+            mujoco.mj_step(model, data, self._substeps)
+        else:
+            mujoco.mj_step2(model, data)
+            if self._substeps > 1:
+                mujoco.mj_step(model, data, self._substeps - 1)
+        mujoco.mj_step1(model, data)
+        counts = data.warning.number
+        if counts.any():
+            names = [name for name, count in zip(mujoco.mjtWarning.__members__, counts, strict=False) if count]
+            raise EnvironmentFailure(f"the physics state is invalid ({', '.join(names)}); {self.describe()}")
 
     def _observe(self, obs: np.ndarray) -> None:
         values = self._task.get_observation(self._physics)

@@ -1,7 +1,7 @@
 """The table of tasks: every name, its simulator and its widths. Imports no torch and no simulator.
 
 DMControl's widths were read from dm_control 1.0.28; a test compares the table with the simulator.
-Four tasks of its suite are left out: `lqr-*` have no time limit and unbounded actions, and
+Three tasks of its suite are left out: the two of `lqr` have no time limit and unbounded actions, and
 `quadruped-escape` needs an OpenGL context in every simulating process to upload its terrain.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,7 @@ def _shares(num_envs: int, workers: int) -> list[range]:
     """Copies in contiguous shares, as equal as they can be."""
     count = max(min(workers, num_envs), 1)
     bounds = [num_envs * slot // count for slot in range(count + 1)]
-    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _close_all(workers: list[Worker], frames: FrameSource) -> None:
