@@ -38,7 +38,8 @@ def list_(json_: Annotated[bool, _JSON] = False) -> None:
     from flowmbpo_cli.tables import print_table
 
     console = people(json_)
-    for phase in sorted({info.phase for info in infos}, key=lambda phase: (phase not in _FIRST, phase)):
+    phases = sorted({info.phase for info in infos} - set(_FIRST))
+    for phase in (*_FIRST, *phases):
         chosen = [info for info in infos if info.phase == phase]
         print_table(console, phase, ["name", "task", "for"], [[i.name, i.task, i.description] for i in chosen])
         for cost in dict.fromkeys(info.cost for info in chosen):

@@ -1,0 +1,150 @@
+"""`presets`, `parity`, `doctor`, `version`."""
+
+import pytest
+
+from flowmbpo import __version__
+from flowmbpo.config.load import load_experiment
+from flowmbpo.config.presets import preset_names
+from flowmbpo_cli import machine
+from flowmbpo_cli.sources import complete_preset, complete_task
+from flowmbpo_cli.tables import show
+
+
+def test_list_names_every_preset_once(command):
+    listed = command("presets", "list", "--json").document
+    assert [entry["name"] for entry in listed] == preset_names()
+    assert all(set(entry) == {"name", "phase", "task", "description", "cost"} for entry in listed)
+    text = command("presets", "list").stdout
+    assert all(f" {name} " in text for name in preset_names())
+    assert text.index(" quickstart ") < text.index(" phase1-baseline ")
+
+
+def test_shown_preset_is_complete_and_loads(command, tmp_path):
+    (tmp_path / "shown.yaml").write_text(command("presets", "show", "mini-cartpole-genflow").stdout)
+    assert load_experiment("shown.yaml") == load_experiment("mini-cartpole-genflow")
+    document = command("presets", "show", "quickstart", "--json").document
+    assert document["config"] == load_experiment("quickstart").model_dump(mode="json")
+    assert command("presets", "show", "quickstart", "--own").stdout.startswith("extends: _quickstart-base\n")
+
+
+@pytest.mark.parametrize("flags", [[], ["--extend"]])
+def test_copy_is_the_same_experiment_under_its_own_name(command, flags):
+    finished = command("presets", "copy", "dmc-walker-stand-fullflow", "mine.yaml", *flags)
+    assert finished.code == 0 and "flowmbpo train --preset mine.yaml" in finished.stdout
+    copied, original = load_experiment("mine.yaml"), load_experiment("dmc-walker-stand-fullflow")
+    assert copied == original.model_copy(update={"name": "mine"})
+
+
+def test_copy_never_overwrites_unless_forced(command, tmp_path):
+    (tmp_path / "mine.yaml").write_text("precious")
+    refused = command("presets", "copy", "quickstart", "mine.yaml")
+    assert refused.code == 2 and "--force" in refused.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    forced = command("presets", "copy", "quickstart", "mine.yaml", "--force", "--json")
+    assert forced.document == {"preset": "quickstart", "path": "mine.yaml", "extends": False}
+    assert load_experiment("mine.yaml").name == "mine"
+
+
+def test_copy_into_a_folder_keeps_the_name(command, tmp_path):
+    assert command("presets", "copy", "quickstart", tmp_path).code == 0
+    assert load_experiment(tmp_path / "quickstart.yaml") == load_experiment("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("dest", "message"), [("mine", "ends in .yaml"), ("no/mine.yaml", "does not exist"), ("a b.yaml", "names a folder")]
+)
+def test_copy_to_a_place_that_cannot_hold_it_is_refused(command, dest, message):
+    finished = command("presets", "copy", "quickstart", dest)
+    assert finished.code == 2 and message in finished.stderr
+
+
+def test_copy_of_a_users_file_extends_it_by_its_path(command, tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\nseed: 5\n")
+    (tmp_path / "sub").mkdir()
+    assert command("presets", "copy", "mine.yaml", "sub/child.yaml", "--extend").code == 0
+    child = load_experiment("sub/child.yaml")
+    assert (child.name, child.seed) == ("child", 5)
+
+
+def test_parity_compares_presets_part_by_part(command):
+    document = command("parity", "mini-cartpole-mlp", "mini-cartpole-fullflow", "--json").document
+    assert (document["a"], document["b"]) == ("mini-cartpole-mlp", "mini-cartpole-fullflow")
+    parts = {row["part"]: row for row in document["parts"]}
+    assert {"encoder", "dynamics", "reward", "actor", "critic"} <= set(parts)
+    for part in (document["model"], document["actor"], parts["dynamics"]):
+        assert part["gap_percent"] == pytest.approx(100 * (part["b"] - part["a"]) / part["a"])
+        assert abs(part["gap_percent"]) <= 2
+    text = command("parity", "mini-cartpole-mlp", "mini-cartpole-fullflow").stdout
+    assert "encoder + dynamics + reward" in text and "at most 2%" in text
+
+
+def test_parity_of_unequal_sizes_warns_and_still_succeeds(command):
+    finished = command("parity", "quickstart", "phase1-baseline")
+    assert finished.code == 0
+    assert "WARNING: more than 2%" in finished.stdout
+
+
+def test_parity_takes_a_run_directory(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    command("presets", "copy", "quickstart", "run/config.yaml")
+    assert command("parity", "run", "quickstart", "--json").document["model"]["gap_percent"] == 0.0
+
+
+def test_doctor_reports_every_part_of_the_machine(command):
+    finished = command("doctor", "--json")
+    assert finished.code == 0
+    document = finished.document
+    sections = {check["section"] for check in document["checks"]}
+    assert sections == {"python", "torch", "simulators", "rendering", "dflex", "slurm", "wandb", "disk"}
+    assert document["ok"] is True
+    by_name = {check["name"]: check for check in document["checks"]}
+    assert by_name["step"]["ok"] and by_name["torch"]["ok"]
+    assert all(check["advice"] or check["ok"] or check["section"] == "rendering" for check in document["checks"])
+
+
+def test_doctor_exits_1_when_the_core_is_broken(command, monkeypatch):
+    broken = machine.Check("torch", "torch", False, "cannot be imported", "Install torch.", core=True)
+    monkeypatch.setattr(machine, "_torch", lambda: iter([broken]))
+    finished = command("doctor")
+    assert finished.code == 1
+    assert "Install torch." in finished.stdout and "The core does not work" in finished.stdout
+
+
+def test_doctor_says_whether_a_wandb_key_is_there_and_never_shows_it(command, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert machine.wandb_key_present() is False
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret-in-netrc\n")
+    assert machine.wandb_key_present() is True
+    (tmp_path / "netrc").write_text("not a netrc file")
+    assert machine.wandb_key_present() is False
+    monkeypatch.setenv("WANDB_API_KEY", "secret-in-environment")
+    assert machine.wandb_key_present() is True
+    finished = command("doctor", "--json")
+    assert "secret-in" not in finished.stdout + finished.stderr
+
+
+def test_version_is_the_packages(command):
+    assert command("version", "--json").document["flowmbpo"] == __version__
+    assert command("version").stdout.startswith(f"flowmbpo {__version__} ")
+    assert command("--version").stdout == command("version").stdout
+
+
+def test_completion_offers_presets_and_tasks():
+    assert complete_preset("quick") == ["quickstart", "quickstart-baseline"]
+    assert complete_task("walker") == ["walker-run", "walker-stand", "walker-walk"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.000123456, "0.0001235"),
+        (123456.7, "123,457"),
+        ([], "none"),
+    ],
+)
+def test_values_are_shown_for_people(value, text):
+    assert show(value) == text
