@@ -6,7 +6,7 @@ from flowmbpo import __version__
 from flowmbpo.config.load import load_experiment
 from flowmbpo.config.presets import preset_names
 from flowmbpo_cli import machine
-from flowmbpo_cli.sources import complete_preset, complete_task
+from flowmbpo_cli.sources import complete_preset, complete_task, config_of
 from flowmbpo_cli.tables import show
 
 
@@ -148,3 +148,17 @@ def test_completion_offers_presets_and_tasks():
 )
 def test_values_are_shown_for_people(value, text):
     assert show(value) == text
+
+
+def test_config_inside_a_lone_checkpoint_is_taken(command, tmp_path):
+    from flowmbpo.checkpoints.store import CheckpointStore
+
+    config = load_experiment("quickstart", ["training.horizon=3"])
+    payload = {"config": config.model_dump(mode="json"), "epoch": 1, "env_steps": 0, "agent": {}}
+    saved = CheckpointStore(tmp_path / "checkpoints").save("latest", payload)
+    lone = saved.rename(tmp_path / "lone.pt")
+    assert config_of(str(lone)) == config
+    payload["config"] = {**payload["config"], "horizon": 3}
+    foreign = CheckpointStore(tmp_path / "other").save("latest", payload)
+    finished = command("parity", foreign, "quickstart")
+    assert finished.code == 2 and "(config): unknown key 'horizon'. Did you mean" in finished.stderr
