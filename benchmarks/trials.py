@@ -51,9 +51,7 @@ def main() -> None:
 def expand(trials: Path) -> list[tuple[str, str, int]]:
     """One (preset, overrides, seed) per run, seeds outermost so that an early stop leaves whole rounds."""
     entries = yaml.safe_load(trials.read_text(encoding="utf-8"))
-    runs = [
-        (seed, entry["preset"], " ".join(entry.get("set", []))) for entry in entries for seed in entry["seeds"]
-    ]
+    runs = [(seed, entry["preset"], " ".join(entry.get("set", []))) for entry in entries for seed in entry["seeds"]]
     runs.sort(key=lambda run: run[0])
     return [(preset, overrides, seed) for seed, preset, overrides in runs]
 

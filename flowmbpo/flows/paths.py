@@ -9,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def sample_tau(
-    like: Float[Tensor, "B D"], sampling: str, generator: torch.Generator | None
-) -> Float[Tensor, "B 1"]:
+def sample_tau(like: Float[Tensor, "B D"], sampling: str, generator: torch.Generator | None) -> Float[Tensor, "B 1"]:
     """tau ~ U[0, 1] per row, or 0.5 for `midpoint`."""
     if sampling == "midpoint":
         return like.new_full((like.shape[0], 1), 0.5)

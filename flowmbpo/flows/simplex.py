@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.nets.simnorm import center, simnorm
+from flowmbpo.nets.simnorm import center, grouped, simnorm
 
 State = Float[Tensor, "... D"]
 
@@ -100,8 +100,8 @@ class LogitGeometry(SimplexGeometry):
     def pushforward(self, s: State, v: State) -> State:
         """Replicator field: dz = z * (v - <z, v>) per group."""
         z = simnorm(s, self.group)
-        mean = (z * v).unflatten(-1, (self.group, -1)).sum(-2, keepdim=True)
-        return z * (v.unflatten(-1, (self.group, -1)) - mean).flatten(-2)
+        mean = grouped(z * v, self.group).sum(-2, keepdim=True)
+        return z * (grouped(v, self.group) - mean).flatten(-2)
 
 
 def make_geometry(name: str, group: int, *, retraction: str) -> SimplexGeometry:
@@ -111,17 +111,17 @@ def make_geometry(name: str, group: int, *, retraction: str) -> SimplexGeometry:
 
 def project_to_simplex(x: State, group: int) -> State:
     """Euclidean projection of each group onto the simplex (Duchi et al. 2008): max(x - theta, 0)."""
-    grouped = x.unflatten(-1, (group, -1))
-    ordered = grouped.sort(-2, descending=True).values
+    rows = grouped(x, group)
+    ordered = rows.sort(-2, descending=True).values
     rank = torch.arange(1, group + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
     excess = (ordered.cumsum(-2) - 1.0) / rank
     support = (ordered > excess).sum(-2, keepdim=True)
     theta = excess.gather(-2, support - 1)
-    return (grouped - theta).clamp(min=0.0).flatten(-2)
+    return (rows - theta).clamp(min=0.0).flatten(-2)
 
 
 def simplex_violation(z: State, group: int) -> Float[Tensor, ""]:
     """Largest distance of any group from its simplex: max over |sum - 1| and negative parts."""
-    grouped = z.unflatten(-1, (group, -1))
-    sums = (grouped.sum(-2) - 1.0).abs().amax()
-    return torch.maximum(sums, (-grouped).clamp(min=0.0).amax())
+    rows = grouped(z, group)
+    sums = (rows.sum(-2) - 1.0).abs().amax()
+    return torch.maximum(sums, (-rows).clamp(min=0.0).amax())

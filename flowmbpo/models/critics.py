@@ -17,9 +17,7 @@ class CriticEnsemble(nn.Module):
     def __init__(self, config: CriticConfig, latent_dim: int, task_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.network = EnsembleMLP(
-            config.ensemble, latent_dim + task_dim, config.units, 1, zero_head=config.zero_init
-        )
+        self.network = EnsembleMLP(config.ensemble, latent_dim + task_dim, config.units, 1, zero_head=config.zero_init)
 
     def forward(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, "N B"]:
         """Every member's value."""
@@ -28,5 +26,5 @@ class CriticEnsemble(nn.Module):
 
     def value(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
         """The ensemble's value: its minimum or mean, by config."""
-        values = self(z, context)
+        values: Tensor = self(z, context)
         return values.amin(0) if self.config.reduction == "min" else values.mean(0)

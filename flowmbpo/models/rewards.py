@@ -44,7 +44,8 @@ class ScalarReward(RewardHead):
 
     def loss(self, inputs: Float[Tensor, "*B I"], reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """(prediction - reward)^2."""
-        return (self(inputs) - reward).square()
+        error: Tensor = self(inputs) - reward
+        return error.square()
 
 
 class TwoHotReward(RewardHead):

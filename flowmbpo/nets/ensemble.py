@@ -36,8 +36,8 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Float[Tensor, "B I"]) -> Float[Tensor, "N B O"]:
         """Every member's output."""
         first = self.weights[0]
-        shared = x @ first.transpose(0, 1).flatten(1)  # [B, N * width]
-        h = shared.unflatten(-1, (self.members, -1)).transpose(0, 1) + self.biases[0]
+        shared: Tensor = x @ first.transpose(0, 1).flatten(1)  # [B, N * width]
+        h: Tensor = torch.unflatten(shared, -1, (self.members, -1)).transpose(0, 1) + self.biases[0]
         for layer in range(1, len(self.weights)):
             h = nn.functional.mish(h)
             h = nn.functional.layer_norm(h, h.shape[-1:])

@@ -8,16 +8,22 @@ the latent's coordinates.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+def grouped(x: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... V G"]:
+    """The same numbers with a group's members along the second-last axis."""
+    return torch.unflatten(x, -1, (group, -1))
+
+
 def simnorm(logits: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"]:
     """Softmax within each group of `group` coordinates."""
-    return logits.unflatten(-1, (group, -1)).softmax(-2).flatten(-2)
+    return grouped(logits, group).softmax(-2).flatten(-2)
 
 
 def center(x: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"]:
     """Subtract each group's mean: the orthogonal projection P onto the simplex's tangent space."""
-    grouped = x.unflatten(-1, (group, -1))
-    return (grouped - grouped.mean(-2, keepdim=True)).flatten(-2)
+    rows = grouped(x, group)
+    return (rows - rows.mean(-2, keepdim=True)).flatten(-2)

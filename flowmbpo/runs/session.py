@@ -88,6 +88,7 @@ class TrainingSession:
         final: Evaluation | None = None
         if not stop:
             final = self._evaluate(FINAL)
+            self.sinks.log(self._final_row(final))
         checkpoint = self._save()
         self.status = "done" if final is not None else "interrupted"
         outcome = TrainOutcome(
@@ -106,6 +107,17 @@ class TrainingSession:
         self.run_dir.update_status("done" if final is not None else "interrupted", outcome=outcome.to_dict())
         return outcome
 
+    def _final_row(self, final: Evaluation) -> dict[str, float | int | str]:
+        """The final evaluation; also under the periodic keys where the last epoch had none of its own."""
+        row: dict[str, float | int | str] = {
+            "epoch": self.trainer.epoch,
+            "env_steps": self.trainer.env_steps,
+            "final/return_mean": final.return_mean,
+            "final/return_std": final.return_std,
+        }
+        every = self.config.evaluation.every
+        return row if every > 0 and self.trainer.epoch % every == 0 else row | _eval_row(final)
+
     def _epoch(self) -> None:
         config, trainer = self.config, self.trainer
         wall, steps, updates = self.clock.wall_s, trainer.env_steps, trainer.updates
@@ -123,13 +135,7 @@ class TrainingSession:
         due = config.evaluation.every > 0 and trainer.epoch % config.evaluation.every == 0
         if due:
             evaluation = self._evaluate(trainer.epoch)
-            row |= {
-                "eval/return_mean": evaluation.return_mean,
-                "eval/return_std": evaluation.return_std,
-                "eval/length_mean": evaluation.length_mean,
-            }
-            if evaluation.success is not None:
-                row["eval/success"] = evaluation.success
+            row |= _eval_row(evaluation)
             if self.best is None or evaluation.return_mean > self.best:
                 self.best = evaluation.return_mean
                 self.store.save("best", self._payload())
@@ -210,3 +216,14 @@ class TrainingSession:
         with StagedFile(target) as staged:
             torch.save({key: value.detach().cpu() for key, value in tensors.items()}, staged)  # type: ignore[arg-type]
             staged.commit()
+
+
+def _eval_row(evaluation: Evaluation) -> dict[str, float | int | str]:
+    row: dict[str, float | int | str] = {
+        "eval/return_mean": evaluation.return_mean,
+        "eval/return_std": evaluation.return_std,
+        "eval/length_mean": evaluation.length_mean,
+    }
+    if evaluation.success is not None:
+        row["eval/success"] = evaluation.success
+    return row

@@ -69,10 +69,7 @@ def train(
     loaded = load_for_resume(checkpoint, config) if checkpoint is not None else None
     env = make_env(config.task)  # before the directory: an environment that cannot run leaves nothing behind
     try:
-        if loaded is None:
-            run_dir = RunDirectory.create(path)
-        else:
-            run_dir = RunDirectory.open_existing(path)
+        run_dir = RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path)
         with run_dir:
             try:
                 run_dir.update_status(

@@ -169,9 +169,7 @@ class FoGTrainer:
 
     def _policy_update(self) -> dict[str, Tensor]:
         agent, config = self.agent, self.config
-        obs, task = self.replay.sample_starts(
-            config.actor_batch_size or self.env.num_envs, self.generators["replay"]
-        )
+        obs, task = self.replay.sample_starts(config.actor_batch_size or self.env.num_envs, self.generators["replay"])
         context = agent.world_model.context(task)
         with torch.no_grad():  # the actor learns through the model, not through the encoder
             start = agent.world_model.encode(obs, context)
@@ -183,9 +181,7 @@ class FoGTrainer:
         metrics = {"loss/actor": result.loss, "grad_norm/actor": result.grad_norm}
         if not result.stepped:
             return metrics  # the critic's targets come from the same rollout
-        results = update_critic(
-            agent, objective, self.optimisers["critic"], config, self.generators["critic"]
-        )
+        results = update_critic(agent, objective, self.optimisers["critic"], config, self.generators["critic"])
         for critic_result in results:
             self._check("critic", critic_result, lambda: {"obs": obs, "task": task})
         metrics["loss/critic"] = torch.stack([r.loss for r in results]).mean()

@@ -35,9 +35,7 @@ class Actor(nn.Module, ABC):
         """Hidden widths as built, after solving for parity."""
 
     @abstractmethod
-    def preactivation(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Action:
+    def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """The action before noise floor, tanh and mask."""
 
     @abstractmethod

@@ -48,9 +48,7 @@ class FlowActor(Actor):
         """Solved widths of the velocity network."""
         return self._hidden_units
 
-    def preactivation(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Action:
+    def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """The integrated a_1."""
         features = torch.cat([z, context.embedding], dim=-1)
         start = self._start(features, context.action_mask)

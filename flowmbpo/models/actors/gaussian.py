@@ -35,9 +35,7 @@ class GaussianActor(Actor):
         """As configured: this is the reference."""
         return self.config.units
 
-    def preactivation(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Action:
+    def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """mu + std eps."""
         mean: Tensor = self.mean(torch.cat([z, context.embedding], dim=-1))
         return mean if generator is None else mean + self.logstd.exp() * standard_normal(mean, generator)

@@ -97,7 +97,9 @@ class GaussianDynamicsConfig(_DynamicsConfig):
     @model_validator(mode="after")
     def _has_no_loss_space(self) -> GaussianDynamicsConfig:
         if self.loss_space == "logit":
-            raise ValueError("loss_space does not apply to kind 'gaussian': its likelihood is on the scaled displacement")
+            raise ValueError(
+                "loss_space does not apply to kind 'gaussian': its likelihood is on the scaled displacement"
+            )
         return self
 
     @model_validator(mode="after")
@@ -148,9 +150,7 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
     @model_validator(mode="after")
     def _mode_fits(self) -> FlowDynamicsConfig:
         if self.mode == "generative" and self.loss_space == "logit":
-            raise ValueError(
-                "loss_space does not apply to mode 'generative': its loss is on the scaled displacement"
-            )
+            raise ValueError("loss_space does not apply to mode 'generative': its loss is on the scaled displacement")
         if self.mode == "generative" and self.source_noise > 0:
             raise ValueError("source_noise belongs to mode 'displacement'; mode 'generative' has noise_std")
         if self.mode == "generative" and self.endpoint_weight > 0:
@@ -172,10 +172,6 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
 
 
 DynamicsConfig = Annotated[
-    MLPDynamicsConfig
-    | ResidualDynamicsConfig
-    | GaussianDynamicsConfig
-    | FlowDynamicsConfig
-    | NeuralODEDynamicsConfig,
+    MLPDynamicsConfig | ResidualDynamicsConfig | GaussianDynamicsConfig | FlowDynamicsConfig | NeuralODEDynamicsConfig,
     Field(discriminator="kind"),
 ]

@@ -76,7 +76,7 @@ class FlowDynamics(Dynamics):
         path_start = start.detach() if self.options.fm_source_grad == "none" else start
         displacement = target - (start if self.options.fm_source_grad == "full" else start.detach())
         s_tau = torch.lerp(path_start, target, tau)
-        error = self.velocity((s_tau, transition.task, transition.action), tau) - displacement
+        error: Tensor = self.velocity((s_tau, transition.task, transition.action), tau) - displacement
         if self.config.loss_space == "latent":
             # In logit geometry: the error of dz/dtau at this point of the path, which is a metric, not a path.
             error = self.geometry.pushforward(s_tau.detach(), error)

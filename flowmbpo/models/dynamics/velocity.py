@@ -59,7 +59,8 @@ class VelocityField(nn.Module):
         """Integrate from tau 0 to 1; the moving state stands between `before` and `after`."""
 
         def velocity(y: Tensor, tau: float) -> Tensor:
-            return self((*before, y, *after), y.new_full((y.shape[0], 1), tau))
+            v: Tensor = self((*before, y, *after), y.new_full((y.shape[0], 1), tau))
+            return v
 
         std = self.config.substep_noise
 
