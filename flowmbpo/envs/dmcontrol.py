@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ def suite_key(name: str) -> tuple[str, str]:
 def load_suite_task(name: str) -> Any:
     """The dm_control environment of a task; raises EnvironmentUnavailableError where it is missing."""
     try:
-        from dm_control import suite
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*DISPLAY")  # of glfw, which nothing here needs
+            from dm_control import suite
     except ImportError as error:
         raise EnvironmentUnavailableError(
             f"'{name}' needs dm_control, which cannot be imported here ({error}); "

@@ -107,7 +107,8 @@ class ProcessWorker(Worker):
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._process.close()
+        if self._process.exitcode is not None:  # None where other code in this process has reaped it
+            self._process.close()
 
     def _lost(self) -> WorkerError:
         if self._closed:

@@ -1,0 +1,164 @@
+"""The toy systems against values worked out by hand, and gradients through them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from flowmbpo.envs.tasks import task_info
+from flowmbpo.envs.toy.systems import toy_system
+from flowmbpo.envs.toy.vector import ToyVectorEnv
+
+NAMES = ["toy-pendulum-swingup", "toy-cartpole-swingup"]
+
+
+def system(name, repeat=None):
+    task = task_info(name)
+    return toy_system(task if repeat is None else dataclasses.replace(task, action_repeat=repeat))
+
+
+def one_step(toy, state, action):
+    after, reward = toy.transition(torch.tensor([state], dtype=torch.float64), torch.tensor([[action]]).double())
+    return after[0].tolist(), reward.item()
+
+
+def test_pendulum_step_is_the_hand_computed_one():
+    # Upright and still, a = 1/2: w = 3 * .05, th = .15 * .05.
+    after, reward = one_step(system(NAMES[0], repeat=1), [0.0, 0.0], 0.5)
+    assert after == pytest.approx([0.0075, 0.15])
+    assert reward == pytest.approx(0.9 * 0.9999718753 * math.exp(-0.001125) + 0.1 * 0.75, abs=1e-9)
+    # Level and still, a = -1: w = (15 - 6) * .05.
+    after, reward = one_step(system(NAMES[0], repeat=1), [math.pi / 2, 0.0], -1.0)
+    assert after == pytest.approx([math.pi / 2 + 0.0225, 0.45])
+    upright = (1 - math.sin(0.0225)) / 2
+    assert reward == pytest.approx(0.9 * upright**2 * math.exp(-0.05 * 0.45**2))
+
+
+def test_pendulum_speed_is_limited():
+    after, _ = one_step(system(NAMES[0], repeat=1), [math.pi / 2, 7.9], 1.0)
+    assert after == pytest.approx([math.pi / 2 + 0.4, 8.0])
+
+
+def test_cartpole_step_is_the_closed_form():
+    # Balanced pole, full force: the cart's acceleration is 4 F / (4 M + m), the pole's -3/(4 l) of it.
+    acceleration = 40 / 4.1
+    angular = -1.5 * acceleration
+    after, reward = one_step(system(NAMES[1], repeat=1), [0.0, 0.0, 0.0, 0.0], 1.0)
+    v, w = 0.01 * acceleration, 0.01 * angular
+    assert after == pytest.approx([0.01 * v, 0.01 * w, v, w])
+    upright = (math.cos(0.01 * w) + 1) / 2
+    centred = (1 + math.exp(-2.3 * (0.005 * v) ** 2)) / 2
+    slow = (1 + math.exp(-2.3 * (w / 5) ** 2)) / 2
+    assert reward == pytest.approx(upright * centred * slow * 0.8)
+
+
+def test_cartpole_falls_as_a_rod_on_a_free_cart():
+    # Level and still: gravity alone, 3 g / (4 l), the cart is not pushed.
+    after, _ = one_step(system(NAMES[1], repeat=1), [0.0, math.pi / 2, 0.0, 0.0], 0.0)
+    w = 0.01 * 0.75 * 9.81 / 0.5
+    assert after == pytest.approx([0.0, math.pi / 2 + 0.01 * w, 0.0, w], abs=1e-12)
+
+
+def test_cartpole_keeps_its_energy_without_force():
+    toy = system(NAMES[1], repeat=1)
+    state = torch.tensor([[0.0, 2.0, 0.3, -1.0]], dtype=torch.float64)
+
+    def energy(state):
+        _, angle, v, w = state[0].tolist()
+        pole_v, pole_u = v + 0.5 * w * math.cos(angle), -0.5 * w * math.sin(angle)
+        spin = 0.1 * 0.5**2 / 3  # a rod of half-length l about its centre
+        return 0.5 * v**2 + 0.05 * (pole_v**2 + pole_u**2) + 0.5 * spin * w**2 + 0.1 * 9.81 * 0.5 * math.cos(angle)
+
+    before = energy(state)
+    for _ in range(100):
+        state, _ = toy.transition(state, torch.zeros(1, 1).double())
+    assert energy(state) == pytest.approx(before, abs=0.01)
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_the_end_of_the_track_stops_the_cart(side):
+    after, _ = one_step(system(NAMES[1], repeat=1), [side * 1.79, math.pi, side * 3.0, 0.0], 0.0)
+    assert after[0] == side * 1.8
+    assert after[2] == 0.0
+    away, _ = one_step(system(NAMES[1], repeat=1), after, -side)
+    assert abs(away[0]) < 1.8
+    assert away[2] * side < 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agent_step_sums_its_physics_steps(name):
+    task, single = task_info(name), system(name, repeat=1)
+    width = 2 if "pendulum" in name else 4
+    state = torch.linspace(-0.9, 1.1, width, dtype=torch.float64)[None]
+    action = torch.tensor([[0.3]], dtype=torch.float64)
+    after, reward = toy_system(task).transition(state, action)
+    total = 0.0
+    for _ in range(task.action_repeat):
+        state, part = single.transition(state, action)
+        total += part.item()
+    torch.testing.assert_close(after, state)
+    assert reward.item() == pytest.approx(total)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_flow_through_the_transition(name):
+    width = 2 if "pendulum" in name else 4
+    state = torch.linspace(-0.7, 0.8, 2 * width, dtype=torch.float64).reshape(2, width).requires_grad_()
+    action = torch.tensor([[0.4], [-0.2]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(system(name).transition, (state, action))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_observation_holds_the_angle_as_cosine_and_sine(name):
+    if "pendulum" in name:
+        obs = system(name).observe(torch.tensor([[math.pi / 6, 2.0]]))
+        expected = [math.sqrt(3) / 2, 0.5, 0.5]
+    else:
+        obs = system(name).observe(torch.tensor([[0.1, math.pi / 6, 2.0, 3.0]]))
+        expected = [0.1, math.sqrt(3) / 2, 0.5, 2.0, 3.0]
+    assert obs[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "random", "expected"),
+    # Means over 4000 episodes of an independent numpy version of the same equations.
+    [(NAMES[0], True, 41.0), (NAMES[0], False, 50.2), (NAMES[1], True, 57.2), (NAMES[1], False, 0.013)],
+)
+def test_untrained_returns_are_those_of_the_equations(name, random, expected):
+    env = ToyVectorEnv(system(name), 256)
+    env.reset(0)
+    rng = torch.Generator().manual_seed(0)
+    total = torch.zeros(256)
+    for _ in range(env.spec.tasks[0].episode_length):
+        action = 2 * torch.rand(256, 1, generator=rng) - 1 if random else torch.zeros(256, 1)
+        total += env.step(action).reward
+    error = total.std().item() / 16
+    assert total.mean().item() == pytest.approx(expected, abs=4 * error)
+
+
+def test_starts_are_spread_as_described():
+    pendulum = ToyVectorEnv(system(NAMES[0]), 1000)
+    obs = pendulum.reset(1)
+    angle, speed = torch.atan2(obs[:, 1], obs[:, 0]), 4 * obs[:, 2]
+    assert angle.abs().mean().item() == pytest.approx(math.pi / 2, abs=0.15)
+    assert speed.abs().max().item() <= 1
+    assert speed.abs().mean().item() == pytest.approx(0.5, abs=0.05)
+    obs = ToyVectorEnv(system(NAMES[1]), 1000).reset(1)
+    assert obs[:, 1].max().item() < -0.99
+    assert obs[:, [0, 2, 3, 4]].std(dim=0).tolist() == pytest.approx([0.01] * 4, rel=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_picture_follows_the_state(name):
+    env = ToyVectorEnv(system(name), 2)
+    env.reset(0)
+    before = env.render(1)
+    for _ in range(5):
+        env.step(torch.ones(2, 1))
+    after = env.render(1)
+    assert before.shape == after.shape == (240, 320, 3)
+    assert before.dtype == "uint8"
+    assert (before != after).any()

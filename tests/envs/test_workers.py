@@ -1,0 +1,203 @@
+"""Worker processes: the step's bookkeeping, and every way to fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from scripted_simulator import CRASH, EXIT, NOT_A_NUMBER, REWARDLESS, TASK, ScriptedSimulator
+
+from flowmbpo.envs.workers.vector import WorkerVectorEnv
+from flowmbpo.errors import EnvironmentFailure
+
+
+def make(num_envs=4, workers=2, task=TASK):
+    return WorkerVectorEnv(task, ScriptedSimulator, num_envs, workers)
+
+
+def worker_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
+    children = (of or psutil.Process()).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def gone(processes: list[psutil.Process], within: float = 5.0) -> bool:
+    return not psutil.wait_procs(processes, timeout=within)[1]
+
+
+def only(index: int, value: float, num_envs: int = 4) -> torch.Tensor:
+    action = torch.zeros(num_envs, 2)
+    action[index, 0] = value
+    return action
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_steps_ends_and_starts_are_delivered(workers):
+    env = make(workers=workers)
+    start = env.reset(9)
+    assert start[:, 0].unique().numel() == 4
+    env.step(torch.full((4, 2), 0.5))
+    step = env.step(only(2, -0.5) + torch.tensor([[0.0, 0.1], [0.0, 0.2], [0.0, 0.3], [0.0, 0.4]]))
+    assert step.reward.tolist() == pytest.approx([1, 2, 3, 4])
+    assert step.terminated.tolist() == [False, False, True, False]
+    assert not step.truncated.any()
+    assert step.success.tolist() == [2, 2, 2, 2]
+    assert step.final_obs[2].tolist() == pytest.approx([start[2, 0].item(), 2, -0.5])
+    assert step.obs[2, 1] == 0
+    assert step.obs[2, 0] != start[2, 0]
+    for _ in range(2):
+        step = env.step(torch.zeros(4, 2))
+    step = env.step(only(0, -1.0))  # step 5 of 5: an end by the task and by the clock is the task's
+    assert step.terminated.tolist() == [True, False, False, False]
+    assert step.truncated.tolist() == [False, True, False, True]
+    env.close()
+
+
+def test_more_workers_than_copies_are_not_started():
+    before = len(worker_processes())
+    env = make(num_envs=2, workers=5)
+    assert len(worker_processes()) - before == 2
+    env.close()
+    assert len(worker_processes()) == before
+
+
+def test_waiting_costs_no_cpu_time_and_work_is_counted():
+    env = make(workers=1)
+    env.reset(0)
+    used = env.cpu_seconds()
+    assert used > 0
+    time.sleep(0.5)
+    idle = env.cpu_seconds()
+    assert idle - used < 0.05
+    for _ in range(200):
+        env.step(torch.zeros(4, 2))
+    assert env.cpu_seconds() > idle
+    env.close()
+    assert env.cpu_seconds() >= idle
+
+
+def test_close_ends_the_workers_and_may_be_repeated():
+    env = make()
+    processes = worker_processes()
+    env.reset(0)
+    env.close()
+    env.close()
+    assert gone(processes)
+    with pytest.raises(EnvironmentFailure, match="closed"):
+        env.reset(0)
+
+
+def test_a_forgotten_environment_ends_its_workers():
+    env = make()
+    processes = worker_processes()
+    assert processes
+    del env
+    assert gone(processes)
+
+
+@pytest.mark.parametrize(
+    ("moment", "how"),
+    [("idle", "exit code -9"), ("as a step starts", "exit code -9"), ("reaped by other code", "closed its pipe")],
+)
+def test_a_killed_worker_is_an_error_within_seconds(moment, how):
+    env = make()
+    processes = worker_processes()
+    victim = processes[1]
+    env.reset(0)
+    env.step(torch.full((4, 2), 0.25))
+    before = time.monotonic()
+    if moment == "as a step starts":
+        victim.suspend()
+    victim.kill()
+    if moment == "idle":
+        while victim.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+    elif moment == "reaped by other code":
+        victim.wait(5)
+    with pytest.raises(EnvironmentFailure) as caught:
+        env.step(torch.zeros(4, 2))
+    assert time.monotonic() - before < 5
+    message = str(caught.value)
+    assert message.startswith("scripted: environments ")
+    assert how in message
+    assert "after 1 steps" in message
+    assert gone(processes)
+
+
+def test_a_worker_that_exits_names_the_copy_it_was_at():
+    env = make()
+    processes = worker_processes()
+    env.reset(0)
+    env.step(torch.zeros(4, 2))
+    with pytest.raises(EnvironmentFailure, match=r"environment 3 failed in episode 0 after 1 steps.*\[0.8.*code 7"):
+        env.step(only(3, EXIT))
+    assert gone(processes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_simulator_that_raises_is_quoted(workers):
+    env = make(workers=workers)
+    processes = worker_processes()
+    env.reset(0)
+    with pytest.raises(
+        EnvironmentFailure, match=r"environment 2 failed.*ZeroDivisionError: the gearbox is gone"
+    ) as caught:
+        env.step(only(2, CRASH))
+    assert "scripted_simulator.py" in caught.value.__notes__[0]
+    assert gone(processes)
+    with pytest.raises(EnvironmentFailure, match="closed"):
+        env.step(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(NOT_A_NUMBER, r"observation entries \[1\]; scripted state 1"), (REWARDLESS, "reward inf")]
+)
+def test_results_that_are_not_finite_are_an_error_with_the_state(value, message):
+    env = make(workers=0)
+    env.reset(0)
+    with pytest.raises(EnvironmentFailure, match=f"environment 1 failed.*non-finite result after 1 steps.*{message}"):
+        env.step(only(1, value))
+
+
+def test_the_last_whole_step_can_still_be_saved_after_a_failure():
+    env = make(workers=0)
+    env.reset(0)
+    obs = env.step(torch.full((4, 2), 0.1)).obs
+    with pytest.raises(EnvironmentFailure):
+        env.step(only(1, CRASH))
+    fresh = make(workers=0)
+    assert fresh.load_state_dict(env.state_dict()).equal(obs)
+
+
+def test_a_simulator_of_another_width_is_refused_at_the_start():
+    wide = dataclasses.replace(TASK, obs_dim=4)
+    with pytest.raises(EnvironmentFailure, match=r"widths \(3, 2\), the task table says \(4, 2\)"):
+        make(task=wide)
+    assert not worker_processes()
+
+
+def test_workers_end_when_their_parent_is_killed():
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from scripted_simulator import TASK, ScriptedSimulator\n"
+        "from flowmbpo.envs.workers.vector import WorkerVectorEnv\n"
+        "env = WorkerVectorEnv(TASK, ScriptedSimulator, 2, 2)\n"
+        "env.reset(0); print('ready', flush=True); input()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        processes = worker_processes(psutil.Process(parent.pid))
+        assert len(processes) == 2
+        for process in processes:
+            process.send_signal(signal.SIGINT)  # Ctrl-C belongs to the parent
+        time.sleep(0.2)
+        assert all(process.is_running() for process in processes)
+        parent.kill()
+    assert gone(processes)
