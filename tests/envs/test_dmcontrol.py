@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ import torch
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.dmcontrol import DMControlSimulator, action_scale, load_suite_task
 from flowmbpo.envs.make import make_env
+from flowmbpo.envs.opengl import rendering_variables
 from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.workers.rendering import FrameSource
 from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
 
 
@@ -122,9 +121,19 @@ def test_frames_come_from_the_state_that_was_reached():
 
 def test_no_opengl_is_an_error_that_names_what_to_install(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "disabled")
-    source = FrameSource(partial(DMControlSimulator, "pendulum-swingup", 2), task_info("pendulum-swingup"))
     env = make_env(TaskConfig(name="pendulum-swingup"), 1, workers=0)
     env.reset(0)
-    with pytest.raises(EnvironmentUnavailableError, match=r"libegl1.*libosmesa6.*MUJOCO_GL=osmesa"):
+    with pytest.raises(EnvironmentUnavailableError, match=r"disabled: .*libegl1.*libosmesa6.*MUJOCO_GL=osmesa"):
         env.render()
-    assert source.cpu_seconds() == 0
+    assert env.step(torch.zeros(1, 1)).obs.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "display", "tried"),
+    [("osmesa", "", ["osmesa"]), ("", "", ["egl", "osmesa"]), ("", ":0", ["glfw", "egl", "osmesa"])],
+)
+def test_backends_are_tried_in_order_unless_one_is_chosen(monkeypatch, chosen, display, tried):
+    monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert [variables["MUJOCO_GL"] for variables in rendering_variables()] == tried
