@@ -115,7 +115,8 @@ def project_to_simplex(x: State, group: int) -> State:
     ordered = rows.sort(-2, descending=True).values
     rank = torch.arange(1, group + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
     excess = (ordered.cumsum(-2) - 1.0) / rank
-    support = (ordered > excess).sum(-2, keepdim=True)
+    # At least 1: no comparison holds for NaN (which must come out as NaN) or where x - 1 rounds to x.
+    support = (ordered > excess).sum(-2, keepdim=True).clamp(min=1)
     theta = excess.gather(-2, support - 1)
     return (rows - theta).clamp(min=0.0).flatten(-2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,9 +22,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.members = members
         dims = [in_dim, *units, out_dim]
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.empty(members, i, o)) for i, o in zip(dims[:-1], dims[1:], strict=True)
-        )
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairwise(dims))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for o in dims[1:])
         self.norm_weights = nn.ParameterList(nn.Parameter(torch.ones(members, 1, u)) for u in units)
         self.norm_biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, u)) for u in units)

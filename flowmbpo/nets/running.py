@@ -47,7 +47,10 @@ class RunningMoments(nn.Module):
 
 
 class RunningStd(nn.Module):
-    """Exponentially weighted standard deviation per feature, bias-corrected from the first batch."""
+    """Exponentially weighted standard deviation per feature, bias-corrected from the first batch.
+
+    float64 sums: the spread of near-constant returns (mean 100, std 0.05) drowns in float32's rounding.
+    """
 
     mean: Tensor
     square: Tensor
@@ -56,16 +59,20 @@ class RunningStd(nn.Module):
     def __init__(self, features: int, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("square", torch.zeros(features))
-        self.register_buffer("weight", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "B F"]) -> None:
-        """Blend in one batch of rows."""
-        rest = 1.0 - self.decay
-        self.mean.lerp_(x.mean(0), rest)
-        self.square.lerp_(x.square().mean(0), rest)
+        """Blend in one batch of rows; rows that are not finite are left out, for they would stay for ever."""
+        x = x.double()
+        finite = x.isfinite().all(-1, keepdim=True)
+        rows = finite.sum()
+        kept = torch.where(finite, x, 0.0)
+        rest = torch.where(rows > 0, 1.0 - self.decay, 0.0).to(x.dtype)
+        self.mean.lerp_(kept.sum(0) / rows.clamp(min=1), rest)
+        self.square.lerp_(kept.square().sum(0) / rows.clamp(min=1), rest)
         self.weight.lerp_(torch.ones_like(self.weight), rest)
 
     @property
@@ -73,4 +80,4 @@ class RunningStd(nn.Module):
         """Standard deviation; 1 before any data and for constant features."""
         weight = self.weight.clamp(min=1e-12)
         variance = self.square / weight - (self.mean / weight).square()
-        return torch.where(variance > 1e-12, variance, 1.0).sqrt()
+        return torch.where(variance > 1e-12, variance, 1.0).sqrt().float()

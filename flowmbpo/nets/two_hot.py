@@ -20,15 +20,13 @@ def symexp(x: Tensor) -> Tensor:
 def two_hot(x: Float[Tensor, "*B"], bins: Float[Tensor, " K"]) -> Float[Tensor, "*B K"]:
     """Weights on the two evenly spaced bins around symlog(x), whose expectation is symlog(x).
 
-    Values outside [bins[0], bins[-1]] go to the nearest end (the top bin has no right neighbour).
+    Values outside [bins[0], bins[-1]] go to the nearest end.
     """
     step = bins[1] - bins[0]
     position = ((symlog(x) - bins[0]) / step).clamp(0.0, len(bins) - 1.0)
-    lower = position.floor().clamp(max=len(bins) - 2.0)
-    upper_weight = (position - lower).unsqueeze(-1)
-    index = lower.long().unsqueeze(-1)
-    target = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)
-    return target.scatter(-1, index, 1.0 - upper_weight).scatter(-1, index + 1, upper_weight)
+    # A hat function around every bin: nothing is indexed, so that the top bin needs no neighbour and NaN stays NaN.
+    distance = (position.unsqueeze(-1) - torch.arange(len(bins), dtype=x.dtype, device=x.device)).abs()
+    return (1.0 - distance).clamp(min=0.0)
 
 
 def two_hot_cross_entropy(

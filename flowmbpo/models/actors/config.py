@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flowmbpo.config.base import FrozenConfig, NonNegativeFloat, PositiveFloat, PositiveInt, Units
 
@@ -34,6 +34,15 @@ class GaussianActorConfig(_ActorConfig):
     init_logstd: float = -1.0
     min_logstd: float = -1.427
 
+    @model_validator(mode="after")
+    def _starts_above_floor(self) -> GaussianActorConfig:
+        if self.init_logstd < self.min_logstd:
+            raise ValueError(
+                f"init_logstd {self.init_logstd} lies below min_logstd {self.min_logstd}, to which the first update"
+                " would raise it; lower min_logstd"
+            )
+        return self
+
     def build(self, latent_dim: int, task_dim: int, action_dim: int) -> Actor:
         from flowmbpo.models.actors.gaussian import GaussianActor
 
@@ -50,6 +59,15 @@ class FlowActorConfig(_ActorConfig):
     noise_std: PositiveFloat = 0.3679  # exp(-1): the Gaussian actor's initial std
     learn_noise_std: bool = True
     min_noise_std: NonNegativeFloat = 0.24  # exp(-1.427): the Gaussian actor's floor
+
+    @model_validator(mode="after")
+    def _starts_above_floor(self) -> FlowActorConfig:
+        if self.noise_std < self.min_noise_std:
+            raise ValueError(
+                f"noise_std {self.noise_std} lies below min_noise_std {self.min_noise_std}, to which the first update"
+                " would raise it; lower min_noise_std"
+            )
+        return self
 
     def build(self, latent_dim: int, task_dim: int, action_dim: int) -> Actor:
         from flowmbpo.models.actors.flow import FlowActor

@@ -135,7 +135,11 @@ class NeuralODEDynamicsConfig(_ODEDynamicsConfig):
 
 
 class FlowDynamicsConfig(_ODEDynamicsConfig):
-    """Conditional flow matching between a step's source and its target (see `FlowDynamics`)."""
+    """Conditional flow matching between a step's source and its target (see `FlowDynamics`).
+
+    Mode `generative` has `source: teacher` by default: the noise of a sampled rollout would become
+    part of the displacement that it learns.
+    """
 
     kind: Literal["flow"] = "flow"
     mode: Literal["displacement", "generative"] = "displacement"
@@ -148,6 +152,12 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
     scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
 
     @model_validator(mode="after")
+    def _generative_from_teacher(self) -> FlowDynamicsConfig:
+        if self.mode == "generative" and "source" not in self.model_fields_set:
+            object.__setattr__(self, "source", "teacher")  # a default that depends on another field
+        return self
+
+    @model_validator(mode="after")
     def _mode_fits(self) -> FlowDynamicsConfig:
         if self.mode == "generative" and self.loss_space == "logit":
             raise ValueError("loss_space does not apply to mode 'generative': its loss is on the scaled displacement")
@@ -157,6 +167,8 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
             raise ValueError(
                 "endpoint_weight must be 0 in mode 'generative': an endpoint loss collapses the noise to the mean"
             )
+        if self.mode == "generative" and self.fm_source_grad == "full":
+            raise ValueError("fm_source_grad 'full' belongs to mode 'displacement'; mode 'generative' has none or path")
         if self.fm_weight == 0 and self.endpoint_weight == 0:
             raise ValueError("fm_weight and endpoint_weight are both 0: nothing would train the dynamics")
         return self

@@ -18,9 +18,10 @@ class GenerativeFlowDynamics(Dynamics):
 
     `s_D` is the running std of the displacement per dimension, detached (without it the noise
     drowns a displacement a hundred times smaller). d = (s_tgt - s_s) / s_D, x_0 = sigma eps,
-    x_tau = (1 - tau) x_0 + tau d, loss (v - sg(d - x_0))^2. x is not tangent (the scale differs
-    between a group's coordinates); P is applied to s_D x_K, which leaves a true displacement as it is. There is no endpoint loss: it would
-    collapse the noise to the mean. The source carries gradient through the network's input only.
+    x_tau = (1 - tau) x_0 + tau d, loss `fm_weight (v - sg(d - x_0))^2`. x is not tangent (the scale
+    differs between a group's coordinates); P is applied to s_D x_K, which leaves a true displacement
+    as it is. There is no endpoint loss: it would collapse the noise to the mean. The source carries
+    gradient through the network's input only (`fm_source_grad: path`), or not at all (`none`).
     """
 
     def __init__(self, config: FlowDynamicsConfig, dims: DynamicsDims) -> None:
@@ -61,12 +62,13 @@ class GenerativeFlowDynamics(Dynamics):
         x_0 = self._noise(d, generator)
         tau = sample_tau(d, self.options.tau_sampling, generator)
         x_tau = torch.lerp(x_0, d, tau)
-        inputs = (transition.source, transition.task, transition.action, x_tau)
+        source = transition.source.detach() if self.options.fm_source_grad == "none" else transition.source
+        inputs = (source, transition.task, transition.action, x_tau)
         error = self.velocity(inputs, tau) - (d - x_0)
         s_next = None
         if need_next:
             s_next = self(transition.source, transition.action, transition.task, generator)
-        return error.square().mean(-1), s_next
+        return self.options.fm_weight * error.square().mean(-1), s_next
 
     def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
