@@ -112,12 +112,14 @@ def _dry_run(config: ExperimentConfig, json_: bool) -> None:
     if json_:
         print_document(report)
         return
-    from flowmbpo_cli.tables import print_tree
+    from flowmbpo_cli.tables import print_pairs, print_tree
 
     console = people(json_)
     described = {"config": config.model_dump(mode="json"), **report}
-    for title, content in described.items():
-        print_tree(console, title, content)
+    sections = {key: value for key, value in described.items() if isinstance(value, (dict, list))}
+    for title, content in sections.items():
+        print_tree(console, title.replace("_", " "), content)
+    print_pairs(console, "run", {key: value for key, value in described.items() if key not in sections})
     console.print("Dry run: nothing was trained and nothing was written.")
 
 
@@ -127,4 +129,6 @@ def _summarise(outcome: dict[str, Any]) -> None:
     console = people(False)
     print_pairs(console, "training", outcome)
     run_dir = outcome["run_dir"]
-    console.print(f"Look at it:  flowmbpo eval {run_dir} --plot curve.png", markup=False)
+    if outcome["status"] == "interrupted":
+        console.print(f"Go on with:  flowmbpo train --resume {run_dir}", markup=False, soft_wrap=True)
+    console.print(f"Look at it:  flowmbpo eval {run_dir} --plot curve.png", markup=False, soft_wrap=True)

@@ -115,6 +115,7 @@ def test_people_read_a_table_and_what_to_do_next(command, engine):
 
 def test_interrupted_outcome_exits_75(command, engine):
     engine.outcome = {"run_dir": "r", "status": "interrupted"}
+    assert "flowmbpo train --resume r" in command("train").stdout
     finished = command("train", "--json")
     assert finished.code == 75
     assert finished.document["status"] == "interrupted"
