@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -64,12 +64,17 @@ class RunningStd(nn.Module):
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "B F"]) -> None:
-        """Blend in one batch of rows; rows that are not finite are left out, for they would stay for ever."""
+    def update(self, x: Float[Tensor, "B F"], valid: Bool[Tensor, " B"] | None = None) -> None:
+        """Blend in the `valid` rows of one batch (None: all).
+
+        Rows that are not finite are left out too, for they would stay for ever.
+        """
         x = x.double()
-        finite = x.isfinite().all(-1, keepdim=True)
-        rows = finite.sum()
-        kept = torch.where(finite, x, 0.0)
+        usable = x.isfinite().all(-1, keepdim=True)
+        if valid is not None:
+            usable = usable & valid.unsqueeze(-1)
+        rows = usable.sum()
+        kept = torch.where(usable, x, 0.0)
         rest = torch.where(rows > 0, 1.0 - self.decay, 0.0).to(x.dtype)
         self.mean.lerp_(kept.sum(0) / rows.clamp(min=1), rest)
         self.square.lerp_(kept.square().sum(0) / rows.clamp(min=1), rest)

@@ -22,7 +22,7 @@ from flowmbpo.training.schedule import learning_rate
 from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
 
 Dump = Callable[[str, dict[str, Tensor]], None]
-"""Receives the name of the update that was not finite, and the tensors it was computed from."""
+"""Receives a name for the update that was not finite, and the tensors it was computed from."""
 
 RECENT_EPISODES = 20
 GENERATORS = ("exploration", "replay", "imagination", "model", "critic")
@@ -170,10 +170,9 @@ class FoGTrainer:
     def _policy_update(self) -> dict[str, Tensor]:
         agent, config = self.agent, self.config
         obs, task = self.replay.sample_starts(config.actor_batch_size or self.env.num_envs, self.generators["replay"])
-        context = agent.world_model.context(task)
-        with torch.no_grad():  # the actor learns through the model, not through the encoder
-            start = agent.world_model.encode(obs, context)
+        with torch.no_grad():  # the actor learns through the model, not through the encoder or the embedding
             context = agent.world_model.context(task)
+            start = agent.world_model.encode(obs, context)
         result, objective = update_actor(
             agent, start, context, self.optimisers["actor"], config, self.generators["imagination"]
         )
@@ -193,7 +192,7 @@ class FoGTrainer:
         if result.stepped:
             return
         self.nonfinite += 1
-        self.dump(name, tensors())
+        self.dump(f"epoch{self.epoch:06d}-{name}-{self.nonfinite}", tensors())
         if self.nonfinite > self.config.max_nonfinite:
             raise NonFiniteError(
                 f"{self.nonfinite} non-finite updates (the last: {name}, epoch {self.epoch}); "

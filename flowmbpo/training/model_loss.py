@@ -88,7 +88,7 @@ def _rollout(
     next_states: list[Tensor] = []
     for t in range(horizon):
         action = batch.action[t] * context.action_mask
-        transition = Transition(state, action, context.embedding, targets[t])
+        transition = Transition(state, action, context.embedding, targets[t], batch.valid[t])
         loss, s_next = model.dynamics.loss(transition, rng, need_next=need_last or t + 1 < horizon)
         states.append(state)
         losses.append(loss)
@@ -110,6 +110,7 @@ def _teacher(
         batch.action.flatten(0, 1) * every.action_mask,
         every.embedding,
         encoded[1:].flatten(0, 1).detach(),  # as in the rollout: the target side carries no gradient
+        batch.valid.flatten(),
     )
     losses, s_next = model.dynamics.loss(transition, rng, need_next=need_next)
     next_states = s_next.view(horizon, width, -1) if s_next is not None else None

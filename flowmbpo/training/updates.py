@@ -104,9 +104,7 @@ def update_actor(
         objective = actor_objective(agent, start, context, config, generator)
         loss = objective.loss
         if config.return_normalization:
-            finite = objective.returns.detach()
-            if bool(torch.isfinite(finite).all()):  # one NaN would poison the running scale for good
-                agent.return_scale.update(finite.unsqueeze(-1))
+            agent.return_scale.update(objective.returns.detach().unsqueeze(-1))
             loss = loss / agent.return_scale.std.squeeze(0)
         norm, stepped = optimiser.step(loss)
     agent.actor.clamp_()

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flowmbpo.flows.simplex import make_geometry
@@ -25,13 +25,15 @@ class Transition:
 
     `source` is the state that the step starts from: the model's own prediction (`rollout`) or the
     encoding of the observation (`teacher`). `target` is the encoding of the next observation,
-    without gradient.
+    without gradient. Rows that are not `valid` (None: all are) are padding: their losses are thrown
+    away by the caller, and they must not enter running statistics.
     """
 
     source: Float[Tensor, "B D"]
     action: Float[Tensor, "B A"]
     task: Float[Tensor, "B E"]
     target: Float[Tensor, "B D"]
+    valid: Bool[Tensor, " B"] | None = None
 
 
 class Dynamics(nn.Module, ABC):

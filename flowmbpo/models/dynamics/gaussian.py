@@ -54,7 +54,7 @@ class GaussianDynamics(Dynamics):
         """beta-NLL of (s_tgt - s_s) / s_D under N(mu, std^2), mean over the latent."""
         displacement = transition.target - transition.source
         if self.training:
-            self.scale.update(displacement)
+            self.scale.update(displacement, transition.valid)
         mean, logstd = self._distribution(transition.source, transition.action, transition.task)
         standardised = (displacement / self.scale.std - mean) * (-logstd).exp()
         nll = logstd + 0.5 * standardised.square()

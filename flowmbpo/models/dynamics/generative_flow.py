@@ -57,7 +57,7 @@ class GenerativeFlowDynamics(Dynamics):
         """Flow matching in the scaled displacement."""
         displacement = (transition.target - transition.source).detach()
         if self.training:
-            self.scale.update(displacement)
+            self.scale.update(displacement, transition.valid)
         d = displacement / self.scale.std
         x_0 = self._noise(d, generator)
         tau = sample_tau(d, self.options.tau_sampling, generator)
