@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from flowmbpo.checkpoints.config import CheckpointConfig
-from flowmbpo.config.base import FrozenConfig, NonNegativeInt
+from flowmbpo.config.base import FrozenConfig
 from flowmbpo.config.compute import ComputeConfig
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.evaluation.config import EvaluationConfig
@@ -26,7 +26,7 @@ class ExperimentConfig(FrozenConfig):
     description: str = ""
     cost: str = ""
     high_cost: bool = False
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # evaluation seeds lie above it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()

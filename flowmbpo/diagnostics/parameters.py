@@ -11,8 +11,6 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.models.agent import Agent
 
-MODEL_PARTS = ("encoder", "dynamics", "reward", "termination", "task_embedding")
-
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
     """The untrained agent of a config, initialised from torch's global generator."""

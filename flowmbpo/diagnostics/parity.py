@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.diagnostics.parameters import MODEL_PARTS, build_meta_agent, parameter_counts, solved_widths
+from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.models.actors.config import GaussianActorConfig
 from flowmbpo.models.dynamics.config import MLPDynamicsConfig
@@ -89,6 +89,3 @@ def reference_config(config: ExperimentConfig) -> ExperimentConfig:
     actor = GaussianActorConfig(units=config.actor.units)
     model = config.model.model_copy(update={"dynamics": dynamics})
     return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
-
-
-__all__ = ["MODEL_PARTS", "Parity", "PartParity", "parity", "reference_config"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
@@ -12,6 +14,8 @@ from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent
+from flowmbpo.runs.nonfinite import NonFiniteDump
+from flowmbpo.training.fog import FoGTrainer
 
 EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most
 
@@ -48,6 +52,13 @@ def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
     """The agent of a new run: initial weights depend on the seed alone."""
     torch.manual_seed(config.seed)
     return build_agent(config, spec)
+
+
+def make_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device, run_dir: Path) -> FoGTrainer:
+    """The trainer of a new run; nothing is written before an update is not finite. Raises ConfigError."""
+    agent = seeded_agent(config, env.spec)
+    dump = NonFiniteDump(run_dir / "nonfinite")
+    return FoGTrainer(agent, env, config.training, seed=config.seed, device=device, dump=dump)
 
 
 def evaluation_env(config: ExperimentConfig, episodes: int) -> VectorEnv:

@@ -80,6 +80,7 @@ def evaluate(
     Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
     """
     path = resolve(checkpoint)
+    metrics = None if plot is None else _metrics_beside(path)  # before minutes of episodes are run for it
     target = resolve_device(device)
     loaded = load(path, target)
     config = experiment_from_dict(loaded.payload["config"], str(path))
@@ -87,7 +88,7 @@ def evaluate(
         config = _for_task(config, task)
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
-    count = episodes or config.evaluation.episodes
+    count = config.evaluation.episodes if episodes is None else episodes
     used_seed = DEFAULT_SEED + config.seed if seed is None else seed
 
     def policy(obs: Tensor, ids: Tensor) -> Tensor:
@@ -110,8 +111,8 @@ def evaluate(
     files = write_results(folder, figures, meta)
     if video is not None:
         _film(policy, config, used_seed, video)
-    if plot is not None:
-        _plot(path, plot)
+    if plot is not None and metrics is not None:
+        plot_learning_curve(metrics, plot)
     return EvalOutcome(
         checkpoint=str(path),
         checkpoint_sha256=loaded.sha256,
@@ -158,11 +159,11 @@ def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path) -> N
         env.close()
 
 
-def _plot(checkpoint: Path, out: Path) -> None:
+def _metrics_beside(checkpoint: Path) -> Path:
     metrics = checkpoint.parent.parent / "metrics.jsonl"
     if not metrics.is_file():
         raise RunDirectoryError(
             f"--plot: {checkpoint} lies in no run directory, so there is no metrics.jsonl to draw; "
             "name a run directory, or a checkpoint inside one"
         )
-    plot_learning_curve(metrics, out)
+    return metrics

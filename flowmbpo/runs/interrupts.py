@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,8 +23,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch SIGINT, SIGTERM and SIGUSR1; a second SIGINT stops at once, unsaved."""
+    """Catch SIGINT, SIGTERM and SIGUSR1; a second SIGINT stops at once, unsaved.
+
+    Python lets the main thread alone install handlers: in another one nothing is caught.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:

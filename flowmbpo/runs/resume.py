@@ -1,14 +1,17 @@
-"""Which differences a resume accepts, and finding what it resumes."""
+"""Finding what a resume goes on from, which differences it accepts, and putting the trainer back there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from flowmbpo.checkpoints.loader import Loaded, load, resolve
+from flowmbpo.checkpoints import rng
+from flowmbpo.checkpoints.loader import Loaded, load, load_replay, names, resolve
+from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.flat import Difference, config_differences
 from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.errors import ConfigError, RunDirectoryError
+from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from flowmbpo.training.fog import FoGTrainer
 
 FREE_SECTIONS = ("evaluation.", "tracking.", "checkpoint.")
 FREE_KEYS = ("device", "compute.threads", "task.workers", "description", "cost", "high_cost")
@@ -21,7 +24,15 @@ def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
     Raises CheckpointError when there is no checkpoint, RunDirectoryError when a lone file is named
     or `--out` names another directory.
     """
-    checkpoint = resolve(resume.expanduser().absolute())
+    resume = resume.expanduser().absolute()
+    if not resume.exists():
+        raise RunDirectoryError(f"--resume: there is no run in {resume} to go on with; leave --resume away to start it")
+    if (resume / "run.json").is_file() and not names(resume / "checkpoints"):
+        raise RunDirectoryError(
+            f"{resume}: the run ended before its first checkpoint, so there is nothing to go on with; "
+            "remove the directory or choose another with --out, and leave --resume away"
+        )
+    checkpoint = resolve(resume)
     run_dir = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not (run_dir / "run.json").is_file():
         raise RunDirectoryError(
@@ -49,6 +60,26 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> Loaded:
             "device and threads only. Start a new run with --out for anything else."
         )
     return loaded
+
+
+def restore(trainer: FoGTrainer, loaded: Loaded) -> None:
+    """Put the trainer where the checkpoint left it, its random generators and replay buffer included.
+
+    Raises CheckpointError on another architecture, or where the checkpoint has no replay buffer.
+    """
+    payload = loaded.payload
+    mismatch = architecture_mismatch(trainer.agent.state_dict(), payload["agent"])
+    if mismatch is not None:
+        raise CheckpointError(f"{loaded.path}: {mismatch}")
+    if payload["started"]:
+        replay = load_replay(loaded)
+        if replay is None:
+            raise CheckpointError(
+                f"{loaded.path}: holds no replay buffer, so the run cannot go on exactly; resume from latest.pt"
+            )
+        trainer.replay.load_state_dict(replay)
+    trainer.load_state_dict(payload)
+    rng.restore(payload["rng"], trainer.generators)
 
 
 def _accepted(difference: Difference, epoch: int) -> bool:

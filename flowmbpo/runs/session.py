@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints import rng
-from flowmbpo.checkpoints.atomic import StagedFile
-from flowmbpo.checkpoints.loader import Loaded, load_replay
-from flowmbpo.checkpoints.payload import architecture_mismatch
+from flowmbpo.checkpoints.loader import Loaded
 from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.envs.base import VectorEnv
-from flowmbpo.errors import CheckpointError
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 from flowmbpo.run_directory import RunDirectory
-from flowmbpo.runs.build import evaluation_env, evaluation_seed, seeded_agent
+from flowmbpo.runs.build import evaluation_env, evaluation_seed
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.tracking.factory import make_sinks
@@ -34,38 +31,37 @@ FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no
 
 
 class TrainingSession:
-    """Everything between taking a run directory and letting it go."""
+    """Everything between taking a run directory and letting it go.
+
+    `trainer` stands where `loaded`, the checkpoint that the run goes on from, left it.
+    """
 
     def __init__(
         self,
         config: ExperimentConfig,
-        env: VectorEnv,
+        trainer: FoGTrainer,
         run_dir: RunDirectory,
-        device: torch.device,
         loaded: Loaded | None,
         *,
         console: bool,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
-        self.device = device
-        self.trainer = FoGTrainer(
-            seeded_agent(config, env.spec), env, config.training, seed=config.seed, device=device, dump=self._dump
-        )
+        self.trainer = trainer
+        self.device = trainer.device
         self.store = CheckpointStore(run_dir.checkpoints, config.checkpoint.keep)
-        self.cost = estimate_cost(config, env.spec)
+        self.cost = estimate_cost(config, trainer.env.spec)
         self.best: float | None = None
         self.eval_env: VectorEnv | None = None
         resume_epoch = None
         clock = (0.0, 0.0)
         if loaded is not None:
-            clock = self._restore(loaded)
-            resume_epoch = self.trainer.epoch
-            run_dir.mark_resumed(loaded.path.name, resume_epoch)
-        self.clock = TrainingClock(env, *clock)
-        self.sinks = make_sinks(
-            config, run_dir, config.training.epochs, env.spec.tasks[0].name, resume_epoch, console=console
-        )
+            self.best = loaded.payload["best"]
+            clock = (float(loaded.payload["wall_s"]), float(loaded.payload["cpu_s"]))
+            resume_epoch = trainer.epoch
+        self.clock = TrainingClock(trainer.env, *clock)
+        name = trainer.env.spec.tasks[0].name
+        self.sinks = make_sinks(config, run_dir, config.training.epochs, name, resume_epoch, console=console)
         self.status = "failed"
 
     def __enter__(self) -> TrainingSession:
@@ -85,11 +81,11 @@ class TrainingSession:
         epochs = self.config.training.epochs
         while self.trainer.epoch < epochs and not stop:
             self._epoch()
+        checkpoint = self._save()  # before the evaluation: whatever breaks there costs no training
         final: Evaluation | None = None
         if not stop:
             final = self._evaluate(FINAL)
             self.sinks.log(self._final_row(final))
-        checkpoint = self._save()
         self.status = "done" if final is not None else "interrupted"
         outcome = TrainOutcome(
             run_dir=str(self.run_dir.path),
@@ -189,33 +185,6 @@ class TrainingSession:
     def _save(self) -> str:
         replay = self.trainer.replay.state_dict() if self.trainer.started else None
         return str(self.store.save("latest", self._payload(), replay))
-
-    def _restore(self, loaded: Loaded) -> tuple[float, float]:
-        """Put the trainer where the checkpoint left it; returns its wall and CPU seconds."""
-        payload = loaded.payload
-        mismatch = architecture_mismatch(self.trainer.agent.state_dict(), payload["agent"])
-        if mismatch is not None:
-            raise CheckpointError(f"{loaded.path}: {mismatch}")
-        if payload["started"]:
-            replay = load_replay(loaded)
-            if replay is None:
-                raise CheckpointError(
-                    f"{loaded.path}: holds no replay buffer, so the run cannot go on exactly; resume from latest.pt"
-                )
-            self.trainer.replay.load_state_dict(replay)
-        self.trainer.load_state_dict(payload)
-        rng.restore(payload["rng"], self.trainer.generators)
-        self.best = payload["best"]
-        return float(payload["wall_s"]), float(payload["cpu_s"])
-
-    def _dump(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Keep what a non-finite update was computed from, for whoever looks into it."""
-        folder = self.run_dir.path / "nonfinite"
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{epoch_name(self.trainer.epoch)}-{name}-{self.trainer.nonfinite}.pt"
-        with StagedFile(target) as staged:
-            torch.save({key: value.detach().cpu() for key, value in tensors.items()}, staged)  # type: ignore[arg-type]
-            staged.commit()
 
 
 def _eval_row(evaluation: Evaluation) -> dict[str, float | int | str]:

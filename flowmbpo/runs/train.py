@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,10 +15,11 @@ from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.errors import Interrupted, StorageError
 from flowmbpo.run_directory import RunDirectory, default_path
-from flowmbpo.runs.build import env_name, env_spec, resolve_device, set_up_compute
+from flowmbpo.runs.build import env_name, env_spec, make_trainer, resolve_device, set_up_compute
 from flowmbpo.runs.interrupts import stop_on_signals
-from flowmbpo.runs.resume import load_for_resume, resume_target
+from flowmbpo.runs.resume import load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
 
 log = logging.getLogger("flowmbpo")
@@ -57,7 +59,8 @@ def train(
 
     `resume` is a run directory, a checkpoint inside one, or "auto": the directory this config would
     have. Raises ConfigError, RunDirectoryError, CheckpointError, EnvironmentUnavailableError before
-    anything is written, NonFiniteError and EnvironmentFailure while running.
+    anything is written, NonFiniteError, EnvironmentFailure, StorageError and Interrupted (stopped at
+    once by a second Ctrl-C) while running.
     """
     spec = env_spec(config)
     device = resolve_device(config.device)
@@ -67,25 +70,51 @@ def train(
     if resume is not None:
         path, checkpoint = resume_target(path if resume == "auto" else resume, out)
     loaded = load_for_resume(checkpoint, config) if checkpoint is not None else None
-    env = make_env(config.task)  # before the directory: an environment that cannot run leaves nothing behind
+    # Before the directory is taken: what cannot be built or restored leaves it as it was.
+    env = make_env(config.task)
     try:
+        trainer = make_trainer(config, env, device, path)
+        if loaded is not None:
+            restore(trainer, loaded)
         run_dir = RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path)
-        with run_dir:
-            try:
-                run_dir.update_status(
-                    "running", command=command or [], device=str(device), env=env_name(config), seed=config.seed
-                )
-                run_dir.write_config(to_yaml(config))
-                with logged_to(run_dir.logs / "train.log"):
-                    log_parity(config, spec)
-                    session = TrainingSession(config, env, run_dir, device, loaded, console=console)
-                    with stop_on_signals() as stop, session:
-                        return session.run(stop)
-            except BaseException as error:
-                run_dir.update_status("failed", error=f"{type(error).__name__}: {error}")
-                raise
+        with run_dir, failure_recorded(run_dir):
+            if loaded is not None:
+                run_dir.mark_resumed(loaded.path.name, trainer.epoch)
+            facts = {"command": command or [], "device": str(device), "env": env_name(config), "seed": config.seed}
+            run_dir.update_status("running", **facts, error=None)
+            run_dir.write_config(to_yaml(config))
+            with logged_to(run_dir.logs / "train.log"), stop_on_signals() as stop:
+                log_parity(config, spec)
+                with TrainingSession(config, trainer, run_dir, loaded, console=console) as session:
+                    return session.run(stop)
     finally:
         env.close()
+
+
+@contextmanager
+def failure_recorded(run_dir: RunDirectory) -> Iterator[None]:
+    """Whatever ends the run inside is written to its run.json, where the disk lets it, and raised again."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (run_dir.checkpoints / "latest.pt").is_file():
+            _record(run_dir, "failed", "stopped at once, before the first checkpoint")
+            raise
+        _record(run_dir, "interrupted", "stopped at once; what followed the last checkpoint is lost")
+        raise Interrupted(
+            "stopped at once: what followed the last checkpoint is lost. "
+            f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
+        ) from error
+    except BaseException as error:
+        _record(run_dir, "failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], error: str) -> None:
+    try:
+        run_dir.update_status(status, error=error)
+    except StorageError as refusal:  # the disk that ended the run may refuse this too: the cause matters more
+        log.error("%s", refusal)
 
 
 @contextmanager

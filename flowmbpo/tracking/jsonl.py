@@ -12,6 +12,7 @@ from flowmbpo.errors import DataError, RunDirectoryError
 from flowmbpo.tracking.sink import MetricSink, Row
 
 NONFINITE = "nonfinite_keys"
+FINAL = "final/return_mean"  # in the row of a run's final evaluation
 
 
 class JsonlSink(MetricSink):
@@ -48,10 +49,13 @@ class JsonlSink(MetricSink):
             raise refused(self.path, error) from error
 
     def truncate_after(self, epoch: int) -> None:
-        """Drop rows beyond `epoch` and a torn last line, in one step. Before anything is logged."""
+        """Drop rows beyond `epoch`, the earlier end's final evaluation, and a torn last line, in one step.
+
+        Before anything is logged.
+        """
         if not self.path.exists():
             return
-        rows = [row for row in read_rows(self.path) if row.get("epoch", epoch) <= epoch]
+        rows = [row for row in read_rows(self.path) if row.get("epoch", epoch) <= epoch and FINAL not in row]
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_bytes_atomic(self.path, text.encode())
 
