@@ -26,7 +26,7 @@ class ExperimentConfig(FrozenConfig):
     description: str = ""
     cost: str = ""
     high_cost: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # evaluation seeds lie above it
+    seed: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0  # evaluation seeds lie above
     device: Literal["auto", "cpu", "cuda"] = "auto"
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()

@@ -81,7 +81,7 @@ def train(
             if loaded is not None:
                 run_dir.mark_resumed(loaded.path.name, trainer.epoch)
             facts = {"command": command or [], "device": str(device), "env": env_name(config), "seed": config.seed}
-            run_dir.update_status("running", **facts, error=None)
+            run_dir.update_status("running", **facts, error=None, outcome=None)
             run_dir.write_config(to_yaml(config))
             with logged_to(run_dir.logs / "train.log"), stop_on_signals() as stop:
                 log_parity(config, spec)

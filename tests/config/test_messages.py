@@ -47,7 +47,7 @@ def refuse(tmp_path, monkeypatch, text):
         ("task: {name: 3}\n", "task.name: 3 is not allowed. Use text."),
         ("training:\n", "f.yaml:2: training: null is not allowed. Use a mapping of keys."),
         ("actor: flow\n", "f.yaml:2: actor: 'flow' is not allowed. Use a mapping with kind 'gaussian' or 'flow'."),
-        ("seed: {a: 1}\n", "f.yaml:2: 'seed' is a value, not a section. Use an integer >= 0."),
+        ("seed: {a: 1}\n", "f.yaml:2: 'seed' is a value, not a section. Use an integer >= 0 and <= 1e+09."),
         ("seed: {}\n", "f.yaml:2: 'seed' is a value, not a section."),
         (
             "model:\n  dynamics:\n    kind: flwo\n",
