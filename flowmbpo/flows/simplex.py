@@ -111,11 +111,13 @@ def make_geometry(name: str, group: int, *, retraction: str) -> SimplexGeometry:
 
 def project_to_simplex(x: State, group: int) -> State:
     """Euclidean projection of each group onto the simplex (Duchi et al. 2008): max(x - theta, 0)."""
+    # The projection does not see a shift; from 0 down, the sums below round to 1e-7 wherever x lies.
     rows = grouped(x, group)
+    rows = rows - rows.amax(-2, keepdim=True)
     ordered = rows.sort(-2, descending=True).values
     rank = torch.arange(1, group + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
     excess = (ordered.cumsum(-2) - 1.0) / rank
-    # At least 1: no comparison holds for NaN (which must come out as NaN) or where x - 1 rounds to x.
+    # At least 1: no comparison holds for NaN, which must come out as NaN.
     support = (ordered > excess).sum(-2, keepdim=True).clamp(min=1)
     theta = excess.gather(-2, support - 1)
     return (rows - theta).clamp(min=0.0).flatten(-2)

@@ -66,7 +66,12 @@ def test_projection_passes_numbers_that_are_none_on_and_survives_huge_ones():
     assert project_to_simplex(x, 8)[0].isnan().any()
     assert project_to_simplex(x, 8)[1].tolist() == [0.125] * 8
     huge = torch.tensor([[1e9, 0.0, 0.0, 0.0]])  # float32 cannot tell 1e9 from 1e9 - 1
-    assert project_to_simplex(huge, 4).isfinite().all()
+    assert project_to_simplex(huge, 4).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_projection_keeps_its_precision_far_from_the_simplex():
+    far = center(normal(64, 64, scale=100.0).float(), GROUP)
+    assert simplex_violation(project_to_simplex(far, GROUP), GROUP) < 1e-6
 
 
 def test_projection_has_the_gradient_of_the_active_face():
