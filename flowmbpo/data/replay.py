@@ -9,7 +9,6 @@ from torch import Tensor
 from flowmbpo.data.batch import Batch
 from flowmbpo.envs.base import EnvStep
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, EnvironmentFailure
-from flowmbpo.nets.running import RunningMoments
 
 INITIAL_ROWS = 64
 ROW_FIELDS = ("obs", "action", "reward", "terminated", "closed", "starts")
@@ -58,7 +57,6 @@ class ReplayBuffer:
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.rows = capacity // num_envs + 1  # the newest row of a lane has no transition yet
-        self.reward_moments = RunningMoments().to(self.device)  # of all rewards ever added
         self.task_ids = task_ids.to(self.device, torch.long, copy=True)
         allocated = min(self.rows, INITIAL_ROWS)
         self.obs = self._zeros(allocated, obs_dim)
@@ -118,7 +116,6 @@ class ReplayBuffer:
         self.closed[reached, self._lanes] = True
         # Where no episode ended this is the row just written, and obs equals final_obs.
         self._write_newest((reached + done) % self.rows, obs)
-        self.reward_moments.update(reward)
         self._total = int(self.num_starts.sum())
 
     def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
@@ -168,7 +165,6 @@ class ReplayBuffer:
         """Everything stored, as tensors and numbers; of the rows, only the filled ones."""
         state: dict[str, Tensor | int] = {name: getattr(self, name).clone() for name in LANE_FIELDS}
         state |= {name: getattr(self, name)[: self._filled].clone() for name in ROW_FIELDS}
-        state |= {f"reward_{name}": value.clone() for name, value in self.reward_moments.state_dict().items()}
         return state | {"capacity": self.capacity}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
@@ -176,10 +172,7 @@ class ReplayBuffer:
 
         Raises CheckpointError where the state was saved by a buffer of other dimensions.
         """
-        moments = self.reward_moments.state_dict().keys()
-        missing = sorted(
-            {*ROW_FIELDS, *LANE_FIELDS, "capacity", *(f"reward_{name}" for name in moments)} - state.keys()
-        )
+        missing = sorted({*ROW_FIELDS, *LANE_FIELDS, "capacity"} - state.keys())
         if missing:
             raise CheckpointError(f"the saved replay buffer lacks {', '.join(missing)}: the checkpoint is damaged")
         if state["capacity"] != self.capacity:
@@ -200,7 +193,6 @@ class ReplayBuffer:
             setattr(self, name, value.to(self.device, getattr(self, name).dtype, copy=True))
         self._filled = int(self.count.max())
         self._total = int(self.num_starts.sum())
-        self.reward_moments.load_state_dict({name: state[f"reward_{name}"] for name in moments})
 
     def _zeros(self, rows: int, *width: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(rows, self.num_envs, *width, dtype=dtype, device=self.device)

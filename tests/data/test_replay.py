@@ -248,14 +248,6 @@ def test_memory_grows_with_what_is_stored():
     assert made.buffer.rows == 1_000_001
 
 
-def test_reward_moments_are_those_of_every_reward_ever_added():
-    made = recorder(num_envs=2, capacity=4, kinds=[(RUNNING, TRUNCATED)] * 9)
-    rewards = torch.tensor([step + 1000.0 * lane for step in range(1, 10) for lane in range(2)])
-    assert made.buffer.reward_moments.mean.item() == pytest.approx(rewards.mean().item(), rel=1e-6)
-    assert made.buffer.reward_moments.std.item() == pytest.approx(rewards.std(correction=0).item(), rel=1e-6)
-    assert int(made.buffer.reward_moments.count) == 18
-
-
 def test_an_empty_buffer_says_so():
     made = recorder()
     with pytest.raises(DataError, match="collect"):
