@@ -1,0 +1,107 @@
+"""Tiny agents, batches and trainers."""
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from flowmbpo.data.batch import Batch
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.models.actors.config import ActorConfig
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.config import CriticConfig, ModelConfig
+from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.fog import FoGTrainer
+
+TASKS = (
+    TaskInfo("wide", "scripted", 3, 2, 10, 1, 0.9, can_terminate=True),
+    TaskInfo("narrow", "scripted", 3, 1, 10, 1, 0.5),
+)
+MODEL = {
+    "latent_dim": 16,
+    "encoder": {"units": [16]},
+    "dynamics": {"kind": "mlp", "units": [16, 16]},
+    "reward": {"kind": "scalar", "units": [16]},
+}
+TRAINING = {
+    "horizon": 3,
+    "wm_batch_size": 8,
+    "wm_iterations": 2,
+    "actor_batch_size": 6,
+    "critic_iterations": 2,
+    "critic_batches": 2,
+    "epochs": 10,
+}
+
+
+def shake(agent):
+    """Move every weight, because zero-initialised heads would hide whatever flows through them."""
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+
+
+@pytest.fixture
+def make_agent():
+    """Build a tiny agent; keyword arguments change its options."""
+
+    def make(*, spec=None, tasks=1, normalization="none", model=None, actor=None, critic=None, seed=0):
+        torch.manual_seed(seed)
+        agent = Agent(
+            ModelConfig.model_validate(MODEL | (model or {})),
+            TypeAdapter(ActorConfig).validate_python({"kind": "gaussian", "units": [16]} | (actor or {})),
+            CriticConfig.model_validate({"units": [16]} | (critic or {})),
+            spec or EnvSpec(TASKS[:tasks]),
+            normalization,
+        )
+        shake(agent)
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def training():
+    """Build a TrainingConfig; keyword arguments change tiny defaults."""
+    return lambda **changes: TrainingConfig.model_validate(TRAINING | changes)
+
+
+@pytest.fixture
+def make_batch():
+    """Random windows of the two scripted tasks' widths, all valid."""
+
+    def make(horizon=3, width=4, tasks=1, dtype=torch.float32, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return Batch(
+            obs=torch.randn(horizon + 1, width, 3, generator=generator, dtype=dtype),
+            action=torch.rand(horizon, width, 2, generator=generator, dtype=dtype) * 2 - 1,
+            reward=torch.randn(horizon, width, generator=generator, dtype=dtype),
+            terminated=torch.zeros(horizon, width, dtype=torch.bool),
+            valid=torch.ones(horizon, width, dtype=torch.bool),
+            task=torch.arange(width) % tasks,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(make_agent, training):
+    """Build a trainer on the toy pendulum; its dumps are collected in `trainer.dumped`."""
+
+    def make(*, num_envs=4, seed=0, env=None, agent=None, **changes):
+        env = env or make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=num_envs))
+        agent = agent or make_agent(spec=env.spec, normalization="scale", seed=seed)
+        dumped = []
+        trainer = FoGTrainer(
+            agent,
+            env,
+            training(**changes),
+            seed=seed,
+            device=torch.device("cpu"),
+            dump=lambda name, tensors: dumped.append((name, tensors)),
+        )
+        trainer.dumped = dumped
+        return trainer
+
+    return make
