@@ -84,3 +84,11 @@ def test_statistics_travel_in_the_state_dict():
     source.update(torch.tensor([[1.0, 2.0], [3.0, 9.0]]))
     copy.load_state_dict(source.state_dict())
     assert copy.std.tolist() == source.std.tolist() != [1.0, 1.0]
+
+
+def test_padding_rows_are_left_out():
+    clean, padded = RunningStd(2, decay=0.9), RunningStd(2, decay=0.9)
+    rows = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    clean.update(rows)
+    padded.update(torch.cat([rows, torch.zeros(2, 2)]), torch.tensor([True, True, False, False]))
+    assert padded.std.tolist() == clean.std.tolist()

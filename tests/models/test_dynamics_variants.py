@@ -1,0 +1,193 @@
+"""What holds for every dynamics in every geometry: shapes, identity at the start, and staying on the simplex."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowmbpo.data.batch import Batch
+from flowmbpo.flows.integrators import STAGES
+from flowmbpo.flows.simplex import simplex_violation
+from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.model_loss import model_loss
+
+KINDS = {
+    "mlp": {"kind": "mlp"},
+    "residual": {"kind": "residual"},
+    "gaussian": {"kind": "gaussian"},
+    "neural_ode": {"kind": "neural_ode", "substeps": 2},
+    "flow": {"kind": "flow", "substeps": 2, "endpoint_weight": 1.0},
+    "generative": {"kind": "flow", "mode": "generative", "substeps": 2},
+}
+GEOMETRIES = {
+    "tangent": {"geometry": "tangent"},
+    "retracted": {"geometry": "tangent", "retraction": "project"},
+    "logit": {"geometry": "logit"},
+}
+IDENTITY = ("residual", "gaussian", "neural_ode", "flow", "generative")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
+
+
+def options(kind, geometry, **more):
+    return {**KINDS[kind], **GEOMETRIES[geometry], **more}
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def far_batch(spec, horizon=3, width=12, seed=0):
+    """Observations, actions and rewards without any sense."""
+    generator = rng(seed)
+    task = torch.arange(width) % len(spec.tasks)
+    return Batch(
+        obs=10.0 * torch.randn(horizon + 1, width, spec.obs_dim, generator=generator),
+        action=torch.rand(horizon, width, spec.action_dim, generator=generator) * 2 - 1,
+        reward=10.0 * torch.randn(horizon, width, generator=generator),
+        terminated=torch.zeros(horizon, width, dtype=torch.bool),
+        valid=torch.ones(horizon, width, dtype=torch.bool),
+        task=task,
+    )
+
+
+def group_sums(z, group=8):
+    return z.unflatten(-1, (group, -1)).sum(-2)
+
+
+@every_kind
+@every_geometry
+def test_a_step_and_its_loss_have_the_batch_s_shapes(kind, geometry, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **options(kind, geometry))
+    transition = make_transition(dynamics.geometry)
+    assert dynamics(transition.source, transition.action, transition.task, rng()).shape == (6, 24)
+    loss, s_next = dynamics.loss(transition, rng(), need_next=True)
+    assert loss.shape == (6,)
+    assert loss.isfinite().all()
+    assert s_next.shape == (6, 24)
+
+
+@every_kind
+@every_geometry
+def test_rows_do_not_see_each_other(kind, geometry, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **options(kind, geometry))
+    t = make_transition(dynamics.geometry)
+    together = dynamics(t.source, t.action, t.task)
+    alone = torch.cat([dynamics(t.source[i : i + 1], t.action[i : i + 1], t.task[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("kind", IDENTITY)
+@every_geometry
+def test_an_untrained_variant_is_the_identity(kind, geometry, make_dynamics, make_transition):
+    dynamics = make_dynamics(**options(kind, geometry))
+    t = make_transition(dynamics.geometry, dtype=torch.float32)
+    torch.testing.assert_close(dynamics(t.source, t.action, t.task), t.source, rtol=0, atol=1e-6)
+
+
+@every_kind
+@every_geometry
+def test_without_a_generator_a_step_is_deterministic_and_with_one_repeatable(
+    kind, geometry, make_dynamics, make_transition
+):
+    dynamics = make_dynamics(scrambled=True, **options(kind, geometry))
+    t = make_transition(dynamics.geometry)
+    step = lambda generator: dynamics(t.source, t.action, t.task, generator)  # noqa: E731
+    assert torch.equal(step(None), step(None))
+    assert torch.equal(step(rng(3)), step(rng(3)))
+    stochastic = kind in ("gaussian", "generative")
+    assert torch.equal(step(rng(3)), step(rng(4))) == (not stochastic)
+
+
+@every_kind
+@every_geometry
+def test_the_step_depends_on_state_action_and_task(kind, geometry, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **options(kind, geometry))
+    t, other = make_transition(dynamics.geometry), make_transition(dynamics.geometry, seed=1)
+    moved = lambda t: dynamics.geometry.latent(dynamics(t.source, t.action, t.task))  # noqa: E731
+    for changed in ({"source": other.source}, {"action": other.action}, {"task": other.task}):
+        assert not torch.allclose(moved(t), moved(replace(t, **changed)), atol=1e-6)
+
+
+@every_kind
+@every_geometry
+@pytest.mark.parametrize("source", ["rollout", "teacher"])
+def test_latents_stay_on_the_simplex_over_fifty_steps_after_senseless_training(
+    kind, geometry, source, make_world_model, spec
+):
+    model = make_world_model(
+        encoder={"units": (16,)},
+        reward={"kind": "scalar", "units": (16,)},
+        dynamics=options(kind, geometry, units=(16, 16), source=source),
+    )
+    batch, generator = far_batch(spec), rng(1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    before = model.dynamics(*first_step_inputs(model, batch)).detach()
+    for _ in range(8):
+        loss = model_loss(model, batch, batch.reward, TrainingConfig(horizon=3), generator)
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+    with torch.no_grad():
+        after = model.dynamics(*first_step_inputs(model, batch))
+        assert (after - before).abs().max() > 1e-3  # the training did push the dynamics
+        context = model.context(batch.task)
+        state = model.encode(batch.obs[0], context)
+        worst_simplex = worst_sum = torch.zeros(())
+        for step in range(50):
+            state = model.next(state, batch.action[step % 3], context, generator)
+            z = model.latent(state)
+            worst_simplex = torch.maximum(worst_simplex, simplex_violation(z, 8))
+            worst_sum = torch.maximum(worst_sum, (group_sums(z) - 1.0).abs().max())
+    assert worst_sum < 1e-5
+    if geometry in ("logit", "retracted") or kind == "mlp":
+        assert worst_simplex < 1e-5
+
+
+def first_step_inputs(model, batch):
+    context = model.context(batch.task)
+    return model.encode(batch.obs[0], context), batch.action[0], context.embedding
+
+
+@pytest.mark.parametrize("kind", ["flow", "neural_ode", "generative"])
+@pytest.mark.parametrize("method", STAGES)
+def test_announced_evaluations_are_those_of_the_network(kind, method, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **(KINDS[kind] | {"integrator": method, "substeps": 3}))
+    calls = []
+    dynamics.velocity.network.register_forward_hook(lambda *_: calls.append(1))
+    t = make_transition(dynamics.geometry)
+    dynamics(t.source, t.action, t.task, rng())
+    assert len(calls) == dynamics.nfe == 3 * STAGES[method]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual", "gaussian"])
+def test_plain_networks_are_evaluated_once(kind, make_dynamics, make_transition):
+    dynamics = make_dynamics(**KINDS[kind])
+    calls = []
+    dynamics.network.register_forward_hook(lambda *_: calls.append(1))
+    t = make_transition(dynamics.geometry, dtype=torch.float32)
+    dynamics(t.source, t.action, t.task, rng())
+    assert len(calls) == dynamics.nfe == 1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual", "neural_ode"])
+@pytest.mark.parametrize("loss_space", ["latent", "logit"])
+def test_endpoint_losses_are_the_squared_error_in_the_named_space(kind, loss_space, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **options(kind, "logit", loss_space=loss_space))
+    t = make_transition(dynamics.geometry)
+    loss, s_next = dynamics.loss(t, rng(), need_next=True)
+    space = (lambda s: s) if loss_space == "logit" else dynamics.geometry.latent
+    expected = (space(dynamics(t.source, t.action, t.task)) - space(t.target)).square().mean(-1)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(s_next, dynamics(t.source, t.action, t.task))
+
+
+@pytest.mark.parametrize("kind", ["flow", "neural_ode", "generative"])
+def test_substep_noise_moves_samples_but_not_the_deterministic_step(kind, make_dynamics, make_transition):
+    quiet = make_dynamics(scrambled=True, **KINDS[kind])
+    noisy = make_dynamics(scrambled=True, **KINDS[kind], substep_noise=0.1)
+    t = make_transition(quiet.geometry)
+    step = lambda dynamics, generator: dynamics(t.source, t.action, t.task, generator)  # noqa: E731
+    assert torch.equal(step(quiet, None), step(noisy, None))
+    assert not torch.allclose(step(quiet, rng()), step(noisy, rng()))
+    torch.testing.assert_close(group_sums(step(noisy, rng())), torch.ones(6, 3, dtype=torch.float64))
