@@ -39,7 +39,7 @@ def shake(agent):
     """Move every weight, because zero-initialised heads would hide whatever flows through them."""
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
 
 
 @pytest.fixture

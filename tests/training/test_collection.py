@@ -1,0 +1,109 @@
+"""Collecting: closed loop on real observations, random episodes, bookkeeping."""
+
+import copy
+
+import pytest
+import torch
+
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+
+LENGTH = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1)).spec.tasks[0].episode_length
+
+
+@pytest.fixture
+def spied(make_trainer, monkeypatch):
+    """A started trainer, and the list of (observations acted on, actions, step) from then on."""
+
+    def make(**changes):
+        env = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=4))
+        seen = []
+        step = env.step
+
+        def spy(action):
+            result = step(action)
+            seen.append((action, result))
+            return result
+
+        monkeypatch.setattr(env, "step", spy)
+        return make_trainer(env=env, **changes), seen
+
+    return make
+
+
+def test_environment_gets_exactly_what_the_agent_does_on_real_observations(spied):
+    trainer, seen = spied(horizon=5)
+    trainer.start()
+    seen.clear()
+    agent = copy.deepcopy(trainer.agent)
+    exploration = torch.Generator()
+    exploration.set_state(trainer.generators["exploration"].get_state())
+    obs = trainer.obs
+    trainer.run_epoch()
+    assert len(seen) == 5
+    for action, step in seen:
+        assert torch.equal(action, agent.act(obs, trainer.task_ids, exploration))
+        obs = step.obs
+    assert torch.equal(trainer.obs, obs)
+
+
+def test_what_happened_is_what_is_stored(spied):
+    trainer, seen = spied(random_episodes=0)
+    trainer.run_epoch()
+    assert trainer.replay.num_transitions == 3 * 4 == trainer.env_steps
+    for row, (action, step) in enumerate(seen):
+        assert torch.equal(trainer.replay.action[row], action)
+        assert torch.equal(trainer.replay.reward[row], step.reward)
+        assert torch.equal(trainer.replay.obs[row + 1], step.final_obs)
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 2])
+def test_every_copy_finishes_its_random_episodes_first(spied, episodes):
+    trainer, seen = spied(random_episodes=episodes, warmup_model_updates=7)
+    trainer.start()
+    assert len(seen) == episodes * LENGTH
+    assert trainer.env_steps == 4 * episodes * LENGTH
+    assert trainer.updates == (7 if episodes else 0)  # nothing to learn from before the first step
+    if episodes:
+        actions = torch.stack([action for action, _ in seen])
+        assert actions.abs().max() <= 1.0
+        assert abs(actions.mean().item()) < 0.1
+        assert actions.std().item() == pytest.approx(3**-0.5, abs=0.05)
+
+
+def test_training_return_is_that_of_finished_episodes(spied):
+    trainer, seen = spied(random_episodes=1)
+    metrics = trainer.run_epoch()
+    returns = torch.stack([step.reward for _, step in seen[:LENGTH]]).sum(0)
+    assert metrics["train/return_mean"] == pytest.approx(returns.mean().item(), rel=1e-5)
+
+
+def test_reward_scale_sees_every_collected_reward_once(spied):
+    trainer, seen = spied(random_episodes=1)
+    trainer.run_epoch()
+    rewards = torch.stack([step.reward for _, step in seen])
+    assert trainer.agent.reward_normalizer.moments.count.item() == rewards.numel()
+    scale = trainer.agent.reward_normalizer.inverse(torch.ones(()))
+    torch.testing.assert_close(scale, rewards.square().mean().sqrt())
+
+
+def test_learning_rates_fall_linearly_over_the_epochs(make_trainer):
+    trainer = make_trainer(epochs=4, model_lr=5e-4, actor_lr=4.1e-4, final_lr=1e-5)
+    rates = [trainer.run_epoch() for _ in range(4)]
+    assert [rate["lr/actor"] for rate in rates] == pytest.approx([4.1e-4, 3.1e-4, 2.1e-4, 1.1e-4])
+    assert trainer.optimisers["actor"].adam.param_groups[0]["lr"] == pytest.approx(1.1e-4)
+    assert rates[0]["lr/model"] == pytest.approx(5e-4)
+
+
+def test_updates_per_epoch_are_those_of_the_config(make_trainer):
+    trainer = make_trainer(rounds=3, wm_iterations=2, critic_iterations=2, critic_batches=2, random_episodes=0)
+    trainer.run_epoch()
+    assert trainer.updates == 3 * (2 + 1 + 2 * 2)
+
+
+def test_epoch_reports_every_loss_norm_and_action_figure(make_trainer):
+    metrics = make_trainer().run_epoch()
+    parts = {f"grad_norm/{part}" for part in ("model", "actor", "critic")}
+    parts |= {f"loss/{part}" for part in ("dynamics", "reward", "actor", "critic")}
+    assert parts | {"actions/std", "actions/saturation", "nonfinite/count", "train/return_mean"} <= metrics.keys()
+    assert all(isinstance(value, float) for value in metrics.values())
