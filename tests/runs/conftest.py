@@ -1,0 +1,117 @@
+"""Runs that take a fraction of a second."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowmbpo import runs
+from flowmbpo.checkpoints.loader import load
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.tracking.jsonl import read_rows
+
+TINY = {
+    "name": "tiny",
+    "phase": "test",
+    "device": "cpu",
+    "task": {"name": "toy-pendulum-swingup", "num_envs": 4},
+    "model": {
+        "latent_dim": 16,
+        "encoder": {"units": [16]},
+        "dynamics": {"kind": "mlp", "units": [16, 16]},
+        "reward": {"kind": "scalar", "units": [16]},
+    },
+    "actor": {"kind": "gaussian", "units": [16]},
+    "critic": {"units": [16]},
+    "training": {
+        "epochs": 4,
+        "horizon": 4,
+        "wm_batch_size": 8,
+        "wm_iterations": 2,
+        "critic_iterations": 2,
+        "critic_batches": 2,
+        "warmup_model_updates": 2,
+    },
+    "evaluation": {"every": 2, "episodes": 2},
+    "checkpoint": {"every": 1},
+    "compute": {"threads": 1},
+}
+FLOW = {
+    "model.dynamics": {"kind": "flow", "units": [16, 16], "geometry": "logit", "substeps": 2, "endpoint_weight": 1.0},
+    "actor": {"kind": "flow", "units": [16]},
+    "critic.target_decay": 0.9,
+}
+TIMING = ("wall_s", "cpu_s", "speed/env_steps_per_s", "speed/updates_per_s", "memory/rss_mb")
+
+
+def build(**changes):
+    data = copy.deepcopy(TINY)
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        node = data
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    return ExperimentConfig.model_validate(data)
+
+
+@pytest.fixture
+def config():
+    """Build the tiny config; `**{"dotted.key": value}` change it."""
+    return build
+
+
+@pytest.fixture
+def flow_config():
+    """The tiny config with flow dynamics, flow actor and a target critic."""
+    return lambda **changes: build(**{**FLOW, **changes})
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path, monkeypatch):
+    """Runs and results go to a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train():
+    """Train quietly."""
+    return lambda *args, **kwargs: runs.train(*args, console=False, **kwargs)
+
+
+@pytest.fixture
+def figures():
+    """What must not depend on interruptions: weights, optimisers, generators, environment, metrics."""
+
+    def read(outcome):
+        loaded = load(Path(outcome.checkpoint))
+        parts = {
+            key: loaded.payload[key] for key in ("agent", "optimisers", "env", "rng", "epoch", "env_steps", "best")
+        }
+        rows = [
+            {key: value for key, value in row.items() if key not in TIMING}
+            for row in read_rows(loaded.path.parent.parent / "metrics.jsonl")
+        ]
+        return parts, rows
+
+    return read
+
+
+@pytest.fixture
+def same():
+    """Whether two nested structures hold bit-equal tensors and equal values."""
+
+    def compare(left, right):
+        if isinstance(left, torch.Tensor):
+            return torch.equal(left, right)
+        if isinstance(left, dict):
+            return left.keys() == right.keys() and all(compare(left[key], right[key]) for key in left)
+        if isinstance(left, (list, tuple)):
+            return len(left) == len(right) and all(map(compare, left, right))
+        return left == right
+
+    return compare
