@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import importlib.util
-import netrc
 import os
 import platform
 import shutil
@@ -16,7 +15,6 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 
-_WANDB_HOST = "api.wandb.ai"
 _LEAST_DISK_GIB = 5
 
 
@@ -142,20 +140,11 @@ def _slurm() -> Check:
 def _wandb() -> Iterator[Check]:
     found = package_version("wandb")
     yield Check("wandb", "wandb", found is not None, found or "not installed", "" if found else "Install wandb.")
+    from flowmbpo.tracking.wandb import wandb_key_present
+
     key = wandb_key_present()
     advice = "" if key else "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
     yield Check("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)
-
-
-def wandb_key_present() -> bool:
-    """Whether a W&B key is set in the environment or in netrc; the key itself is never shown."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        return netrc.netrc(file).authenticators(_WANDB_HOST) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _disk(folder: Path) -> Check:

@@ -87,3 +87,21 @@ def resolve_config(
         config = override(base, overrides, task=task, seed=seed, device=device, track=track)
     task_info(config.task.name, config.task.backend)
     return config
+
+
+def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | None, seed: int | None) -> Path | None:
+    """The run that a bare `--resume` means: this preset, task and seed's, if there is one.
+
+    It is looked for under the overrides' own name first, then under the preset's: overrides may
+    belong to the run, or be what its continuation changes (`--resume --set training.epochs=N`).
+    """
+    from flowmbpo.config.load import load_experiment
+    from flowmbpo.envs.tasks import task_info
+    from flowmbpo.run_directory import default_path
+
+    for given in (overrides, ()):
+        config = load_experiment(preset or DEFAULT_PRESET, given, task=task, seed=seed)
+        path = default_path(Path(), config, task_info(config.task.name, config.task.backend).name)
+        if (path / "run.json").is_file():
+            return path
+    return None

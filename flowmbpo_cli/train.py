@@ -12,12 +12,12 @@ from typer.core import TyperCommand
 
 from flowmbpo.errors import RunDirectoryError
 from flowmbpo_cli.output import only_document, people, print_document
-from flowmbpo_cli.sources import complete_preset, complete_task, resolve_config
+from flowmbpo_cli.sources import complete_preset, complete_task, existing_run, resolve_config
 
 if TYPE_CHECKING:
     from flowmbpo.config.experiment import ExperimentConfig
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 _RESUMABLE = 75
 
 
@@ -77,6 +77,8 @@ def train(
 ) -> None:
     """Train a world model and a policy on one task."""
     stored = _stored(resume)
+    if resume == AUTO:
+        stored = out if out is not None else existing_run(preset, overrides or [], task=task, seed=seed)
     sinks = None if track is None else [] if track == "none" else [track]
     config = resolve_config(preset, overrides or [], stored, task=task, seed=seed, device=device, track=sinks)
     if dry_run:
@@ -85,8 +87,9 @@ def train(
     from flowmbpo import runs
 
     command = ["flowmbpo", *sys.argv[1:]]
+    resumed: Path | Literal["auto"] | None = stored if stored is not None or resume is None else AUTO
     with only_document(json_):
-        outcome = runs.train(config, out=out, resume="auto" if resume == AUTO else stored, command=command).to_dict()
+        outcome = runs.train(config, out=out, resume=resumed, command=command).to_dict()
     if json_:
         print_document(outcome)
     else:

@@ -1,11 +1,12 @@
 """Weights & Biases: the only module that imports wandb, and only when its sink is built.
 
-Without a key in the environment the sink is offline, which means no network attempt at all: that
+Without a key in the environment or netrc the sink is offline, which means no network attempt at all: that
 takes two environment variables set before the import (`mode="offline"` alone still reports home).
 """
 
 from __future__ import annotations
 
+import netrc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from flowmbpo.tracking.sink import MetricSink, Row, finite_numbers
 if TYPE_CHECKING:
     import wandb
 
+_HOST = "api.wandb.ai"
 _EXIT_CODES = {"done": 0, "interrupted": 75}
 
 
@@ -37,9 +39,20 @@ def wandb_name(config: ExperimentConfig) -> str:
     return "_".join(parts)
 
 
+def wandb_key_present() -> bool:
+    """Whether a key is set in the environment or in netrc (`wandb login`); it is neither kept nor shown."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(file).authenticators(_HOST) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
 def choose_mode() -> str:
-    """The user's WANDB_MODE; else online with a key in the environment, offline without."""
-    return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    """The user's WANDB_MODE; else online with a key in the environment or netrc, offline without."""
+    return os.environ.get("WANDB_MODE") or ("online" if wandb_key_present() else "offline")
 
 
 class WandbSink(MetricSink):

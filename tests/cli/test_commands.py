@@ -5,6 +5,7 @@ import pytest
 from flowmbpo import __version__
 from flowmbpo.config.load import load_experiment
 from flowmbpo.config.presets import preset_names
+from flowmbpo.tracking.wandb import wandb_key_present
 from flowmbpo_cli import machine
 from flowmbpo_cli.sources import complete_preset, complete_task, config_of
 from flowmbpo_cli.tables import show
@@ -113,13 +114,13 @@ def test_doctor_exits_1_when_the_core_is_broken(command, monkeypatch):
 def test_doctor_says_whether_a_wandb_key_is_there_and_never_shows_it(command, monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert machine.wandb_key_present() is False
+    assert wandb_key_present() is False
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret-in-netrc\n")
-    assert machine.wandb_key_present() is True
+    assert wandb_key_present() is True
     (tmp_path / "netrc").write_text("not a netrc file")
-    assert machine.wandb_key_present() is False
+    assert wandb_key_present() is False
     monkeypatch.setenv("WANDB_API_KEY", "secret-in-environment")
-    assert machine.wandb_key_present() is True
+    assert wandb_key_present() is True
     finished = command("doctor", "--json")
     assert "secret-in" not in finished.stdout + finished.stderr
 

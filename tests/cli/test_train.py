@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.config.load import load_experiment, to_yaml
+from flowmbpo_cli.sources import existing_run
 from flowmbpo_cli.train import with_resume_value
 
 
@@ -162,3 +163,12 @@ def test_eval_json_is_the_engines_document(command, engine, checkpoint):
     finished = command("eval", checkpoint, "--json")
     assert json.loads(finished.stdout) == engine.outcome
     assert asked(engine)[2]["device"] == "auto"
+
+
+def test_bare_resume_with_more_epochs_means_the_presets_own_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = "outputs/quickstart/toy-pendulum-swingup/quickstart/seed3"
+    (tmp_path / own).mkdir(parents=True)
+    (tmp_path / own / "run.json").write_text("{}")
+    assert existing_run(None, ["training.epochs=200"], task=None, seed=3) == Path(own)
+    assert existing_run(None, [], task=None, seed=4) is None

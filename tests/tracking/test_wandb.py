@@ -95,6 +95,7 @@ def test_mode_is_offline_unless_a_key_or_the_user_says_otherwise(
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent/netrc")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert choose_mode() == mode
