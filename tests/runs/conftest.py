@@ -34,7 +34,7 @@ TINY = {
         "warmup_model_updates": 2,
     },
     "evaluation": {"every": 2, "episodes": 2},
-    "checkpoint": {"every": 1},
+    "checkpoint": {"every": 2},
     "compute": {"threads": 1},
 }
 FLOW = {
