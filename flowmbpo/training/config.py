@@ -32,6 +32,10 @@ class TrainingConfig(FrozenConfig):
 
     A round is `wm_iterations` model updates, one actor update, and `critic_iterations` passes over
     `critic_batches` shuffled minibatches of that actor update's rollout.
+
+    `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start
+    states: first-order gradients vanish in a saturated tanh, and a policy that got there stays.
+    `exploration_noise` is the std of Gaussian noise on collected actions, clipped to [-1, 1].
     """
 
     epochs: PositiveInt = 15_000
@@ -59,6 +63,8 @@ class TrainingConfig(FrozenConfig):
     model_betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     clip: ClipConfig = ClipConfig()
+    preactivation_penalty: NonNegativeFloat = 0.0
+    exploration_noise: NonNegativeFloat = 0.0
     actor_input_gradient: Literal["through", "detached"] = "through"
     reward_normalization: Literal["scale", "standardize", "none"] = "scale"
     return_normalization: bool = True

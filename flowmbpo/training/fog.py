@@ -109,7 +109,7 @@ class FoGTrainer:
         rates = self._set_learning_rates()
         actions = []
         for _ in range(config.horizon):
-            action = self.agent.act(self.obs.to(self.device), self.task_ids, self.generators["exploration"])
+            action = self._explore()
             actions.append(action)
             self._step_env(action)
         sums: dict[str, list[Tensor]] = {}
@@ -142,6 +142,16 @@ class FoGTrainer:
         shape = (self.env.num_envs, self.env.spec.action_dim)
         uniform = torch.rand(shape, generator=self.generators["exploration"], device=self.device)
         return (uniform * 2.0 - 1.0) * self.agent.world_model.context(self.task_ids).action_mask
+
+    def _explore(self) -> Tensor:
+        """A sample of the policy on the real observations, with the config's extra noise."""
+        generator = self.generators["exploration"]
+        action = self.agent.act(self.obs.to(self.device), self.task_ids, generator)
+        if self.config.exploration_noise == 0.0:
+            return action
+        noise = torch.randn(action.shape, generator=generator, device=self.device)
+        mask = self.agent.world_model.context(self.task_ids).action_mask
+        return (action + self.config.exploration_noise * noise * mask).clamp(-1.0, 1.0)
 
     def _step_env(self, action: Tensor) -> Tensor:
         step = self.env.step(action.to("cpu"))

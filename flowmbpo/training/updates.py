@@ -106,6 +106,9 @@ def update_actor(
         if config.return_normalization:
             agent.return_scale.update(objective.returns.detach().unsqueeze(-1))
             loss = loss / agent.return_scale.std.squeeze(0)
+        if config.preactivation_penalty > 0.0:
+            u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
+            loss = loss + config.preactivation_penalty * u.square().mean()
         norm, stepped = optimiser.step(loss)
     agent.actor.clamp_()
     return UpdateResult(loss.detach(), norm, stepped), objective
