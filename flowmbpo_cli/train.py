@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ def train(
     else:
         _summarise(outcome)
     if outcome["status"] == "interrupted":
+        again = f"Go on with:  flowmbpo train --resume {shlex.quote(outcome['run_dir'])}"
+        people(json_).print(again, markup=False, soft_wrap=True)
         raise typer.Exit(_RESUMABLE)
 
 
@@ -131,7 +134,5 @@ def _summarise(outcome: dict[str, Any]) -> None:
 
     console = people(False)
     print_pairs(console, "training", outcome)
-    run_dir = outcome["run_dir"]
-    if outcome["status"] == "interrupted":
-        console.print(f"Go on with:  flowmbpo train --resume {run_dir}", markup=False, soft_wrap=True)
+    run_dir = shlex.quote(outcome["run_dir"])
     console.print(f"Look at it:  flowmbpo eval {run_dir} --plot curve.png", markup=False, soft_wrap=True)
