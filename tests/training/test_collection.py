@@ -107,3 +107,14 @@ def test_epoch_reports_every_loss_norm_and_action_figure(make_trainer):
     parts |= {f"loss/{part}" for part in ("dynamics", "reward", "actor", "critic")}
     assert parts | {"actions/std", "actions/saturation", "nonfinite/count", "train/return_mean"} <= metrics.keys()
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_exploration_noise_is_added_to_the_policys_action_and_clipped(spied):
+    trainer, seen = spied(horizon=60, exploration_noise=0.4, random_episodes=0)
+    trainer.run_epoch()
+    quiet, seen_quiet = spied(horizon=60, random_episodes=0)
+    quiet.run_epoch()
+    noisy = torch.stack([action for action, _ in seen])
+    plain = torch.stack([action for action, _ in seen_quiet])
+    assert noisy.abs().max() <= 1.0
+    assert noisy.std().item() == pytest.approx((plain.std().item() ** 2 + 0.4**2) ** 0.5, rel=0.25)
