@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.nets.mish import mish
+
 
 class EnsembleMLP(nn.Module):
     """N independent MLPs (Linear -> Mish -> LayerNorm hidden layers, linear head) on one input.
 
-    The first layer is one shared product (the input is the same for all), the others are batched.
     Orthogonal initialisation of gain sqrt(2) and zero biases, as PWM's critic; `zero_head` starts
     every member at 0.
     """
@@ -34,12 +35,13 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "B I"]) -> Float[Tensor, "N B O"]:
         """Every member's output."""
-        first = self.weights[0]
-        shared: Tensor = x @ first.transpose(0, 1).flatten(1)  # [B, N * width]
-        h: Tensor = torch.unflatten(shared, -1, (self.members, -1)).transpose(0, 1) + self.biases[0]
+        h = torch.baddbmm(self.biases[0], x.expand(self.members, -1, -1), self.weights[0])
         for layer in range(1, len(self.weights)):
-            h = nn.functional.mish(h)
+            h = mish(h)
             h = nn.functional.layer_norm(h, h.shape[-1:])
-            h = torch.addcmul(self.norm_biases[layer - 1], h, self.norm_weights[layer - 1])
-            h = torch.baddbmm(self.biases[layer], h, self.weights[layer])
+            # LayerNorm's scale and shift are folded into the next product: they cost a pass over the
+            # weights instead of several over the activations.
+            weight, bias = self.weights[layer], self.biases[layer]
+            bias = torch.baddbmm(bias, self.norm_biases[layer - 1], weight)
+            h = torch.baddbmm(bias, h, self.norm_weights[layer - 1].transpose(1, 2) * weight)
         return h

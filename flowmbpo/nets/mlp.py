@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.nets.mish import Mish, mish
+
 
 class NormedLinear(nn.Module):
     """Linear -> LayerNorm -> Mish: the world model's hidden layer (TD-MPC2, Hansen et al. 2024)."""
@@ -22,7 +24,7 @@ class NormedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         """Returns [..., out_dim]."""
         x = self.norm(self.linear(x))
-        return nn.functional.mish(x) if self.activate else x
+        return mish(x) if self.activate else x
 
 
 def initialise_(linear: nn.Linear) -> None:
@@ -64,7 +66,7 @@ def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_sc
     layers: list[nn.Module] = []
     width = in_dim
     for unit in units:
-        layers += [nn.Linear(width, unit), nn.Mish(), nn.LayerNorm(unit)]
+        layers += [nn.Linear(width, unit), Mish(), nn.LayerNorm(unit)]
         width = unit
     head = nn.Linear(width, out_dim)
     with torch.no_grad():
