@@ -1,0 +1,77 @@
+"""Seconds of training are seconds of training alone."""
+
+import time
+
+import pytest
+
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.runs.clock import TrainingClock
+from flowmbpo.runs.session import TrainingSession
+
+SLACK_S = 0.2
+
+
+@pytest.fixture
+def env():
+    return make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1))
+
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_time_in_pauses_counts_as_nothing_and_other_time_counts(env):
+    clock = TrainingClock(env)
+    burn(0.1)
+    with clock.paused():
+        burn(0.3)
+        time.sleep(0.3)
+    assert 0.1 <= clock.cpu_s < 0.1 + SLACK_S
+    assert 0.1 <= clock.wall_s < 0.1 + 0.3 + SLACK_S
+
+
+def test_pause_that_fails_is_still_taken_out(env):
+    clock = TrainingClock(env)
+    with pytest.raises(ZeroDivisionError), clock.paused():
+        burn(0.3)
+        raise ZeroDivisionError
+    assert clock.cpu_s < SLACK_S
+
+
+def test_earlier_seconds_are_added(env):
+    clock = TrainingClock(env, wall_s=100.0, cpu_s=50.0)
+    assert 100.0 <= clock.wall_s < 100.0 + SLACK_S
+    assert 50.0 <= clock.cpu_s < 50.0 + SLACK_S
+
+
+def test_cpu_time_of_workers_counts(env, monkeypatch):
+    clock = TrainingClock(env)
+    monkeypatch.setattr(env, "cpu_seconds", lambda: 7.0)
+    assert 7.0 <= clock.cpu_s < 7.0 + SLACK_S
+
+
+def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypatch):
+    from flowmbpo.runs import session
+
+    evaluate = session.evaluate
+
+    def slow(*args):
+        burn(0.5)
+        return evaluate(*args)
+
+    monkeypatch.setattr(session, "evaluate", slow)
+    ends = []
+    whole = TrainingSession.run
+
+    def run(self, stop):
+        start = time.process_time()
+        outcome = whole(self, stop)
+        ends.append(time.process_time() - start)
+        return outcome
+
+    monkeypatch.setattr(TrainingSession, "run", run)
+    outcome = train(config(), out=tmp_path / "run")  # three evaluations: epochs 2 and 4, and the final one
+    assert outcome.cpu_s < ends[0] - 1.5 + 0.05

@@ -1,0 +1,53 @@
+"""`--dry-run`: everything that can be known beforehand, and nothing done."""
+
+import json
+
+import pytest
+import torch
+
+from flowmbpo import runs
+from flowmbpo.checkpoints.loader import load
+from flowmbpo.config.load import load_experiment
+from flowmbpo.runs.build import env_spec, seeded_agent
+from flowmbpo.runs.dry_run import total_env_steps
+from flowmbpo.training import fog
+
+
+def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a dry run steps no optimiser and no environment")
+
+    monkeypatch.setattr(fog, "update_model", forbidden)
+    monkeypatch.setattr(torch.optim.AdamW, "step", forbidden)
+    before = torch.get_rng_state()
+    runs.dry_run(config())
+    assert torch.equal(before, torch.get_rng_state())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
+    document = runs.dry_run(config()).to_dict()
+    assert json.loads(json.dumps(document)) == document
+    agent = seeded_agent(config(), env_spec(config()))
+    assert document["parameters"]["total"] == sum(p.numel() for p in agent.parameters())
+    assert document["parameters"]["actor"] == sum(p.numel() for p in agent.actor.parameters())
+    assert document["task"]["name"] == "toy-pendulum-swingup"
+    assert document["device"] == "cpu"
+    assert document["env_steps"] == train(config(), out=tmp_path / "run").env_steps
+    held = load(tmp_path / "run" / "checkpoints" / "latest.pt").payload["agent"]
+    assert held.keys() == agent.state_dict().keys()
+
+
+@pytest.mark.parametrize("preset", ["phase2-fullflow", "phase1-baseline"])
+def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
+    document = runs.dry_run(load_experiment(preset)).to_dict()
+    assert document["task"]["simulator"] == "none"
+    assert 2e6 < document["parameters"]["total"] < 7e6
+    assert abs(document["gap_to_mlp_gaussian_percent"]["model"]) <= 2.0
+    assert abs(document["gap_to_mlp_gaussian_percent"]["actor"]) <= 2.0
+    assert document["compute"]["flops"]["model_update"] > 1e9
+
+
+def test_steps_of_the_whole_run_include_random_episodes(config):
+    settings = config(**{"training.random_episodes": 2, "training.epochs": 10, "task.num_envs": 3})
+    assert total_env_steps(settings, env_spec(settings)) == 3 * (2 * 100 + 10 * 4)
