@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, "N B"]:
         """Every member's value."""
-        values: Tensor = self.network(torch.cat([z, context.embedding], dim=-1))
+        values: Tensor = self.network(context.append_to(z))
         return values.squeeze(-1)
 
     def value(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:

@@ -25,6 +25,19 @@ class TaskContext:
             self.embedding.repeat(times, 1), self.action_mask.repeat(times, 1), self.discount.repeat(times)
         )
 
+    def rows(self, index: Int[Tensor, " N"]) -> TaskContext:
+        """The rows of `index`, in its order."""
+        return TaskContext(self.embedding[index], self.action_mask[index], self.discount[index])
+
+    def chunk(self, chunks: int) -> list[TaskContext]:
+        """Consecutive rows in as many parts as `torch.chunk` makes."""
+        parts = (column.chunk(chunks) for column in (self.embedding, self.action_mask, self.discount))
+        return [TaskContext(*part) for part in zip(*parts, strict=True)]
+
+    def append_to(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D+E"]:
+        """[x, embedding]; x itself, uncopied, where there is no embedding."""
+        return torch.cat([x, self.embedding], dim=-1) if self.embedding.shape[-1] else x
+
 
 class TaskTable(nn.Module):
     """Looks task ids up. A single task is the case of one.

@@ -48,7 +48,7 @@ class WorldModel(nn.Module):
 
     def encode(self, obs: Float[Tensor, "B O"], context: TaskContext) -> Float[Tensor, "B D"]:
         """The state of an observation."""
-        return self.geometry.from_logits(self.encoder(torch.cat([obs, context.embedding], dim=-1)))
+        return self.geometry.from_logits(self.encoder(context.append_to(obs)))
 
     def latent(self, s: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """The latent z of a state."""
@@ -81,7 +81,7 @@ class WorldModel(nn.Module):
     def termination_logit(self, z_next: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
         """Logit of the step into latent z_next having ended the task; needs a termination head."""
         assert self.termination_head is not None
-        logit: Tensor = self.termination_head(torch.cat([z_next, context.embedding], dim=-1))
+        logit: Tensor = self.termination_head(context.append_to(z_next))
         return logit.squeeze(-1)
 
     def continuation(self, z_next: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:

@@ -127,4 +127,4 @@ def _value(x: Tensor) -> Tensor:
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(x.view(-1), PIECE)
+    return (x,) if x.numel() <= PIECE else torch.split(x.view(-1), PIECE)

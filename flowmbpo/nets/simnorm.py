@@ -26,4 +26,4 @@ def simnorm(logits: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"
 def center(x: Float[Tensor, "... D"], group: int) -> Float[Tensor, "... D"]:
     """Subtract each group's mean: the orthogonal projection P onto the simplex's tangent space."""
     rows = grouped(x, group)
-    return (rows - rows.mean(-2, keepdim=True)).flatten(-2)
+    return torch.sub(rows, rows.sum(-2, keepdim=True), alpha=1.0 / group).flatten(-2)  # one pass less than mean

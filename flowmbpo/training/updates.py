@@ -140,9 +140,9 @@ def update_critic(
     results = []
     for _ in range(config.critic_iterations):
         order = torch.randperm(len(targets), generator=generator, device=targets.device)
-        for rows in order.chunk(config.critic_batches):
-            rows_context = TaskContext(context.embedding[rows], context.action_mask[rows], context.discount[rows])
-            loss = (agent.critic(z[rows], rows_context) - targets[rows]).square().mean()
+        parts = (each.chunk(config.critic_batches) for each in (z[order], context.rows(order), targets[order]))
+        for z_part, context_part, target in zip(*parts, strict=True):
+            loss = (agent.critic(z_part, context_part) - target).square().mean()
             norm, stepped = optimiser.step(loss)
             results.append(UpdateResult(loss.detach(), norm, stepped))
             _update_target(agent)
