@@ -138,7 +138,8 @@ def test_latents_stay_on_the_simplex_over_fifty_steps_after_senseless_training(
             state = model.next(state, batch.action[step % 3], context, generator)
             z = model.latent(state)
             worst_simplex = torch.maximum(worst_simplex, simplex_violation(z, 8))
-            worst_sum = torch.maximum(worst_sum, (group_sums(z) - 1.0).abs().max())
+            # Without retraction z may have left [0, 1]: a sum of numbers that large rounds accordingly.
+            worst_sum = torch.maximum(worst_sum, (group_sums(z) - 1.0).abs().max() / z.abs().max().clamp(min=1.0))
     assert worst_sum < 1e-5
     if geometry in ("logit", "retracted") or kind == "mlp":
         assert worst_simplex < 1e-5
