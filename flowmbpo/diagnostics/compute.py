@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.diagnostics.flops import FlopCount
 from flowmbpo.diagnostics.parameters import build_agent, parameter_counts
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.model_loss import model_loss
 from flowmbpo.training.updates import actor_objective, frozen
 
-PROBE_ROWS = 2  # every matrix product is linear in the batch, so two rows tell the cost of any number
+PROBE_ROWS = (2, 4)  # every cost is a constant plus a slope times the rows, so two numbers of rows tell any other's
 FLOAT_BYTES = 4
 ADAM_COPIES = 4  # weight, gradient, two moments
 
@@ -30,9 +31,13 @@ class UpdateCost:
     flops: int
     activation_bytes: int
 
-    def scaled(self, factor: float) -> UpdateCost:
-        """The cost at `factor` times the rows."""
-        return UpdateCost(round(self.flops * factor), round(self.activation_bytes * factor))
+    @classmethod
+    def at(cls, rows: float, low: UpdateCost, high: UpdateCost) -> UpdateCost:
+        """The cost of `rows` rows, on the line through those of `PROBE_ROWS`."""
+        share = (rows - PROBE_ROWS[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
+        flops = low.flops + share * (high.flops - low.flops)
+        size = low.activation_bytes + share * (high.activation_bytes - low.activation_bytes)
+        return cls(round(flops), round(size))
 
 
 @dataclass(frozen=True)
@@ -79,25 +84,26 @@ class ComputeCost:
 
 
 def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
-    """Probe a throw-away agent with two rows and scale. Leaves torch's global generator untouched.
+    """Probe a throw-away agent with few rows and extrapolate. Leaves torch's global generator untouched.
 
     A critic update here is one minibatch step.
     """
     with torch.random.fork_rng(devices=[]):
         agent = build_agent(config, spec)
     training = config.training
-    actor_rows = (training.actor_batch_size or config.task.num_envs) * training.noise_replicas
-    critic_rows = actor_rows * training.horizon / training.critic_batches
-    probes = _probes(agent, config, spec)
-    costs = {name: _measure(probe, agent) for name, probe in probes.items()}
-    model_update = costs["model"].scaled(training.wm_batch_size / PROBE_ROWS)
-    # The probe already holds `noise_replicas` copies of its rows.
-    actor_update = costs["actor"].scaled(actor_rows / (PROBE_ROWS * training.noise_replicas))
-    critic_update = costs["critic"].scaled(critic_rows / PROBE_ROWS)
-    values = costs["values"].scaled(actor_rows * training.horizon / PROBE_ROWS)
-    actor_update = UpdateCost(actor_update.flops + values.flops, actor_update.activation_bytes)
-    act = costs["act"].scaled(training.horizon * config.task.num_envs / PROBE_ROWS)
-    largest = max(cost.activation_bytes for cost in (model_update, actor_update, critic_update))
+    measured = [_measure_all(agent, config, spec, rows) for rows in PROBE_ROWS]
+
+    def cost(name: str, rows: float) -> UpdateCost:
+        return UpdateCost.at(rows, measured[0][name], measured[1][name])
+
+    starts = training.actor_batch_size or config.task.num_envs
+    imagined = starts * training.noise_replicas * training.horizon
+    minibatches = math.ceil(imagined / math.ceil(imagined / training.critic_batches))  # as `chunk` makes them
+    model_update = cost("model", training.wm_batch_size)
+    actor_update = cost("actor", starts)  # the probe replicates its starts itself
+    critic_update = cost("critic", imagined / minibatches)
+    actor_update = UpdateCost(actor_update.flops + cost("values", imagined).flops, actor_update.activation_bytes)
+    largest = max(update.activation_bytes for update in (model_update, actor_update, critic_update))
     return ComputeCost(
         nfe=agent.world_model.dynamics.nfe,
         actor_nfe=agent.actor.nfe,
@@ -105,11 +111,11 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         model_update=model_update,
         actor_update=actor_update,
         critic_update=critic_update,
-        act_flops=act.flops,
+        act_flops=training.horizon * cost("act", config.task.num_envs).flops,
         updates_per_epoch={
             "model": training.rounds * training.wm_iterations,
             "actor": training.rounds,
-            "critic": training.rounds * training.critic_iterations * training.critic_batches,
+            "critic": training.rounds * training.critic_iterations * minibatches,
         },
         memory_bytes={
             "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
@@ -133,9 +139,13 @@ def _replay_bytes(capacity: int, spec: EnvSpec) -> int:
     return capacity * (FLOAT_BYTES * (spec.obs_dim + spec.action_dim) + reward_and_index + flags)
 
 
-def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec) -> dict[str, Callable[[], None]]:
+def _measure_all(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, UpdateCost]:
+    return {name: _measure(probe, agent) for name, probe in _probes(agent, config, spec, rows).items()}
+
+
+def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, Callable[[], None]]:
     generator = torch.Generator().manual_seed(0)
-    rows, horizon = PROBE_ROWS, config.training.horizon
+    horizon = config.training.horizon
     task = torch.zeros(rows, dtype=torch.long)
     obs = torch.randn(horizon + 1, rows, spec.obs_dim, generator=generator)
     batch = Batch(
@@ -158,7 +168,10 @@ def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec) -> dict[str, 
         with torch.no_grad():
             agent.world_model.encode(obs[0], context)  # the update encodes its start states
         with frozen(agent.world_model, agent.critic):
-            _backward(actor_objective(agent, start, context, config.training, generator).loss)
+            loss = actor_objective(agent, start, context, config.training, generator).loss
+            if config.training.preactivation_penalty > 0.0:
+                loss = loss + agent.actor.preactivation(z, context, generator).square().mean()
+            _backward(loss)
 
     def critic() -> None:
         _backward(agent.critic(z, context).square().mean())
@@ -186,6 +199,6 @@ def _measure(probe: Callable[[], None], agent: Agent) -> UpdateCost:
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with FlopCount() as count, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         probe()
-    return UpdateCost(counter.get_total_flops(), sum(kept.values()))
+    return UpdateCost(count.flops, sum(kept.values()))
