@@ -77,6 +77,21 @@ def test_dimensions_that_a_task_lacks_are_zero_and_change_nothing(name, make_act
 
 
 @every_actor
+def test_what_an_actor_does_in_a_lacking_dimension_stays_there(name, make_actor):
+    actor = make_actor(ACTORS[name])
+    z, task = latents(6), context(6)
+    before = actor(z, task, rng())
+    heads = [actor.mean[-1]] if name == "gaussian" else [actor.velocity[-1], *filter(None, [actor.start])]
+    for head in heads:
+        head.bias.data[2] += 1.0
+        head.weight.data[2] *= 2.0
+    (actor.logstd if name == "gaussian" else actor.log_noise_std).data[2] += 0.5
+    after = actor(z, task, rng())
+    assert torch.equal(after[1::2], before[1::2])
+    assert not torch.allclose(after[0::2, 2], before[0::2, 2])
+
+
+@every_actor
 def test_actions_depend_on_latent_and_task_and_pass_gradient_to_both(name, make_actor):
     actor = make_actor(ACTORS[name])
     z, task = latents(6).requires_grad_(), context(6)
