@@ -10,9 +10,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from flowmbpo.checkpoints.loader import load
 from flowmbpo.config.load import to_yaml
+from flowmbpo_cli.main import app
 
 PROGRAM = [sys.executable, "-m", "flowmbpo_cli"]
 PATIENCE_S = 120.0
@@ -110,24 +112,39 @@ def test_ctrl_c_does_not_break_the_workers_of_a_simulator(interrupted, config):
     check_saved(interrupted(endless), 100_000)
 
 
-def test_failing_run_gives_the_error_document_and_nothing_else_on_stdout(process, config, tmp_path):
+def call(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_failing_run_gives_the_error_document_and_nothing_else_on_stdout(config, tmp_path):
     failing = config(**{"training.model_lr": 1e30, "training.max_nonfinite": 0, "training.clip.model": None})
     (tmp_path / "tiny.yaml").write_text(to_yaml(failing))
-    running = process("train", "--preset", "tiny.yaml", "--out", "run", "--json")
-    stdout, stderr = running.communicate(timeout=PATIENCE_S)
-    assert running.returncode == 1
-    document = json.loads(stdout)
+    finished = call("train", "--preset", "tiny.yaml", "--out", "run", "--json")
+    assert finished.exit_code == 1
+    document = json.loads(finished.stdout)
     assert set(document) == {"error"}
     assert document["error"]["kind"] == "non-finite"
     assert "training.max_nonfinite allows 0" in document["error"]["message"]
-    assert "Traceback" not in stderr
+    assert "Traceback" not in finished.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
-def test_unknown_device_and_key_end_with_code_2_and_one_message(process):
-    for args, part in ((["--device", "tpu"], "'tpu'"), (["--set", "training.horizn=3"], "training.horizon")):
-        running = process("train", *args, "--json")
-        stdout, stderr = running.communicate(timeout=PATIENCE_S)
-        assert running.returncode == 2
-        assert part in json.loads(stdout)["error"]["message"]
-        assert "Traceback" not in stderr
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (("--device", "tpu"), "'tpu'"),
+        (("--set", "training.horizn=3"), "training.horizon"),
+        (("--preset", "quikstart"), "quickstart"),
+        (("--task", "walker-stnad"), "walker-stand"),
+        (("--seed", "2000000000"), "seed"),
+        (("--set", "training.gamma=1.5"), "training.gamma"),
+        (("--resume", "nowhere"), "nowhere"),
+        (("--resume",), "leave --resume away"),
+    ],
+)
+def test_mistake_ends_with_code_2_one_message_and_nothing_written(tmp_path, args, part):
+    finished = call("train", *args, "--json")
+    assert finished.exit_code == 2
+    assert part in json.loads(finished.stdout)["error"]["message"]
+    assert "Traceback" not in finished.stderr
+    assert list(tmp_path.iterdir()) == []
