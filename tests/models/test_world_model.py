@@ -186,21 +186,3 @@ def test_continuation_is_certain_without_a_head_and_a_probability_with_one(make_
     probability = model.continuation(z, context)
     torch.testing.assert_close(probability, 1 - expected.sigmoid())
     assert (probability < 1).all()
-
-
-def test_context_rows_and_parts_keep_their_columns_together(make_world_model):
-    context = make_world_model().context(torch.tensor([0, 1, 1, 0, 0]))
-    picked = context.rows(torch.tensor([4, 1]))
-    parts = context.chunk(2)
-    assert [len(part.discount) for part in parts] == [3, 2]
-    for column in ("embedding", "action_mask", "discount"):
-        whole = getattr(context, column)
-        assert torch.equal(getattr(picked, column), torch.stack([whole[4], whole[1]]))
-        assert torch.equal(torch.cat([getattr(part, column) for part in parts]), whole)
-
-
-def test_the_embedding_is_appended_behind_and_an_empty_one_copies_nothing(make_world_model):
-    x = torch.randn(2, 24, generator=rng())
-    context = make_world_model().context(torch.tensor([0, 1]))
-    assert torch.equal(context.append_to(x), torch.cat([x, context.embedding], dim=1))
-    assert make_world_model(task_dim=0).context(torch.tensor([0, 1])).append_to(x) is x
