@@ -118,3 +118,17 @@ def test_exploration_noise_is_added_to_the_policys_action_and_clipped(spied):
     plain = torch.stack([action for action, _ in seen_quiet])
     assert noisy.abs().max() <= 1.0
     assert noisy.std().item() == pytest.approx((plain.std().item() ** 2 + 0.4**2) ** 0.5, rel=0.25)
+
+
+def test_exploration_noise_is_added_to_real_actions_alone_and_clipped(spied):
+    trainer, seen = spied(horizon=200, exploration_noise=0.5, random_episodes=0)
+    trainer.agent.actor.logstd.data.fill_(-20.0)
+    agent, obs = copy.deepcopy(trainer.agent), trainer.env.reset(0)
+    trainer.run_epoch()
+    actions = torch.stack([action for action, _ in seen])
+    states = torch.stack([obs, *(step.obs for _, step in seen[:-1])])
+    mean = torch.stack([agent.act(state, trainer.task_ids) for state in states])
+    noise = (actions - mean)[actions.abs() < 1.0]
+    assert actions.abs().max() == 1.0
+    assert noise.numel() > 100
+    assert 0.2 < noise.std().item() < 0.55

@@ -1,0 +1,92 @@
+"""What a finished run leaves in its directory."""
+
+import json
+
+import pytest
+
+from flowmbpo.checkpoints.loader import load
+from flowmbpo.config.load import load_experiment
+from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
+from flowmbpo.runs.evaluate import DEFAULT_SEED
+from flowmbpo.runs.session import FINAL
+from flowmbpo.tracking.jsonl import read_rows
+
+EVERY_ROW = {
+    "epoch",
+    "env_steps",
+    "wall_s",
+    "cpu_s",
+    "train/return_mean",
+    "actions/std",
+    "actions/saturation",
+    "nonfinite/count",
+    "compute/nfe",
+    "compute/index",
+    "compute/flops",
+    "speed/env_steps_per_s",
+    "speed/updates_per_s",
+    "memory/rss_mb",
+    *(f"loss/{part}" for part in ("dynamics", "reward", "actor", "critic")),
+    *(f"{group}/{part}" for group in ("grad_norm", "lr") for part in ("actor", "critic", "model")),
+}
+
+
+@pytest.fixture
+def run(train, config, tmp_path):
+    train(config(), out=tmp_path / "run", command=["flowmbpo", "train"])
+    return tmp_path / "run"
+
+
+def test_directory_describes_the_run_completely(run, config):
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["outcome"]["run_dir"] == str(run)
+    assert record["outcome"]["env_steps"] == 4 * (100 + 4 * 4)
+    assert (record["env"], record["seed"], record["device"]) == ("toy-pendulum-swingup", 0, "cpu")
+    assert record["command"] == ["flowmbpo", "train"]
+    assert load_experiment(run / "config.yaml") == config()
+    assert "model" in (run / "logs" / "train.log").read_text()
+    assert not (run / "nonfinite").exists()
+
+
+def test_rows_hold_the_contracts_keys_and_the_evaluations_where_due(run):
+    *rows, final = read_rows(run / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert row.keys() >= EVERY_ROW
+    assert ["eval/return_mean" in row for row in rows] == [False, True, False, True]
+    assert rows[1]["eval/length_mean"] == 100
+    flops = [row["compute/flops"] for row in rows]
+    assert flops[1] - flops[0] == flops[2] - flops[1] > 0
+    assert flops[0] > flops[1] - flops[0]  # the warm-up updates
+    record = json.loads((run / "run.json").read_text())
+    assert final["final/return_mean"] == record["outcome"]["final_return_mean"]
+
+
+def test_best_is_the_checkpoint_of_the_highest_periodic_return(run):
+    rows = [row for row in read_rows(run / "metrics.jsonl") if "eval/return_mean" in row]
+    winner = max(rows, key=lambda row: row["eval/return_mean"])
+    best = load(run / "checkpoints" / "best.pt").payload
+    assert (best["best"], best["epoch"]) == (winner["eval/return_mean"], winner["epoch"])
+    assert load(run / "checkpoints" / "latest.pt").payload["best"] == best["best"]
+
+
+def test_no_two_evaluations_share_a_seed_with_each_other_or_with_training():
+    largest = 1_000_000_000
+    seeds = [evaluation_seed(seed, epoch) for seed in (0, 1, largest) for epoch in (1, 150_000, FINAL)]
+    seeds += [DEFAULT_SEED, DEFAULT_SEED + largest, 0, largest]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**63
+
+
+def test_evaluation_runs_at_most_so_many_copies(config):
+    assert evaluation_env(config(), 3).num_envs == 3
+    assert evaluation_env(config(), 1000).num_envs == EVALUATION_COPIES
+
+
+def test_stochastic_evaluation_is_seeded_and_draws_from_no_training_generator(train, config, figures, same, tmp_path):
+    noisy = config(**{"evaluation.deterministic": False})
+    first, second = (train(noisy, out=tmp_path / name) for name in "ab")
+    plain = train(config(), out=tmp_path / "c")
+    assert first.final_return_mean == second.final_return_mean != plain.final_return_mean
+    assert same(figures(first)[0]["agent"], figures(plain)[0]["agent"])
