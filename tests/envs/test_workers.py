@@ -196,8 +196,23 @@ def test_workers_end_when_their_parent_is_killed():
         processes = worker_processes(psutil.Process(parent.pid))
         assert len(processes) == 2
         for process in processes:
-            process.send_signal(signal.SIGINT)  # Ctrl-C belongs to the parent
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # requests to stop belong to the parent
+                process.send_signal(number)
         time.sleep(0.2)
         assert all(process.is_running() for process in processes)
         parent.kill()
     assert gone(processes)
+
+
+def test_a_program_that_never_closed_its_environment_still_ends():
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import tempfile, weakref; weakref.finalize(tempfile, print)\n"  # its exit hook stands before multiprocessing's
+        "from scripted_simulator import TASK, ScriptedSimulator\n"
+        "from flowmbpo.envs.workers.process import ProcessWorker\n"
+        "from flowmbpo.envs.workers.frames import drawer_handlers\n"
+        "from functools import partial\n"
+        "worker = ProcessWorker(partial(drawer_handlers, ScriptedSimulator, TASK), {})\n"
+        "worker.receive()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, capture_output=True).returncode == 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from flowmbpo.envs.workers.server import DONE, Failure, Handlers, answer, decode, encode, serve
+from flowmbpo.envs.workers.server import DONE, PARENTS_SIGNALS, Failure, Handlers, answer, decode, encode, serve
 
 _SLICE_S = 30.0
 _SILENT_SLICES = 20  # a worker that says nothing for this many slices is taken for stuck
@@ -56,6 +58,15 @@ class LocalWorker(Worker):
         self._handlers = {}
 
 
+_open_workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own hook, so it runs before: that one waits for workers it cannot terminate
+def _close_open_workers() -> None:
+    for worker in list(_open_workers):
+        worker.close()
+
+
 class ProcessWorker(Worker):
     """Handlers in a process of their own, started fresh (spawn), ended with its parent.
 
@@ -66,14 +77,15 @@ class ProcessWorker(Worker):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, variables, build), daemon=True)
-        # The child inherits the blocked signal: Ctrl-C cannot hit it before it ignores it.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # The child inherits the blocked signals: none can hit it before it ignores them.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
         try:
             self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()  # from here on the worker alone holds its end: its death is an end of file
         self._closed = False
+        _open_workers.add(self)
 
     @property
     def pid(self) -> int:

@@ -23,6 +23,9 @@ from flowmbpo.errors import EnvironmentFailure
 STEP, RESET, LOAD, RENDER, CPU = b"s", b"r", b"l", b"f", b"c"
 DONE, FAILED = b"k", b"e"
 
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Requests to stop that the parent honours. Terminals and Slurm send them to every process of a job."""
+
 Handlers = Mapping[bytes, Callable[[Any], Any]]
 
 
@@ -77,9 +80,11 @@ def serve(connection: Connection, variables: dict[str, str], build: Callable[[],
     """Body of a worker process: build the handlers, say so, then serve until the pipe closes.
 
     `variables` are environment variables of this process alone, set before anything of a simulator
-    is imported. Ctrl-C belongs to the parent.
+    is imported. `PARENTS_SIGNALS` are ignored: a worker that died of one would cost the parent the
+    checkpoint that it is about to write.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(variables)
     report = FailureReport()
     handlers: Handlers = {}
