@@ -94,14 +94,14 @@ def load_replay(loaded: Loaded, map_location: str | torch.device = "cpu") -> dic
     path = loaded.path.parent / Path(reference["file"]).name
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: is missing, and {loaded.path.name} needs it to resume. Put it back beside the checkpoint, "
-            "or start a new run from these weights with `specialize --from`."
+            f"{path}: is missing, and {loaded.path.name} needs it to resume. Put it back beside the checkpoint; "
+            "without it these weights can be evaluated, not trained on."
         )
     with _open(path) as file:
         if _sha256(file) != reference["sha256"]:
             raise CheckpointError(
                 f"{path}: is not the replay buffer that {loaded.path.name} was saved with (its SHA-256 differs): "
-                "damaged or replaced. Resume from another checkpoint, or start a new run from these weights."
+                "damaged or replaced. Resume from another checkpoint; these weights can still be evaluated."
             )
         state: dict[str, Any] = _read(path, file, REPLAY_FORMAT, map_location)["state"]
         return state

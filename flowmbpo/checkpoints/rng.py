@@ -34,7 +34,7 @@ def restore(state: Mapping[str, Any], generators: Mapping[str, torch.Generator])
     if set(saved) != set(generators):
         raise CheckpointError(
             f"the checkpoint holds random states of {sorted(saved)}, this run needs {sorted(generators)}: "
-            "it was saved by another version or for another task. Start a new run from its weights instead."
+            "it was saved by another version or for another task. Its weights can still be evaluated."
         )
     for name, generator in generators.items():
         value = saved[name].cpu()

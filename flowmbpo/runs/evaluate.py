@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowmbpo.checkpoints.loader import Loaded, load, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch
@@ -25,7 +24,9 @@ from flowmbpo.runs.build import env_name, env_spec, evaluation_env, resolve_devi
 from flowmbpo.tracking.plots import plot_learning_curve
 from flowmbpo.tracking.video import write_video
 
-DEFAULT_SEED = 2**39  # no training or periodic evaluation uses it
+DEFAULT_SEED = 2**62
+"""No training or periodic evaluation uses it. A SeedSequence cuts numbers into words of 32 bits, so the upper one
+of (2^39 + s, copy, episode) would read as training's copy 128 of seed s; none has the number 2^30."""
 FRAMES_PER_SECOND = 30.0
 
 
@@ -91,12 +92,9 @@ def evaluate(
     count = config.evaluation.episodes if episodes is None else episodes
     used_seed = DEFAULT_SEED + config.seed if seed is None else seed
 
-    def policy(obs: Tensor, ids: Tensor) -> Tensor:
-        return agent.act(obs.to(target), ids.to(target), None)
-
     env = evaluation_env(config, count)
     try:
-        figures = evaluate_policy(policy, env, count, used_seed)
+        figures = evaluate_policy(_policy(agent, config, target, used_seed), env, count, used_seed)
     finally:
         env.close()
     meta = {
@@ -110,7 +108,7 @@ def evaluate(
     folder = Path("results") / config.phase / env_name(config) / config.name / f"seed{config.seed}"
     files = write_results(folder, figures, meta)
     if video is not None:
-        _film(policy, config, used_seed, video)
+        _film(_policy(agent, config, target, used_seed), config, used_seed, video)
     if plot is not None and metrics is not None:
         plot_learning_curve(metrics, plot)
     return EvalOutcome(
@@ -137,6 +135,12 @@ def load_agent(loaded: Loaded, config: ExperimentConfig) -> Agent:
         raise CheckpointError(f"{loaded.path}: {mismatch}")
     agent.load_state_dict(loaded.payload["agent"])
     return agent.eval()
+
+
+def _policy(agent: Agent, config: ExperimentConfig, device: torch.device, seed: int) -> Policy:
+    """The agent's actions: deterministic, or seeded samples where the config evaluates those."""
+    generator = None if config.evaluation.deterministic else torch.Generator(device).manual_seed(seed)
+    return lambda obs, task: agent.act(obs.to(device), task.to(device), generator)
 
 
 def _for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
+from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import Interrupted, StorageError
 from flowmbpo.run_directory import RunDirectory, default_path
 from flowmbpo.runs.build import env_name, env_spec, make_trainer, resolve_device, set_up_compute
+from flowmbpo.runs.dry_run import total_env_steps
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.resume import load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
@@ -83,8 +85,9 @@ def train(
             facts = {"command": command or [], "device": str(device), "env": env_name(config), "seed": config.seed}
             run_dir.update_status("running", **facts, error=None, outcome=None)
             run_dir.write_config(to_yaml(config))
-            with logged_to(run_dir.logs / "train.log"), stop_on_signals() as stop:
+            with logged_to(run_dir.logs / "train.log", warn=console), stop_on_signals() as stop:
                 log_parity(config, spec)
+                log_high_cost(config, spec)
                 with TrainingSession(config, trainer, run_dir, loaded, console=console) as session:
                     return session.run(stop)
     finally:
@@ -118,16 +121,22 @@ def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], err
 
 
 @contextmanager
-def logged_to(file: Path) -> Iterator[None]:
-    """Whatever the package logs meanwhile also goes to `file`, with times."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+def logged_to(file: Path, *, warn: bool) -> Iterator[None]:
+    """Whatever the package logs meanwhile goes to `file`, with times; warnings to stderr too if `warn`."""
+    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if warn:
+        handlers.append(logging.StreamHandler())
+        handlers[1].setLevel(logging.WARNING)
+        handlers[1].setFormatter(logging.Formatter("Warning: %(message)s"))
+    for handler in handlers:
+        log.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        handler.close()
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def log_parity(config: ExperimentConfig, spec: EnvSpec) -> None:
@@ -145,3 +154,16 @@ def log_parity(config: ExperimentConfig, spec: EnvSpec) -> None:
         gaps.widths_b,
         "" if gaps.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size",
     )
+
+
+def log_high_cost(config: ExperimentConfig, spec: EnvSpec) -> None:
+    """Warn of a run that is marked `high_cost`, with the estimate of what it takes."""
+    if config.high_cost:
+        flops = config.training.epochs * estimate_cost(config, spec).flops_per_epoch
+        log.warning(
+            "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s",
+            config.name,
+            f"{total_env_steps(config, spec):,}",
+            flops,
+            f" ({config.cost})" if config.cost else "",
+        )

@@ -9,7 +9,10 @@ import torch
 from flowmbpo import runs
 from flowmbpo.checkpoints.loader import load
 from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from flowmbpo.evaluation.returns import evaluate as evaluate_policy
+from flowmbpo.runs.evaluate import load_agent
 
 FIELDS = {
     "checkpoint",
@@ -138,3 +141,13 @@ def test_weights_that_do_not_fit_their_own_config_are_refused(run, tmp_path):
     path = CheckpointStore(tmp_path / "altered").save("latest", {**payload, "agent": agent})
     with pytest.raises(CheckpointError, match=r"another architecture.*actor\.logstd is \(7,\), needed \(1,\)"):
         runs.evaluate(path)
+
+
+def test_stochastic_evaluation_of_the_config_is_that_of_eval_too(train, config, tmp_path):
+    train(config(**{"evaluation.deterministic": False, "training.epochs": 1}), out=tmp_path / "noisy")
+    first, second = (runs.evaluate(tmp_path / "noisy", seed=5).evaluation for _ in range(2))
+    assert first == second
+    agent = load_agent(load(tmp_path / "noisy" / "checkpoints" / "latest.pt"), config())
+    env = make_env(config().task, num_envs=2)
+    plain = evaluate_policy(agent.act, env, 2, 5)
+    assert first.returns != plain.returns

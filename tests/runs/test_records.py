@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from flowmbpo import runs
 from flowmbpo.checkpoints.loader import load
 from flowmbpo.config.load import load_experiment
+from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
 from flowmbpo.runs.evaluate import DEFAULT_SEED
 from flowmbpo.runs.session import FINAL
@@ -90,3 +92,23 @@ def test_stochastic_evaluation_is_seeded_and_draws_from_no_training_generator(tr
     plain = train(config(), out=tmp_path / "c")
     assert first.final_return_mean == second.final_return_mean != plain.final_return_mean
     assert same(figures(first)[0]["agent"], figures(plain)[0]["agent"])
+
+
+def test_default_seed_of_eval_shares_no_episode_with_any_copy_in_training():
+    words = episode_seed(DEFAULT_SEED + 5, 3, 0).generate_state(4).tolist()
+    for copy in range(2000):
+        assert episode_seed(5, copy, 3).generate_state(4).tolist() != words
+
+
+def test_high_cost_and_a_parity_gap_warn_on_the_terminal_and_in_the_log(config, tmp_path, capsys):
+    settings = config(**{"high_cost": True, "cost": "days", "training.epochs": 1})
+    runs.train(settings, out=tmp_path / "run")
+    shown = capsys.readouterr().err
+    assert "Warning: tiny is marked high_cost: 416 agent steps and about" in shown
+    assert "(days)" in shown
+    assert "high_cost" in (tmp_path / "run" / "logs" / "train.log").read_text()
+    runs.train(config(**{"training.epochs": 1}), out=tmp_path / "plain")
+    assert "Warning" not in capsys.readouterr().err
+    wide = config(**{"training.epochs": 1, "model.dynamics": {"kind": "gaussian", "units": [16, 16], "parity": False}})
+    runs.train(wide, out=tmp_path / "wide")
+    assert "not a comparison at equal size" in capsys.readouterr().err
