@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flowmbpo.config.base import (
     FrozenConfig,
@@ -71,3 +71,9 @@ class TrainingConfig(FrozenConfig):
     warmup_model_updates: NonNegativeInt = 0
     random_episodes: NonNegativeInt = 1
     max_nonfinite: NonNegativeInt = 20
+
+    @model_validator(mode="after")
+    def _warmup_has_data(self) -> TrainingConfig:
+        if self.warmup_model_updates > 0 and self.random_episodes == 0:
+            raise ValueError("warmup_model_updates needs data: set random_episodes to at least 1, or the warm-up to 0")
+        return self

@@ -96,9 +96,8 @@ class FoGTrainer:
         finished = torch.zeros(self.env.num_envs, dtype=torch.long)
         while int(finished.min()) < self.config.random_episodes:
             finished += self._step_env(self._random_action())
-        if self.replay.num_transitions > 0:
-            for _ in range(self.config.warmup_model_updates):
-                self._model_update()
+        for _ in range(self.config.warmup_model_updates):
+            self._model_update()
         self.started = True
 
     def run_epoch(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The world model's loss over a batch of windows.
 
 `L = w_dyn mean_t(rho^t l_dyn,t) + w_rew mean_t(rho^t l_rew,t) [+ w_term mean_t(rho^t l_term,t)]`,
-every l_t a mean over the valid transitions of the batch.
+every l_t a mean over the batch. Padding has no weight: the sum over all valid transitions is divided by
+their number, so that each of them counts alike whatever the length of its window.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ DYNAMICS = TypeAdapter(DynamicsConfig)
     [
         ({"kind": "residual", "loss_space": "logit"}, "geometry 'logit'"),
         ({"kind": "mlp", "geometry": "logit", "retraction": "project"}, "geometry 'tangent'"),
+        ({"kind": "mlp", "retraction": "project"}, "does not apply to kind 'mlp'"),
         ({"kind": "gaussian", "geometry": "logit", "loss_space": "logit"}, "does not apply to kind 'gaussian'"),
         ({"kind": "gaussian", "min_logstd": 1.0, "max_logstd": 1.0}, "must lie below"),
         ({"kind": "flow", "fm_weight": 0.0}, "nothing would train the dynamics"),

@@ -7,6 +7,7 @@ import torch
 
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
+from flowmbpo.training.config import TrainingConfig
 
 LENGTH = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1)).spec.tasks[0].episode_length
 
@@ -59,7 +60,7 @@ def test_what_happened_is_what_is_stored(spied):
 
 @pytest.mark.parametrize("episodes", [0, 1, 2])
 def test_every_copy_finishes_its_random_episodes_first(spied, episodes):
-    trainer, seen = spied(random_episodes=episodes, warmup_model_updates=7)
+    trainer, seen = spied(random_episodes=episodes, warmup_model_updates=7 if episodes else 0)
     trainer.start()
     assert len(seen) == episodes * LENGTH
     assert trainer.env_steps == 4 * episodes * LENGTH
@@ -132,3 +133,8 @@ def test_exploration_noise_is_added_to_real_actions_alone_and_clipped(spied):
     assert actions.abs().max() == 1.0
     assert noise.numel() > 100
     assert 0.2 < noise.std().item() < 0.55
+
+
+def test_warm_up_without_random_episodes_is_refused_rather_than_left_out():
+    with pytest.raises(ValueError, match="warmup_model_updates needs data"):
+        TrainingConfig(random_episodes=0, warmup_model_updates=5)

@@ -68,6 +68,12 @@ class MLPDynamicsConfig(_DynamicsConfig):
 
     kind: Literal["mlp"] = "mlp"
 
+    @model_validator(mode="after")
+    def _needs_no_retraction(self) -> MLPDynamicsConfig:
+        if self.retraction != "none":
+            raise ValueError("retraction does not apply to kind 'mlp': its SimNorm output lies on the simplex")
+        return self
+
     def build(self, dims: DynamicsDims) -> Dynamics:
         from flowmbpo.models.dynamics.mlp import MLPDynamics
 
