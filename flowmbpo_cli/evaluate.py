@@ -16,7 +16,9 @@ def evaluate(
         Path, typer.Argument(metavar="CKPT", help="A checkpoint (.pt), or a run directory: its latest.")
     ],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many. [default: the config's]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the episodes.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the episodes, never those of training. [default: the run's]")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="Another task of the same dimensions.", autocompletion=complete_task)
     ] = None,

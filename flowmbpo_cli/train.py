@@ -121,11 +121,10 @@ def _dry_run(config: ExperimentConfig, json_: bool) -> None:
     from flowmbpo_cli.tables import print_pairs, print_tree
 
     console = people(json_)
-    described = {"config": config.model_dump(mode="json"), **report}
-    sections = {key: value for key, value in described.items() if isinstance(value, (dict, list))}
+    sections = {key: value for key, value in report.items() if isinstance(value, (dict, list))}
     for title, content in sections.items():
         print_tree(console, title.replace("_", " "), content)
-    print_pairs(console, "run", {key: value for key, value in described.items() if key not in sections})
+    print_pairs(console, "run", {key: value for key, value in report.items() if key not in sections})
     console.print("Dry run: nothing was trained and nothing was written.")
 
 

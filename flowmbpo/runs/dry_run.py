@@ -17,7 +17,7 @@ from flowmbpo.runs.build import env_name, env_spec, resolve_device
 class DryRun:
     """What `train --dry-run` reports."""
 
-    name: str
+    config: ExperimentConfig
     env: str
     device: str
     spec: EnvSpec
@@ -32,7 +32,8 @@ class DryRun:
         """The JSON document."""
         task = self.spec.tasks[0]
         return {
-            "name": self.name,
+            "name": self.config.name,
+            "config": self.config.model_dump(mode="json"),
             "task": {
                 "name": self.env,
                 "simulator": task.simulator,
@@ -56,7 +57,7 @@ def dry_run(config: ExperimentConfig) -> DryRun:
     agent = build_meta_agent(config, spec)
     gaps = parity(reference_config(config), config, spec, spec)
     return DryRun(
-        name=config.name,
+        config=config,
         env=env_name(config),
         device=str(resolve_device(config.device)),
         spec=spec,

@@ -24,9 +24,10 @@ from flowmbpo.runs.build import env_name, env_spec, evaluation_env, resolve_devi
 from flowmbpo.tracking.plots import plot_learning_curve
 from flowmbpo.tracking.video import write_video
 
-DEFAULT_SEED = 2**62
-"""No training or periodic evaluation uses it. A SeedSequence cuts numbers into words of 32 bits, so the upper one
-of (2^39 + s, copy, episode) would read as training's copy 128 of seed s; none has the number 2^30."""
+SEED_BASE = 2**62
+"""Evaluation seed n starts its episodes from this plus n, which no training or periodic evaluation uses. A
+SeedSequence cuts numbers into words of 32 bits, so the upper one of (2^39 + s, copy, episode) would read as training's
+copy 128 of seed s; none has the number 2^30."""
 FRAMES_PER_SECOND = 30.0
 
 
@@ -90,7 +91,8 @@ def evaluate(
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
     count = config.evaluation.episodes if episodes is None else episodes
-    used_seed = DEFAULT_SEED + config.seed if seed is None else seed
+    named_seed = config.seed if seed is None else seed
+    used_seed = SEED_BASE + named_seed
 
     env = evaluation_env(config, count)
     try:
@@ -100,7 +102,7 @@ def evaluate(
     meta = {
         "checkpoint": str(path),
         "checkpoint_sha256": loaded.sha256,
-        "seed": used_seed,
+        "seed": named_seed,
         "epoch": int(loaded.payload["epoch"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "config": config.name,
@@ -118,7 +120,7 @@ def evaluate(
         epoch=int(loaded.payload["epoch"]),
         env_steps=int(loaded.payload["env_steps"]),
         task=env_name(config),
-        seed=used_seed,
+        seed=named_seed,
         evaluation=figures,
         results=str(files.json),
         video=None if video is None else str(video),

@@ -70,9 +70,11 @@ class TrainingSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.sinks.close(self.status)
-        if self.eval_env is not None:
-            self.eval_env.close()
+        try:
+            self.sinks.close(self.status)
+        finally:
+            if self.eval_env is not None:
+                self.eval_env.close()
 
     def run(self, stop: StopRequest) -> TrainOutcome:
         """Train to the last epoch or to a stop request; saves and reports either way."""

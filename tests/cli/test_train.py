@@ -123,7 +123,7 @@ def test_interrupted_outcome_exits_75(command, engine):
 
 
 def test_dry_run_trains_nothing(command, engine):
-    engine.outcome = {"parameters": {"dynamics": 1234567, "actor": 3}, "nfe": 4}
+    engine.outcome = {"config": {"integrator": "heun"}, "parameters": {"dynamics": 1234567, "actor": 3}, "nfe": 4}
     finished = command("train", "--dry-run")
     assert asked(engine)[0] == "dry_run"
     assert (

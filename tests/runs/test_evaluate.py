@@ -12,7 +12,7 @@ from flowmbpo.checkpoints.store import CheckpointStore
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
-from flowmbpo.runs.evaluate import load_agent
+from flowmbpo.runs.evaluate import SEED_BASE, load_agent
 
 FIELDS = {
     "checkpoint",
@@ -68,7 +68,7 @@ def test_returns_are_those_of_the_trained_policy_in_the_real_environment(run, co
     agent = seeded_agent(config(), env_spec(config()))
     agent.load_state_dict(load(run / "checkpoints" / "latest.pt").payload["agent"])
     env = make_env(config().task, num_envs=2)
-    obs, total = env.reset(5), torch.zeros(2, dtype=torch.float64)
+    obs, total = env.reset(SEED_BASE + 5), torch.zeros(2, dtype=torch.float64)
     for _ in range(100):
         step = env.step(agent.act(obs, env.task_ids))
         obs = step.obs

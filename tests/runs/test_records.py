@@ -9,7 +9,7 @@ from flowmbpo.checkpoints.loader import load
 from flowmbpo.config.load import load_experiment
 from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
-from flowmbpo.runs.evaluate import DEFAULT_SEED
+from flowmbpo.runs.evaluate import SEED_BASE
 from flowmbpo.runs.session import FINAL
 from flowmbpo.tracking.jsonl import read_rows
 
@@ -76,7 +76,7 @@ def test_best_is_the_checkpoint_of_the_highest_periodic_return(run):
 def test_no_two_evaluations_share_a_seed_with_each_other_or_with_training():
     largest = 1_000_000_000
     seeds = [evaluation_seed(seed, epoch) for seed in (0, 1, largest) for epoch in (1, 150_000, FINAL)]
-    seeds += [DEFAULT_SEED, DEFAULT_SEED + largest, 0, largest]
+    seeds += [SEED_BASE, SEED_BASE + largest, 0, largest]
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**63
 
@@ -95,7 +95,7 @@ def test_stochastic_evaluation_is_seeded_and_draws_from_no_training_generator(tr
 
 
 def test_default_seed_of_eval_shares_no_episode_with_any_copy_in_training():
-    words = episode_seed(DEFAULT_SEED + 5, 3, 0).generate_state(4).tolist()
+    words = episode_seed(SEED_BASE + 5, 3, 0).generate_state(4).tolist()
     for copy in range(2000):
         assert episode_seed(5, copy, 3).generate_state(4).tolist() != words
 
