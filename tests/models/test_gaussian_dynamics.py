@@ -36,6 +36,16 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_scaled_displacement(geom
     assert (std.log() - std.log().mean()).abs().max() > 0.1  # the spread does depend on the state
 
 
+def test_nll_weight_multiplies_the_loss(make_dynamics, make_transition):
+    plain, weighted = (
+        make_dynamics(scrambled=True, **GAUSSIAN, nll_weight=weight)
+        .eval()
+        .loss(make_transition(), rng(), need_next=False)
+        for weight in (1.0, 0.05)
+    )
+    torch.testing.assert_close(weighted[0], 0.05 * plain[0])
+
+
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_beta_weighs_each_dimension_by_its_variance_without_gradient(beta, make_dynamics, make_transition):
     dynamics = make_dynamics(scrambled=True, **GAUSSIAN, beta=beta).eval()

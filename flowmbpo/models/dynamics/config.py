@@ -92,9 +92,14 @@ class ResidualDynamicsConfig(_DynamicsConfig):
 
 
 class GaussianDynamicsConfig(_DynamicsConfig):
-    """Control: residual mean and state-dependent log-std, (beta-)NLL, reparameterised samples."""
+    """Control: residual mean and state-dependent log-std, (beta-)NLL, reparameterised samples.
+
+    `nll_weight` brings a loss of order 1 (it is on the standardised displacement) to the order of the
+    squared latent errors that `training.dynamics_weight` is chosen for.
+    """
 
     kind: Literal["gaussian"] = "gaussian"
+    nll_weight: PositiveFloat = 1.0
     beta: UnitInterval = 0.5
     min_logstd: float = -5.0
     max_logstd: float = 2.0

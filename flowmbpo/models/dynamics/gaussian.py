@@ -60,7 +60,7 @@ class GaussianDynamics(Dynamics):
         nll = logstd + 0.5 * standardised.square()
         weight = (2.0 * self.options.beta * logstd.detach()).exp()
         s_next = self._sample(transition.source, mean, logstd, generator) if need_next else None
-        return (weight * nll).mean(-1), s_next
+        return self.options.nll_weight * (weight * nll).mean(-1), s_next
 
     def _distribution(self, s: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.network(torch.cat([s, task, action], dim=-1)).chunk(2, dim=-1)
