@@ -12,8 +12,9 @@ from flowmbpo.errors import CheckpointError
 
 
 def capture(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
-    """States of the named generators, of torch's global one and, if in use, of every CUDA device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    """States of the named generators, of torch's global one and, where a generator is on one, of every CUDA device."""
+    on_cuda = any(generator.device.type == "cuda" for generator in generators.values())
+    cuda = torch.cuda.get_rng_state_all() if on_cuda else []
     return {
         "generators": {name: generator.get_state() for name, generator in generators.items()},
         "devices": {name: generator.device.type for name, generator in generators.items()},
