@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +21,9 @@ from flowmbpo.run_directory import RunDirectory
 from flowmbpo.runs.build import evaluation_env, evaluation_seed
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.interrupts import StopRequest
+from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.tracking.factory import make_sinks
 from flowmbpo.training.fog import FoGTrainer
-
-if TYPE_CHECKING:
-    from flowmbpo.runs.train import TrainOutcome
 
 FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no epoch has it
 
@@ -78,8 +76,6 @@ class TrainingSession:
 
     def run(self, stop: StopRequest) -> TrainOutcome:
         """Train to the last epoch or to a stop request; saves and reports either way."""
-        from flowmbpo.runs.train import TrainOutcome
-
         epochs = self.config.training.epochs
         while self.trainer.epoch < epochs and not stop:
             self._epoch()

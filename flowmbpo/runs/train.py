@@ -6,9 +6,8 @@ import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
@@ -21,32 +20,12 @@ from flowmbpo.run_directory import RunDirectory, default_path
 from flowmbpo.runs.build import env_name, env_spec, make_trainer, resolve_device, set_up_compute
 from flowmbpo.runs.dry_run import total_env_steps
 from flowmbpo.runs.interrupts import stop_on_signals
+from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.resume import load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
 
 log = logging.getLogger("flowmbpo")
 log.setLevel(logging.INFO)
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best."""
-
-    run_dir: str
-    status: Literal["done", "interrupted"]
-    env_steps: int
-    epochs: int
-    final_return_mean: float | None
-    final_return_std: float | None
-    eval_episodes: int
-    checkpoint: str
-    wall_s: float
-    cpu_s: float
-    nonfinite: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        return asdict(self)
 
 
 def train(

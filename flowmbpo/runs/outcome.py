@@ -1,0 +1,27 @@
+"""What a training run comes to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best."""
+
+    run_dir: str
+    status: Literal["done", "interrupted"]
+    env_steps: int
+    epochs: int
+    final_return_mean: float | None
+    final_return_std: float | None
+    eval_episodes: int
+    checkpoint: str
+    wall_s: float
+    cpu_s: float
+    nonfinite: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document."""
+        return asdict(self)
