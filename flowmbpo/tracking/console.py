@@ -38,13 +38,14 @@ class ConsoleSink(MetricSink):
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._title, self._total, self._first = title, total_epochs, first_epoch
+        self._title, self._total = title, total_epochs
         self._console = console or Console(stderr=True)
         self._interval_s, self._clock = interval_s, clock
         self._latest: dict[str, Value] = {"epoch": first_epoch}
         self._best: float | None = None
         self._shown_row: dict[str, Value] | None = None
         self._started = self._printed = clock()
+        self._first_row: tuple[int, float] | None = None  # its epoch and time: before it comes the warm-up
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=4)
@@ -52,6 +53,8 @@ class ConsoleSink(MetricSink):
 
     def log(self, row: Row) -> None:
         self._latest = {**self._latest, **row}
+        if self._first_row is None:
+            self._first_row = self._epoch, self._clock()
         value = row.get(_EVAL)
         if isinstance(value, float | int) and (self._best is None or value > self._best):
             self._best = float(value)
@@ -71,11 +74,11 @@ class ConsoleSink(MetricSink):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go at the mean speed so far; None before the first epoch."""
-        done = self._epoch - self._first
-        if done <= 0:
+        """Seconds to go at the mean speed since the first row, which holds the warm-up; None until a later one."""
+        if self._first_row is None or self._epoch <= self._first_row[0]:
             return None
-        return (self._total - self._epoch) * (self._clock() - self._started) / done
+        epoch, since = self._first_row
+        return (self._total - self._epoch) * (self._clock() - since) / (self._epoch - epoch)
 
     @property
     def _epoch(self) -> int:

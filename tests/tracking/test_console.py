@@ -58,13 +58,16 @@ def test_last_row_and_status_are_shown_at_the_end_once() -> None:
     assert lines[1] == "run: interrupted after 0:01:15"
 
 
-def test_time_to_go_counts_only_the_epochs_of_this_process() -> None:
+def test_time_to_go_counts_only_the_epochs_of_this_process_after_its_warm_up() -> None:
     clock = Clock()
     sink, _ = plain(clock, total=100, first=40)
     assert sink.eta_s is None
-    clock.now = 30.0
-    sink.log(row(60))
-    assert sink.eta_s == pytest.approx(60.0)  # 20 epochs took 30 s, 40 are left
+    clock.now = 500.0  # the warm-up
+    sink.log(row(41))
+    assert sink.eta_s is None
+    clock.now = 530.0
+    sink.log(row(61))
+    assert sink.eta_s == pytest.approx(58.5)  # 20 epochs took 30 s, 39 are left
 
 
 def test_terminal_shows_one_live_view_with_everything() -> None:
