@@ -36,7 +36,7 @@ def read_run(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{path}: holds no run (no run.json). Name a run directory.") from error
     except (ValueError, OSError) as error:
-        raise RunDirectoryError(f"{path / 'run.json'}: cannot be read: {error}") from error
+        raise RunDirectoryError(f"{path / 'run.json'}: cannot be read: {error}. Restore it from a copy.") from error
     if not isinstance(record, dict):
         raise RunDirectoryError(f"{path / 'run.json'}: is not a JSON object, so not written by flowmbpo")
     return record

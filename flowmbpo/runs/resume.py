@@ -11,6 +11,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.flat import Difference, config_differences
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from flowmbpo.run_directory import RunDirectory
 from flowmbpo.training.fog import FoGTrainer
 
 FREE_SECTIONS = ("evaluation.", "tracking.", "checkpoint.")
@@ -26,8 +27,12 @@ def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
     """
     resume = resume.expanduser().absolute()
     if not resume.exists():
-        raise RunDirectoryError(f"--resume: there is no run in {resume} to go on with; leave --resume away to start it")
+        raise RunDirectoryError(
+            f"--resume: there is no run in {resume} to go on with; leave --resume away to start it, "
+            "or name the run (--resume RUN_DIR): --set is part of a run's folder name"
+        )
     if (resume / "run.json").is_file() and not names(resume / "checkpoints"):
+        RunDirectory.open_existing(resume).close()  # refused while a process still runs there
         raise RunDirectoryError(
             f"{resume}: the run ended before its first checkpoint, so there is nothing to go on with; "
             "remove the directory or choose another with --out, and leave --resume away"

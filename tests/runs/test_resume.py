@@ -134,6 +134,14 @@ def test_run_that_ended_before_its_first_checkpoint_says_what_to_do(train, confi
         train(config(), resume=tmp_path / "run")
 
 
+def test_live_run_without_a_checkpoint_is_not_called_ended(train, config, tmp_path):
+    with (
+        RunDirectory.create(tmp_path / "run"),
+        pytest.raises(RunDirectoryError, match=r"in use by process \d+.*Wait for it"),
+    ):
+        train(config(), resume=tmp_path / "run")
+
+
 def test_best_is_refused_because_it_has_no_replay_buffer(refused, config, run):
     message = refused(CheckpointError, config(), run / "checkpoints" / "best.pt", run)
     assert "best.pt" in message
