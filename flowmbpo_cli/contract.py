@@ -93,4 +93,5 @@ def _say(kind: str, message: str, json_wanted: bool) -> None:
 def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)  # only Typer's private subclass declares it
     command = context.command_path if context is not None else "flowmbpo"
-    return f"{error.format_message()}\nSee `{command} --help`."
+    message = error.format_message().replace("Value error, ", "")  # pydantic's prefix
+    return f"{message}\nSee `{command} --help`."
