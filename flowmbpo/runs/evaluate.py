@@ -21,8 +21,6 @@ from flowmbpo.evaluation.returns import Evaluation, Policy
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
 from flowmbpo.models.agent import Agent
 from flowmbpo.runs.build import env_name, env_spec, evaluation_env, resolve_device, set_up_compute
-from flowmbpo.tracking.plots import plot_learning_curve
-from flowmbpo.tracking.video import write_video
 
 SEED_BASE = 2**62
 """Evaluation seed n starts its episodes from this plus n, which no training or periodic evaluation uses. A
@@ -112,6 +110,8 @@ def evaluate(
     if video is not None:
         _film(_policy(agent, config, target, used_seed), config, used_seed, video)
     if plot is not None and metrics is not None:
+        from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
+
         plot_learning_curve(metrics, plot)
     return EvalOutcome(
         checkpoint=str(path),
@@ -160,6 +160,8 @@ def _for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:
 def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path) -> None:
     env = make_env(config.task, num_envs=1, workers=0)
     try:
+        from flowmbpo.tracking.video import write_video
+
         write_video(record_episodes(policy, env, 1, seed), video, FRAMES_PER_SECOND)
     finally:
         env.close()
