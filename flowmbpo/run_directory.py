@@ -78,7 +78,7 @@ class RunDirectory:
             record = {"run_id": secrets.token_hex(4), "started": now(), "resumed_from": []}
             run._write_record({**record, "status": "running", "ended": None, **provenance()})
             run._furnish()
-        except BaseException:
+        except BaseException:  # let the lock go whatever ended it, an interrupt too, and pass it on
             run.close()
             raise
         return run

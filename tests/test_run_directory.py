@@ -158,7 +158,9 @@ def test_forked_worker_that_outlives_its_parent_does_not_hold_the_run(tmp_path: 
         os.read(started, 1)
         os.close(run._lock or -1)  # what the kernel does when the parent is killed
         run._lock = None
-        RunDirectory.open_existing(tmp_path / "run").close()
+        with RunDirectory.open_existing(tmp_path / "run") as taken:
+            assert taken.path == tmp_path / "run"
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)  # the worker was alive all the while
     finally:
         os.close(stay)
         os.waitpid(child, 0)

@@ -94,7 +94,7 @@ class CheckpointStore:
                 manifest.files[target.name] = [*accepted, entry]
                 manifest.write(self.folder)
                 staged.commit()
-        except BaseException:
+        except BaseException:  # clean up whatever ended it, an interrupt too, and pass it on
             if replay is not None and not staged.committed:
                 (self.folder / replay).unlink(missing_ok=True)
             raise

@@ -87,7 +87,7 @@ def failure_recorded(run_dir: RunDirectory) -> Iterator[None]:
             "stopped at once: what followed the last checkpoint is lost. "
             f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
         ) from error
-    except BaseException as error:
+    except BaseException as error:  # whatever ended the run is recorded and passed on
         _record(run_dir, "failed", f"{type(error).__name__}: {error}")
         raise
 

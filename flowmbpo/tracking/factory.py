@@ -40,7 +40,7 @@ def make_sinks(
         if console:
             title = f"{config.name} seed {config.seed} on {env_name}"
             sinks.append(ConsoleSink(title, total_epochs, resume_epoch or 0))
-    except BaseException:
+    except BaseException:  # close what was opened, whatever ended it, and pass it on
         MultiSink(sinks).close("failed")
         raise
     return MultiSink(sinks)

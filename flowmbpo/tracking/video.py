@@ -73,7 +73,7 @@ def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path)
         assert process.stdin is not None
         try:
             _feed(process.stdin, first, frames)
-        except BaseException:
+        except BaseException:  # no encoder outlives an interrupt; passed on
             process.kill()
             process.wait()
             raise
