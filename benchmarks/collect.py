@@ -64,7 +64,7 @@ class PlainLoop:
     def __init__(self, task: str, envs: int) -> None:
         import numpy as np
 
-        from flowmbpo.envs.dmcontrol import load_suite_task
+        from flowmbpo.envs.dmcontrol.suite import load_suite_task
 
         self._environments = [load_suite_task(task) for _ in range(envs)]
         for index, environment in enumerate(self._environments):

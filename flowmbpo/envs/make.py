@@ -8,7 +8,7 @@ from functools import partial
 
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.dmcontrol import DMControlSimulator
+from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.tasks import NO_SIMULATOR, task_info
 from flowmbpo.envs.toy.systems import toy_system

@@ -50,3 +50,14 @@ def task_discount(episode_length: int) -> float:
     """clip((L/5 - 1)/(L/5), .95, .995), L in agent steps (TD-MPC2, Hansen et al. 2024)."""
     fifth = episode_length / 5
     return min(max((fifth - 1) / fifth, 0.95), 0.995)
+
+
+def timed_task(
+    name: str, simulator: str, widths: tuple[int, int], steps: int, repeat: int, *, can_terminate: bool = False
+) -> TaskInfo:
+    """A task of `widths` (observation, action) with a time limit of `steps` control steps.
+
+    `repeat` control (or physics) steps make an agent step.
+    """
+    length = steps // repeat
+    return TaskInfo(name, simulator, *widths, length, repeat, task_discount(length), can_terminate)

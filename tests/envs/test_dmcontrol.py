@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.dmcontrol import DMControlSimulator, action_scale, load_suite_task
+from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator, action_scale
+from flowmbpo.envs.dmcontrol.suite import load_suite_task
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.opengl import rendering_variables
 from flowmbpo.envs.seeding import episode_seed

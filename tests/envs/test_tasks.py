@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from flowmbpo.envs.dmcontrol import DMControlSimulator, load_suite_task, suite_key
+from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
+from flowmbpo.envs.dmcontrol.suite import load_suite_task, suite_key
 from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.tasks import task_info, task_names

@@ -9,40 +9,14 @@ from __future__ import annotations
 
 import importlib
 import math
-import warnings
-from typing import Any
 
 import numpy as np
 
+from flowmbpo.envs.dmcontrol.suite import load_suite_task
 from flowmbpo.envs.workers.simulator import Outcome, Simulator
-from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
+from flowmbpo.errors import EnvironmentFailure
 
-_DOMAINS = {"cup": "ball_in_cup"}  # the field's short name
 _HEIGHT, _WIDTH = 240, 320  # pixels
-
-
-def suite_key(name: str) -> tuple[str, str]:
-    """dm_control's domain and task behind a task's name: 'cup-catch' is ('ball_in_cup', 'catch')."""
-    domain, _, task = name.partition("-")
-    return _DOMAINS.get(domain, domain), task.replace("-", "_")
-
-
-def load_suite_task(name: str) -> Any:
-    """The dm_control environment of a task; raises EnvironmentUnavailableError where it is missing."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*DISPLAY")  # of glfw, which nothing here needs
-            from dm_control import suite
-    except ImportError as error:
-        raise EnvironmentUnavailableError(
-            f"'{name}' needs dm_control, which cannot be imported here ({error}); "
-            "install dm-control==1.0.28 with mujoco==3.3.0"
-        ) from error
-    if "in1d" not in vars(np):
-        # numpy 2.4 dropped a name that dm_control 1.0.28's quadruped still calls.
-        np.in1d = np.isin  # type: ignore[attr-defined]
-    domain, task = suite_key(name)
-    return suite.load(domain, task, task_kwargs={"random": np.random.RandomState(0)})
 
 
 def action_scale(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
