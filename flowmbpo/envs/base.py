@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.envs.faults import Fault
 from flowmbpo.envs.spec import EnvSpec
 
 
@@ -25,6 +26,10 @@ class EnvStep:
     last one where it ended, equal to `obs` elsewhere. `terminated` (the task ended itself: no
     bootstrap) and `truncated` (the time limit: bootstrap) are never both true. `success` is the
     task's success at this step, nan where the task defines none.
+
+    `faults` names the copies whose simulator broke in this step. Their episode must be thrown away
+    whole: `obs` is already the next episode's first observation, `final_obs` equals it, the reward
+    is 0, `success` is nan, and neither `terminated` nor `truncated` is true.
     """
 
     obs: Float[Tensor, "N O"]
@@ -33,6 +38,7 @@ class EnvStep:
     truncated: Bool[Tensor, " N"]
     final_obs: Float[Tensor, "N O"]
     success: Float[Tensor, " N"]
+    faults: tuple[Fault, ...] = ()
 
     @property
     def done(self) -> Bool[Tensor, " N"]:
@@ -59,8 +65,8 @@ class VectorEnv(ABC):
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
         """One agent step (all its repeats) in every copy; actions are clipped to [-1, 1].
 
-        Raises ValueError on a wrong shape or a non-finite action, EnvironmentFailure when the
-        simulator or a worker breaks.
+        Raises ValueError on a wrong shape or a non-finite action, EnvironmentFailure when a worker
+        dies or a simulator cannot go on at all. A single episode that breaks is a fault of the step.
         """
 
     @abstractmethod
