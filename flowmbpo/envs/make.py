@@ -9,7 +9,7 @@ from functools import partial
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
-from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.tasks import NO_SIMULATOR, task_info
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.envs.toy.vector import ToyVectorEnv
@@ -33,7 +33,7 @@ def make_env(config: TaskConfig, num_envs: int | None = None, workers: int | Non
             return ToyVectorEnv(toy_system(task), count)
         case "dmcontrol":
             make = partial(DMControlSimulator, task.name, task.action_repeat)
-            return WorkerVectorEnv(task, make, count, cores() if workers is None else workers)
+            return WorkerVectorEnv(EnvSpec((task,)), [make], [0] * count, cores() if workers is None else workers)
         case _:
             raise _unavailable(task)
 

@@ -26,9 +26,18 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """The task set of a vector environment; its order is the task id. A single task is a set of one."""
+    """The task set of a vector environment; its order is the task id. A single task is a set of one.
+
+    `name` is the set's own ('mt30'); a single task goes by its task's.
+    """
 
     tasks: tuple[TaskInfo, ...]
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What runs, as paths, checkpoints and reports name it."""
+        return self.name or self.tasks[0].name
 
     @property
     def obs_dim(self) -> int:

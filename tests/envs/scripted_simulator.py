@@ -9,8 +9,9 @@ import numpy as np
 
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.workers.simulator import Outcome, Simulator
+from flowmbpo.errors import EnvironmentFailure
 
-CRASH, EXIT, NOT_A_NUMBER, REWARDLESS = 0.9, 0.8, 0.7, 0.6
+CRASH, EXIT, NOT_A_NUMBER, REWARDLESS, ABSURDITY, DIVERGENCE = 0.9, 0.8, 0.7, 0.6, 0.55, 0.45
 
 TASK = TaskInfo("scripted", "scripted", 3, 2, episode_length=5, action_repeat=1, discount=0.95, can_terminate=True)
 
@@ -44,6 +45,10 @@ class ScriptedSimulator(Simulator):
             os._exit(7)
         if math.isclose(first, NOT_A_NUMBER, rel_tol=1e-6):
             obs[1] = np.nan
+        if math.isclose(first, ABSURDITY, rel_tol=1e-6):
+            obs[1] = 1e7
+        if math.isclose(first, DIVERGENCE, rel_tol=1e-6):
+            raise EnvironmentFailure("the physics state is invalid")
         if math.isclose(first, REWARDLESS, rel_tol=1e-6):
             reward = math.inf
         return Outcome(reward, first < 0, float(self._step))
@@ -53,3 +58,32 @@ class ScriptedSimulator(Simulator):
 
     def render(self) -> np.ndarray:
         return np.full((4, 4, 3), self._step, dtype=np.uint8)
+
+
+NARROW = TaskInfo("narrow", "scripted", 2, 1, episode_length=3, action_repeat=1, discount=0.95, can_terminate=True)
+
+
+class NarrowSimulator(Simulator):
+    """Observation [step, action], reward action; a second, narrower task for sets."""
+
+    obs_dim = 2
+    action_dim = 1
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
+        self._step = 0
+        obs[:] = (0.0, 0.0)
+
+    def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+        self._step += 1
+        obs[:] = (self._step, action[0])
+        assert action.shape == (1,)
+        return Outcome(float(action[0]), False, math.nan)
+
+    def describe(self) -> str:
+        return f"narrow state {self._step}"
+
+    def render(self) -> np.ndarray:
+        return np.full((4, 4, 3), 100 + self._step, dtype=np.uint8)

@@ -12,14 +12,15 @@ import time
 import psutil
 import pytest
 import torch
-from scripted_simulator import CRASH, EXIT, NOT_A_NUMBER, REWARDLESS, TASK, ScriptedSimulator
+from scripted_simulator import ABSURDITY, CRASH, DIVERGENCE, EXIT, NOT_A_NUMBER, REWARDLESS, TASK, ScriptedSimulator
 
+from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.workers.vector import WorkerVectorEnv
 from flowmbpo.errors import EnvironmentFailure
 
 
 def make(num_envs=4, workers=2, task=TASK):
-    return WorkerVectorEnv(task, ScriptedSimulator, num_envs, workers)
+    return WorkerVectorEnv(EnvSpec((task,)), [ScriptedSimulator], [0] * num_envs, workers)
 
 
 def worker_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
@@ -156,13 +157,39 @@ def test_a_simulator_that_raises_is_quoted(workers):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(NOT_A_NUMBER, r"observation entries \[1\]; scripted state 1"), (REWARDLESS, "reward inf")]
+    ("value", "reason"),
+    [
+        (NOT_A_NUMBER, "a result is not finite: reward 0, observation entries {1: nan}"),
+        (REWARDLESS, "a result is not finite: reward inf, observation entries {}"),
+        (ABSURDITY, "a result is absurd (beyond 1e+06): reward 0, observation entries {1: 1e+07}"),
+        (DIVERGENCE, "the physics state is invalid"),
+    ],
 )
-def test_results_that_are_not_finite_are_an_error_with_the_state(value, message):
-    env = make(workers=0)
-    env.reset(0)
-    with pytest.raises(EnvironmentFailure, match=f"environment 1 failed.*non-finite result after 1 steps.*{message}"):
-        env.step(only(1, value))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_episode_is_a_fault_and_the_next_one_begins(value, reason, workers):
+    env, calm = make(workers=workers), make(workers=0)
+    env.reset(3)
+    calm.reset(3)
+    earlier = torch.full((4, 2), 0.25)
+    env.step(earlier)
+    calm.step(earlier)
+    step, undisturbed = env.step(only(1, value)), calm.step(torch.zeros(4, 2))
+    (fault,) = step.faults
+    assert (fault.index, fault.task, fault.seed, fault.episode, fault.step) == (1, "scripted", 3, 0, 2)
+    assert (fault.reason, fault.state) == (reason, "scripted state 2")
+    assert fault.actions.tolist() == [[0.25, 0.25], pytest.approx([value, 0.0])]
+    assert not step.done.any()
+    assert step.reward[1] == 0
+    assert step.success[1].isnan()
+    assert step.obs[1].equal(step.final_obs[1])
+    assert step.obs[1, 1] == 0  # the first observation of the next episode
+    others = [0, 2, 3]
+    assert step.obs[others].equal(undisturbed.obs[others])
+    assert not env.step(torch.zeros(4, 2)).faults
+    saved = env.state_dict()
+    assert saved["episode"].tolist() == [0, 1, 0, 0]
+    assert [len(actions) for actions in saved["actions"]] == [3, 1, 3, 3]
+    env.close()
 
 
 def test_the_last_whole_step_can_still_be_saved_after_a_failure():
@@ -186,8 +213,9 @@ def test_workers_end_when_their_parent_is_killed():
     program = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from scripted_simulator import TASK, ScriptedSimulator\n"
+        "from flowmbpo.envs.spec import EnvSpec\n"
         "from flowmbpo.envs.workers.vector import WorkerVectorEnv\n"
-        "env = WorkerVectorEnv(TASK, ScriptedSimulator, 2, 2)\n"
+        "env = WorkerVectorEnv(EnvSpec((TASK,)), [ScriptedSimulator], [0, 0], 2)\n"
         "env.reset(0); print('ready', flush=True); input()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:

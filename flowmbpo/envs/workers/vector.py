@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.actions import bounded_actions
+from flowmbpo.envs.assignment import action_mask, check_same_tasks
 from flowmbpo.envs.base import EnvStep, VectorEnv
+from flowmbpo.envs.faults import Fault
 from flowmbpo.envs.opengl import NO_OPENGL
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.workers.buffers import SharedBuffers
-from flowmbpo.envs.workers.group import Saved, group_handlers
+from flowmbpo.envs.workers.group import Breakdown, Member, Saved, group_handlers
 from flowmbpo.envs.workers.process import LocalWorker, ProcessWorker, Worker, WorkerError
 from flowmbpo.envs.workers.rendering import FrameSource
 from flowmbpo.envs.workers.server import CPU, LOAD, RESET, STEP
@@ -27,32 +30,37 @@ from flowmbpo.errors import EnvironmentFailure
 
 
 class WorkerVectorEnv(VectorEnv):
-    """N copies of a simulator's task, spread over `workers` processes (0: all in this one).
+    """N copies of a task, or of the tasks of a set, spread over `workers` processes (0: all in this one).
 
     Observations, actions and flags pass through shared memory; one byte each way per worker and
     step starts a step and reports it done. A worker that fails or dies raises EnvironmentFailure
     and closes the environment; `state_dict` still gives the last completed step.
     """
 
-    def __init__(self, task: TaskInfo, make: SimulatorFactory, num_envs: int, workers: int) -> None:
-        self.spec = EnvSpec((task,))
+    def __init__(self, spec: EnvSpec, makes: Sequence[SimulatorFactory], task_ids: Sequence[int], workers: int) -> None:
+        """`makes[k]` makes copies of `spec.tasks[k]`; `task_ids` says, for each copy, which task it runs."""
+        num_envs = len(task_ids)
+        self.spec = spec
         self.num_envs = num_envs
-        self.task_ids = torch.zeros(num_envs, dtype=torch.int64)
-        self._task = task
+        self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
+        self._tasks = [spec.tasks[task] for task in task_ids]
         self._indices = _shares(num_envs, workers)
-        buffers = SharedBuffers(num_envs, task.obs_dim, task.action_dim, workers)
+        buffers = SharedBuffers(num_envs, spec.obs_dim, spec.action_dim, workers)
         self._arrays = buffers.arrays()
         self._rows = np.arange(num_envs)
         self._seed = -1
         self._episode = np.zeros(num_envs, dtype=np.int64)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._actions = np.zeros((num_envs, task.episode_length, task.action_dim), dtype=np.float32)
-        self._obs = torch.zeros(num_envs, task.obs_dim)
+        longest = max(task.episode_length for task in spec.tasks)
+        self._actions = np.zeros((num_envs, longest, spec.action_dim), dtype=np.float32)
+        self._mask = action_mask(self._tasks, spec.action_dim)
+        self._obs = torch.zeros(num_envs, spec.obs_dim)
         self._cpu_seconds = 0.0
-        self._frames = FrameSource(make, task)
+        self._frames = {task: FrameSource(makes[task], spec.tasks[task]) for task in sorted(set(task_ids))}
         self._workers: list[Worker] = []
-        self._finalizer = weakref.finalize(self, _close_all, self._workers, self._frames)
-        self._start(make, buffers, workers)
+        self._finalizer = weakref.finalize(self, _close_all, self._workers, list(self._frames.values()))
+        members = [Member(index, spec.tasks[task], makes[task]) for index, task in enumerate(task_ids)]
+        self._start(members, buffers, workers)
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         self._exchange(RESET, [seed] * len(self._workers))
@@ -64,13 +72,15 @@ class WorkerVectorEnv(VectorEnv):
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
         self._require_reset()
         arrays = self._arrays
-        arrays.action[:] = bounded_actions(action, self.num_envs, self.spec.action_dim).numpy()
-        self._exchange(STEP, [None] * len(self._workers))
+        np.multiply(bounded_actions(action, self.num_envs, self.spec.action_dim).numpy(), self._mask, out=arrays.action)
+        replies = self._exchange(STEP, [None] * len(self._workers))
         self._actions[self._rows, self._elapsed] = arrays.action
         self._elapsed += 1
-        done = arrays.terminated | arrays.truncated
-        self._episode[done] += 1
-        self._elapsed[done] = 0
+        faults = tuple(self._fault(broken) for reply in replies if reply is not None for broken in reply)
+        ended = arrays.terminated | arrays.truncated
+        ended[[fault.index for fault in faults]] = True
+        self._episode[ended] += 1
+        self._elapsed[ended] = 0
         return EnvStep(
             obs=self._read_obs(),
             reward=torch.from_numpy(arrays.reward.copy()),
@@ -78,6 +88,7 @@ class WorkerVectorEnv(VectorEnv):
             truncated=torch.from_numpy(arrays.truncated.copy()),
             final_obs=torch.from_numpy(arrays.final_obs.copy()),
             success=torch.from_numpy(arrays.success.copy()),
+            faults=faults,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +96,8 @@ class WorkerVectorEnv(VectorEnv):
         self._require_reset()
         places = [self._place(index) for index in range(self.num_envs)]
         return {
-            "task": self._task.name,
+            "task": self.spec.label,
+            "task_ids": self.task_ids.clone(),
             "seed": self._seed,
             "episode": torch.from_numpy(self._episode.copy()),
             "actions": [torch.from_numpy(place.actions) for place in places],
@@ -98,23 +110,19 @@ class WorkerVectorEnv(VectorEnv):
         Raises ValueError where the state is of another task or number of copies, EnvironmentFailure
         where the replay does not end, bit for bit, in the saved observations.
         """
-        saved = (state["task"], len(state["actions"]))
-        if saved != (self._task.name, self.num_envs):
-            raise ValueError(
-                f"the saved environment is {saved[1]} x '{saved[0]}'; this one is {self.num_envs} x '{self._task.name}'"
-            )
+        check_same_tasks(self, state)
         self._seed = -1
         self._episode[:] = state["episode"].numpy()
         self._elapsed[:] = [len(actions) for actions in state["actions"]]
         for index, actions in enumerate(state["actions"]):
-            self._actions[index, : len(actions)] = actions.numpy()
+            self._actions[index, : len(actions), : actions.shape[1]] = actions.numpy()
         seed = int(state["seed"])
         self._exchange(LOAD, [(seed, [self._place(index) for index in share]) for share in self._indices])
         obs = self._read_obs()
         changed = (obs != state["obs"]).any(dim=-1).nonzero()[:, 0].tolist()
         if changed:
             raise EnvironmentFailure(
-                f"{self._task.name}: replaying the saved episodes of environments {changed} does not reproduce "
+                f"{self.spec.label}: replaying the saved episodes of environments {changed} does not reproduce "
                 "their observations; the simulator's version or the processor differs from the one that saved them"
             )
         self._seed = seed
@@ -122,12 +130,12 @@ class WorkerVectorEnv(VectorEnv):
 
     def render(self, index: int = 0) -> np.ndarray:
         self._require_reset()
-        return self._frames.frame(self._seed, self._place(index))
+        return self._frames[int(self.task_ids[index])].frame(self._seed, self._place(index))
 
     def cpu_seconds(self) -> float:
         """CPU time of the worker processes and the drawing process, their start included."""
         if self._finalizer.alive:
-            total = self._frames.cpu_seconds()
+            total = sum(frames.cpu_seconds() for frames in self._frames.values())
             if any(isinstance(worker, ProcessWorker) for worker in self._workers):
                 total += sum(self._exchange(CPU, [None] * len(self._workers)))
             self._cpu_seconds = max(self._cpu_seconds, total)
@@ -139,9 +147,10 @@ class WorkerVectorEnv(VectorEnv):
                 self.cpu_seconds()
         self._finalizer()
 
-    def _start(self, make: SimulatorFactory, buffers: SharedBuffers, workers: int) -> None:
+    def _start(self, members: list[Member], buffers: SharedBuffers, workers: int) -> None:
         builds = [
-            partial(group_handlers, make, self._task, share, buffers, slot) for slot, share in enumerate(self._indices)
+            partial(group_handlers, [members[index] for index in share], buffers, slot)
+            for slot, share in enumerate(self._indices)
         ]
         if workers == 0:
             self._workers.extend(LocalWorker(build) for build in builds)
@@ -159,7 +168,7 @@ class WorkerVectorEnv(VectorEnv):
     def _exchange(self, kind: bytes, payloads: list[Any]) -> list[Any]:
         """One command to every worker, and their replies. A failure, or Ctrl-C halfway, closes all."""
         if not self._finalizer.alive:
-            raise EnvironmentFailure(f"{self._task.name}: the environment is closed; make it again")
+            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
         complete = False
         slot = 0
         replies = []
@@ -185,13 +194,26 @@ class WorkerVectorEnv(VectorEnv):
                 f"in episode {self._episode[index]} after {self._elapsed[index]} steps, "
                 f"last action {np.round(self._arrays.action[index], 4).tolist()}"
             )
-        failure = EnvironmentFailure(f"{self._task.name}: {which} failed {when}: {error}")
+        failure = EnvironmentFailure(f"{self._tasks[index].name}: {which} failed {when}: {error}")
         if error.trace:
             failure.add_note(error.trace)
         return failure
 
+    def _fault(self, broken: Breakdown) -> Fault:
+        index = broken.index
+        return Fault(
+            index=index,
+            task=self._tasks[index].name,
+            seed=self._seed,
+            episode=int(self._episode[index]),
+            step=int(self._elapsed[index]),
+            reason=broken.reason,
+            state=broken.state,
+            actions=self._place(index).actions,
+        )
+
     def _place(self, index: int) -> Saved:
-        actions = self._actions[index, : self._elapsed[index]].copy()
+        actions = self._actions[index, : self._elapsed[index], : self._tasks[index].action_dim].copy()
         return Saved(index, int(self._episode[index]), actions)
 
     def _read_obs(self) -> Tensor:
@@ -210,7 +232,8 @@ def _shares(num_envs: int, workers: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def _close_all(workers: list[Worker], frames: FrameSource) -> None:
+def _close_all(workers: list[Worker], sources: list[FrameSource]) -> None:
     for worker in workers:
         worker.close()
-    frames.close()
+    for frames in sources:
+        frames.close()
