@@ -19,7 +19,11 @@ def suite_key(name: str) -> tuple[str, str]:
 
 
 def load_suite_task(name: str) -> Any:
-    """The dm_control environment of a task; raises EnvironmentUnavailableError where it is missing."""
+    """The dm_control environment of a task, of the suite or one of the extra ones.
+
+    Its random state starts at seed 0; whoever steps it seeds `environment.task.random`. Raises
+    EnvironmentUnavailableError where dm_control is missing.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*DISPLAY")  # of glfw, which nothing here needs
@@ -32,5 +36,10 @@ def load_suite_task(name: str) -> Any:
     if "in1d" not in vars(np):
         # numpy 2.4 dropped a name that dm_control 1.0.28's quadruped still calls.
         np.in1d = np.isin  # type: ignore[attr-defined]
+    from flowmbpo.envs.dmcontrol.extra.registry import EXTRA_ENVIRONMENTS
+
+    random = np.random.RandomState(0)
+    if name in EXTRA_ENVIRONMENTS:
+        return EXTRA_ENVIRONMENTS[name](random)
     domain, task = suite_key(name)
-    return suite.load(domain, task, task_kwargs={"random": np.random.RandomState(0)})
+    return suite.load(domain, task, task_kwargs={"random": random})

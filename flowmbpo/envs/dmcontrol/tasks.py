@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from flowmbpo.envs.spec import TaskInfo, timed_task
 
-_WIDTHS = {
+_SUITE_WIDTHS = {
     "acrobot-swingup": (6, 1),
     "acrobot-swingup-sparse": (6, 1),
     "cartpole-balance": (5, 1),
@@ -59,9 +59,31 @@ _WIDTHS = {
     "walker-stand": (24, 6),
     "walker-walk": (24, 6),
 }
+_EXTRA_WIDTHS = {
+    "cheetah-jump": (17, 6),
+    "cheetah-run-back": (17, 6),
+    "cheetah-run-backwards": (17, 6),
+    "cheetah-run-front": (17, 6),
+    "cup-spin": (8, 2),
+    "hopper-hop-backwards": (15, 4),
+    "pendulum-spin": (3, 1),
+    "reacher-three-easy": (8, 3),
+    "reacher-three-hard": (8, 3),
+    "walker-run-backwards": (24, 6),
+    "walker-walk-backwards": (24, 6),
+}
 _REPEAT = 2
 _CONTROL_STEPS = 1000  # of every task, whatever its time limit in seconds
 
-TASKS: tuple[TaskInfo, ...] = tuple(
-    timed_task(name, "dmcontrol", widths, _CONTROL_STEPS, _REPEAT) for name, widths in _WIDTHS.items()
-)
+
+def _rows(widths: dict[str, tuple[int, int]]) -> tuple[TaskInfo, ...]:
+    return tuple(timed_task(name, "dmcontrol", pair, _CONTROL_STEPS, _REPEAT) for name, pair in widths.items())
+
+
+SUITE_TASKS: tuple[TaskInfo, ...] = _rows(_SUITE_WIDTHS)
+"""The tasks that dm_control ships."""
+
+EXTRA_TASKS: tuple[TaskInfo, ...] = _rows(_EXTRA_WIDTHS)
+"""TD-MPC2's tasks on dm_control's models (`flowmbpo.envs.dmcontrol.extra`)."""
+
+TASKS: tuple[TaskInfo, ...] = SUITE_TASKS + EXTRA_TASKS
