@@ -94,6 +94,8 @@ class ReplayBuffer:
     def add(self, action: Float[Tensor, "N A"], step: EnvStep) -> None:
         """Append what `action`, taken on the newest observations, did in every lane.
 
+        The episode of a lane whose simulator broke (`step.faults`) is thrown away whole, as far as it
+        is still stored; what follows is the next episode.
         Raises EnvironmentFailure where the simulator returned a non-finite observation or reward.
         """
         assert self._filled > 0, "start(obs) comes before add: there is no observation to act on"
@@ -116,6 +118,8 @@ class ReplayBuffer:
         self.closed[reached, self._lanes] = True
         # Where no episode ended this is the row just written, and obs equals final_obs.
         self._write_newest((reached + done) % self.rows, obs)
+        for fault in step.faults:
+            self._discard_episode(fault.index)
         self._total = int(self.num_starts.sum())
 
     def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
@@ -238,6 +242,20 @@ class ReplayBuffer:
         self.obs[row, self._lanes] = obs
         self.closed[row, self._lanes] = True
         self.head = row
+
+    def _discard_episode(self, lane: int) -> None:
+        """Take the lane back to the first row of its newest episode, which now holds the newest observation."""
+        head, count = int(self.head[lane]), int(self.count[lane])
+        length = 0
+        while length + 1 < count and not self.closed[(head - length - 1) % self.rows, lane]:
+            length += 1
+        first = (head - length) % self.rows
+        self.obs[first, lane] = self.obs[head, lane]
+        self.closed[first, lane] = True
+        self.head[lane] = first
+        self.count[lane] -= length
+        self.num_starts[lane] -= length
+        self._filled = int(self.count.max())
 
     def _draw(self, population: int, batch_size: int, generator: torch.Generator) -> Int[Tensor, " B"]:
         if not population:

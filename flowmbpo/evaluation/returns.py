@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.errors import EnvironmentFailure
 
+log = logging.getLogger("flowmbpo")
+
 Policy = Callable[[Float[Tensor, "N O"], Int[Tensor, " N"]], Float[Tensor, "N A"]]
 """Observations and task ids to actions; called with gradients off."""
 
@@ -24,12 +27,15 @@ class Evaluation:
 
     `returns` are undiscounted sums of real rewards, `lengths` agent steps, `successes` the task's
     success at each episode's last step (None where the task defines none), `tasks` the task names.
+    `faults` counts episodes that the simulator broke: they are in none of the figures, and the
+    copy's next episode stands in for each.
     """
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     successes: tuple[float | None, ...]
     tasks: tuple[str, ...]
+    faults: int = 0
 
     @property
     def episodes(self) -> int:
@@ -63,6 +69,21 @@ class Evaluation:
         """Agent steps in the counted episodes."""
         return sum(self.lengths)
 
+    def per_task(self) -> dict[str, dict[str, float | int | None]]:
+        """Episodes, mean return and mean success of each task, in the order of their first episodes."""
+        rows: dict[str, list[int]] = {}
+        for episode, task in enumerate(self.tasks):
+            rows.setdefault(task, []).append(episode)
+        return {task: self._figures(chosen) for task, chosen in rows.items()}
+
+    def _figures(self, chosen: list[int]) -> dict[str, float | int | None]:
+        successes = [value for value in (self.successes[episode] for episode in chosen) if value is not None]
+        return {
+            "episodes": len(chosen),
+            "return_mean": math.fsum(self.returns[episode] for episode in chosen) / len(chosen),
+            "success": math.fsum(successes) / len(successes) if successes else None,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
         return {
@@ -76,6 +97,8 @@ class Evaluation:
             "lengths": list(self.lengths),
             "successes": list(self.successes),
             "tasks": list(self.tasks),
+            "per_task": self.per_task(),
+            "faults": self.faults,
         }
 
 
@@ -84,9 +107,11 @@ def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evalua
     """Run `episodes` whole episodes from `env.reset(seed)`, closed loop, and report them.
 
     How many each copy runs is fixed beforehand (they differ by at most one), because taking the
-    first that finish would favour short episodes. A copy that is done is stepped on, uncounted.
+    first that finish would favour short episodes. A copy that is done is stepped on, uncounted. An
+    episode that the simulator breaks is run again as the copy's next one.
 
-    Raises EnvironmentFailure on a non-finite reward, and whatever `env` raises.
+    Raises EnvironmentFailure on a non-finite reward, where more episodes broke than were asked for,
+    and whatever `env` raises.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: evaluate at least 1")
@@ -96,7 +121,7 @@ def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evalua
     obs = env.reset(seed)
     earned = torch.zeros(env.num_envs, dtype=torch.float64)
     lasted = torch.zeros(env.num_envs, dtype=torch.long)
-    pending = episodes
+    pending, faults = episodes, 0
     while pending:
         step = env.step(policy(obs, env.task_ids).to(obs.device))
         obs = step.obs
@@ -108,10 +133,18 @@ def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evalua
                 pending -= 1
             earned[copy] = 0.0
             lasted[copy] = 0
+        for fault in step.faults:
+            earned[fault.index] = 0.0
+            lasted[fault.index] = 0
+            if len(finished[fault.index]) < quota[fault.index]:
+                faults += 1
+                log.warning("%s; evaluation goes on with the next episode", fault)
+            if faults > episodes:
+                raise EnvironmentFailure(f"{faults} episodes broke while {episodes} were to be evaluated; {fault}")
     names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
     flat = [(*episode, names[copy]) for copy, lane in enumerate(finished) for episode in lane]
     returns, lengths, successes, tasks = zip(*flat, strict=True)
-    return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks)
+    return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks, faults=faults)
 
 
 def _episode(total: float, length: int, success: float, copy: int) -> tuple[float, int, float | None]:

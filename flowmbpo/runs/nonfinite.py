@@ -1,7 +1,8 @@
-"""Keeps what a non-finite update was computed from, for whoever looks into it."""
+"""Keeps what a non-finite update was computed from, or what breaks an episode, for whoever looks into it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,17 @@ from flowmbpo.checkpoints.atomic import StagedFile, refused
 
 @dataclass(frozen=True)
 class NonFiniteDump:
-    """Writes each such batch to `{folder}/{name}.pt`; the folder appears with the first one."""
+    """Writes each such record to `{folder}/{name}.pt`; the folder appears with the first one."""
 
     folder: Path
 
-    def __call__(self, name: str, tensors: dict[str, Tensor]) -> None:
+    def __call__(self, name: str, values: Mapping[str, Tensor | str | int]) -> None:
         """Raises StorageError."""
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise refused(self.folder, error) from error
         with StagedFile(self.folder / f"{name}.pt") as staged:
-            torch.save({key: value.detach().cpu() for key, value in tensors.items()}, staged)  # type: ignore[arg-type]
+            kept = {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
+            torch.save(kept, staged)  # type: ignore[arg-type]
             staged.commit()

@@ -36,6 +36,7 @@ class TrainingConfig(FrozenConfig):
     `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start
     states: first-order gradients vanish in a saturated tanh, and a policy that got there stays.
     `exploration_noise` is the std of Gaussian noise on collected actions, clipped to [-1, 1].
+    `max_faults` is how many episodes that the simulator broke may be thrown away before the run stops.
     """
 
     epochs: PositiveInt = 15_000
@@ -71,6 +72,7 @@ class TrainingConfig(FrozenConfig):
     warmup_model_updates: NonNegativeInt = 0
     random_episodes: NonNegativeInt = 1
     max_nonfinite: NonNegativeInt = 20
+    max_faults: NonNegativeInt = 20
 
     @model_validator(mode="after")
     def _warmup_has_data(self) -> TrainingConfig:

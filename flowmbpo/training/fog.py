@@ -5,8 +5,9 @@ The environment only fills the replay buffer; no gradient ever passes through it
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.base import VectorEnv
-from flowmbpo.errors import NonFiniteError
+from flowmbpo.envs.faults import Fault
+from flowmbpo.errors import EnvironmentFailure, NonFiniteError
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.config import TrainingConfig
 from flowmbpo.training.optimiser import GuardedOptimiser
 from flowmbpo.training.schedule import learning_rate
 from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
 
-Dump = Callable[[str, dict[str, Tensor]], None]
-"""Receives a name for the update that was not finite, and the tensors it was computed from."""
+log = logging.getLogger("flowmbpo")
+
+Dump = Callable[[str, Mapping[str, Tensor | str | int]], None]
+"""Receives a name for what broke (an update that was not finite, an episode), and all that reproduces it."""
 
 RECENT_EPISODES = 20
 GENERATORS = ("exploration", "replay", "imagination", "model", "critic")
@@ -46,6 +50,7 @@ class FoGTrainer:
         self.epoch = 0
         self.env_steps = 0
         self.nonfinite = 0
+        self.faults = 0
         self.updates = 0
         self.started = False
         spec = env.spec
@@ -124,6 +129,7 @@ class FoGTrainer:
         metrics["actions/std"] = float(taken.std(dim=(0, 1)).mean()) if taken[..., 0].numel() > 1 else 0.0
         metrics["actions/saturation"] = float((taken.abs() > 0.99).float().mean())
         metrics["nonfinite/count"] = float(self.nonfinite)
+        metrics["faults/count"] = float(self.faults)
         if self.recent_returns:
             metrics["train/return_mean"] = sum(self.recent_returns) / len(self.recent_returns)
         return metrics | rates
@@ -162,7 +168,22 @@ class FoGTrainer:
         if bool(step.done.any()):
             self.recent_returns.extend(self.running_return[step.done].tolist())
             self.running_return[step.done] = 0.0
+        for fault in step.faults:
+            self._give_up_episode(fault)
         return step.done.long()
+
+    def _give_up_episode(self, fault: Fault) -> None:
+        """Count and dump an episode that the simulator broke; the replay buffer has dropped it already."""
+        self.running_return[fault.index] = 0.0
+        self.faults += 1
+        log.warning("%s; the episode is thrown away (number %d of this run)", fault, self.faults)
+        record = {**vars(fault), "actions": torch.from_numpy(fault.actions)}
+        self.dump(f"epoch{self.epoch:06d}-episode-{self.faults}", record)
+        if self.faults > self.config.max_faults:
+            raise EnvironmentFailure(
+                f"{self.faults} episodes broke in the simulator; training.max_faults allows {self.config.max_faults}. "
+                f"None was trained on; their seeds and actions are in the run's nonfinite/ folder. The last: {fault}"
+            )
 
     def _model_update(self) -> dict[str, Tensor]:
         batch = self.replay.sample(self.config.wm_batch_size, self.config.horizon, self.generators["replay"])
@@ -220,6 +241,7 @@ class FoGTrainer:
             "env_steps": self.env_steps,
             "updates": self.updates,
             "nonfinite": self.nonfinite,
+            "faults": self.faults,
             "running_return": self.running_return.clone(),
             "recent_returns": list(self.recent_returns),
         }
@@ -236,5 +258,6 @@ class FoGTrainer:
         self.env_steps = int(state["env_steps"])
         self.updates = int(state["updates"])
         self.nonfinite = int(state["nonfinite"])
+        self.faults = int(state.get("faults", 0))  # checkpoints of 0.2 and before do not count them
         self.running_return = state["running_return"].clone()
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)

@@ -7,17 +7,19 @@ import io
 from collections import Counter, deque
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flowmbpo.data import replay
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.base import EnvStep
+from flowmbpo.envs.faults import Fault
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, EnvironmentFailure
 
-RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
+RUNNING, TERMINATED, TRUNCATED, BROKEN = 0, 1, 2, 3
 
 
 def seeded(seed=0):
@@ -55,12 +57,20 @@ class Recorder:
             self.rows[lane].append((lane, len(past) - 1, len(past[-1])))
         final_obs = self.observe()
         for lane, past in enumerate(self.episodes):
+            if kinds[lane] == BROKEN:
+                gone = len(past) - 1
+                kept = [row for row in self.rows[lane] if row[1] != gone]
+                self.rows[lane].clear()
+                self.rows[lane].extend(kept)
             if kinds[lane] != RUNNING:
                 past.append([])
                 self.rows[lane].append((lane, len(past) - 1, 0))
         action = torch.stack((reward, -reward), dim=1)
         success = torch.full((self.num_envs,), float("nan"))
-        step = EnvStep(self.observe(), reward, terminated, truncated, final_obs, success)
+        broken = [lane for lane, kind in enumerate(kinds) if kind == BROKEN]
+        final_obs[broken] = self.observe()[broken]
+        faults = tuple(Fault(lane, "task", 0, 0, 1, "broke", "", np.zeros((1, 2))) for lane in broken)
+        step = EnvStep(self.observe(), reward, terminated, truncated, final_obs, success, faults)
         self.buffer.add(action, step)
         return action, step
 
@@ -86,6 +96,8 @@ class Recorder:
         """Every sampled window is a slice of one episode, and every stored transition is a start."""
         starts = self.open_rows()
         assert self.buffer.num_transitions == len(starts)
+        if not starts:  # every episode so far broke
+            return
         batch = self.buffer.sample(20 * len(starts) + 50, horizon, generator)
         found = set()
         for b in range(batch.valid.shape[1]):
@@ -112,7 +124,7 @@ def recorder(num_envs=1, capacity=100, kinds=()):
 @st.composite
 def histories(draw):
     num_envs = draw(st.integers(1, 3))
-    kind = st.sampled_from((RUNNING, RUNNING, RUNNING, TERMINATED, TRUNCATED))
+    kind = st.sampled_from((RUNNING, RUNNING, RUNNING, RUNNING, TERMINATED, TRUNCATED, BROKEN))
     kinds = draw(st.lists(st.tuples(*[kind] * num_envs), min_size=1, max_size=40))
     return num_envs, draw(st.integers(2 * num_envs, 12 * num_envs)), kinds, draw(st.integers(1, 9))
 
@@ -143,6 +155,7 @@ def test_a_saved_buffer_goes_on_exactly_as_the_original(history, data):
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1][name])), name
+    assume(made.buffer.num_transitions > 0)
     first, second = (buffer.sample(64, horizon, seeded(1)) for buffer in (made.buffer, loaded))
     assert torch.equal(first.obs, second.obs) and torch.equal(first.action, second.action)
     assert torch.equal(first.reward, second.reward) and torch.equal(first.valid, second.valid)
@@ -179,6 +192,16 @@ def test_the_ring_keeps_the_newest_transitions_and_wraps():
     assert made.buffer.num_transitions == 5
     assert made.open_rows() == {(0, 0, step) for step in range(12, 17)}
     made.check(horizon=4, generator=seeded())
+
+
+def test_a_broken_episode_leaves_nothing_behind():
+    made = recorder(kinds=[(RUNNING,), (TERMINATED,), (RUNNING,), (RUNNING,)])
+    assert made.buffer.num_transitions == 4
+    made.step((BROKEN,))
+    assert made.buffer.num_transitions == 2
+    made.run([(RUNNING,), (TRUNCATED,)])
+    made.check(horizon=3, generator=seeded(0))
+    assert made.buffer.num_transitions == 4
 
 
 def test_episodes_of_one_step_are_sampled_too():
