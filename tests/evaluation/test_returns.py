@@ -1,11 +1,14 @@
 """Evaluation in the (scripted) real environment: which episodes count, and what is said of them."""
 
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from flowmbpo.envs.faults import Fault
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 
@@ -97,3 +100,47 @@ def test_evaluation_is_bit_equal_when_repeated(scripted):
     first = evaluate(tenth_of_the_clock, env, episodes=5, seed=3)
     assert evaluate(tenth_of_the_clock, env, episodes=5, seed=3) == first
     assert first.returns[0] == pytest.approx(sum_of_tenths(9), abs=1e-6)
+
+
+class BreakingEnv:
+    """A scripted environment whose first copy breaks at its second step, once or always."""
+
+    def __init__(self, env, always=False):
+        self.env, self.always, self.calls = env, always, 0
+        self.spec, self.num_envs, self.task_ids = env.spec, env.num_envs, env.task_ids
+
+    def reset(self, seed):
+        return self.env.reset(seed)
+
+    def step(self, action):
+        step = self.env.step(action)
+        self.calls += 1
+        if self.calls != 2 and not self.always:
+            return step
+        self.env.clock[0] = 0
+        fault = Fault(0, "scripted", 0, 0, 2, "a result is absurd", "state", np.zeros((1, 1), np.float32))
+        obs = torch.tensor([self.env.observe(copy) for copy in range(self.num_envs)])
+        return dataclasses.replace(step, obs=obs, final_obs=obs, terminated=step.terminated & False, faults=(fault,))
+
+
+def test_a_broken_episode_is_run_again_and_counted(scripted, caplog):
+    env = BreakingEnv(scripted([(3, True, NAN)], [(9, True, NAN)]))
+    result = evaluate(tenth_of_the_clock, env, episodes=2, seed=0)
+    assert result.faults == 1
+    assert result.lengths == (3, 9)
+    assert result.returns[0] == pytest.approx(0.3)
+    assert "environment 0 broke in step 2" in caplog.text
+
+
+def test_an_environment_that_only_breaks_is_an_error(scripted):
+    env = BreakingEnv(scripted([(3, True, NAN)], [(9, True, NAN)]), always=True)
+    with pytest.raises(EnvironmentFailure, match="3 episodes broke while 2 were to be evaluated"):
+        evaluate(tenth_of_the_clock, env, episodes=2, seed=0)
+
+
+def test_figures_are_given_per_task():
+    result = Evaluation((1.0, 3.0, 10.0), (1, 1, 1), (1.0, 0.0, None), ("walk", "walk", "run"))
+    assert result.per_task() == {
+        "walk": {"episodes": 2, "return_mean": 2.0, "success": 0.5},
+        "run": {"episodes": 1, "return_mean": 10.0, "success": None},
+    }

@@ -1,0 +1,65 @@
+"""Episodes that the simulator breaks: thrown away, counted, dumped, and too many stop the run."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.faults import Fault
+from flowmbpo.envs.make import make_env
+from flowmbpo.errors import EnvironmentFailure
+
+
+@pytest.fixture
+def broken_at(make_trainer, monkeypatch):
+    """A trainer on four copies, the second of which breaks at each of the given calls of `step`."""
+
+    def make(*calls, **changes):
+        env = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=4))
+        step = env.step
+        counter = iter(range(10**6))
+
+        def sabotaged(action):
+            result, call = step(action), next(counter)
+            if call not in calls:
+                return result
+            fault = Fault(1, "toy", 0, 0, call + 1, "a result is absurd", "state", np.ones((1, 1), np.float32))
+            reward = result.reward.clone()
+            reward[1] = 0.0
+            return dataclasses.replace(result, reward=reward, faults=(fault,))
+
+        monkeypatch.setattr(env, "step", sabotaged)
+        return make_trainer(env=env, **changes)
+
+    return make
+
+
+def test_nothing_of_a_broken_episode_is_trained_on_and_it_is_counted(broken_at, caplog):
+    trainer = broken_at(4, random_episodes=0, horizon=6)
+    dumps = {}
+    trainer.dump = dumps.__setitem__
+    with caplog.at_level(logging.WARNING, "flowmbpo"):
+        metrics = trainer.run_epoch()
+    assert metrics["faults/count"] == 1
+    assert trainer.replay.num_starts.tolist() == [6, 1, 6, 6]  # of the second copy, the step after the break
+    assert "environment 1 broke in step 5 of episode 0" in caplog.text
+    record = dumps["epoch000000-episode-1"]
+    assert record["reason"] == "a result is absurd"
+    assert torch.equal(record["actions"], torch.ones(1, 1))
+    assert trainer.running_return[1] == trainer.replay.reward[0, 1]
+    assert trainer.state_dict()["faults"] == 1
+
+
+def test_more_broken_episodes_than_allowed_stop_the_run(broken_at):
+    trainer = broken_at(0, 1, 2, random_episodes=0, horizon=6, max_faults=2)
+    with pytest.raises(EnvironmentFailure, match=r"3 episodes broke in the simulator; training.max_faults allows 2"):
+        trainer.run_epoch()
+
+
+def test_a_random_episode_that_breaks_is_done_again(broken_at):
+    trainer = broken_at(10, random_episodes=1)
+    trainer.start()
+    assert int(trainer.replay.num_starts[1]) == 89  # an episode of 100 steps, 11 of them thrown away
