@@ -8,10 +8,12 @@ import math
 import pytest
 import torch
 
+from flowmbpo.envs.batch.vector import BatchVectorEnv
 from flowmbpo.envs.tasks import task_info
+from flowmbpo.envs.toy.batch import ToyBatch
 from flowmbpo.envs.toy.systems import toy_system
-from flowmbpo.envs.toy.vector import ToyVectorEnv
 
+QUIET = torch.empty(1, 0, dtype=torch.float64)
 NAMES = ["toy-pendulum-swingup", "toy-cartpole-swingup"]
 
 
@@ -21,7 +23,8 @@ def system(name, repeat=None):
 
 
 def one_step(toy, state, action):
-    after, reward = toy.transition(torch.tensor([state], dtype=torch.float64), torch.tensor([[action]]).double())
+    state, action = torch.tensor([state], dtype=torch.float64), torch.tensor([[action]], dtype=torch.float64)
+    after, reward = toy.transition(state, action, QUIET)
     return after[0].tolist(), reward.item()
 
 
@@ -74,7 +77,7 @@ def test_cartpole_keeps_its_energy_without_force():
 
     before = energy(state)
     for _ in range(100):
-        state, _ = toy.transition(state, torch.zeros(1, 1).double())
+        state, _ = toy.transition(state, torch.zeros(1, 1).double(), QUIET)
     assert energy(state) == pytest.approx(before, abs=0.01)
 
 
@@ -94,10 +97,10 @@ def test_an_agent_step_sums_its_physics_steps(name):
     width = 2 if "pendulum" in name else 4
     state = torch.linspace(-0.9, 1.1, width, dtype=torch.float64)[None]
     action = torch.tensor([[0.3]], dtype=torch.float64)
-    after, reward = toy_system(task).transition(state, action)
+    after, reward = toy_system(task).transition(state, action, QUIET)
     total = 0.0
     for _ in range(task.action_repeat):
-        state, part = single.transition(state, action)
+        state, part = single.transition(state, action, QUIET)
         total += part.item()
     torch.testing.assert_close(after, state)
     assert reward.item() == pytest.approx(total)
@@ -108,7 +111,7 @@ def test_gradients_flow_through_the_transition(name):
     width = 2 if "pendulum" in name else 4
     state = torch.linspace(-0.7, 0.8, 2 * width, dtype=torch.float64).reshape(2, width).requires_grad_()
     action = torch.tensor([[0.4], [-0.2]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(system(name).transition, (state, action))
+    assert torch.autograd.gradcheck(system(name).transition, (state, action, torch.empty(2, 0, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +131,7 @@ def test_observation_holds_the_angle_as_cosine_and_sine(name):
     [(NAMES[0], True, 41.0), (NAMES[0], False, 50.2), (NAMES[1], True, 57.2), (NAMES[1], False, 0.013)],
 )
 def test_untrained_returns_are_those_of_the_equations(name, random, expected):
-    env = ToyVectorEnv(system(name), 256)
+    env = BatchVectorEnv(ToyBatch(system(name), 256))
     env.reset(0)
     rng = torch.Generator().manual_seed(0)
     total = torch.zeros(256)
@@ -140,20 +143,20 @@ def test_untrained_returns_are_those_of_the_equations(name, random, expected):
 
 
 def test_starts_are_spread_as_described():
-    pendulum = ToyVectorEnv(system(NAMES[0]), 1000)
+    pendulum = BatchVectorEnv(ToyBatch(system(NAMES[0]), 1000))
     obs = pendulum.reset(1)
     angle, speed = torch.atan2(obs[:, 1], obs[:, 0]), 4 * obs[:, 2]
     assert angle.abs().mean().item() == pytest.approx(math.pi / 2, abs=0.15)
     assert speed.abs().max().item() <= 1
     assert speed.abs().mean().item() == pytest.approx(0.5, abs=0.05)
-    obs = ToyVectorEnv(system(NAMES[1]), 1000).reset(1)
+    obs = BatchVectorEnv(ToyBatch(system(NAMES[1]), 1000)).reset(1)
     assert obs[:, 1].max().item() < -0.99
     assert obs[:, [0, 2, 3, 4]].std(dim=0).tolist() == pytest.approx([0.01] * 4, rel=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_picture_follows_the_state(name):
-    env = ToyVectorEnv(system(name), 2)
+    env = BatchVectorEnv(ToyBatch(system(name), 2))
     env.reset(0)
     before = env.render(1)
     for _ in range(5):

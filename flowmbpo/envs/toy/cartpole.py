@@ -39,13 +39,15 @@ class CartPole(ToySystem):
     the product of upright, centred, slow and small_control, each in [0, 1], after the step.
     """
 
+    state_dim = 4
+
     def start(self, rng: np.random.Generator) -> list[float]:
         """Hanging and almost still: x, v, w ~ N(0, .01^2), th ~ pi + N(0, .01^2)."""
         x, angle, v, w = rng.normal(0.0, 0.01, size=4).tolist()
         return [x, math.pi + angle, v, w]
 
     def transition(
-        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"]
+        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
     ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
         """Four physics steps; the ends of the track stop the cart (inelastic)."""
         x, angle, v, w = state.unbind(dim=-1)

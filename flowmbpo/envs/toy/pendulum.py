@@ -25,12 +25,14 @@ class Pendulum(ToySystem):
     Reward per physics step: 0.9 ((1 + cos th)/2)^2 exp(-w^2/20) + 0.1 (1 - a^2), after the step.
     """
 
+    state_dim = 2
+
     def start(self, rng: np.random.Generator) -> list[float]:
         """th ~ U(-pi, pi), w ~ U(-1, 1)."""
         return [rng.uniform(-math.pi, math.pi), rng.uniform(-1.0, 1.0)]
 
     def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"]
+        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
     ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
         """w' = clip(w + (15 sin th + 3 * 2 a) dt, -8, 8); th' = th + w' dt; twice."""
         angle, speed = state.unbind(dim=-1)
