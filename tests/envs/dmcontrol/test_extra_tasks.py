@@ -289,6 +289,11 @@ def test_reacher_is_paid_where_finger_and_target_touch(name, radii):
             assert reward_at(name, {}) == reward
 
 
+@pytest.mark.parametrize(("name", "radius"), [("reacher-three-easy", 0.05), ("reacher-three-hard", 0.015)])
+def test_reachers_target_has_its_size_before_the_first_episode(name, radius):
+    assert load_suite_task(name).physics.named.model.geom_size["target", 0] == radius
+
+
 @pytest.mark.parametrize("name", REACHERS)
 def test_reacher_has_three_equal_links(name):
     environment = environment_of(name)
