@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,27 +13,28 @@ from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.workers.frames import drawer_handlers
 from flowmbpo.envs.workers.group import Saved
 from flowmbpo.envs.workers.process import ProcessWorker, WorkerError
-from flowmbpo.envs.workers.server import CPU, RENDER
+from flowmbpo.envs.workers.server import CPU, RENDER, Handlers
 from flowmbpo.envs.workers.simulator import SimulatorFactory
 from flowmbpo.errors import EnvironmentUnavailableError
 
 
-class FrameSource:
-    """Pictures of any copy, from a process that replays it."""
+class DrawingProcess:
+    """Pictures from the handlers that `build` makes, in a process with an OpenGL backend that works."""
 
-    def __init__(self, make: SimulatorFactory, task: TaskInfo) -> None:
-        self._build = partial(drawer_handlers, make, task)
+    def __init__(self, build: Callable[[], Handlers], task: str) -> None:
+        """`build` is sent to the process, so it must pickle; `task` is named where nothing can draw."""
+        self._build = build
         self._task = task
         self._worker: ProcessWorker | None = None
 
-    def frame(self, seed: int, place: Saved) -> np.ndarray:
-        """The picture of a copy that stands at `place`, uint8 [height, width, 3].
+    def draw(self, payload: Any) -> np.ndarray:
+        """The picture that the process's RENDER handler makes of `payload`, uint8 [height, width, 3].
 
         Raises EnvironmentUnavailableError, with each backend's reason, where nothing can draw.
         """
         if self._worker is not None:
             try:
-                return self._ask(self._worker, seed, place)
+                return self._ask(self._worker, payload)
             except WorkerError:
                 self.close()  # and try afresh, with every backend
         reasons = []
@@ -39,7 +42,7 @@ class FrameSource:
             worker = ProcessWorker(self._build, variables)
             try:
                 worker.receive()
-                picture = self._ask(worker, seed, place)
+                picture = self._ask(worker, payload)
             except WorkerError as error:
                 worker.close()
                 reasons.append(f"{variables.get('MUJOCO_GL', 'default')}: {error}")
@@ -47,7 +50,7 @@ class FrameSource:
                 self._worker = worker
                 return picture
         raise EnvironmentUnavailableError(
-            f"'{self._task.name}' cannot be drawn on this machine ({'; '.join(reasons)}). {RENDERING_HELP}"
+            f"'{self._task}' cannot be drawn on this machine ({'; '.join(reasons)}). {RENDERING_HELP}"
         )
 
     def cpu_seconds(self) -> float:
@@ -62,13 +65,24 @@ class FrameSource:
             return 0.0
 
     def close(self) -> None:
-        """End the drawing process; a later `frame` starts another."""
+        """End the drawing process; a later `draw` starts another."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
 
     @staticmethod
-    def _ask(worker: ProcessWorker, seed: int, place: Saved) -> np.ndarray:
-        worker.send(RENDER, (seed, place))
+    def _ask(worker: ProcessWorker, payload: Any) -> np.ndarray:
+        worker.send(RENDER, payload)
         picture: np.ndarray = worker.receive()
         return picture
+
+
+class FrameSource(DrawingProcess):
+    """Pictures of any copy, from a process that replays it."""
+
+    def __init__(self, make: SimulatorFactory, task: TaskInfo) -> None:
+        super().__init__(partial(drawer_handlers, make, task), task.name)
+
+    def frame(self, seed: int, place: Saved) -> np.ndarray:
+        """The picture of a copy that stands at `place`, as `draw`."""
+        return self.draw((seed, place))

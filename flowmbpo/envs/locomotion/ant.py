@@ -1,0 +1,89 @@
+"""A four-legged robot that is to run along +x, with dflex's observation, reward and termination. Imports no torch.
+
+The physics (`ant.xml`) is this project's own; figures agree with dflex's Ant in kind, not in value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flowmbpo.envs.locomotion.body import Body
+
+_REST = np.array([0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0])  # hip and ankle of each leg, radians
+_START_HEIGHT = 0.75  # metres, of the torso's centre
+_FALLEN_BELOW = 0.27  # metres
+_POSITION_NOISE = 0.1  # metres, each coordinate
+_ANGLE_NOISE = math.pi / 24  # radians, about a random axis
+_JOINT_NOISE = 0.2  # radians
+_VELOCITY_NOISE = 0.25  # m/s and rad/s
+_TARGET = 1e4  # metres along +x
+_JOINT_VELOCITY_SCALE = 0.1
+_UP_REWARD = 0.1
+_HALF_ROOT = math.sqrt(0.5)
+
+
+class Ant(Body):
+    """Positions are x y z, quaternion wxyz, 8 joints; velocities linear (world), angular (body), 8 joints.
+
+    The world of the *observation* is dflex's, whose second axis points up: (x, y, z) of MuJoCo is
+    (x, z, -y) there. Its entries: 0 torso height, m; 1:5 torso quaternion xyzw (upright: about
+    -90 degrees about x); 5:8 linear velocity of the torso's centre, m/s, so that 5 is the forward
+    speed; 8:11 angular velocity, rad/s; 11:19 joint angles, rad; 19:27 joint velocities, 0.1 rad/s;
+    27 vertical part of the torso's up axis; 28 cosine between the torso's forward axis and the
+    horizontal direction to a target far ahead; 29:37 last action (0 at the start).
+    """
+
+    model_file = "ant.xml"
+    linear_axes = (0, 1, 2)
+
+    def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """0.75 m high in the rest pose, facing +x, with uniform noise.
+
+        Within +-0.1 m in position, +-7.5 degrees about a random axis, +-0.2 rad in each joint and
+        +-0.25 (m/s, rad/s) in each velocity.
+        """
+        place = np.array([0.0, 0.0, _START_HEIGHT]) + rng.uniform(-_POSITION_NOISE, _POSITION_NOISE, 3)
+        angle = rng.uniform(-_ANGLE_NOISE, _ANGLE_NOISE)
+        axis = rng.uniform(-1.0, 1.0, 3)
+        axis /= math.sqrt(float(axis @ axis))
+        turn = np.array([math.cos(angle / 2), *(math.sin(angle / 2) * axis)])
+        joints = _REST + rng.uniform(-_JOINT_NOISE, _JOINT_NOISE, 8)
+        return np.concatenate((place, turn, joints)), rng.uniform(-_VELOCITY_NOISE, _VELOCITY_NOISE, 14)
+
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> np.ndarray:
+        x, y, z, qw, qx, qy, qz = qpos[:, :7].T
+        vx, vy, vz, wx, wy, wz = qvel[:, :6].T
+        # Columns of the rotation matrix: the torso's axes in MuJoCo's world.
+        forward = (1 - 2 * (qy * qy + qz * qz), 2 * (qx * qy + qw * qz), 2 * (qx * qz - qw * qy))
+        left = (2 * (qx * qy - qw * qz), 1 - 2 * (qx * qx + qz * qz), 2 * (qy * qz + qw * qx))
+        up = (2 * (qx * qz + qw * qy), 2 * (qy * qz - qw * qx), 1 - 2 * (qx * qx + qy * qy))
+        spin = [forward[axis] * wx + left[axis] * wy + up[axis] * wz for axis in range(3)]
+        ahead, aside = _TARGET - x, -y
+        distance = np.sqrt(ahead * ahead + aside * aside)
+        obs = np.empty((len(qpos), 37))
+        obs[:, 0] = z
+        # The product of -90 degrees about x and the torso's quaternion.
+        obs[:, 1] = _HALF_ROOT * (qx - qw)
+        obs[:, 2] = _HALF_ROOT * (qy + qz)
+        obs[:, 3] = _HALF_ROOT * (qz - qy)
+        obs[:, 4] = _HALF_ROOT * (qw + qx)
+        obs[:, 5], obs[:, 6], obs[:, 7] = vx, vz, -vy
+        obs[:, 8], obs[:, 9], obs[:, 10] = spin[0], spin[2], -spin[1]
+        obs[:, 11:19] = qpos[:, 7:]
+        obs[:, 19:27] = _JOINT_VELOCITY_SCALE * qvel[:, 6:]
+        obs[:, 27] = up[2]
+        obs[:, 28] = (forward[0] * ahead + forward[1] * aside) / distance
+        obs[:, 29:37] = action
+        return obs
+
+    def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Forward speed + 0.1 up + heading + (height - 0.27), as dflex's Ant; actions cost nothing."""
+        rewards: np.ndarray = obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - _FALLEN_BELOW)
+        return rewards
+
+    def terminated(self, obs: np.ndarray) -> np.ndarray:
+        """The torso's centre is lower than 0.27 m."""
+        fallen: np.ndarray = obs[:, 0] < _FALLEN_BELOW
+        return fallen

@@ -1,0 +1,77 @@
+"""N copies of one MuJoCo model, advanced together by several threads. Imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowmbpo.envs.locomotion.model import import_mujoco, load_model
+
+CONTROL_RATE = 60  # Hz
+
+
+class BatchPhysics:
+    """Positions, velocities and time of N copies; a control step is 1/60 s.
+
+    A control step is a function of the copy's positions, velocities and torques alone: the solver
+    starts each from zero accelerations rather than from those of the step before, so what is saved
+    is the whole state, and which thread steps a copy cannot matter. MuJoCo's own reset of diverged
+    copies is off (in the model files): their numbers go on to where the caller finds them.
+    """
+
+    def __init__(self, model_file: str, num_envs: int, threads: int) -> None:
+        """`threads` more than copies are not made; 0 and 1 step in the calling thread."""
+        mujoco = import_mujoco()
+        model = load_model(mujoco, model_file)
+        self.num_positions, self.num_velocities = int(model.nq), int(model.nv)
+        self._substeps = round(1 / (CONTROL_RATE * model.opt.timestep))
+        threads = max(min(threads, num_envs), 1)
+        self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._models = [model] * num_envs
+        self._workspaces = [mujoco.MjData(model) for _ in range(threads)]
+        self._control_kind = mujoco.mjtState.mjSTATE_CTRL.value
+        size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+        assert size == 1 + self.num_positions + self.num_velocities, "the model has activations or plugins"
+        self._state = np.zeros((num_envs, size))  # time, positions, velocities: mjSTATE_FULLPHYSICS
+        self._torques = np.zeros((num_envs, self._substeps, int(model.nu)))
+        self._trace = np.zeros((num_envs, self._substeps, size))
+        self._sensors = np.zeros((num_envs, self._substeps, int(model.nsensordata)))
+
+    @property
+    def state(self) -> np.ndarray:
+        """Time, positions, velocities of each copy, float64 [N, 1 + Q + V]; may be written to."""
+        return self._state
+
+    @property
+    def time(self) -> np.ndarray:
+        """Seconds since each copy's start [N], a view of the state."""
+        return self._state[:, 0]
+
+    @property
+    def qpos(self) -> np.ndarray:
+        """Positions [N, Q], a view of the state."""
+        return self._state[:, 1 : 1 + self.num_positions]
+
+    @property
+    def qvel(self) -> np.ndarray:
+        """Velocities [N, V], a view of the state."""
+        return self._state[:, 1 + self.num_positions :]
+
+    def step(self, control: np.ndarray) -> None:
+        """One control step of every copy under constant `control` [N, A] in [-1, 1]."""
+        self._torques[:] = control[:, None]
+        self._pool.rollout(
+            self._models,
+            self._workspaces,
+            self._state,
+            self._torques,
+            control_spec=self._control_kind,
+            skip_checks=True,
+            nstep=self._substeps,
+            state=self._trace,
+            sensordata=self._sensors,
+        )
+        self._state[:] = self._trace[:, -1]
+
+    def close(self) -> None:
+        """End the threads; safe to call twice."""
+        self._pool.close()

@@ -1,0 +1,96 @@
+"""The locomotion tasks as a batch simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.locomotion.bodies import BODIES
+from flowmbpo.envs.locomotion.drawing import drawer_handlers
+from flowmbpo.envs.locomotion.physics import BatchPhysics
+from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.envs.workers.rendering import DrawingProcess
+
+
+class LocomotionSimulator(BatchSimulator):
+    """N copies of a robot on flat ground, stepped by `threads` threads; results do not depend on how many.
+
+    Computes in float64; observations and rewards are rounded to float32 at the end.
+    """
+
+    def __init__(self, task: TaskInfo, num_envs: int, threads: int) -> None:
+        self.task = task
+        self.num_envs = num_envs
+        self._body = BODIES[task.name]
+        self._physics = BatchPhysics(self._body.model_file, num_envs, threads)
+        self._action = np.zeros((num_envs, task.action_dim))
+        self._obs = np.zeros((num_envs, task.obs_dim))
+        self._pictures = DrawingProcess(partial(drawer_handlers, self._body.model_file), task.name)
+
+    def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        physics = self._physics
+        for index, seed in zip(indices, seeds, strict=True):
+            qpos, qvel = self._body.start(np.random.Generator(np.random.PCG64(seed)))
+            physics.time[index], physics.qpos[index], physics.qvel[index] = 0.0, qpos, qvel
+        rows = list(indices)
+        self._action[rows] = 0.0
+        self._obs[rows] = self._body.observe(physics.qpos[rows], physics.qvel[rows], self._action[rows])
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return torch.from_numpy(self._obs.astype(np.float32))
+
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
+        """The reward is that of the observation before the step, the termination of the one after it (dflex)."""
+        physics = self._physics
+        self._action = action.numpy().astype(np.float64)
+        reward = self._body.reward(self._obs, self._action)
+        physics.step(self._action)
+        # Copies that diverged overflow here; the caller finds them by their numbers.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._obs = self._body.observe(physics.qpos, physics.qvel, self._action)
+            terminated = self._body.terminated(self._obs)
+            obs = self.observe()
+        return BatchOutcome(obs, torch.from_numpy(reward.astype(np.float32)), torch.from_numpy(terminated))
+
+    def push(self, velocity: Float[Tensor, "N 3"]) -> None:
+        """Change each root's linear velocity (m/s; forward, left, up) at once, as an impulse would.
+
+        The next step's physics starts from it; the observation that was handed out, and with it
+        that step's reward, stay as they were. A planar robot ignores the leftward part.
+        """
+        change = velocity.numpy().astype(np.float64)
+        self._physics.qvel[:, : len(self._body.linear_axes)] += change[:, self._body.linear_axes]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "physics": torch.from_numpy(self._physics.state.copy()),
+            "action": torch.from_numpy(self._action.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state between two steps; a `push` without its step is not part of it."""
+        self._physics.state[:] = state["physics"].numpy()
+        self._action = state["action"].numpy().copy()
+        self._obs = self._body.observe(self._physics.qpos, self._physics.qvel, self._action)
+
+    def describe(self, index: int) -> str:
+        physics = self._physics
+        qpos, qvel = (
+            np.array2string(values[index], precision=4, max_line_width=10_000)
+            for values in (physics.qpos, physics.qvel)
+        )
+        return f"time {physics.time[index]:.3f} s, qpos {qpos}, qvel {qvel}"
+
+    def render(self, index: int) -> np.ndarray:
+        return self._pictures.draw(self._physics.qpos[index].copy())
+
+    def close(self) -> None:
+        self._pictures.close()
+        self._physics.close()
