@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.envs.toy.bounce import SOFT, STIFF, Bounce
 from flowmbpo.envs.toy.cartpole import CartPole
+from flowmbpo.envs.toy.gust import Gust, RarePush, SkewPush
+from flowmbpo.envs.toy.hidden import HiddenCartPole, HiddenPendulum
+from flowmbpo.envs.toy.lqr import Regulator
+from flowmbpo.envs.toy.maps import FoldMap, InelasticMap, SmoothMap
 from flowmbpo.envs.toy.pendulum import Pendulum
+from flowmbpo.envs.toy.pillar import Pillar
+from flowmbpo.envs.toy.pushes import PushedCartPole, PushedPendulum
+from flowmbpo.envs.toy.slip import Slip
 from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.two_goals import TwoGoals
 
-_SYSTEMS = MappingProxyType({"toy-pendulum-swingup": Pendulum, "toy-cartpole-swingup": CartPole})
+_SYSTEMS: Mapping[str, Callable[[TaskInfo], ToySystem]] = MappingProxyType(
+    {
+        "toy-pendulum-swingup": Pendulum,
+        "toy-pendulum-push": PushedPendulum,
+        "toy-pendulum-hidden": HiddenPendulum,
+        "toy-cartpole-swingup": CartPole,
+        "toy-cartpole-push": PushedCartPole,
+        "toy-cartpole-hidden": HiddenCartPole,
+        "toy-map-smooth": SmoothMap,
+        "toy-map-inelastic": InelasticMap,
+        "toy-map-fold": FoldMap,
+        "toy-lqr": Regulator,
+        "toy-two-goals": TwoGoals,
+        "toy-bounce-soft": partial(Bounce, stiffness=SOFT),
+        "toy-bounce-stiff": partial(Bounce, stiffness=STIFF),
+        "toy-gust": Gust,
+        "toy-rare-push": RarePush,
+        "toy-skew-push": SkewPush,
+        "toy-pillar": Pillar,
+        "toy-slip": Slip,
+    }
+)
 
 
 def toy_system(task: TaskInfo) -> ToySystem:

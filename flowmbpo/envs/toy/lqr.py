@@ -1,0 +1,95 @@
+"""A linear-quadratic regulator: the control whose optimum and gradient are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.envs.toy.canvas import Canvas
+from flowmbpo.envs.toy.riccati import LinearQuadratic
+from flowmbpo.envs.toy.system import ToySystem
+
+DT = 0.1  # s
+SPRING = 0.5  # 1/s^2, between the carts
+DRAG = 0.2  # 1/s
+FORCE = 2.0  # m/s^2 at full action
+MAX_POSITION, MAX_SPEED = 0.45, 0.2  # of the start
+
+
+def regulator() -> LinearQuadratic:
+    """Two equal carts on a line, joined by a spring; explicit Euler, so that x' = A x + B u exactly.
+
+    Left alone the carts neither grow nor settle: the moduli of A's eigenvalues are 1, .995, .995, .98.
+    """
+    pull = DT * SPRING
+    transition = [
+        [1.0, 0.0, DT, 0.0],
+        [0.0, 1.0, 0.0, DT],
+        [-pull, pull, 1.0 - DT * DRAG, 0.0],
+        [pull, -pull, 0.0, 1.0 - DT * DRAG],
+    ]
+    control = [[0.0, 0.0], [0.0, 0.0], [DT * FORCE, 0.0], [0.0, DT * FORCE]]
+    return LinearQuadratic(
+        transition=torch.tensor(transition, dtype=torch.float64),
+        control=torch.tensor(control, dtype=torch.float64),
+        state_cost=torch.diag(torch.tensor([1.0, 1.0, 0.1, 0.1], dtype=torch.float64)),
+        action_cost=torch.diag(torch.tensor([0.2, 0.2], dtype=torch.float64)),
+    )
+
+
+class Regulator(ToySystem):
+    """State and observation [p1, p2, v1, v2] (m, m/s) of two carts, each with its own action.
+
+    x' = A x + B u and reward -(x'Qx + u'Ru), of the state before the step, with `regulator`'s
+    matrices; `riccati` solves it. The action bound is no part of that solution: the start is small
+    enough that the optimal policy seldom meets it.
+    """
+
+    state_dim = 4
+
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__(task)
+        self.problem = regulator()
+        self._single = _cast(self.problem, torch.float32)
+
+    def start(self, rng: np.random.Generator) -> list[float]:
+        """p ~ U(-.45, .45), v ~ U(-.2, .2)."""
+        bounds = np.array([MAX_POSITION, MAX_POSITION, MAX_SPEED, MAX_SPEED])
+        state: list[float] = rng.uniform(-bounds, bounds).tolist()
+        return state
+
+    def transition(
+        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 2"], noise: Float[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
+        """x' = A x + B u, in float32 or in float64 as the state is."""
+        problem = self.problem if state.dtype == torch.float64 else self._single
+        # Products and sums per row: a matrix product may round differently in batches of another size.
+        reached = (state.unsqueeze(-2) * problem.transition).sum(-1) + (action.unsqueeze(-2) * problem.control).sum(-1)
+        cost = (state.square() * problem.state_cost.diagonal()).sum(-1)
+        return reached, -(cost + (action.square() * problem.action_cost.diagonal()).sum(-1))
+
+    def observe(self, state: Float[Tensor, "B 4"]) -> Float[Tensor, "B 4"]:
+        """[p1, p2, v1, v2]."""
+        return state.clone()
+
+    def draw(self, state: list[float]) -> np.ndarray:
+        """Both carts, each above its own mark where it belongs, in a window 2 m high."""
+        canvas = Canvas(units_high=2.0)
+        canvas.line((0.0, -0.5), (0.0, 0.6), width=0.02, colour=(86, 156, 90))
+        for height, position, colour in ((0.3, state[0], (178, 76, 52)), (-0.2, state[1], (40, 40, 40))):
+            canvas.line((-1.3, height - 0.1), (1.3, height - 0.1), width=0.02, colour=(120, 120, 120))
+            canvas.line((position - 0.08, height), (position + 0.08, height), width=0.16, colour=colour)
+        canvas.line((state[0], 0.2), (state[1], -0.2), width=0.02, colour=(120, 120, 120))
+        return canvas.frame()
+
+
+def _cast(problem: LinearQuadratic, dtype: torch.dtype) -> LinearQuadratic:
+    return LinearQuadratic(
+        problem.transition.to(dtype),
+        problem.control.to(dtype),
+        problem.state_cost.to(dtype),
+        problem.action_cost.to(dtype),
+    )
