@@ -35,10 +35,9 @@ def parity(
 
 
 def _spec(config: ExperimentConfig) -> EnvSpec:
-    from flowmbpo.envs.spec import EnvSpec
-    from flowmbpo.envs.tasks import task_info
+    from flowmbpo.envs.resolve import task_spec
 
-    return EnvSpec((task_info(config.task.name, config.task.backend),))
+    return task_spec(config.task)
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def resolve_config(
     ConfigError, also for an unknown task or a backend that does not run it.
     """
     from flowmbpo.config.load import load_experiment, override
-    from flowmbpo.envs.tasks import task_info
+    from flowmbpo.envs.resolve import pin_backend, task_spec
 
     if stored is None:
         name = preset or DEFAULT_PRESET
@@ -85,8 +85,8 @@ def resolve_config(
         run = stored_config(stored)
         base = run if preset is None else load_experiment(preset).model_copy(update={"name": run.name})
         config = override(base, overrides, task=task, seed=seed, device=device, track=track)
-    task_info(config.task.name, config.task.backend)
-    return config
+    task_spec(config.task)  # refuses what is not known, before torch is imported
+    return config.model_copy(update={"task": pin_backend(config.task)})
 
 
 def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | None, seed: int | None) -> Path | None:
@@ -96,12 +96,12 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
     belong to the run, or be what its continuation changes (`--resume --set training.epochs=N`).
     """
     from flowmbpo.config.load import load_experiment
-    from flowmbpo.envs.tasks import task_info
+    from flowmbpo.envs.resolve import task_spec
     from flowmbpo.run_directory import default_path
 
     for given in (overrides, ()):
         config = load_experiment(preset or DEFAULT_PRESET, given, task=task, seed=seed)
-        path = default_path(Path(), config, task_info(config.task.name, config.task.backend).name)
+        path = default_path(Path(), config, task_spec(config.task).label)
         if (path / "run.json").is_file():
             return path
     return None

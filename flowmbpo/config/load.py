@@ -100,7 +100,11 @@ def preset_info() -> list[PresetInfo]:
     for name in preset_names():
         document, source = _resolve(preset_path(name), cache)
         config = validate(document, source)
-        infos.append(PresetInfo(config.name, config.phase, config.task.name, config.description, config.cost))
+        infos.append(
+            PresetInfo(
+                config.name, config.phase, config.task.name or config.task.set or "", config.description, config.cost
+            )
+        )
     return infos
 
 
@@ -112,9 +116,12 @@ def _flags(task: str | None, seed: int | None, device: str | None, track: Sinks 
         ("device",): (device, "--device"),
         ("tracking", "sinks"): (None if track is None else list(track), "--track"),
     }
+    if task is not None:  # --task asks for one task, whatever set the preset names
+        document.data["task"] = {"set": None, "tasks": None}
     for path, (value, flag) in given.items():
         if value is not None:
-            document.data.update({path[0]: {path[1]: value} if len(path) == 2 else value})
+            section = document.data.setdefault(path[0], {}) if len(path) == 2 else document.data
+            section[path[-1]] = value
             document.origins[path] = Origin(f"{flag} {value}")
     return document
 

@@ -1,14 +1,60 @@
-"""Which task, on which simulator, how many copies. Imports no torch."""
+"""Which task or task set, on which simulator, how many copies, disturbed how. Imports no torch."""
 
 from __future__ import annotations
 
-from flowmbpo.config.base import FrozenConfig, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from flowmbpo.config.base import FrozenConfig, PositiveInt, UnitInterval
+
+
+class PerturbationConfig(FrozenConfig):
+    """Seeded random impulses on the torso (tasks whose body moves freely) or on one joint (others).
+
+    `rate` is their probability per agent step (0: none), `magnitude` the sudden change of velocity
+    in m/s or rad/s, `skew` in [-1, 1] their preference for the positive direction: 0 is symmetric,
+    -1 always pushes backwards.
+    """
+
+    rate: UnitInterval = 0.0
+    magnitude: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    skew: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+
+    @property
+    def suffix(self) -> str:
+        """What a disturbed task's name ends in, so that its results never mix with the plain task's."""
+        if self.rate == 0.0:
+            return ""
+        return f"+push_r{self.rate:g}_m{self.magnitude:g}_s{self.skew:g}"
 
 
 class TaskConfig(FrozenConfig):
-    """`backend: auto` takes the task's own simulator; `workers: null` one process per core."""
+    """One task by `name`, or several by `set`: a shipped one, or any name together with its `tasks`.
 
-    name: str = "toy-pendulum-swingup"
+    `backend: auto` takes the task's own simulator (for `ant` and `hopper`: dflex where it is
+    installed, otherwise MuJoCo); `workers: null` one process per core.
+    """
+
+    name: str | None = "toy-pendulum-swingup"
+    set: str | None = None
+    tasks: tuple[str, ...] | None = None
     backend: str = "auto"
+    perturbation: PerturbationConfig = PerturbationConfig()
     num_envs: PositiveInt = 128
     workers: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_task_or_one_set(self) -> TaskConfig:
+        if self.set is None:
+            if self.name is None:
+                raise ValueError("name one task (task.name) or one task set (task.set)")
+            if self.tasks is not None:
+                raise ValueError("tasks needs a set that they make up: give task.set a name of your own")
+        elif self.name is not None:
+            raise ValueError(f"name '{self.name}' and set '{self.set}' exclude each other: set one of them to null")
+        elif self.backend != "auto":
+            raise ValueError(f"backend '{self.backend}' is for a single task; the tasks of a set take their own")
+        elif self.tasks is not None and len(set(self.tasks)) < max(len(self.tasks), 1):
+            raise ValueError("tasks of a set must be at least one, each named once")
+        return self

@@ -6,36 +6,45 @@ import os
 import sys
 from functools import partial
 
+from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
+from flowmbpo.envs.batch.simulator import BatchSimulator
+from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.config import PerturbationConfig, TaskConfig
+from flowmbpo.envs.mixed import MixedVectorEnv
+from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.simulators import require_installed
 from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.envs.tasks import NO_SIMULATOR, task_info
-from flowmbpo.envs.toy.systems import toy_system
-from flowmbpo.envs.toy.vector import ToyVectorEnv
+from flowmbpo.envs.workers.simulator import SimulatorFactory
 from flowmbpo.envs.workers.vector import WorkerVectorEnv
-from flowmbpo.errors import EnvironmentUnavailableError
+
+IN_PROCESSES = ("dmcontrol", "metaworld")
+"""Simulators that step one copy at a time, in worker processes; the others step a batch in this one."""
 
 
-def make_env(config: TaskConfig, num_envs: int | None = None, workers: int | None = None) -> VectorEnv:
+def make_env(
+    config: TaskConfig, num_envs: int | None = None, workers: int | None = None, *, seed: int = 0, device: str = "cpu"
+) -> VectorEnv:
     """The environment that `config` describes; `num_envs` and `workers` override it.
 
-    Tasks of a simulator get one worker process per core unless told otherwise, never more than
-    copies; `workers=0` keeps them in this process. Raises ConfigError on an unknown task or
-    backend, EnvironmentUnavailableError where nothing here runs the task.
+    Simulators that step single copies get one worker process per core unless told otherwise, never
+    more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
+    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. Raises
+    ConfigError on an unknown task or backend, EnvironmentUnavailableError where a simulator is
+    missing.
     """
-    task = task_info(config.name, config.backend)
+    spec = task_spec(config)
+    for task in spec.tasks:
+        require_installed(task.simulator, task.name)
     count = config.num_envs if num_envs is None else num_envs
     if workers is None:
-        workers = config.workers
-    match task.simulator:
-        case "toy":
-            return ToyVectorEnv(toy_system(task), count)
-        case "dmcontrol":
-            make = partial(DMControlSimulator, task.name, task.action_repeat)
-            return WorkerVectorEnv(EnvSpec((task,)), [make], [0] * count, cores() if workers is None else workers)
-        case _:
-            raise _unavailable(task)
+        workers = cores() if config.workers is None else config.workers
+    ids = assign_tasks(spec, count, seed)
+    families = _families(spec, ids)
+    parts = [_part(spec, [ids[row] for row in rows], workers, config.perturbation, device) for rows in families]
+    if len(parts) == 1:
+        return parts[0]
+    return MixedVectorEnv(spec, parts, families, ids)
 
 
 def cores() -> int:
@@ -45,9 +54,54 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _unavailable(task: TaskInfo) -> EnvironmentUnavailableError:
-    assert task.simulator == NO_SIMULATOR, task.simulator
-    return EnvironmentUnavailableError(
-        f"task.name: no simulator for '{task.name}' is part of this version yet; its presets can be checked with "
-        "`--dry-run`, and toy-pendulum-swingup, toy-cartpole-swingup, walker-stand or cheetah-run train now."
-    )
+def _families(spec: EnvSpec, ids: list[int]) -> list[list[int]]:
+    """The copies that one vector environment can step together, in the order of their first tasks."""
+    rows: dict[str, list[int]] = {}
+    for row, task in enumerate(ids):
+        info = spec.tasks[task]
+        rows.setdefault("processes" if info.simulator in IN_PROCESSES else info.name, []).append(row)
+    return list(rows.values())
+
+
+def _part(spec: EnvSpec, ids: list[int], workers: int, perturbation: PerturbationConfig, device: str) -> VectorEnv:
+    first = spec.tasks[ids[0]]
+    if first.simulator not in IN_PROCESSES:
+        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, device))
+    used = sorted(set(ids))
+    chosen = tuple(spec.tasks[task] for task in used)
+    makes = [_factory(task, perturbation) for task in chosen]
+    own = EnvSpec(chosen, spec.name if len(used) == len(spec.tasks) else f"{spec.name}-part")
+    return WorkerVectorEnv(own, makes, [used.index(task) for task in ids], workers)
+
+
+def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFactory:
+    match task.simulator:
+        case "dmcontrol":
+            from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
+
+            return partial(DMControlSimulator, task.name, task.action_repeat)
+        case "metaworld":
+            from flowmbpo.envs.metaworld.simulator import MetaWorldSimulator
+
+            return partial(MetaWorldSimulator, task.name, task.action_repeat)
+        case _:
+            raise AssertionError(task.simulator)
+
+
+def _batch_simulator(task: TaskInfo, count: int, threads: int, device: str) -> BatchSimulator:
+    match task.simulator:
+        case "toy":
+            from flowmbpo.envs.toy.batch import ToyBatch
+            from flowmbpo.envs.toy.systems import toy_system
+
+            return ToyBatch(toy_system(task), count)
+        case "mujoco":
+            from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
+
+            return LocomotionSimulator(task, count, threads)
+        case "dflex":
+            from flowmbpo.envs.dflex.simulator import DflexBatch
+
+            return DflexBatch(task, count, device)
+        case _:
+            raise AssertionError(task.simulator)

@@ -23,6 +23,11 @@ class TaskInfo:
     discount: float
     can_terminate: bool = False
 
+    @property
+    def plain_name(self) -> str:
+        """The name without what a perturbation added to it."""
+        return self.name.partition("+")[0]
+
 
 @dataclass(frozen=True)
 class EnvSpec:

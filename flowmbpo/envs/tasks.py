@@ -5,41 +5,60 @@ Each simulator's rows lie in its own folder; this module unites them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
+import flowmbpo.envs.dflex.tasks as dflex
 import flowmbpo.envs.dmcontrol.tasks as dmcontrol
+import flowmbpo.envs.locomotion.tasks as locomotion
+import flowmbpo.envs.metaworld.tasks as metaworld
 import flowmbpo.envs.toy.tasks as toy
-from flowmbpo.envs.spec import TaskInfo, task_discount
+from flowmbpo.envs.simulators import SIMULATORS
+from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import ConfigError, nearest
 
-NO_SIMULATOR = "none"
-"""`TaskInfo.simulator` of a task whose dimensions are known but that nothing here can run."""
-
-_ROWS = (
-    *toy.TASKS,
-    *dmcontrol.TASKS,
-    TaskInfo("ant", NO_SIMULATOR, 37, 8, 1000, 1, task_discount(1000), can_terminate=True),
-)
+_ROWS = (*toy.TASKS, *locomotion.TASKS, *dmcontrol.TASKS, *metaworld.TASKS, *dflex.TASKS)
 _TASKS = MappingProxyType({task.name: task for task in _ROWS})
+
+ALIASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        robot: MappingProxyType({backend: f"{backend}-{robot}" for backend in ("dflex", "mujoco", "rewarped")})
+        for robot in ("ant", "hopper")
+    }
+)
+"""Tasks that several simulators have, each with physics of its own: backend to the task that really runs."""
+_AUTOMATIC = ("dflex", "mujoco")  # what `auto` tries; rewarped only by name
 
 
 def task_names() -> list[str]:
-    """Every task that `task_info` knows, in the table's order."""
-    return list(_TASKS)
+    """Every name that `task_info` knows: the table's in its order, then the aliases."""
+    return [*_TASKS, *ALIASES]
 
 
 def task_info(name: str, backend: str = "auto") -> TaskInfo:
     """The task called `name`; raises ConfigError where the name or the backend is not known.
 
-    `backend` is 'auto' or the name of a simulator that has this task.
+    `backend` is 'auto' or the name of a simulator that has this task. An alias gives the task of
+    the simulator that runs it: with 'auto' dflex where it is installed, otherwise MuJoCo.
     """
+    if name in ALIASES:
+        allowed = ("auto", *ALIASES[name])
+        _check_backend(name, backend, allowed)
+        if backend == "auto":
+            backend = next((choice for choice in _AUTOMATIC if SIMULATORS[choice].installed), _AUTOMATIC[-1])
+        return _TASKS[ALIASES[name][backend]]
     task = _TASKS.get(name)
     if task is None:
-        raise ConfigError(f"task.name: no task is called '{name}'.{nearest(name, _TASKS)} Tasks: {', '.join(_TASKS)}.")
-    allowed = ("auto",) if task.simulator == NO_SIMULATOR else ("auto", task.simulator)
+        raise ConfigError(
+            f"task.name: no task is called '{name}'.{nearest(name, task_names())} `flowmbpo envs list` shows all."
+        )
+    _check_backend(name, backend, ("auto", task.simulator))
+    return task
+
+
+def _check_backend(name: str, backend: str, allowed: tuple[str, ...]) -> None:
     if backend not in allowed:
         raise ConfigError(
             f"task.backend: '{backend}' does not run '{name}'. "
             f"Allowed: {', '.join(allowed)}.{nearest(backend, allowed)}"
         )
-    return task

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.evaluation.returns import Policy
 
 
@@ -23,5 +24,7 @@ def record_episodes(policy: Policy, env: VectorEnv, episodes: int, seed: int) ->
         # Entered anew for each step: a generator must not leave gradients off in its caller.
         with torch.no_grad():
             step = env.step(policy(obs, env.task_ids).to(obs.device))
+        if step.faults:
+            raise EnvironmentFailure(f"{step.faults[0]}; no film is made of an episode that broke")
         obs = step.obs
         episodes -= int(step.done[0])

@@ -10,8 +10,8 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import pin_backend, task_spec
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent
 from flowmbpo.runs.nonfinite import NonFiniteDump
@@ -20,14 +20,19 @@ from flowmbpo.training.fog import FoGTrainer
 EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most
 
 
+def pinned(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the backend that runs here written out, as it is stored and compared."""
+    return config.model_copy(update={"task": pin_backend(config.task)})
+
+
 def env_spec(config: ExperimentConfig) -> EnvSpec:
-    """Dimensions of the config's task, without starting a simulator."""
-    return EnvSpec((task_info(config.task.name, config.task.backend),))
+    """The config's task or task set, without starting a simulator. Raises ConfigError."""
+    return task_spec(config.task)
 
 
 def env_name(config: ExperimentConfig) -> str:
-    """The task that really runs, as paths and reports name it."""
-    return task_info(config.task.name, config.task.backend).name
+    """The task (or set) that really runs, as paths and reports name it."""
+    return task_spec(config.task).label
 
 
 def resolve_device(name: str) -> torch.device:
@@ -61,9 +66,25 @@ def make_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device,
     return FoGTrainer(agent, env, config.training, seed=config.seed, device=device, dump=dump)
 
 
-def evaluation_env(config: ExperimentConfig, episodes: int) -> VectorEnv:
-    """A separate environment to evaluate in; the training one keeps its episodes."""
-    return make_env(config.task, num_envs=min(episodes, EVALUATION_COPIES))
+def training_env(config: ExperimentConfig, device: torch.device) -> VectorEnv:
+    """The environment that fills the replay buffer."""
+    return make_env(config.task, seed=config.seed, device=str(device))
+
+
+def evaluation_env(config: ExperimentConfig, episodes: int, device: torch.device) -> VectorEnv:
+    """A separate environment to evaluate in; the training one keeps its episodes.
+
+    Of a set, every task gets equally many copies, so that episodes are shared out evenly. Raises
+    ConfigError where the episodes do not suffice for all tasks, or do not come out even.
+    """
+    tasks = len(env_spec(config).tasks)
+    if episodes % tasks:
+        raise ConfigError(
+            f"evaluation.episodes: {episodes} episodes cannot be shared evenly over the {tasks} tasks of "
+            f"'{config.task.set}'; use a multiple of {tasks}"
+        )
+    rounds = max(min(episodes, EVALUATION_COPIES) // tasks, 1)
+    return make_env(config.task, num_envs=tasks * rounds, seed=config.seed, device=str(device))
 
 
 def evaluation_seed(seed: int, epoch: int) -> int:

@@ -9,6 +9,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.diagnostics.parity import parity, reference_config
+from flowmbpo.envs.resolve import backend_notice
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.runs.build import env_name, env_spec, resolve_device
 
@@ -30,17 +31,19 @@ class DryRun:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
-        task = self.spec.tasks[0]
+        spec, tasks = self.spec, self.spec.tasks
         return {
             "name": self.config.name,
             "config": self.config.model_dump(mode="json"),
             "task": {
                 "name": self.env,
-                "simulator": task.simulator,
-                "obs_dim": task.obs_dim,
-                "action_dim": task.action_dim,
-                "episode_length": task.episode_length,
-                "discount": task.discount,
+                "tasks": [task.name for task in tasks],
+                "simulator": ", ".join(dict.fromkeys(task.simulator for task in tasks)),
+                "obs_dim": spec.obs_dim,
+                "action_dim": spec.action_dim,
+                "episode_length": max(task.episode_length for task in tasks),
+                "discount": min(task.discount for task in tasks),
+                "notice": backend_notice(self.config.task),
             },
             "device": self.device,
             "env_steps": self.env_steps,
@@ -72,5 +75,5 @@ def dry_run(config: ExperimentConfig) -> DryRun:
 
 def total_env_steps(config: ExperimentConfig, spec: EnvSpec) -> int:
     """Agent steps of the whole run, random episodes included (fewer where episodes end early)."""
-    random_steps = config.training.random_episodes * spec.tasks[0].episode_length
+    random_steps = config.training.random_episodes * max(task.episode_length for task in spec.tasks)
     return config.task.num_envs * (random_steps + config.training.epochs * config.training.horizon)

@@ -92,7 +92,7 @@ def evaluate(
     named_seed = config.seed if seed is None else seed
     used_seed = SEED_BASE + named_seed
 
-    env = evaluation_env(config, count)
+    env = evaluation_env(config, count, target)
     try:
         figures = evaluate_policy(_policy(agent, config, target, used_seed), env, count, used_seed)
     finally:
@@ -147,7 +147,9 @@ def _policy(agent: Agent, config: ExperimentConfig, device: torch.device, seed: 
 
 def _for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:
     own = env_spec(config)
-    changed = config.model_copy(update={"task": config.task.model_copy(update={"name": task, "backend": "auto"})})
+    changed = config.model_copy(
+        update={"task": config.task.model_copy(update={"name": task, "set": None, "tasks": None, "backend": "auto"})}
+    )
     other = env_spec(changed)
     if (own.obs_dim, own.action_dim) != (other.obs_dim, other.action_dim):
         raise ConfigError(

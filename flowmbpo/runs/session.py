@@ -58,7 +58,7 @@ class TrainingSession:
             clock = (float(loaded.payload["wall_s"]), float(loaded.payload["cpu_s"]))
             resume_epoch = trainer.epoch
         self.clock = TrainingClock(trainer.env, *clock)
-        name = trainer.env.spec.tasks[0].name
+        name = trainer.env.spec.label
         self.sinks = make_sinks(config, run_dir, config.training.epochs, name, resume_epoch, console=console)
         self.status = "failed"
 
@@ -159,7 +159,7 @@ class TrainingSession:
         config = self.config
         with self.clock.paused():
             if self.eval_env is None:
-                self.eval_env = evaluation_env(config, config.evaluation.episodes)
+                self.eval_env = evaluation_env(config, config.evaluation.episodes, self.device)
             seed = evaluation_seed(config.seed, epoch)
             generator = None
             if not config.evaluation.deterministic:

@@ -13,11 +13,11 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
-from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import backend_notice
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import Interrupted, StorageError
 from flowmbpo.run_directory import RunDirectory, default_path
-from flowmbpo.runs.build import env_name, env_spec, make_trainer, resolve_device, set_up_compute
+from flowmbpo.runs.build import env_name, env_spec, make_trainer, pinned, resolve_device, set_up_compute, training_env
 from flowmbpo.runs.dry_run import total_env_steps
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.outcome import TrainOutcome
@@ -43,6 +43,7 @@ def train(
     anything is written, NonFiniteError, EnvironmentFailure, StorageError and Interrupted (stopped at
     once by a second Ctrl-C) while running.
     """
+    config = pinned(config)
     spec = env_spec(config)
     device = resolve_device(config.device)
     set_up_compute(config)
@@ -52,7 +53,7 @@ def train(
         path, checkpoint = resume_target(path if resume == "auto" else resume, out)
     loaded = load_for_resume(checkpoint, config) if checkpoint is not None else None
     # Before the directory is taken: what cannot be built or restored leaves it as it was.
-    env = make_env(config.task)
+    env = training_env(config, device)
     try:
         trainer = make_trainer(config, env, device, path)
         if loaded is not None:
@@ -65,6 +66,7 @@ def train(
             run_dir.update_status("running", **facts, error=None, outcome=None)
             run_dir.write_config(to_yaml(config))
             with logged_to(run_dir.logs / "train.log", warn=console), stop_on_signals() as stop:
+                log_backend(config)
                 log_parity(config, spec)
                 log_high_cost(config, spec)
                 with TrainingSession(config, trainer, run_dir, loaded, console=console) as session:
@@ -116,6 +118,13 @@ def logged_to(file: Path, *, warn: bool) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+def log_backend(config: ExperimentConfig) -> None:
+    """Say loudly where another simulator stands in for the one that the task is known by."""
+    notice = backend_notice(config.task)
+    if notice is not None:
+        log.warning("%s", notice)
 
 
 def log_parity(config: ExperimentConfig, spec: EnvSpec) -> None:

@@ -6,7 +6,7 @@ from flowmbpo.config.flat import config_differences, flatten
 from flowmbpo.config.load import load_experiment, preset_info, to_yaml
 from flowmbpo.config.presets import preset_names, preset_path, presets_folder
 from flowmbpo.config.yaml import parse_document
-from flowmbpo.envs.tasks import task_info
+from flowmbpo.envs.resolve import task_spec
 
 PAPER = [name for name in preset_names() if name.startswith(("phase", "canonical"))]
 MINI = ("mlp", "residual", "gaussian", "neuralode", "flow", "genflow", "fullflow")
@@ -26,7 +26,7 @@ def test_preset_says_what_it_is_and_can_be_stored(name, tmp_path):
     assert config.description and config.cost
     own = parse_document(preset_path(name).read_text(), name).data
     assert "description" in own and "\n" not in config.description, "a description is one line of the preset's own"
-    assert task_info(config.task.name, config.task.backend).name == config.task.name
+    assert task_spec(config.task).tasks
     stored = tmp_path / "config.yaml"
     stored.write_text(to_yaml(config))
     assert load_experiment(stored) == config

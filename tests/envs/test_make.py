@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from flowmbpo.envs.batch.vector import BatchVectorEnv
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import cores, make_env
-from flowmbpo.envs.toy.vector import ToyVectorEnv
 from flowmbpo.envs.workers.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError, EnvironmentUnavailableError
 
 
 def test_the_config_chooses_the_environment_and_the_number_of_copies():
     env = make_env(TaskConfig(name="toy-cartpole-swingup", num_envs=3))
-    assert isinstance(env, ToyVectorEnv)
+    assert isinstance(env, BatchVectorEnv)
     assert (env.num_envs, env.spec.obs_dim, env.spec.action_dim) == (3, 5, 1)
     assert env.cpu_seconds() == 0
     env.close()
@@ -26,8 +26,8 @@ def test_arguments_override_the_config():
 
 
 def test_a_task_without_a_simulator_says_what_works_instead():
-    with pytest.raises(EnvironmentUnavailableError, match=r"'ant'.*--dry-run.*walker-stand"):
-        make_env(TaskConfig(name="ant"))
+    with pytest.raises(EnvironmentUnavailableError, match=r"'dflex-hopper' needs dflex.*pip install.*mujoco-hopper"):
+        make_env(TaskConfig(name="dflex-hopper"))
 
 
 def test_an_unknown_backend_is_refused():

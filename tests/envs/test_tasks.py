@@ -10,7 +10,9 @@ import pytest
 
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.dmcontrol.suite import load_suite_task, suite_key
+from flowmbpo.envs.dmcontrol.tasks import SUITE_TASKS
 from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.envs.simulators import SimulatorInfo
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.tasks import task_info, task_names
 from flowmbpo.errors import ConfigError
@@ -54,9 +56,9 @@ def test_widths_are_those_of_the_wrapped_task(name):
 def test_table_names_every_task_of_the_suite_but_three():
     from dm_control import suite
 
-    left_out = set(suite.ALL_TASKS) - {suite_key(name) for name in DMCONTROL}
-    assert left_out == {("lqr", "lqr_2_1"), ("lqr", "lqr_6_2"), ("quadruped", "escape")}
-    assert {suite_key(name) for name in DMCONTROL} <= set(suite.ALL_TASKS)
+    names = {suite_key(task.name) for task in SUITE_TASKS}
+    assert set(suite.ALL_TASKS) - names == {("lqr", "lqr_2_1"), ("lqr", "lqr_6_2"), ("quadruped", "escape")}
+    assert names <= set(suite.ALL_TASKS)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,9 @@ def test_name_splits_at_its_first_dash(name, key):
         ("walker-stand", ("dmcontrol", 24, 6, 500, 2, 0.99, False)),
         ("toy-pendulum-swingup", ("toy", 3, 1, 100, 2, 0.95, False)),
         ("toy-cartpole-swingup", ("toy", 5, 1, 250, 4, 0.98, False)),
-        ("ant", ("none", 37, 8, 1000, 1, 0.995, True)),
+        ("mujoco-ant", ("mujoco", 37, 8, 1000, 1, 0.995, True)),
+        ("dflex-ant", ("dflex", 37, 8, 1000, 1, 0.995, True)),
+        ("mw-button-press", ("metaworld", 39, 4, 100, 2, 0.95, False)),
     ],
 )
 def test_rows_hold_published_numbers(name, row):
@@ -90,7 +94,7 @@ def test_rows_hold_published_numbers(name, row):
 
 
 def test_a_set_is_as_wide_as_its_widest_task():
-    spec = EnvSpec((task_info("walker-stand"), task_info("ant"), task_info("dog-run")))
+    spec = EnvSpec((task_info("walker-stand"), task_info("mujoco-ant"), task_info("dog-run")))
     assert (spec.obs_dim, spec.action_dim, spec.can_terminate) == (223, 38, True)
 
 
@@ -104,12 +108,22 @@ def test_unknown_name_is_refused_with_the_nearest():
     [
         ("walker-stand", "toy", "auto, dmcontrol"),
         ("toy-cartpole-swingup", "dmcontrol", "auto, toy"),
-        ("ant", "none", "auto"),
+        ("ant", "toy", "auto, dflex, mujoco, rewarped"),
     ],
 )
 def test_backend_that_lacks_the_task_is_refused(name, backend, allowed):
     with pytest.raises(ConfigError, match=rf"task.backend: '{backend}'.*Allowed: {allowed}\."):
         task_info(name, backend)
+
+
+@pytest.mark.parametrize(
+    ("installed", "runs"), [({"dflex", "mujoco"}, "dflex-ant"), ({"mujoco"}, "mujoco-ant"), (set(), "mujoco-ant")]
+)
+def test_ant_runs_on_dflex_where_it_is_installed_and_otherwise_on_mujoco(monkeypatch, installed, runs):
+    monkeypatch.setattr(SimulatorInfo, "installed", property(lambda info: info.name in installed))
+    assert task_info("ant").name == runs
+    assert task_info("ant", "mujoco").name == "mujoco-ant"
+    assert task_info("ant", "dflex").name == "dflex-ant"
 
 
 def test_a_tasks_own_simulator_can_be_named():

@@ -34,7 +34,7 @@ def record(run):
     ("key", "value", "error", "message"),
     [
         ("task.name", "walker-stnad", ConfigError, "walker-stand"),
-        ("task.name", "ant", EnvironmentUnavailableError, "--dry-run"),
+        ("task.name", "dflex-ant", EnvironmentUnavailableError, "Tasks that may run now: mujoco-ant"),
         ("training.wm_buffer_size", 7, ConfigError, "training.wm_buffer_size 7 is too small for task.num_envs 4"),
         ("device", "cuda", ConfigError, "device 'cuda': torch sees no GPU"),
     ],

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from flowmbpo import runs
 from flowmbpo.checkpoints.loader import load
@@ -13,6 +14,7 @@ from flowmbpo.runs.evaluate import SEED_BASE
 from flowmbpo.runs.session import FINAL
 from flowmbpo.tracking.jsonl import read_rows
 
+CPU = torch.device("cpu")
 EVERY_ROW = {
     "epoch",
     "env_steps",
@@ -22,6 +24,7 @@ EVERY_ROW = {
     "actions/std",
     "actions/saturation",
     "nonfinite/count",
+    "faults/count",
     "compute/nfe",
     "compute/index",
     "compute/flops",
@@ -82,8 +85,8 @@ def test_no_two_evaluations_share_a_seed_with_each_other_or_with_training():
 
 
 def test_evaluation_runs_at_most_so_many_copies(config):
-    assert evaluation_env(config(), 3).num_envs == 3
-    assert evaluation_env(config(), 1000).num_envs == EVALUATION_COPIES
+    assert evaluation_env(config(), 3, CPU).num_envs == 3
+    assert evaluation_env(config(), 1000, CPU).num_envs == EVALUATION_COPIES
 
 
 def test_stochastic_evaluation_is_seeded_and_draws_from_no_training_generator(train, config, figures, same, tmp_path):

@@ -1,0 +1,103 @@
+"""One batch over several vector environments, for task sets whose simulators differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.envs.actions import bounded_actions
+from flowmbpo.envs.assignment import check_same_tasks
+from flowmbpo.envs.base import EnvStep, VectorEnv
+from flowmbpo.envs.spec import EnvSpec
+
+
+class MixedVectorEnv(VectorEnv):
+    """Copies `indices[k]` of the batch belong to `parts[k]`, which knows only its own tasks and widths.
+
+    Parts are seeded apart, so that copy i of two parts never shares an episode's randomness.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, parts: Sequence[VectorEnv], indices: Sequence[Sequence[int]], task_ids: Sequence[int]
+    ) -> None:
+        self.spec = spec
+        self.num_envs = len(task_ids)
+        self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
+        self._parts = list(parts)
+        self._rows = [torch.tensor(list(rows), dtype=torch.int64) for rows in indices]
+        assert torch.cat(self._rows).sort().values.equal(torch.arange(self.num_envs))
+
+    def reset(self, seed: int) -> Float[Tensor, "N O"]:
+        return self._gather_obs([part.reset(_part_seed(seed, place)) for place, part in enumerate(self._parts)])
+
+    def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
+        action = bounded_actions(action, self.num_envs, self.spec.action_dim)
+        steps = [
+            part.step(action[rows, : part.spec.action_dim]) for part, rows in zip(self._parts, self._rows, strict=True)
+        ]
+        faults = [
+            replace(fault, index=int(rows[fault.index]))
+            for step, rows in zip(steps, self._rows, strict=True)
+            for fault in step.faults
+        ]
+        return EnvStep(
+            obs=self._gather_obs([step.obs for step in steps]),
+            reward=self._gather([step.reward for step in steps]),
+            terminated=self._gather([step.terminated for step in steps]),
+            truncated=self._gather([step.truncated for step in steps]),
+            final_obs=self._gather_obs([step.final_obs for step in steps]),
+            success=self._gather([step.success for step in steps]),
+            faults=tuple(faults),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "task": self.spec.label,
+            "task_ids": self.task_ids.clone(),
+            "episode": self.task_ids.clone(),  # one entry per copy: what `check_same_tasks` counts
+            "parts": [part.state_dict() for part in self._parts],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
+        """Raises ValueError where the state is of another set, number of copies or assignment."""
+        check_same_tasks(self, state)
+        return self._gather_obs(
+            [part.load_state_dict(saved) for part, saved in zip(self._parts, state["parts"], strict=True)]
+        )
+
+    def render(self, index: int = 0) -> np.ndarray:
+        for part, rows in zip(self._parts, self._rows, strict=True):
+            place = (rows == index).nonzero()
+            if len(place):
+                return part.render(int(place[0, 0]))
+        raise IndexError(f"copy {index} of {self.num_envs}")
+
+    def cpu_seconds(self) -> float:
+        return sum(part.cpu_seconds() for part in self._parts)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+    def _gather(self, values: list[Tensor]) -> Tensor:
+        whole = torch.zeros(self.num_envs, dtype=values[0].dtype)
+        for value, rows in zip(values, self._rows, strict=True):
+            whole[rows] = value
+        return whole
+
+    def _gather_obs(self, values: list[Tensor]) -> Float[Tensor, "N O"]:
+        whole = torch.zeros(self.num_envs, self.spec.obs_dim)
+        for value, rows in zip(values, self._rows, strict=True):
+            whole[rows, : value.shape[1]] = value
+        return whole
+
+
+def _part_seed(seed: int, place: int) -> int:
+    """A seed of its own for every part. The first part keeps the environment's, as a lone one would."""
+    return seed if place == 0 else int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0] >> 1)

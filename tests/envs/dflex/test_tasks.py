@@ -1,0 +1,73 @@
+"""The table of dflex tasks and what its rows set in dflex."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from flowmbpo.envs.dflex.presence import require_package
+from flowmbpo.envs.dflex.settings import SETTINGS
+from flowmbpo.envs.dflex.tasks import TASKS
+from flowmbpo.errors import EnvironmentUnavailableError
+
+
+def test_rows_have_dflexs_widths_and_episode_lengths():
+    rows = {task.name: (task.obs_dim, task.action_dim, task.episode_length, task.can_terminate) for task in TASKS}
+    assert rows == {
+        "dflex-ant": (37, 8, 1000, True),
+        "dflex-hopper": (11, 3, 1000, True),
+        "dflex-anymal": (49, 12, 1000, True),
+        "dflex-humanoid": (76, 21, 1000, True),
+        "dflex-snu-humanoid": (53, 152, 1000, True),
+        "dflex-cartpole": (5, 1, 240, False),
+        "dflex-double-pendulum": (6, 1, 240, False),
+    }
+    assert {(task.simulator, task.action_repeat) for task in TASKS} == {("dflex", 1)}
+    assert [task.discount for task in TASKS] == [0.995] * 5 + [pytest.approx(47 / 48)] * 2
+
+
+def test_every_task_has_a_setting_and_no_setting_lacks_its_task():
+    assert [task.name for task in TASKS] == list(SETTINGS)
+
+
+def test_the_ant_is_set_as_published():
+    assert SETTINGS["dflex-ant"].environment == "AntEnv"
+    assert SETTINGS["dflex-ant"].arguments == {
+        "MM_caching_frequency": 16,
+        "early_termination": True,
+        "termination_height": 0.27,
+        "action_penalty": 0.0,
+        "joint_vel_obs_scaling": 0.1,
+        "up_rew_scale": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "instead"),
+    [
+        ("dflex-ant", "mujoco-ant"),
+        ("dflex-hopper", "mujoco-hopper"),
+        ("dflex-cartpole", "toy-cartpole-swingup"),
+        ("dflex-double-pendulum", "acrobot-swingup"),
+    ],
+)
+def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(monkeypatch, task, instead):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentUnavailableError) as caught:
+        require_package(task)
+    message = str(caught.value)
+    assert task in message
+    assert 'pip install "git+https://github.com/imgeorgiev/DiffRL.git#subdirectory=dflex"' in message
+    assert f"take {instead}," in message
+    assert "non-commercial" in message
+
+
+def test_tables_and_presence_import_no_torch_and_no_dflex():
+    code = (
+        "import sys; import flowmbpo.envs.dflex.tasks, flowmbpo.envs.dflex.settings; "
+        "from flowmbpo.envs.dflex.presence import installed; installed(); import flowmbpo.envs.dflex.build; "
+        "assert not {'torch', 'numpy', 'dflex'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
