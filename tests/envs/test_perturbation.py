@@ -1,0 +1,53 @@
+"""Random impulses: how often, how large, which way, and that they change nothing else."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from flowmbpo.envs.config import PerturbationConfig, TaskConfig
+from flowmbpo.envs.perturbation import draw_impulses
+from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.errors import ConfigError
+
+
+@pytest.mark.parametrize(("skew", "share"), [(-1.0, 0.0), (0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+def test_rate_size_skew_and_axes_are_the_configs(skew, share):
+    config = PerturbationConfig(rate=0.1, magnitude=2.0, skew=skew)
+    drawn = draw_impulses(config, axes=3, length=100_000, seed=episode_seed(0, 0, 0))
+    pushed = drawn.change != 0
+    assert pushed.mean() == pytest.approx(0.1, abs=0.005)
+    assert set(np.abs(drawn.change[pushed])) == {2.0}
+    assert (drawn.change[pushed] > 0).mean() == pytest.approx(share, abs=0.02)
+    assert np.bincount(drawn.axis[pushed], minlength=3) / pushed.sum() == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_an_episodes_impulses_are_a_function_of_its_seed_and_leave_its_other_randomness_alone():
+    config = PerturbationConfig(rate=0.5)
+    seed = episode_seed(3, 1, 2)
+    before = np.random.default_rng(seed).random(4)
+    first, second = (draw_impulses(config, 2, 50, seed) for _ in range(2))
+    assert np.array_equal(first.change, second.change) and np.array_equal(first.axis, second.axis)
+    assert np.array_equal(np.random.default_rng(seed).random(4), before)
+    other = draw_impulses(config, 2, 50, episode_seed(3, 1, 3))
+    assert not np.array_equal(first.change, other.change)
+
+
+def test_a_disturbed_task_says_so_in_its_name():
+    perturbation = PerturbationConfig(rate=0.02, magnitude=1.5, skew=-0.5)
+    spec = task_spec(TaskConfig(name="walker-walk", perturbation=perturbation))
+    assert spec.label == "walker-walk+push_r0.02_m1.5_s-0.5"
+    assert spec.tasks[0].plain_name == "walker-walk"
+    assert task_spec(TaskConfig(name=None, set="mini3", perturbation=perturbation)).label.startswith("mini3+push_r0.02")
+    assert task_spec(TaskConfig(name="walker-walk", perturbation=PerturbationConfig())).label == "walker-walk"
+
+
+def test_tasks_that_cannot_be_pushed_are_refused():
+    with pytest.raises(ConfigError, match=r"task.perturbation: 'mw-reach' cannot be disturbed"):
+        task_spec(TaskConfig(name="mw-reach", perturbation=PerturbationConfig(rate=0.1)))
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 1.5}, {"magnitude": 0.0}, {"skew": -2.0}])
+def test_values_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        PerturbationConfig(**wrong)
