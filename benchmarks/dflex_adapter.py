@@ -1,6 +1,6 @@
 """What the adapter costs: a dflex task through the environment contract, against dflex's own loop.
 
-    python benchmarks/dflex.py [--task dflex-ant] [--envs 64] [--steps 100] [--rounds 9] [--json FILE]
+    python benchmarks/dflex_adapter.py [--task dflex-ant] [--envs 64] [--steps 100] [--rounds 9] [--json FILE]
 
 A: dflex's own environment with the published settings, stepped without gradients; it restarts itself.
 B: `BatchVectorEnv(DflexBatch)` on the CPU. Both take the same actions; the runs alternate

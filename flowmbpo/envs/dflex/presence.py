@@ -30,9 +30,9 @@ def installed() -> bool:
 
 
 def package_folder() -> Path | None:
-    """The folder of the installed package, or None. A mere folder called dflex on the path is not the package."""
+    """The folder of the installed package, or None. A mere folder or file called dflex on the path is not it."""
     spec = importlib.util.find_spec("dflex")
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or spec.submodule_search_locations is None:
         return None
     return Path(spec.origin).parent
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import flowmbpo
 from flowmbpo.envs.dflex.presence import require_package
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.dflex.tasks import TASKS
@@ -62,6 +65,17 @@ def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(m
     assert 'pip install "git+https://github.com/imgeorgiev/DiffRL.git#subdirectory=dflex"' in message
     assert f"take {instead}," in message
     assert "non-commercial" in message
+
+
+@pytest.mark.parametrize("name", ["dflex/README", "dflex.py"])
+def test_a_folder_or_a_file_of_that_name_is_not_the_package(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    code = "from flowmbpo.envs.dflex.presence import installed; raise SystemExit(installed())"
+    # Without site-packages, where the package may lie; the project's own folder is all it needs.
+    root = Path(flowmbpo.__file__).parents[1]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(root)))}
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, timeout=60, env=variables, cwd=tmp_path)
 
 
 def test_tables_and_presence_import_no_torch_and_no_dflex():
