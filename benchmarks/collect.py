@@ -1,139 +1,185 @@
-"""What collecting through worker processes costs, against dm_control stepped by hand.
+"""What collecting through worker processes costs, against one dm_control loop in one process.
 
-    python benchmarks/collect.py [--task walker-stand] [--envs 16] [--steps 200] [--rounds 5] [--json FILE]
+    python benchmarks/collect.py [--task walker-walk] [--copies 64] [--workers 2] [--rounds 5] [--json FILE]
 
-A: the plain loop, one process, no vector environment: `suite.load`, action repeat 2, observations
-flattened to float32. B: `make_env` with one worker per core. Both take the same actions; the runs
-alternate (A B A B ...) and the medians count. CPU seconds are those of the parent and its workers,
-both measured over the steps alone. Wall-clock ratios mean something on a quiet machine only.
+raw: ONE environment, stepped by hand in this process: `environment.step`, action repeat 2,
+observations flattened to float32. workers: `make_env` with `--copies` copies, one worker per core
+unless told otherwise. The two alternate; each run is whole episodes with their resets, under
+uniform random actions. CPU seconds are those of this process and of the workers.
+
+`others` is the share of the machine's cores that other programs took during a run: wall-clock
+ratios mean something in quiet rounds only, those where it is below 5% in both runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+if TYPE_CHECKING:
+    from flowmbpo.envs.base import VectorEnv
+
+REPEAT = 2
+QUIET = 0.05
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run: agent steps per second of CPU time and of wall-clock time."""
+class Run:
+    """One run: agent steps per second of CPU time and of wall-clock time, and what others took of the machine."""
 
     per_cpu_second: float
     per_wall_second: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A raw run and the workers' run after it."""
+
+    raw: Run
+    workers: Run
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Agent steps per CPU second, workers over raw."""
+        return self.workers.per_cpu_second / self.raw.per_cpu_second
+
+    @property
+    def wall_ratio(self) -> float:
+        """Agent steps per second, workers over raw."""
+        return self.workers.per_wall_second / self.raw.per_wall_second
+
+    @property
+    def quiet(self) -> bool:
+        """Whether this program had the machine to itself."""
+        return max(self.raw.others, self.workers.others) < QUIET
+
+
+class Stopwatch:
+    """Wall-clock and CPU seconds since its creation, and the CPU seconds of the whole machine."""
+
+    def __init__(self) -> None:
+        self._busy = _busy_seconds()
+        self._cpu = time.process_time()
+        self._wall = time.perf_counter()
+
+    def read(self, steps: int, worker_seconds: float) -> Run:
+        """A run of `steps` agent steps, for which workers took `worker_seconds` of CPU time."""
+        wall = time.perf_counter() - self._wall
+        cpu = time.process_time() - self._cpu + worker_seconds
+        others = max(_busy_seconds() - self._busy - cpu, 0.0) / (wall * (psutil.cpu_count() or 1))
+        return Run(steps / cpu, steps / wall, others)
+
+
+class RawLoop:
+    """One environment, stepped with dm_control's own `step`."""
+
+    def __init__(self, task: str, episodes: int) -> None:
+        from flowmbpo.envs.dmcontrol.suite import load_suite_task
+
+        self._environment = load_suite_task(task)
+        self._episodes = episodes
+
+    def measure(self, rng: np.random.Generator) -> Run:
+        """Whole episodes."""
+        environment = self._environment
+        shape = environment.action_spec().shape
+        watch, steps = Stopwatch(), 0
+        for _ in range(self._episodes):
+            step = environment.reset()
+            actions = iter(rng.uniform(-1, 1, (1000, *shape)).astype(np.float32))
+            while not step.last():
+                action, reward = next(actions), 0.0
+                for _ in range(REPEAT):
+                    step = environment.step(action)
+                    reward += step.reward
+                np.concatenate([np.ravel(value) for value in step.observation.values()]).astype(np.float32)
+                steps += 1
+        return watch.read(steps, 0.0)
+
+
+def measure_workers(env: VectorEnv, rng: np.random.Generator) -> Run:
+    """One episode of every copy."""
+    import torch
+
+    length = env.spec.tasks[0].episode_length
+    shape = (length, env.num_envs, env.spec.action_dim)
+    actions = torch.from_numpy(rng.uniform(-1, 1, shape).astype(np.float32))
+    before = env.cpu_seconds()
+    watch = Stopwatch()
+    for action in actions:
+        env.step(action)
+    return watch.read(length * env.num_envs, env.cpu_seconds() - before)
 
 
 def main() -> None:
+    """Measure, print, and with `--json` write down."""
     options = _options()
     from flowmbpo.envs.config import TaskConfig
     from flowmbpo.envs.make import cores, make_env
 
-    plain = PlainLoop(options.task, options.envs)
-    env = make_env(TaskConfig(name=options.task, num_envs=options.envs, workers=options.workers))
+    raw = RawLoop(options.task, options.episodes)
+    env = make_env(TaskConfig(name=options.task, num_envs=options.copies), workers=options.workers)
     env.reset(0)
-    actions = _actions(options.steps, options.envs, env.spec.action_dim)
-    plain.measure(actions[:10])
-    _measure(env, actions[:10])
-    runs: dict[str, list[Measured]] = {"plain": [], "workers": []}
-    for _ in range(options.rounds):
-        runs["plain"].append(plain.measure(actions))
-        runs["workers"].append(_measure(env, actions))
+    rng = np.random.default_rng(0)
+    rounds = [Round(raw.measure(rng), measure_workers(env, rng)) for _ in range(options.rounds + 1)][1:]  # one warms up
     env.close()
-    result = {
-        "task": options.task,
-        "envs": options.envs,
-        "workers": options.workers or min(cores(), options.envs),
-        "cores": cores(),
-        "load_average": os.getloadavg()[0],
-        **{name: asdict(_median(measured)) for name, measured in runs.items()},
-    }
-    result["cpu_ratio"] = result["workers"]["per_cpu_second"] / result["plain"]["per_cpu_second"]
-    result["wall_ratio"] = result["workers"]["per_wall_second"] / result["plain"]["per_wall_second"]
-    _show(result)
+    workers = options.workers or min(cores(), options.copies)
+    print(f"{options.copies} x {options.task}, {workers} workers, {cores()} cores; agent steps per second")
+    summary = show(rounds)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        setting = {"task": options.task, "copies": options.copies, "workers": workers, "cores": cores()}
+        record = {**setting, "summary": summary, "rounds": [asdict(each) for each in rounds]}
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
-class PlainLoop:
-    """The copies of a task, stepped one after another with dm_control's own `step`."""
-
-    def __init__(self, task: str, envs: int) -> None:
-        import numpy as np
-
-        from flowmbpo.envs.dmcontrol.suite import load_suite_task
-
-        self._environments = [load_suite_task(task) for _ in range(envs)]
-        for index, environment in enumerate(self._environments):
-            environment.task.random.seed(index)
-            environment.reset()
-        self._flatten = lambda values: np.concatenate([np.ravel(value) for value in values]).astype(np.float32)
-
-    def measure(self, actions: object) -> Measured:
-        """Step through `actions` [T, N, A]."""
-        import numpy as np
-
-        cpu, wall = time.process_time(), time.perf_counter()
-        table = np.asarray(actions)
-        for row in table:
-            for environment, action in zip(self._environments, row, strict=True):
-                reward = 0.0
-                for _ in range(2):
-                    step = environment.step(action)
-                    reward += step.reward or 0.0  # None at the first step of an episode
-                self._flatten(step.observation.values())
-        steps = len(table) * len(self._environments)
-        return Measured(steps / (time.process_time() - cpu), steps / (time.perf_counter() - wall))
-
-
-def _measure(env: object, actions: object) -> Measured:
-    """Step the vector environment through `actions` [T, N, A]."""
-    import torch
-
-    from flowmbpo.envs.base import VectorEnv
-
-    assert isinstance(env, VectorEnv)
-    table = torch.as_tensor(actions)
-    workers = env.cpu_seconds()
-    cpu, wall = time.process_time(), time.perf_counter()
-    for row in table:
-        env.step(row)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    steps = len(table) * env.num_envs
-    return Measured(steps / (cpu + env.cpu_seconds() - workers), steps / wall)
-
-
-def _actions(steps: int, envs: int, action_dim: int) -> object:
-    import numpy as np
-
-    return np.random.default_rng(0).uniform(-1, 1, (steps, envs, action_dim)).astype(np.float32)
-
-
-def _median(runs: list[Measured]) -> Measured:
-    return Measured(
-        statistics.median(run.per_cpu_second for run in runs), statistics.median(run.per_wall_second for run in runs)
-    )
-
-
-def _show(result: dict) -> None:
-    print(f"{result['envs']} x {result['task']}, {result['cores']} cores, load {result['load_average']:.1f}")
-    for name in ("plain", "workers"):
-        measured = result[name]
+def show(rounds: list[Round]) -> dict[str, Any]:
+    """Print every round, then medians and ranges over all rounds and over the quiet ones."""
+    print("        raw: per CPU-s  per s  others   workers: per CPU-s  per s  others    ratio: CPU   wall")
+    for number, each in enumerate(rounds, 1):
+        raw, workers = each.raw, each.workers
         print(
-            f"{name:>8}: {measured['per_cpu_second']:8.0f} agent steps per CPU-second, "
-            f"{measured['per_wall_second']:8.0f} per second"
+            f"{number:5}   {raw.per_cpu_second:14.0f} {raw.per_wall_second:6.0f} {raw.others:6.0%} "
+            f"{workers.per_cpu_second:20.0f} {workers.per_wall_second:6.0f} {workers.others:6.0%} "
+            f"{each.cpu_ratio:14.2f} {each.wall_ratio:6.2f}"
         )
-    print(f"   ratio: {result['cpu_ratio']:8.2f} per CPU-second, {result['wall_ratio']:.2f} by the clock")
+    summary: dict[str, Any] = {}
+    for label, chosen in (("all", rounds), ("quiet", [each for each in rounds if each.quiet])):
+        if not chosen:
+            print(f"{label}: no rounds")
+            continue
+        cpu, wall = [each.cpu_ratio for each in chosen], [each.wall_ratio for each in chosen]
+        summary[label] = {"rounds": len(chosen), "cpu_ratio": _spread(cpu), "wall_ratio": _spread(wall)}
+        print(f"{label}, {len(chosen)} rounds: ratio per CPU-second {_words(cpu)}, by the clock {_words(wall)}")
+    return summary
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - times.iowait)  # guest time is part of user time
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _words(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="walker-stand")
-    parser.add_argument("--envs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=200, help="agent steps of every copy in one run")
+    parser.add_argument("--task", default="walker-walk", help="a task of dm_control's suite, e.g. cheetah-run")
+    parser.add_argument("--copies", type=int, default=64)
+    parser.add_argument("--episodes", type=int, default=16, help="episodes of a raw run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, help="worker processes (default: one per core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
