@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import doctor, evaluate, parity, presets, train, version
+from flowmbpo_cli import doctor, envs, evaluate, parity, presets, train, version
 from flowmbpo_cli.contract import ContractGroup, report_bug
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def root(
 app.command("train", cls=train.TrainCommand)(train.train)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
+app.add_typer(envs.app, name="envs")
 app.command("parity")(parity.parity)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)

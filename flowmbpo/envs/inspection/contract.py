@@ -1,0 +1,129 @@
+"""The vector environment's contract, promise by promise, held against any environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.inspection.episodes import (
+    check_ends,
+    check_final_observations,
+    check_finite,
+    check_padding,
+    check_shapes,
+    check_time_limit,
+)
+from flowmbpo.envs.inspection.reruns import (
+    check_clipping,
+    check_independent,
+    check_masked,
+    check_refusals,
+    check_repeatable,
+    check_resume,
+    check_seeds,
+)
+from flowmbpo.envs.inspection.result import CheckResult, ContractBroken, NotApplicable, Verdict
+from flowmbpo.envs.inspection.subject import Subject
+from flowmbpo.errors import EnvironmentUnavailableError, FlowMBPOError
+
+Check = Callable[[Subject], str]
+
+ROLLOUT = "rollout"
+"""The check that the others build on: the environment is made and stepped."""
+
+_CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "shapes": check_shapes,
+        "finite": check_finite,
+        "ends": check_ends,
+        "time limit": check_time_limit,
+        "final observations": check_final_observations,
+        "padding": check_padding,
+        "repeatable": check_repeatable,
+        "seeds": check_seeds,
+        "resume": check_resume,
+        "independent": check_independent,
+        "refusals": check_refusals,
+        "clipping": check_clipping,
+        "masked actions": check_masked,
+    }
+)
+# What an environment under inspection may raise: its fault, not the inspector's. A simulator raises as it pleases.
+_RAISED = (FlowMBPOError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, OSError)
+
+
+def check_names() -> tuple[str, ...]:
+    """The checks in their order."""
+    return (ROLLOUT, *_CHECKS)
+
+
+def check_environment(
+    config: TaskConfig,
+    *,
+    copies: int = 2,
+    steps: int = 500,
+    seed: int = 0,
+    workers: int = 1,
+    whole_episodes: bool = True,
+    device: str = "cpu",
+    report: Callable[[CheckResult], None] = lambda result: None,
+) -> list[CheckResult]:
+    """Every check on the environment that `config` describes, in order; `report` hears each at once.
+
+    `copies` >= 2 are run for `steps` >= 2 agent steps of uniform random actions, past the longest
+    time limit with `whole_episodes`; `workers` step the repetition, the rest runs in this process.
+    A promise that is broken is a failed result, whatever was raised. Raises ConfigError on an
+    unknown task and EnvironmentUnavailableError where the simulator is missing.
+    """
+    if copies < 2 or steps < 2:
+        raise ValueError(f"copies = {copies} and steps = {steps}: both must be at least 2")
+    subject = Subject(
+        config,
+        copies=copies,
+        steps=steps,
+        seed=seed,
+        workers=workers,
+        whole_episodes=whole_episodes,
+        device=device,
+    )
+    results = [_run(subject, ROLLOUT, _roll_out)]
+    report(results[0])
+    for name, check in _CHECKS.items():
+        if results[0].verdict == "failed":
+            result = CheckResult(subject.spec.label, name, "skipped", "the rollout failed", 0.0, 0.0)
+        else:
+            result = _run(subject, name, check)
+        report(result)
+        results.append(result)
+    return results
+
+
+def _roll_out(subject: Subject) -> str:
+    """Make the environment, reset it, step it, save it."""
+    steps = subject.reference.recording.steps
+    return f"{subject.copies} copies, {steps} steps"
+
+
+def _run(subject: Subject, name: str, check: Check) -> CheckResult:
+    wall, cpu, workers_cpu = time.perf_counter(), time.process_time(), subject.workers_cpu_s
+    verdict: Verdict = "passed"
+    try:
+        detail = check(subject)
+    except NotApplicable as reason:
+        verdict, detail = "skipped", str(reason)
+    except ContractBroken as reason:
+        verdict, detail = "failed", str(reason)
+    except EnvironmentUnavailableError:
+        raise
+    except _RAISED as error:
+        verdict, detail = "failed", f"{type(error).__name__}: {error}"
+    return CheckResult(
+        environment=subject.spec.label,
+        name=name,
+        verdict=verdict,
+        detail=detail,
+        wall_s=time.perf_counter() - wall,
+        cpu_s=time.process_time() - cpu + subject.workers_cpu_s - workers_cpu,
+    )

@@ -1,0 +1,111 @@
+"""All that an environment answered along a table of actions, and where two such answers differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowmbpo.envs.base import EnvStep, VectorEnv
+from flowmbpo.envs.faults import Fault
+
+
+@dataclass(frozen=True)
+class Recording:
+    """T steps of N copies. `first` are the observations before the first step, `broken` marks faults."""
+
+    first: Float[Tensor, "N O"]
+    obs: Float[Tensor, "T N O"]
+    final_obs: Float[Tensor, "T N O"]
+    reward: Float[Tensor, "T N"]
+    success: Float[Tensor, "T N"]
+    terminated: Bool[Tensor, "T N"]
+    truncated: Bool[Tensor, "T N"]
+    broken: Bool[Tensor, "T N"]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.reward)
+
+    @property
+    def done(self) -> Bool[Tensor, "T N"]:
+        """Steps after which another episode began."""
+        return self.terminated | self.truncated | self.broken
+
+    def copy(self, index: int) -> Recording:
+        """The same for one copy alone, still with its axis."""
+        return self._sliced(slice(None), slice(index, index + 1), self.first)
+
+    def part(self, start: int, stop: int) -> Recording:
+        """Steps `start` to `stop`; `first` is then what was seen before step `start`."""
+        return self._sliced(slice(start, stop), slice(None), self.obs[start - 1] if start else self.first)
+
+    def _sliced(self, steps: slice, copies: slice, first: Tensor) -> Recording:
+        rest = {field.name: getattr(self, field.name)[steps, copies] for field in fields(self)[1:]}
+        return Recording(first=first[copies], **rest)
+
+
+def random_actions(env: VectorEnv, steps: int, seed: int) -> Float[Tensor, "T N A"]:
+    """Uniform in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(steps, env.num_envs, env.spec.action_dim, generator=generator) - 1
+
+
+def record(env: VectorEnv, first: Float[Tensor, "N O"], actions: Iterable[Float[Tensor, "N A"]]) -> Recording:
+    """Step `env`, whose current observations are `first`, along `actions` (at least one)."""
+    return gather(first, [env.step(action) for action in actions])
+
+
+def gather(first: Float[Tensor, "N O"], steps: list[EnvStep]) -> Recording:
+    """The recording of steps that were taken one by one."""
+    return Recording(
+        first=first,
+        obs=torch.stack([step.obs for step in steps]),
+        final_obs=torch.stack([step.final_obs for step in steps]),
+        reward=torch.stack([step.reward for step in steps]),
+        success=torch.stack([step.success for step in steps]),
+        terminated=torch.stack([step.terminated for step in steps]),
+        truncated=torch.stack([step.truncated for step in steps]),
+        broken=torch.stack([_marks(step.faults, len(first)) for step in steps]),
+    )
+
+
+def difference(expected: Recording, found: Recording) -> str | None:
+    """Where the earliest bit differs, in words; None where all are equal (nan equals the same nan)."""
+    unlike = _unlike(expected.first, found.first)
+    if unlike.any():
+        index = int(unlike.nonzero()[0, 0])
+        return f"the first observation of copy {index}: {_gap(expected.first[index], found.first[index])}"
+    names = [field.name for field in fields(Recording)[1:]]
+    marks = {name: _unlike(getattr(expected, name), getattr(found, name)) for name in names}
+    marks = {name: mark.flatten(2).any(dim=2) if mark.ndim > 2 else mark for name, mark in marks.items()}
+    differing = {name: mark for name, mark in marks.items() if mark.any()}
+    if not differing:
+        return None
+    name = min(differing, key=lambda key: int(differing[key].nonzero()[0, 0]))
+    step, index = (int(place) for place in differing[name].nonzero()[0])
+    values = getattr(expected, name)[step, index], getattr(found, name)[step, index]
+    return f"{name} of copy {index} in step {step + 1}: {_gap(*values)}"
+
+
+def _unlike(left: Tensor, right: Tensor) -> Bool[Tensor, "..."]:
+    """Where bits differ: [T, N] of values, [N, O] and [T, N, O] of observations."""
+    if left.dtype == torch.bool:
+        return left ^ right
+    return left.contiguous().view(torch.int32) != right.contiguous().view(torch.int32)
+
+
+def _gap(expected: Tensor, found: Tensor) -> str:
+    if expected.dtype == torch.bool:
+        return f"{bool(found)} in place of {bool(expected)}"
+    return f"differs by up to {float((found - expected).abs().max()):.3g}"
+
+
+def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
+    broken = torch.zeros(num_envs, dtype=torch.bool)
+    broken[[fault.index for fault in faults]] = True
+    return broken

@@ -1,0 +1,110 @@
+"""An environment under inspection: instances on demand, and one rollout that the checks share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.envs.base import EnvStep, VectorEnv
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.inspection.recording import Recording, gather, random_actions
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import task_spec
+
+_RESUMED_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A rollout from `seed` with its actions, the state that was saved before step `saved_at`, and who ran what."""
+
+    actions: Float[Tensor, "T N A"]
+    recording: Recording
+    saved_at: int
+    state: dict[str, Any]
+    task_ids: Int[Tensor, " N"]
+
+
+class Subject:
+    """What is checked: `copies` of `config` (a set gets one more than it has tasks, if that is more).
+
+    Comparisons run over `steps` agent steps. With `whole_episodes` the rollout goes on past the
+    longest time limit, so that the limit itself is seen. `workers` processes (or threads) step the
+    repetition; everything else runs in this process.
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        *,
+        copies: int,
+        steps: int,
+        seed: int,
+        workers: int,
+        whole_episodes: bool,
+        device: str,
+    ) -> None:
+        self.config = config
+        self.spec = task_spec(config)
+        tasks = len(self.spec.tasks)
+        self.copies = max(copies, tasks + 1) if tasks > 1 else copies
+        self.steps = steps
+        self.seed = seed
+        self.workers = workers
+        self.whole_episodes = whole_episodes
+        self.device = device
+        self.workers_cpu_s = 0.0
+
+    @contextmanager
+    def opened(self, copies: int | None = None, workers: int = 0) -> Iterator[VectorEnv]:
+        """A fresh instance, closed at the end of the block."""
+        count = self.copies if copies is None else copies
+        env = make_env(self.config, count, workers, seed=self.seed, device=self.device)
+        try:
+            yield env
+        finally:
+            env.close()
+            self.workers_cpu_s += env.cpu_seconds()
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The shared rollout. Its saved state has been through a file's bytes."""
+        lengths = [task.episode_length for task in self.spec.tasks]
+        total = max(self.steps, max(lengths) + 1) if self.whole_episodes else self.steps
+        saved_at = _mid_episode(self.steps, min(lengths))
+        with self.opened() as env:
+            actions = random_actions(env, total, self.seed)
+            first = env.reset(self.seed)
+            steps: list[EnvStep] = []
+            state: dict[str, Any] = {}
+            for place, action in enumerate(actions):
+                if place == saved_at:
+                    state = _through_bytes(env.state_dict())
+                steps.append(env.step(action))
+            return Reference(actions, gather(first, steps), saved_at, state, env.task_ids.clone())
+
+
+def _mid_episode(steps: int, length: int) -> int:
+    """The latest step that leaves `_RESUMED_STEPS` (or half of all) and lies in an episode's second half.
+
+    Half-way through an episode of `length` there is a state to lose; at its start there is none.
+    """
+    latest = steps - min(_RESUMED_STEPS, steps // 2)
+    return next((step for step in range(latest, 0, -1) if step % length >= length / 2), latest)
+
+
+def _through_bytes(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` written and read again, by a reader that takes plain data only."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
