@@ -31,7 +31,7 @@ def bring_together(name, physics, rng) -> None:
         offset = rng.normal(size=2) * rng.choice([0.0, 0.01, 0.03])
         model.geom_pos["target", :2] = data.geom_xpos["finger", :2] + offset
         physics.forward()
-    if name == "cup-catch":
+    if name.startswith("cup") and rng.uniform() < 0.5:
         offset = rng.uniform(-0.04, 0.04, 2)
         data.qpos[["ball_x", "ball_z"]] += data.site_xpos["target", ["x", "z"]] - data.xpos["ball", ["x", "z"]] + offset
         physics.forward()
@@ -57,7 +57,23 @@ def test_random_states_read_as_in_dm_control(name):
     assert len(rewards) > 1
 
 
-@pytest.mark.parametrize("name", FAST_TASKS)
+# One task of each reader: the others differ from these in a constant of the reward, which the test above covers.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acrobot-swingup",
+        "cartpole-swingup",
+        "cartpole-three-poles",
+        "cheetah-run",
+        "cup-catch",
+        "finger-turn-hard",
+        "fish-swim",
+        "hopper-stand",
+        "pendulum-swingup",
+        "reacher-three-hard",
+        "walker-walk",
+    ],
+)
 def test_fast_episodes_are_those_of_the_suite(name):
     task = task_info(name)
     simulators = [DMControlSimulator(name, REPEAT, read_fast=fast) for fast in (True, False)]

@@ -1,12 +1,17 @@
-"""The ball in the cup: catch. Imports no torch."""
+"""The ball in the cup: catch and spin. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
+from flowmbpo.envs.dmcontrol.fast.tolerances import linear
+
+_SPIN_DISTANCE = 0.5  # metres
+_SPIN_SPEED = 6.0  # m/s
 
 
 class Cup(FastTask):
@@ -34,3 +39,22 @@ class Cup(FastTask):
             self._target_size.tolist(),
         )
         return float(abs(x - ball_x) < half_x - radius and abs(z - ball_z) < half_z - radius)
+
+
+class CupSpin(Cup):
+    """Swing the ball fast and far from the cup."""
+
+    def __init__(self, model: Any, data: Any) -> None:
+        super().__init__(model, data)
+        self._dofs = np.array([model.joint(name).dofadr[0] for name in ("ball_x", "ball_z")], dtype=np.int64)
+
+    def reward(self) -> float:
+        apart = self._target - self._ball
+        velocity = self._qvel.take(self._dofs)
+        far = _beyond(math.sqrt(apart.dot(apart)), _SPIN_DISTANCE)
+        fast = _beyond(math.sqrt(velocity.dot(velocity)), _SPIN_SPEED)
+        return (1 - super().reward()) * (far + 2 * fast) / 3
+
+
+def _beyond(value: float, threshold: float) -> float:
+    return 1.0 if value >= threshold else linear((threshold - value) / (threshold / 2), 0.5)

@@ -1,7 +1,8 @@
-"""The planar one-legged hopper: stand and hop. Imports no torch."""
+"""The planar one-legged hopper: stand, and hop either way. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from flowmbpo.envs.dmcontrol.fast.task import FastTask, sensor_places, sensor_vi
 from flowmbpo.envs.dmcontrol.fast.tolerances import indicator, linear, small_controls
 
 _STAND_HEIGHT, _TOP_HEIGHT = 0.6, 2.0  # metres, of the torso over the foot
-_HOP_SPEED = 2.0  # m/s
 
 
 class Hopper(FastTask):
-    """Keep the torso high over the foot; `hopping` forward, or else with small controls."""
+    """Keep the torso high over the foot and hop at `speed` (m/s) or faster, backwards where it is negative.
 
-    def __init__(self, model: Any, data: Any, hopping: bool) -> None:
-        self._hopping = hopping
+    At speed 0, stand with small controls instead.
+    """
+
+    def __init__(self, model: Any, data: Any, speed: float) -> None:
+        self._speed = abs(speed)
+        self._direction = math.copysign(1.0, speed)
         self._torso = data.xipos[model.body("torso").id, 2:3]
         self._foot = data.xipos[model.body("foot").id, 2:3]
         self._velocity = sensor_view(model, data, "torso_subtreelinvel")[:1]
@@ -35,10 +39,10 @@ class Hopper(FastTask):
 
     def reward(self) -> float:
         standing = indicator(self._torso.item() - self._foot.item(), _STAND_HEIGHT, _TOP_HEIGHT)
-        if self._hopping:
-            velocity = self._velocity.item()
-            hopping = 1.0 if velocity >= _HOP_SPEED else linear((_HOP_SPEED - velocity) / (_HOP_SPEED / 2), 0.5)
-            return standing * hopping
+        speed = self._speed
+        if speed > 0:
+            velocity = self._direction * self._velocity.item()
+            return standing * (1.0 if velocity >= speed else linear((speed - velocity) / (speed / 2), 0.5))
         value = small_controls(self._control)
         small_control = float(np.add.reduce(value)) / len(value)
         return standing * ((small_control + 4) / 5)

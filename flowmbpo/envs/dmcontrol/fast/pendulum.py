@@ -1,4 +1,4 @@
-"""The torque-limited pendulum: swing up. Imports no torch."""
+"""The torque-limited pendulum: swing up and spin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
-from flowmbpo.envs.dmcontrol.fast.tolerances import indicator
+from flowmbpo.envs.dmcontrol.fast.tolerances import indicator, linear
 
 _UPRIGHT_COSINE = float(np.cos(np.deg2rad(8)))
+_SPIN_SPEED = 9.0  # rad/s
 
 
 class Pendulum(FastTask):
@@ -28,3 +29,11 @@ class Pendulum(FastTask):
 
     def reward(self) -> float:
         return indicator(self._cosine.item(), _UPRIGHT_COSINE, 1.0)
+
+
+class PendulumSpin(Pendulum):
+    """Turn at 9 rad/s or faster, either way."""
+
+    def reward(self) -> float:
+        speed = abs(self._qvel.item())
+        return 1.0 if speed >= _SPIN_SPEED else linear((_SPIN_SPEED - speed) / (_SPIN_SPEED / 2), 0.5)

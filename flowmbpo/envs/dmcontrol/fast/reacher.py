@@ -1,4 +1,4 @@
-"""The two-link reacher: easy and hard. Imports no torch."""
+"""The reacher with two links or three: easy and hard. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class Reacher(FastTask):
         self._finger_size = model.geom_size[finger, :1]
         self._qpos = data.qpos
         self._qvel = data.qvel
+        self._links = len(self._qpos)
 
     def observe(self, obs: np.ndarray) -> None:
-        obs[:2] = self._qpos
-        obs[2:4] = self._target - self._finger
-        obs[4:] = self._qvel
+        links = self._links
+        obs[:links] = self._qpos
+        obs[links : links + 2] = self._target - self._finger
+        obs[links + 2 :] = self._qvel
 
     def reward(self) -> float:
         apart = self._target - self._finger

@@ -1,7 +1,8 @@
-"""The planar walker: stand, walk and run. Imports no torch."""
+"""The planar walker: stand, walk and run, either way. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ _STAND_HEIGHT = 1.2  # metres
 
 
 class Walker(FastTask):
-    """Stand upright, and with `speed` above 0 (m/s) move forward at that speed or faster."""
+    """Stand upright, and move at `speed` (m/s) or faster: forward, backwards where it is negative."""
 
     def __init__(self, model: Any, data: Any, speed: float) -> None:
         torso = model.body("torso").id
         bodies = np.arange(1, model.nbody)
-        self._speed = speed
+        self._speed = abs(speed)
+        self._direction = math.copysign(1.0, speed)
         self._xmat = data.xmat.reshape(-1)
         self._orientations = (9 * bodies[:, None] + (0, 2)).ravel()  # xx and xz of every body
         self._split = len(self._orientations)
@@ -41,6 +43,6 @@ class Walker(FastTask):
         speed = self._speed
         if speed == 0:
             return stand
-        velocity: float = self._velocity.item()
+        velocity: float = self._direction * self._velocity.item()
         move = 1.0 if velocity >= speed else linear((speed - velocity) / (speed / 2), 0.5)
         return stand * (5 * move + 1) / 6
