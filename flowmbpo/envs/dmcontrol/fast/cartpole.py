@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
-from flowmbpo.envs.dmcontrol.fast.tolerances import GAUSSIAN_SCALE, gaussian, indicator, small_controls
+from flowmbpo.envs.dmcontrol.fast.tolerances import GAUSSIAN_SCALE, gaussian, indicator
 
 _CART_RANGE = 0.25  # metres either side
 _UPRIGHT_COSINE = 0.995
@@ -43,7 +43,13 @@ class Cartpole(FastTask):
             return indicator(cart, -_CART_RANGE, _CART_RANGE) * float(upright)
         heights = (self._cosines + 1) / 2
         centred = (1 + gaussian(abs(cart) / _CART_MARGIN)) / 2
-        small_control: float = (4 + small_controls(self._control).item(0)) / 5
-        distances = np.abs(self._pole_velocities) / _VELOCITY_MARGIN * GAUSSIAN_SCALE
-        small_velocity = (1 + float(np.exp(-0.5 * (distances * distances)).min())) / 2
+        force = self._control.item()
+        small_control = (4 + (1 - force * force if abs(force) < 1 else 0.0)) / 5
+        small_velocity = (1 + min(_slowness(velocity) for velocity in self._pole_velocities.tolist())) / 2
         return float(np.add.reduce(heights)) / len(heights) * small_control * small_velocity * centred
+
+
+def _slowness(velocity: float) -> float:
+    """A Gaussian of a pole's velocity; squared by a product, as numpy squares vectors, and not by `pow`."""
+    distance = abs(velocity) / _VELOCITY_MARGIN * GAUSSIAN_SCALE
+    return float(np.exp(-0.5 * (distance * distance)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.envs.dmcontrol.fast.task import FastTask, sensor_places, sensor_view
-from flowmbpo.envs.dmcontrol.fast.tolerances import indicator, linear, small_controls
+from flowmbpo.envs.dmcontrol.fast.tolerances import indicator, linear
 
 _STAND_HEIGHT, _TOP_HEIGHT = 0.6, 2.0  # metres, of the torso over the foot
 
@@ -43,6 +43,6 @@ class Hopper(FastTask):
         if speed > 0:
             velocity = self._direction * self._velocity.item()
             return standing * (1.0 if velocity >= speed else linear((speed - velocity) / (speed / 2), 0.5))
-        value = small_controls(self._control)
-        small_control = float(np.add.reduce(value)) / len(value)
+        small = np.maximum(1 - self._control * self._control, 0.0)
+        small_control = float(np.add.reduce(small)) / len(small)  # not `sum`, which adds in another order
         return standing * ((small_control + 4) / 5)

@@ -26,9 +26,3 @@ def linear(distance: float, slope: float) -> float:
 def indicator(x: float, lower: float, upper: float) -> float:
     """1 where lower <= x <= upper, else 0."""
     return 1.0 if lower <= x <= upper else 0.0
-
-
-def small_controls(control: np.ndarray) -> np.ndarray:
-    """1 - u^2 of controls in [-1, 1], 0 outside, float64 [A]."""
-    value: np.ndarray = np.maximum(1 - control * control, 0.0)
-    return value
