@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import EnvironmentUnavailableError
 
 
@@ -71,6 +72,11 @@ _ALL = (
     ),
 )
 SIMULATORS = MappingProxyType({simulator.name: simulator for simulator in _ALL})
+
+
+def simulators(spec: EnvSpec) -> str:
+    """What runs the tasks, for reports: 'Meta-World, v3 physics (...)', several joined by '; '."""
+    return "; ".join(dict.fromkeys(SIMULATORS[task.simulator].title for task in spec.tasks))
 
 
 def require_installed(simulator: str, task: str) -> None:

@@ -14,6 +14,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.envs.make import make_env
+from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
 from flowmbpo.evaluation.results import write_results
@@ -39,6 +40,7 @@ class EvalOutcome:
     epoch: int
     env_steps: int
     task: str
+    simulator: str
     seed: int
     evaluation: Evaluation
     results: str
@@ -55,10 +57,14 @@ class EvalOutcome:
             "epoch": self.epoch,
             "env_steps": self.env_steps,
             "task": self.task,
+            "simulator": self.simulator,
             "seed": self.seed,
             **{key: figures[key] for key in ("episodes", "return_mean", "return_std", "success", "length_mean")},
+            "faults": figures["faults"],
+            "per_task": figures["per_task"],
             "returns": figures["returns"],
             "lengths": figures["lengths"],
+            "tasks": figures["tasks"],
             "results": self.results,
             "video": self.video,
             "plot": self.plot,
@@ -104,6 +110,8 @@ def evaluate(
         "epoch": int(loaded.payload["epoch"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "config": config.name,
+        "task": env_name(config),
+        "simulator": simulators(env_spec(config)),
     }
     folder = Path("results") / config.phase / env_name(config) / config.name / f"seed{config.seed}"
     files = write_results(folder, figures, meta)
@@ -120,6 +128,7 @@ def evaluate(
         epoch=int(loaded.payload["epoch"]),
         env_steps=int(loaded.payload["env_steps"]),
         task=env_name(config),
+        simulator=simulators(env_spec(config)),
         seed=named_seed,
         evaluation=figures,
         results=str(files.json),

@@ -193,4 +193,12 @@ def _eval_row(evaluation: Evaluation) -> dict[str, float | int | str]:
     }
     if evaluation.success is not None:
         row["eval/success"] = evaluation.success
+    if evaluation.faults:
+        row["eval/faults"] = evaluation.faults
+    figures = evaluation.per_task()
+    if len(figures) > 1:
+        for task, own in figures.items():
+            row |= {
+                f"eval/{key}/{task}": value for key, value in own.items() if key != "episodes" and value is not None
+            }
     return row
