@@ -28,8 +28,10 @@ def flat(time_step) -> np.ndarray:
         ("walker-stand", -1.0, 1.0),
         ("cartpole-swingup", -1.0, 1.0),  # Runge-Kutta
         ("cup-catch", -1.0, 1.0),
+        ("walker-run", -1.0, 1.0),  # ten physics steps in a control step
+        ("finger-turn-easy", -1.0, 1.0),  # sensors, and a target that moves at every reset
         ("reacher-easy", -1.0, 1.0),  # its targets are part of the model
-        ("quadruped-walk", None, None),  # asymmetric action range
+        ("quadruped-walk", None, None),  # asymmetric action range; read through dm_control
     ],
 )
 def test_episodes_are_those_of_a_plain_loop(name, low, high):
