@@ -40,7 +40,6 @@ class MetaWorldSimulator(Simulator):
         self._hand, self._right, self._left = (self._data.body(body).id for body in ("hand", "rightclaw", "leftclaw"))
         space = environment.sawyer_observation_space
         self._low, self._high = space.low, space.high
-        self._built = (self._model.body_pos.copy(), self._model.site_pos.copy())
         self._last = np.zeros(_FRAME)
         self._picture: Picture | None = None
         self.obs_dim = int(space.shape[0])
@@ -49,12 +48,11 @@ class MetaWorldSimulator(Simulator):
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
         environment = self._environment
         environment.np_random = np.random.Generator(np.random.PCG64(seed))
-        # The places of furniture are part of the model and would outlive the episode.
-        self._model.body_pos[:], self._model.site_pos[:] = self._built
         self._mujoco.mj_resetData(self._model, self._data)
         self._mujoco.mj_forward(self._model, self._data)
         # Meta-World resets twice. The first one's draws place the furniture in whose presence the
-        # hand comes to rest in the second; its physics is thrown away, so it is not simulated.
+        # hand comes to rest in the second (the model keeps it, so the last episode's is gone); its
+        # physics is thrown away, so it is not simulated.
         environment.still = True
         environment.reset_model()
         environment.still = False

@@ -226,11 +226,8 @@ def test_contacts_are_felt_as_meta_world_feels_them():
 
 
 def test_the_stepped_model_is_small_and_its_copies_are_their_own():
-    one, other, raw = (
-        make_environment("mw-lever-pull"),
-        make_environment("mw-lever-pull"),
-        raw_environment("mw-lever-pull"),
-    )
+    one, other = make_environment("mw-lever-pull"), make_environment("mw-lever-pull")
+    raw = raw_environment("mw-lever-pull")
     assert one.model.nbuffer < raw.model.nbuffer / 4
     for count in ("nq", "nv", "nu", "nbody", "nsite", "nmocap", "neq"):
         assert getattr(one.model, count) == getattr(raw.model, count)
