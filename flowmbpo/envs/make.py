@@ -103,5 +103,9 @@ def _batch_simulator(task: TaskInfo, count: int, threads: int, device: str) -> B
             from flowmbpo.envs.dflex.simulator import DflexBatch
 
             return DflexBatch(task, count, device)
+        case "rewarped":
+            from flowmbpo.envs.rewarped.simulator import RewarpedBatch
+
+            return RewarpedBatch(task, count, device)
         case _:
             raise AssertionError(task.simulator)

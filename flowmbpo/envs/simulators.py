@@ -57,8 +57,7 @@ _ALL = (
         "dflex",
         "dflex, the differentiable simulator of PWM's single-task results",
         ("dflex",),
-        'pip install ninja && pip install --no-build-isolation "git+https://github.com/imgeorgiev/DiffRL.git'
-        '#subdirectory=dflex"',
+        'pip install ninja && pip install "git+https://github.com/imgeorgiev/DiffRL.git#subdirectory=dflex"',
         "NVIDIA Source Code License, NON-COMMERCIAL",
         ("mujoco-ant", "mujoco-hopper"),
     ),
@@ -96,4 +95,5 @@ def _found(module: str) -> bool:
         spec = find_spec(module)
     except ValueError:  # a module that something put into sys.modules without a spec
         return True
-    return spec is not None and spec.origin is not None  # a bare folder of that name is no package
+    # A bare folder of that name, or a file, is not the package.
+    return spec is not None and spec.origin is not None and spec.submodule_search_locations is not None

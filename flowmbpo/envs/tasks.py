@@ -12,17 +12,24 @@ import flowmbpo.envs.dflex.tasks as dflex
 import flowmbpo.envs.dmcontrol.tasks as dmcontrol
 import flowmbpo.envs.locomotion.tasks as locomotion
 import flowmbpo.envs.metaworld.tasks as metaworld
+import flowmbpo.envs.rewarped.tasks as rewarped
 import flowmbpo.envs.toy.tasks as toy
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import ConfigError, nearest
 
-_ROWS = (*toy.TASKS, *locomotion.TASKS, *dmcontrol.TASKS, *metaworld.TASKS, *dflex.TASKS)
+_ROWS = (*toy.TASKS, *locomotion.TASKS, *dmcontrol.TASKS, *metaworld.TASKS, *dflex.TASKS, *rewarped.TASKS)
 _TASKS = MappingProxyType({task.name: task for task in _ROWS})
 
 ALIASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        robot: MappingProxyType({backend: f"{backend}-{robot}" for backend in ("dflex", "mujoco", "rewarped")})
+        robot: MappingProxyType(
+            {
+                backend: f"{backend}-{robot}"
+                for backend in ("dflex", "mujoco", "rewarped")
+                if f"{backend}-{robot}" in _TASKS
+            }
+        )
         for robot in ("ant", "hopper")
     }
 )

@@ -19,9 +19,10 @@ import torch
 import torch.utils.cpp_extension
 
 from flowmbpo.envs.dflex.build import load_built
-from flowmbpo.envs.dflex.presence import INSTALL, LICENCE, require_package
+from flowmbpo.envs.dflex.presence import package_folder
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.dflex.shims import give_numpy_inf, import_stand_ins
+from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.errors import EnvironmentUnavailableError
 
 log = logging.getLogger("flowmbpo")
@@ -36,7 +37,7 @@ def load_dflex(task: str) -> ModuleType:
     Raises EnvironmentUnavailableError where it is not installed, cannot be compiled or imported, or
     where the task needs urchin and that is missing.
     """
-    package = require_package(task)
+    package = package_folder(task)
     if SETTINGS[task].reads_urdf and importlib.util.find_spec("urchin") is None:
         raise EnvironmentUnavailableError(
             f"task.name: '{task}' is a URDF model, which dflex reads with the package urchin; it is not installed: "
@@ -52,7 +53,7 @@ def load_dflex(task: str) -> ModuleType:
 @functools.cache
 def _state_licence() -> None:
     """Once in every process that uses it."""
-    log.warning("this run uses dflex, which is under the %s. It is not part of flowmbpo.", LICENCE)
+    log.warning("this run uses dflex, which is under the %s. It is not part of flowmbpo.", SIMULATORS["dflex"].licence)
 
 
 def _kernel_target() -> str:
@@ -85,7 +86,7 @@ def _made_usable(module: ModuleType) -> ModuleType:
 def _import_failure(error: Exception, output: str) -> EnvironmentUnavailableError:
     failure = EnvironmentUnavailableError(
         f"dflex is installed and cannot be imported: {type(error).__name__}: {error}. It needs a C++ compiler and "
-        f"ninja, and with CUDA an nvcc of torch's CUDA version. Installed by: {INSTALL}"
+        f"ninja, and with CUDA an nvcc of torch's CUDA version. Installed by: {SIMULATORS['dflex'].install}"
     )
     lines = output.strip().splitlines()
     if lines:

@@ -107,9 +107,9 @@ def test_the_licence_is_stated_once_in_a_process(package, caplog):
     library._state_licence.cache_clear()
     load_dflex("dflex-ant")
     load_dflex("dflex-ant")
-    assert [record.getMessage() for record in caplog.records if "non-commercial" in record.getMessage()] == [
-        "this run uses dflex, which is under the NVIDIA Source Code License: non-commercial use only (research and "
-        "evaluation). It is not part of flowmbpo."
+    assert [record.getMessage() for record in caplog.records if "NON-COMMERCIAL" in record.getMessage()] == [
+        "this run uses dflex, which is under the NVIDIA Source Code License, NON-COMMERCIAL. "
+        "It is not part of flowmbpo."
     ]
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.dflex.presence import installed
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.dflex.simulator import DflexBatch
 from flowmbpo.envs.dflex.tasks import TASKS
+from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.errors import EnvironmentUnavailableError
 
 pytestmark = [
     pytest.mark.dflex,
-    pytest.mark.skipif(not installed(), reason="dflex is not installed (docs/dflex.md says how to)"),
+    pytest.mark.skipif(not SIMULATORS["dflex"].installed, reason="dflex is not installed (docs/dflex.md says how to)"),
 ]
 
 BY_NAME = {task.name: task for task in TASKS}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import flowmbpo
-from flowmbpo.envs.dflex.presence import require_package
+from flowmbpo.envs.dflex.presence import package_folder
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.dflex.tasks import TASKS
 from flowmbpo.errors import EnvironmentUnavailableError
@@ -47,31 +47,22 @@ def test_the_ant_is_set_as_published():
     }
 
 
-@pytest.mark.parametrize(
-    ("task", "instead"),
-    [
-        ("dflex-ant", "mujoco-ant"),
-        ("dflex-hopper", "mujoco-hopper"),
-        ("dflex-cartpole", "toy-cartpole-swingup"),
-        ("dflex-double-pendulum", "acrobot-swingup"),
-    ],
-)
-def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(monkeypatch, task, instead):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(monkeypatch):
+    monkeypatch.setattr("flowmbpo.envs.simulators.find_spec", lambda name: None)
     with pytest.raises(EnvironmentUnavailableError) as caught:
-        require_package(task)
+        package_folder("dflex-ant")
     message = str(caught.value)
-    assert task in message
+    assert "'dflex-ant' needs dflex" in message
     assert 'pip install "git+https://github.com/imgeorgiev/DiffRL.git#subdirectory=dflex"' in message
-    assert f"take {instead}," in message
-    assert "non-commercial" in message
+    assert "Tasks that may run now: mujoco-ant, mujoco-hopper" in message
+    assert "NON-COMMERCIAL" in message
 
 
 @pytest.mark.parametrize("name", ["dflex/README", "dflex.py"])
 def test_a_folder_or_a_file_of_that_name_is_not_the_package(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    code = "from flowmbpo.envs.dflex.presence import installed; raise SystemExit(installed())"
+    code = "from flowmbpo.envs.simulators import SIMULATORS; raise SystemExit(SIMULATORS['dflex'].installed)"
     # Without site-packages, where the package may lie; the project's own folder is all it needs.
     root = Path(flowmbpo.__file__).parents[1]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(root)))}
@@ -81,7 +72,7 @@ def test_a_folder_or_a_file_of_that_name_is_not_the_package(tmp_path, name):
 def test_tables_and_presence_import_no_torch_and_no_dflex():
     code = (
         "import sys; import flowmbpo.envs.dflex.tasks, flowmbpo.envs.dflex.settings; "
-        "from flowmbpo.envs.dflex.presence import installed; installed(); import flowmbpo.envs.dflex.build; "
+        "import flowmbpo.envs.dflex.presence, flowmbpo.envs.dflex.build; "
         "assert not {'torch', 'numpy', 'dflex'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
