@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +13,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowmbpo.envs.simulators import SimulatorInfo
 
 _LEAST_DISK_GIB = 5
 
@@ -79,11 +82,24 @@ def _torch() -> Iterator[Check]:
 
 
 def _simulators() -> Iterator[Check]:
-    for package in ("mujoco", "dm-control"):
-        found = package_version(package)
-        advice = "" if found else "Install dm-control==1.0.28 and mujoco==3.3.0 for the DMControl tasks."
-        yield Check("simulators", package, found is not None, found or "not installed", advice)
+    """Those that may be missing; dflex has a section of its own."""
+    from flowmbpo.envs.simulators import SIMULATORS
+
+    for simulator in SIMULATORS.values():
+        if simulator.modules and simulator.name != "dflex":
+            advice = "" if simulator.installed else f"For its tasks: {simulator.install}"
+            yield Check("simulators", simulator.name, simulator.installed, _simulator_detail(simulator), advice)
     yield _mujoco_step()
+
+
+def _simulator_detail(simulator: SimulatorInfo) -> str:
+    """What it is, its packages' versions, and how many tasks it runs."""
+    from flowmbpo_cli.environments.catalogue import all_tasks
+
+    versions = {module: package_version(module) for module in simulator.modules}
+    found = ", ".join(f"{module} {version}" for module, version in versions.items() if version) or "not installed"
+    count = sum(task.simulator == simulator.name for task in all_tasks())
+    return f"{found}; {count} tasks ({simulator.title})"
 
 
 def _mujoco_step() -> Check:
@@ -111,7 +127,7 @@ def _rendering() -> Iterator[Check]:
         yield Check("rendering", name, found, "library loads" if found else "library not found")
     backend = os.environ.get("MUJOCO_GL")
     chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
-    advice = "" if loadable else "Install libegl1 or libosmesa6 for `eval --video` of DMControl tasks."
+    advice = "" if loadable else "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
     yield Check("rendering", "video", bool(loadable), chosen if loadable else "no off-screen renderer", advice)
 
 
@@ -127,9 +143,11 @@ def _loads(library: str) -> bool:
 
 
 def _dflex() -> Check:
-    found = importlib.util.find_spec("dflex") is not None
-    note = "Optional; NVIDIA's own licence (research use only), so it is not shipped here."
-    return Check("dflex", "dflex", found, "installed" if found else "not installed", "" if found else note)
+    from flowmbpo.envs.simulators import SIMULATORS
+
+    dflex = SIMULATORS["dflex"]
+    advice = "" if dflex.installed else f"Optional; {dflex.licence}, so it is not shipped here: {dflex.install}"
+    return Check("dflex", "dflex", dflex.installed, _simulator_detail(dflex), advice)
 
 
 def _slurm() -> Check:

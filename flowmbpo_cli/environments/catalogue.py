@@ -151,7 +151,6 @@ def _task_description(task: TaskInfo) -> Document:
     sets = {
         name: task_set.tasks.index(task.name) for name, task_set in TASK_SETS.items() if task.name in task_set.tasks
     }
-    aliases = [alias for alias, backends in ALIASES.items() if task.name in backends.values()]
     return {
         **numbers,
         "control_steps": task.episode_length * task.action_repeat,

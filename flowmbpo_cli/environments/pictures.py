@@ -34,7 +34,8 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
     Raises ConfigError on a set of several tasks, EnvironmentUnavailableError where nothing can
     draw, StorageError where the file cannot be written.
     """
-    from flowmbpo.envs.make import make_env
+    from flowmbpo.envs.inspection.film import film, walk
+    from flowmbpo.envs.inspection.opening import open_env
     from flowmbpo.envs.resolve import task_spec
 
     spec = task_spec(config)
@@ -45,21 +46,15 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
         )
     suffix = out.suffix.lower()
     steps = _STEPS[suffix] if steps is None else steps
-    env = make_env(config, 1, 0)
-    try:
+    with open_env(config, 1, 0) as env:
         if suffix == ".mp4":
-            from flowmbpo.envs.inspection.film import film
             from flowmbpo.tracking.video import write_video
 
             write_video(film(env, steps, seed, motion), out, FRAMES_PER_SECOND)
         else:
-            from flowmbpo.envs.inspection.film import walk
-
             for _ in walk(env, steps, seed, motion):
                 pass
             _write_picture(env.render(0), out)
-    finally:
-        env.close()
     return {"environment": spec.label, "path": str(out), "steps": steps, "seed": seed, "action": motion}
 
 

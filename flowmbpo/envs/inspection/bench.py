@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.inspection.opening import open_env
 from flowmbpo.envs.inspection.recording import random_actions
-from flowmbpo.envs.make import cores, make_env
+from flowmbpo.envs.make import cores
 from flowmbpo.errors import ConfigError
 
 _ACTIONS = 64  # different random actions, taken in turn: drawing them is not what is timed
@@ -67,8 +68,7 @@ def bench_environment(
     if workers is None:
         workers = cores() if config.workers is None else config.workers
     begun = time.perf_counter()
-    env = make_env(config, count, workers, seed=seed, device=device)
-    try:
+    with open_env(config, count, workers, seed=seed, device=device) as env:
         env.reset(seed)
         construction = time.perf_counter() - begun
         begun = time.perf_counter()
@@ -98,5 +98,3 @@ def bench_environment(
             wall_s=wall,
             cpu_s=used,
         )
-    finally:
-        env.close()

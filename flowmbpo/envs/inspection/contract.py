@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from types import MappingProxyType
 
 from flowmbpo.envs.config import TaskConfig
@@ -51,7 +52,17 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
     }
 )
 # What an environment under inspection may raise: its fault, not the inspector's. A simulator raises as it pleases.
-_RAISED = (FlowMBPOError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, OSError)
+_RAISED = (
+    FlowMBPOError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def check_names() -> tuple[str, ...]:
@@ -88,15 +99,16 @@ def check_environment(
         whole_episodes=whole_episodes,
         device=device,
     )
-    results = [_run(subject, ROLLOUT, _roll_out)]
-    report(results[0])
-    for name, check in _CHECKS.items():
-        if results[0].verdict == "failed":
-            result = CheckResult(subject.spec.label, name, "skipped", "the rollout failed", 0.0, 0.0)
-        else:
-            result = _run(subject, name, check)
-        report(result)
-        results.append(result)
+    with closing(subject):
+        results = [_run(subject, ROLLOUT, _roll_out)]
+        report(results[0])
+        for name, check in _CHECKS.items():
+            if results[0].verdict == "failed":
+                result = CheckResult(subject.spec.label, name, "skipped", "the rollout failed", 0.0, 0.0)
+            else:
+                result = _run(subject, name, check)
+            report(result)
+            results.append(result)
     return results
 
 

@@ -29,7 +29,7 @@ def check_seeds(subject: Subject) -> str:
     reference = subject.reference
     steps = min(subject.steps, _SHORT)
     actions = reference.actions[:steps, :1].expand(-1, subject.copies, -1)  # the same for all: only the seeds differ
-    with subject.opened() as env:
+    with subject.reused() as env:
         own = record(env, env.reset(subject.seed), actions)
         other = record(env, env.reset(subject.seed + 1), actions)
     for index in range(subject.copies):
@@ -80,7 +80,7 @@ def check_refusals(subject: Subject) -> str:
     for value in (torch.nan, torch.inf):
         bad[str(value)] = good.clone()
         bad[str(value)][-1, 0] = value
-    with subject.opened() as env:
+    with subject.reused() as env:
         first = env.reset(subject.seed)
         for name, action in bad.items():
             _require_refused(env, name, action)
@@ -93,7 +93,7 @@ def check_clipping(subject: Subject) -> str:
     """Actions beyond [-1, 1] do what their clipped values do."""
     steps = min(subject.steps, _SHORT)
     wide = 3 * subject.reference.actions[:steps]
-    with subject.opened() as env:
+    with subject.reused() as env:
         clipped = record(env, env.reset(subject.seed), wide.clamp(-1, 1))
         again = record(env, env.reset(subject.seed), wide)
     _require_same(clipped, again)
@@ -109,7 +109,7 @@ def check_masked(subject: Subject) -> str:
         raise NotApplicable("all tasks use all actions")
     steps = min(subject.steps, _SHORT)
     actions = reference.actions[:steps]
-    with subject.opened() as env:
+    with subject.reused() as env:
         changed: Float[Tensor, "T N A"] = torch.where(used, actions, random_actions(env, steps, subject.seed + 2))
         other = record(env, env.reset(subject.seed), changed)
     _require_same(reference.recording.part(0, steps), other)

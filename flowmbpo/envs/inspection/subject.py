@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from flowmbpo.envs.base import EnvStep, VectorEnv
 from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.inspection.opening import open_env
 from flowmbpo.envs.inspection.recording import Recording, gather, random_actions
-from flowmbpo.envs.make import make_env
+from flowmbpo.envs.inspection.result import ContractBroken
 from flowmbpo.envs.resolve import task_spec
 
 _RESUMED_STEPS = 200
@@ -62,17 +64,37 @@ class Subject:
         self.whole_episodes = whole_episodes
         self.device = device
         self.workers_cpu_s = 0.0
+        self._open = ExitStack()
+        self._kept: VectorEnv | None = None
 
     @contextmanager
     def opened(self, copies: int | None = None, workers: int = 0) -> Iterator[VectorEnv]:
         """A fresh instance, closed at the end of the block."""
         count = self.copies if copies is None else copies
-        env = make_env(self.config, count, workers, seed=self.seed, device=self.device)
-        try:
+        with open_env(self.config, count, workers, seed=self.seed, device=self.device) as env:
             yield env
+        self.workers_cpu_s += env.cpu_seconds()
+
+    @contextmanager
+    def reused(self) -> Iterator[VectorEnv]:
+        """One instance in this process that several checks share: making some takes longer than stepping them.
+
+        `reset` starts it over completely, by contract; one that something was raised over is replaced.
+        """
+        if self._kept is None:
+            self._kept = self._open.enter_context(self.opened())
+        sound = False
+        try:
+            yield self._kept
+            sound = True
         finally:
-            env.close()
-            self.workers_cpu_s += env.cpu_seconds()
+            if not sound:
+                self.close()
+
+    def close(self) -> None:
+        """Close the shared instance; safe to call twice."""
+        self._kept = None
+        self._open.close()
 
     @cached_property
     def reference(self) -> Reference:
@@ -80,7 +102,7 @@ class Subject:
         lengths = [task.episode_length for task in self.spec.tasks]
         total = max(self.steps, max(lengths) + 1) if self.whole_episodes else self.steps
         saved_at = _mid_episode(self.steps, min(lengths))
-        with self.opened() as env:
+        with self.reused() as env:
             actions = random_actions(env, total, self.seed)
             first = env.reset(self.seed)
             steps: list[EnvStep] = []
@@ -106,5 +128,10 @@ def _through_bytes(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    try:
+        loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ContractBroken(
+            "the saved state holds more than tensors, numbers, strings, lists and dicts, so no file gives it back"
+        ) from error
     return loaded
