@@ -66,7 +66,7 @@ def _families(spec: EnvSpec, ids: list[int]) -> list[list[int]]:
 def _part(spec: EnvSpec, ids: list[int], workers: int, perturbation: PerturbationConfig, device: str) -> VectorEnv:
     first = spec.tasks[ids[0]]
     if first.simulator not in IN_PROCESSES:
-        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, device))
+        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, perturbation, device))
     used = sorted(set(ids))
     chosen = tuple(spec.tasks[task] for task in used)
     makes = [_factory(task, perturbation) for task in chosen]
@@ -79,7 +79,13 @@ def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFacto
         case "dmcontrol":
             from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 
-            return partial(DMControlSimulator, task.name, task.action_repeat)
+            return partial(
+                DMControlSimulator,
+                task.plain_name,
+                task.action_repeat,
+                perturbation=perturbation,
+                episode_length=task.episode_length,
+            )
         case "metaworld":
             from flowmbpo.envs.metaworld.simulator import MetaWorldSimulator
 
@@ -88,7 +94,9 @@ def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFacto
             raise AssertionError(task.simulator)
 
 
-def _batch_simulator(task: TaskInfo, count: int, threads: int, device: str) -> BatchSimulator:
+def _batch_simulator(
+    task: TaskInfo, count: int, threads: int, perturbation: PerturbationConfig, device: str
+) -> BatchSimulator:
     match task.simulator:
         case "toy":
             from flowmbpo.envs.toy.batch import ToyBatch
@@ -98,7 +106,7 @@ def _batch_simulator(task: TaskInfo, count: int, threads: int, device: str) -> B
         case "mujoco":
             from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
 
-            return LocomotionSimulator(task, count, threads)
+            return LocomotionSimulator(task, count, threads, perturbation)
         case "dflex":
             from flowmbpo.envs.dflex.simulator import DflexBatch
 

@@ -12,9 +12,12 @@ import math
 
 import numpy as np
 
+from flowmbpo.envs.config import PerturbationConfig
 from flowmbpo.envs.dmcontrol.fast.table import FAST_TASKS
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
+from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
+from flowmbpo.envs.perturbation import Impulses, draw_impulses
 from flowmbpo.envs.workers.simulator import Outcome, Simulator
 from flowmbpo.errors import EnvironmentFailure
 
@@ -39,10 +42,20 @@ class DMControlSimulator(Simulator):
     This is dm_control's own step, bit for bit, without what the agent never sees: the observation
     between two repeats, the time step objects, a context manager around each physics step. Tasks of
     `FAST_TASKS` are also read without dm_control's named indexing; `read_fast=False` turns that off.
-    The random state is re-seeded in place at every episode.
+    The random state is re-seeded in place at every episode. With a `perturbation` of rate above 0,
+    random impulses change a velocity before some agent steps, see `pushable_velocities`.
     """
 
-    def __init__(self, name: str, action_repeat: int, *, read_fast: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        action_repeat: int,
+        *,
+        read_fast: bool = True,
+        perturbation: PerturbationConfig | None = None,
+        episode_length: int = 0,
+    ) -> None:
+        """`episode_length` (agent steps) is how far impulses are drawn ahead; needed with a perturbation."""
         environment = load_suite_task(name)
         self._environment = environment
         self._physics = environment.physics
@@ -63,16 +76,26 @@ class DMControlSimulator(Simulator):
         self._fast: FastTask | None = None
         if read_fast and name in FAST_TASKS:
             self._fast = FAST_TASKS[name](self._model, self._data)
+        self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
+        self._pushable = pushable_velocities(self._model)
+        self._episode_length = episode_length
+        self._impulses: Impulses | None = None
+        self._elapsed = 0
 
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
         self._task.random.seed(seed.generate_state(8))
         self._environment.reset()
+        self._elapsed = 0
+        if self._perturbation is not None:
+            self._impulses = draw_impulses(self._perturbation, len(self._pushable), self._episode_length, seed)
         self._observe(obs)
 
     def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
         control = action.astype(np.float64)
         if self._scale is not None:
             control = self._scale[0] + control * self._scale[1]
+        if self._impulses is not None:
+            self._push(self._impulses)
         if self._fast is not None:
             return self._step_fast(self._fast, control, obs)
         task, physics = self._task, self._physics
@@ -96,6 +119,14 @@ class DMControlSimulator(Simulator):
     def render(self) -> np.ndarray:
         frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
         return frame
+
+    def _push(self, impulses: Impulses) -> None:
+        """Apply the impulse of this agent step, if it has one."""
+        change = impulses.change[self._elapsed]
+        if change:
+            self._data.qvel[self._pushable[impulses.axis[self._elapsed]]] += change
+            self._mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
+        self._elapsed += 1
 
     def _bind_mujoco(self, substeps: int) -> None:
         """Look up once what every control step of `substeps` physics steps needs."""

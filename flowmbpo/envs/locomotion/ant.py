@@ -36,7 +36,7 @@ class Ant(Body):
     """
 
     model_file = "ant.xml"
-    linear_axes = (0, 1, 2)
+    level_velocities = 2
 
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """0.75 m high in the rest pose, facing +x, with uniform noise.

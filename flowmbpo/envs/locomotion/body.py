@@ -19,8 +19,8 @@ class Body(ABC):
     """
 
     model_file: str
-    linear_axes: tuple[int, ...]
-    """Which of forward, left, up the first velocities are."""
+    level_velocities: int
+    """How many of the first velocities are the root's level ones: forward, then left."""
 
     @abstractmethod
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ class Hopper(Body):
     """
 
     model_file = "hopper.xml"
-    linear_axes = (0, 2)
+    level_velocities = 1
 
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Standing straight, with noise within +-0.05 in every position and velocity."""

@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.config import PerturbationConfig
 from flowmbpo.envs.locomotion.bodies import BODIES
 from flowmbpo.envs.locomotion.drawing import drawer_handlers
 from flowmbpo.envs.locomotion.physics import BatchPhysics
+from flowmbpo.envs.perturbation import draw_impulses
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.workers.rendering import DrawingProcess
 
@@ -22,13 +24,22 @@ from flowmbpo.envs.workers.rendering import DrawingProcess
 class LocomotionSimulator(BatchSimulator):
     """N copies of a robot on flat ground, stepped by `threads` threads; results do not depend on how many.
 
-    Computes in float64; observations and rewards are rounded to float32 at the end.
+    Computes in float64; observations and rewards are rounded to float32 at the end. With a
+    `perturbation` of rate above 0, random impulses change the root's level velocity before some
+    steps; the observation that was handed out, and with it that step's reward, stay as they were.
     """
 
-    def __init__(self, task: TaskInfo, num_envs: int, threads: int) -> None:
+    def __init__(
+        self, task: TaskInfo, num_envs: int, threads: int, perturbation: PerturbationConfig | None = None
+    ) -> None:
         self.task = task
         self.num_envs = num_envs
-        self._body = BODIES[task.name]
+        self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
+        length = task.episode_length if self._perturbation is not None else 0
+        self._push_axis = np.zeros((num_envs, length), dtype=np.int64)
+        self._push_change = np.zeros((num_envs, length))
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._body = BODIES[task.plain_name]
         self._physics = BatchPhysics(self._body.model_file, num_envs, threads)
         self._action = np.zeros((num_envs, task.action_dim))
         self._obs = np.zeros((num_envs, task.obs_dim))
@@ -39,8 +50,13 @@ class LocomotionSimulator(BatchSimulator):
         for index, seed in zip(indices, seeds, strict=True):
             qpos, qvel = self._body.start(np.random.Generator(np.random.PCG64(seed)))
             physics.time[index], physics.qpos[index], physics.qvel[index] = 0.0, qpos, qvel
+            if self._perturbation is not None:
+                length = self.task.episode_length
+                drawn = draw_impulses(self._perturbation, self._body.level_velocities, length, seed)
+                self._push_axis[index], self._push_change[index] = drawn.axis, drawn.change
         rows = list(indices)
         self._action[rows] = 0.0
+        self._elapsed[rows] = 0
         self._obs[rows] = self._body.observe(physics.qpos[rows], physics.qvel[rows], self._action[rows])
 
     def observe(self) -> Float[Tensor, "N O"]:
@@ -51,6 +67,8 @@ class LocomotionSimulator(BatchSimulator):
         physics = self._physics
         self._action = action.numpy().astype(np.float64)
         reward = self._body.reward(self._obs, self._action)
+        if self._perturbation is not None:
+            self._push()
         physics.step(self._action)
         # Copies that diverged overflow here; the caller finds them by their numbers.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -59,25 +77,21 @@ class LocomotionSimulator(BatchSimulator):
             obs = self.observe()
         return BatchOutcome(obs, torch.from_numpy(reward.astype(np.float32)), torch.from_numpy(terminated))
 
-    def push(self, velocity: Float[Tensor, "N 3"]) -> None:
-        """Change each root's linear velocity (m/s; forward, left, up) at once, as an impulse would.
-
-        The next step's physics starts from it; the observation that was handed out, and with it
-        that step's reward, stay as they were. A planar robot ignores the leftward part.
-        """
-        change = velocity.numpy().astype(np.float64)
-        self._physics.qvel[:, : len(self._body.linear_axes)] += change[:, self._body.linear_axes]
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "physics": torch.from_numpy(self._physics.state.copy()),
             "action": torch.from_numpy(self._action.copy()),
+            "push_axis": torch.from_numpy(self._push_axis.copy()),
+            "push_change": torch.from_numpy(self._push_change.copy()),
+            "elapsed": torch.from_numpy(self._elapsed.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state between two steps; a `push` without its step is not part of it."""
         self._physics.state[:] = state["physics"].numpy()
         self._action = state["action"].numpy().copy()
+        self._push_axis[:] = state["push_axis"].numpy()
+        self._push_change[:] = state["push_change"].numpy()
+        self._elapsed[:] = state["elapsed"].numpy()
         self._obs = self._body.observe(self._physics.qpos, self._physics.qvel, self._action)
 
     def describe(self, index: int) -> str:
@@ -94,3 +108,10 @@ class LocomotionSimulator(BatchSimulator):
     def close(self) -> None:
         self._pictures.close()
         self._physics.close()
+
+    def _push(self) -> None:
+        """Apply each copy's impulse of this step, if it has one: along +x, or along one of x and y."""
+        rows = np.arange(self.num_envs)
+        axis = self._push_axis[rows, self._elapsed]
+        self._physics.qvel[rows, axis] += self._push_change[rows, self._elapsed]
+        self._elapsed += 1
