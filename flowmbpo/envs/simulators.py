@@ -66,8 +66,8 @@ _ALL = (
         "rewarped, dflex's tasks on NVIDIA Warp (not the same physics)",
         ("rewarped", "warp"),
         "pip install rewarped==1.3.3",
-        "MIT",
-        ("mujoco-ant", "mujoco-hopper"),
+        "Apache 2.0 as declared, some files with NVIDIA notices; Warp: NVIDIA Software License",
+        ("mujoco-ant", "humanoid-walk", "toy-cartpole-swingup"),
     ),
 )
 SIMULATORS = MappingProxyType({simulator.name: simulator for simulator in _ALL})
