@@ -37,7 +37,7 @@ class MixedVectorEnv(VectorEnv):
         return self._gather_obs([part.reset(_part_seed(seed, place)) for place, part in enumerate(self._parts)])
 
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
-        action = bounded_actions(action, self.num_envs, self.spec.action_dim)
+        action = torch.from_numpy(bounded_actions(action, self.num_envs, self.spec.action_dim))
         steps = [
             part.step(action[rows, : part.spec.action_dim]) for part, rows in zip(self._parts, self._rows, strict=True)
         ]

@@ -46,7 +46,6 @@ class ToyBatch(BatchSimulator):
     def observe(self) -> Float[Tensor, "N O"]:
         return self.system.observe(self._state)
 
-    @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """Past the time limit there is no noise left: stepping on raises IndexError."""
         # Without noise any step's slice is the same empty tensor: the gather would only cost time.
