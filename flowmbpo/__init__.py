@@ -1,3 +1,3 @@
 """Flow-matching world models and flow policies, trained by first-order gradients."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
