@@ -13,7 +13,7 @@ from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.diagnostics.parameters import build_agent
-from flowmbpo.envs.make import make_env
+from flowmbpo.envs.inspection.opening import open_env
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
@@ -92,6 +92,9 @@ def evaluate(
     config = experiment_from_dict(loaded.payload["config"], str(path))
     if task is not None:
         config = _for_task(config, task)
+    tasks = len(env_spec(config).tasks)
+    if video is not None and tasks > 1:
+        raise ConfigError(f"--video: films one task, and {env_name(config)} has {tasks}; leave it out")
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
     count = config.evaluation.episodes if episodes is None else episodes
@@ -169,13 +172,10 @@ def _for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:
 
 
 def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path) -> None:
-    env = make_env(config.task, num_envs=1, workers=0)
-    try:
-        from flowmbpo.tracking.video import write_video
+    from flowmbpo.tracking.video import write_video
 
+    with open_env(config.task, copies=1, workers=0) as env:
         write_video(record_episodes(policy, env, 1, seed), video, FRAMES_PER_SECOND)
-    finally:
-        env.close()
 
 
 def _metrics_beside(checkpoint: Path) -> Path:

@@ -26,7 +26,8 @@ class ConsoleSink(MetricSink):
     """Progress, ETA, real return, losses, gradient norms and speed, always on stderr.
 
     On a terminal one view is refreshed in place; elsewhere one line is written about every
-    `interval_s` seconds and at each evaluation. `first_epoch` is the number of epochs done before.
+    `interval_s` seconds and at each evaluation. `first_epoch` is the number of epochs done before;
+    `opening` is said once, before anything has happened.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ConsoleSink(MetricSink):
         console: Console | None = None,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
+        opening: str = "",
     ) -> None:
         self._title, self._total = title, total_epochs
         self._console = console or Console(stderr=True)
@@ -47,6 +49,8 @@ class ConsoleSink(MetricSink):
         self._started = self._printed = clock()
         self._first_row: tuple[int, float] | None = None  # its epoch and time: before it comes the warm-up
         self._live: Live | None = None
+        if opening:
+            self._console.print(f"{title}: {opening}", highlight=False, markup=False, soft_wrap=True)
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=4)
             self._live.start()

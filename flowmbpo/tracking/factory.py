@@ -39,8 +39,19 @@ def make_sinks(
                 sinks.append(TensorBoardSink(run_directory.path / "tensorboard", resume_epoch))
         if console:
             title = f"{config.name} seed {config.seed} on {env_name}"
-            sinks.append(ConsoleSink(title, total_epochs, resume_epoch or 0))
+            sinks.append(ConsoleSink(title, total_epochs, resume_epoch or 0, opening=_opening(config, resume_epoch)))
     except BaseException:  # close what was opened, whatever ended it, and pass it on
         MultiSink(sinks).close("failed")
         raise
     return MultiSink(sinks)
+
+
+def _opening(config: ExperimentConfig, resume_epoch: int | None) -> str:
+    """What happens before the first epoch, which at paper scale is minutes without a line."""
+    training = config.training
+    if resume_epoch is not None or not training.random_episodes:
+        return ""
+    return (
+        f"first {training.random_episodes * config.task.num_envs} random episodes and "
+        f"{training.warmup_model_updates} model-only updates, then {training.epochs:,} epochs"
+    )

@@ -133,7 +133,8 @@ def test_version_is_the_packages(command):
 
 def test_completion_offers_presets_and_tasks():
     assert complete_preset("quick") == ["quickstart", "quickstart-baseline"]
-    assert complete_task("walker") == ["walker-run", "walker-stand", "walker-walk"]
+    stock, backwards = ["walker-run", "walker-stand", "walker-walk"], ["walker-run-backwards", "walker-walk-backwards"]
+    assert complete_task("walker") == stock + backwards
 
 
 @pytest.mark.parametrize(
