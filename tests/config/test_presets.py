@@ -44,6 +44,7 @@ def test_every_preset_of_the_study_is_there():
     tasks = ("walker-stand", "cheetah-run", "reacher-easy", "cartpole-swingup")
     expected = {"quickstart", "quickstart-baseline", "canonical-flow"}
     expected |= {f"mini-cartpole-{arm}" for arm in MINI}
+    expected |= {f"mini-ant-{arm}" for arm in ("baseline", "residual", "fullflow")}
     expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ("baseline", "residual", "fullflow")}
     for size in ("", "-48m"):
         expected |= {f"phase1-{arm}{size}" for arm in ("baseline", "flow-k2", "flow-k4", "flow-k8-euler")}
@@ -176,7 +177,9 @@ def test_correction_is_the_only_difference_of_a_sibling(name):
     assert keys_that_differ(plain, name) == expected
 
 
-@pytest.mark.parametrize("family", ["mini-cartpole-", "quickstart", "dmc-walker-stand-", "dmc-reacher-easy-"])
+@pytest.mark.parametrize(
+    "family", ["mini-cartpole-", "mini-ant-", "quickstart", "dmc-walker-stand-", "dmc-reacher-easy-"]
+)
 def test_arms_of_one_task_share_everything_but_the_compared_part(family):
     first, *others = [name for name in preset_names() if name.startswith(family)]
     assert others
