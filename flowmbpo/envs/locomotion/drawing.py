@@ -22,6 +22,8 @@ class PoseDrawer:
         self._model = load_model(self._mujoco, model_file)
         self._data = self._mujoco.MjData(self._model)
         self._renderer = self._mujoco.Renderer(self._model, _HEIGHT, _WIDTH)
+        # The first picture of an OpenGL context can differ by a few units from later ones of the same pose.
+        self.frame(self._data.qpos.copy())
 
     def frame(self, qpos: np.ndarray) -> np.ndarray:
         """The picture of positions [Q], uint8 [height, width, 3]."""
