@@ -33,7 +33,18 @@ from flowmbpo.training import fog
 PHASES = ("phase1", "phase1p5", "phase2")
 NO_START = ("training.random_episodes=0", "training.warmup_model_updates=0")
 PARTS = ("environment", "model", "actor", "critic")
-FIELDS = ("preset", "task", "seconds", *PARTS, "rest", "env_steps", "loss_dynamics", "loss_actor", "loss_critic")
+FIELDS = (
+    "preset",
+    "task",
+    "seconds",
+    "cpu_seconds",
+    *PARTS,
+    "rest",
+    "env_steps",
+    "loss_dynamics",
+    "loss_actor",
+    "loss_critic",
+)
 
 
 def small_presets() -> list[str]:
@@ -71,11 +82,11 @@ def measure(config: ExperimentConfig, env: VectorEnv, warm_up: bool) -> dict[str
         if warm_up:
             trainer.run_epoch()
         before, steps = dict(spent), trainer.env_steps
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         metrics = trainer.run_epoch()
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     shares = {part: (spent[part] - before[part]) / seconds for part in PARTS}
-    row = {"preset": config.name, "task": env.spec.label, "seconds": seconds, **shares}
+    row = {"preset": config.name, "task": env.spec.label, "seconds": seconds, "cpu_seconds": cpu_seconds, **shares}
     row |= {"rest": 1.0 - sum(shares.values()), "env_steps": trainer.env_steps - steps}
     return row | {f"loss_{name}": metrics[f"loss/{name}"] for name in ("dynamics", "actor", "critic")}
 
@@ -91,14 +102,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = []
     env: VectorEnv | None = None
-    print(f"{'preset':36} {'task':12} {'s/epoch':>8} " + " ".join(f"{part:>11}" for part in (*PARTS, "rest")))
+    print(
+        f"{'preset':36} {'task':12} {'s/epoch':>8} {'CPU-s':>8} " + " ".join(f"{part:>11}" for part in (*PARTS, "rest"))
+    )
     for name in args.presets or small_presets():
         config = load_experiment(name, [f"task.backend={args.backend}", *NO_START])
         env = make_env(config.task) if env is None else env
         row = measure(config.model_copy(update={"name": name}), env, not args.no_warm_up)
         rows.append(row)
         shares = " ".join(f"{100 * row[part]:10.1f}%" for part in (*PARTS, "rest"))
-        print(f"{name:36} {row['task']:12} {row['seconds']:8.2f} {shares}", flush=True)
+        print(f"{name:36} {row['task']:12} {row['seconds']:8.2f} {row['cpu_seconds']:8.2f} {shares}", flush=True)
     if env is not None:
         env.close()
     if args.out is not None:
