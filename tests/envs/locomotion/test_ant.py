@@ -134,6 +134,7 @@ def test_the_last_action_is_observed_and_is_zero_at_an_episodes_start():
     action = torch.rand(3, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert env.step(action).obs[:, 29:].equal(action)
     assert env.step(3 * torch.ones(3, 8)).obs[:, 29:].equal(torch.ones(3, 8))
+    assert (env.reset(0)[:, 29:] == 0).all()
     env.close()
 
 
