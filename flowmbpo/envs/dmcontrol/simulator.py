@@ -17,6 +17,7 @@ from flowmbpo.envs.dmcontrol.fast.table import FAST_TASKS
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
+from flowmbpo.envs.mujoco_warnings import log_warnings
 from flowmbpo.envs.perturbation import Impulses, draw_impulses
 from flowmbpo.envs.workers.simulator import Outcome, Simulator
 from flowmbpo.errors import EnvironmentFailure
@@ -131,6 +132,7 @@ class DMControlSimulator(Simulator):
     def _bind_mujoco(self, substeps: int) -> None:
         """Look up once what every control step of `substeps` physics steps needs."""
         mujoco = importlib.import_module("mujoco")
+        log_warnings(mujoco)
         self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
         self._mj_step, self._mj_step1, self._mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
         self._substeps = substeps

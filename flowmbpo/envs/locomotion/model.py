@@ -8,6 +8,7 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
+from flowmbpo.envs.mujoco_warnings import log_warnings
 from flowmbpo.envs.opengl import NO_OPENGL
 from flowmbpo.errors import EnvironmentUnavailableError
 
@@ -22,7 +23,9 @@ def import_mujoco(variables: dict[str, str] = NO_OPENGL) -> ModuleType:
     os.environ.update(variables)
     try:
         importlib.import_module("mujoco.rollout")
-        return importlib.import_module("mujoco")
+        mujoco = importlib.import_module("mujoco")
+        log_warnings(mujoco)
+        return mujoco
     except ImportError as error:
         raise EnvironmentUnavailableError(
             f"task.name: this task needs mujoco, which cannot be imported here ({error}); install mujoco==3.3.0"

@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import logging
 from typing import Any
 
 import numpy as np
 
+from flowmbpo.envs.mujoco_warnings import log_warnings
 from flowmbpo.errors import EnvironmentUnavailableError
-
-_log = logging.getLogger(__name__)
 
 
 class LeanEnvironment:
@@ -75,9 +73,7 @@ def make_environment(name: str) -> Any:
     key = name.removeprefix("mw-") + "-v3"
     if key not in classes:
         raise EnvironmentUnavailableError(f"'{name}': the Meta-World that is installed has no '{key}'; install 3.1.1")
-    if mujoco.get_mju_user_warning() is None:
-        # MuJoCo would append each warning to a file in the working directory.
-        mujoco.set_mju_user_warning(_log.warning)
+    log_warnings(mujoco)
     environment: Any = type(classes[key].__name__, (LeanEnvironment, classes[key]), {})()
     # What the class `<task>-v3-goal-observable` sets; that one also draws a goal from NumPy's global generator.
     environment._partially_observable = False
