@@ -42,7 +42,8 @@ class Ant(Body):
         """0.75 m high in the rest pose, facing +x, with uniform noise.
 
         Within +-0.1 m in position, +-7.5 degrees about a random axis, +-0.2 rad in each joint and
-        +-0.25 (m/s, rad/s) in each velocity.
+        +-0.25 (m/s, rad/s) in each velocity, the root's as a twist about the world's origin, as dflex
+        draws it: the torso's own speed is v + spin x place.
         """
         place = np.array([0.0, 0.0, _START_HEIGHT]) + rng.uniform(-_POSITION_NOISE, _POSITION_NOISE, 3)
         angle = rng.uniform(-_ANGLE_NOISE, _ANGLE_NOISE)
@@ -50,7 +51,12 @@ class Ant(Body):
         axis /= math.sqrt(float(axis @ axis))
         turn = np.array([math.cos(angle / 2), *(math.sin(angle / 2) * axis)])
         joints = _REST + rng.uniform(-_JOINT_NOISE, _JOINT_NOISE, 8)
-        return np.concatenate((place, turn, joints)), rng.uniform(-_VELOCITY_NOISE, _VELOCITY_NOISE, 14)
+        linear, spin = rng.uniform(-_VELOCITY_NOISE, _VELOCITY_NOISE, (2, 3))
+        joint_velocities = rng.uniform(-_VELOCITY_NOISE, _VELOCITY_NOISE, 8)
+        # A twist about the world's origin: the torso, away from it, also moves with the turning.
+        linear = linear + np.cross(spin, place)
+        velocities = np.concatenate((linear, _in_body(turn, spin), joint_velocities))
+        return np.concatenate((place, turn, joints)), velocities
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> np.ndarray:
         x, y, z, qw, qx, qy, qz = qpos[:, :7].T
@@ -87,3 +93,11 @@ class Ant(Body):
         """The torso's centre is lower than 0.27 m."""
         fallen: np.ndarray = obs[:, 0] < _FALLEN_BELOW
         return fallen
+
+
+def _in_body(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """A vector of the world [3] along the axes of a body with the quaternion `turn` (wxyz)."""
+    w, axis = turn[0], -turn[1:]  # the inverse rotation
+    twice = 2.0 * np.cross(axis, vector)
+    rotated: np.ndarray = vector + w * twice + np.cross(axis, twice)
+    return rotated

@@ -5,8 +5,6 @@ The physics (`hopper.xml`) is this project's own. Imports no torch.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from flowmbpo.envs.locomotion.body import Body
@@ -16,7 +14,7 @@ _FALLEN_BELOW = -0.45  # metres from the height at the start
 _HEIGHT_TOLERANCE = 0.15  # metres
 _HEIGHT_CAP = 0.3  # metres
 _LOW_COST = 200.0  # per square metre
-_ANGLE_SCALE = math.pi / 6
+_ANGLE_SCALE = 0.524  # radians, about 30 degrees
 _ACTION_COST = 0.1
 
 
@@ -38,7 +36,7 @@ class Hopper(Body):
         return np.concatenate((qpos[:, 1:], qvel), axis=1)
 
     def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """Forward speed + height term + 1 - (pitch / 30 degrees)^2 - 0.1 |action|^2, as dflex's Hopper.
+        """Forward speed + height term + 1 - (pitch / 0.524)^2 - 0.1 |action|^2, as dflex's Hopper.
 
         The height term is h = height + 0.3 m, clipped to [-1, 0.3], and -200 h^2 where h < 0.
         """

@@ -29,6 +29,9 @@ class LocomotionSimulator(BatchSimulator):
     steps; the observation that was handed out, and with it that step's reward, stay as they were.
     """
 
+    absurd = 1e3
+    """Beyond any robot: observations of random play stay below 21 (m, m/s, rad, 0.1 rad/s)."""
+
     def __init__(
         self, task: TaskInfo, num_envs: int, threads: int, perturbation: PerturbationConfig | None = None
     ) -> None:
@@ -40,6 +43,7 @@ class LocomotionSimulator(BatchSimulator):
         self._push_change = np.zeros((num_envs, length))
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._body = BODIES[task.plain_name]
+        self._before = np.zeros(0)
         self._physics = BatchPhysics(self._body.model_file, num_envs, threads)
         self._action = np.zeros((num_envs, task.action_dim))
         self._obs = np.zeros((num_envs, task.obs_dim))
@@ -65,6 +69,7 @@ class LocomotionSimulator(BatchSimulator):
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """The reward is that of the observation before the step, the termination of the one after it (dflex)."""
         physics = self._physics
+        self._before = physics.state.copy()
         self._action = action.numpy().astype(np.float64)
         reward = self._body.reward(self._obs, self._action)
         if self._perturbation is not None:
@@ -95,12 +100,13 @@ class LocomotionSimulator(BatchSimulator):
         self._obs = self._body.observe(self._physics.qpos, self._physics.qvel, self._action)
 
     def describe(self, index: int) -> str:
-        physics = self._physics
+        """The state that the last step started from; the one after it may be anything."""
+        state = self._before[index] if len(self._before) else self._physics.state[index]
+        split = 1 + self._physics.num_positions
         qpos, qvel = (
-            np.array2string(values[index], precision=4, max_line_width=10_000)
-            for values in (physics.qpos, physics.qvel)
+            np.array2string(values, precision=4, max_line_width=10_000) for values in (state[1:split], state[split:])
         )
-        return f"time {physics.time[index]:.3f} s, qpos {qpos}, qvel {qvel}"
+        return f"before the step: time {state[0]:.3f} s, qpos {qpos}, qvel {qvel}"
 
     def render(self, index: int) -> np.ndarray:
         return self._pictures.draw(self._physics.qpos[index].copy())

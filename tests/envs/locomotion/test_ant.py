@@ -145,10 +145,13 @@ def test_starts_lie_within_the_stated_noise_and_use_all_of_it():
     rest = [0, 0, 0.75, *([0.0] * 4), 0, 1, 0, -1, 0, -1, 0, 1]
     offset = state[:, 1:16] - rest
     angle = 2 * np.arccos(np.clip(state[:, 4], -1, 1))
+    spin = np.array([rotate(row[4:8], row[19:22]) for row in state])  # from the body's axes to the world's
     for values, bound in (
         (offset[:, :3], 0.1),
         (offset[:, 7:], 0.2),
-        (state[:, 16:], 0.25),
+        (state[:, 16:19] - np.cross(spin, state[:, 1:4]), 0.25),  # the twist about the world's origin
+        (spin, 0.25),
+        (state[:, 22:], 0.25),
         (angle, math.pi / 24),
     ):
         assert 0.95 * bound < np.abs(values).max() <= bound

@@ -23,7 +23,7 @@ def reward_by_hand(obs, action):
     height = min(max(obs[0] + 0.45 - 0.15, -1.0), 0.3)
     if height < 0:
         height = -200 * height**2
-    return obs[5] + height + 1 - obs[1] ** 2 / (math.pi / 6) ** 2 - 0.1 * sum(a**2 for a in action)
+    return obs[5] + height + 1 - obs[1] ** 2 / 0.524**2 - 0.1 * sum(a**2 for a in action)
 
 
 def placed(positions, velocities):
@@ -53,7 +53,7 @@ def test_forward_height_and_lean_have_the_stated_signs():
     data.qvel[:3] = 1.5, -0.5, 0.7
     mujoco.mj_forward(model, data)
     torso = data.body("torso")
-    np.testing.assert_allclose(torso.xpos, [0.3, 0, 1.25 + 0.2], atol=1e-12)
+    np.testing.assert_allclose(torso.xpos, [0.3, 0, 1.22 + 0.2], atol=1e-12)
     # The torso's long axis tips towards +x.
     np.testing.assert_allclose(torso.xmat.reshape(3, 3)[:, 2], [math.sin(0.4), 0, math.cos(0.4)], atol=1e-12)
     velocity = np.zeros(6)
@@ -71,6 +71,14 @@ def test_rewards_are_those_of_the_observation_before_the_step_and_of_its_action(
     np.testing.assert_allclose(rewards, expected, rtol=1e-5, atol=1e-5)
     # Heights on both sides of the kink and beyond the cap were among them.
     assert (before[:, 0] < -0.3).any() and (before[:, 0] > 0.0).any()
+
+
+def test_every_start_lies_above_the_ground():
+    positions = np.zeros((2, 6))
+    positions[:, 1] = (-0.05, 0.0)  # the lowest start and the standing height, at rest
+    obs = placed(positions, np.zeros((2, 6))).step(torch.zeros(2, 3)).obs
+    # One step of free fall: the ground would push up.
+    assert obs[:, 6].tolist() == pytest.approx([-9.81 / 60] * 2, rel=1e-4)
 
 
 def test_an_episode_ends_45_centimetres_below_the_start():
