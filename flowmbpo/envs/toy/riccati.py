@@ -63,7 +63,8 @@ def solve_discounted(problem: LinearQuadratic, discount: float) -> StationaryOpt
     value = torch.zeros_like(problem.state_cost)
     for _ in range(_MAX_ITERATIONS):
         gain, following = _improve(problem, value, discount)
-        moved = (following - value).abs().amax() / following.abs().amax()
+        size = following.abs().amax().clamp_min(torch.finfo(following.dtype).tiny)  # where nothing costs, it is 0
+        moved = (following - value).abs().amax() / size
         value = following
         if moved <= _TOLERANCE:
             return StationaryOptimum(gain, value)

@@ -90,6 +90,13 @@ def test_a_mode_that_grows_unreached_has_no_optimum():
         solve_discounted(scalar(1.2, 0.0, 1.0, 1.0), 1.0)
 
 
+@pytest.mark.parametrize("growth", [0.5, 1.2])
+def test_where_no_state_costs_anything_the_best_is_to_do_nothing(growth):
+    optimum = solve_discounted(scalar(growth, 1.0, 0.0, 1.0), 0.9)
+    assert optimum.value.item() == 0.0
+    assert optimum.gain.item() == 0.0
+
+
 @pytest.mark.parametrize("discount", [1.0, 0.9])
 def test_the_value_is_the_simulated_return_of_the_optimal_policy(discount):
     state, horizon = starts(10), TASK.episode_length
