@@ -70,7 +70,7 @@ class ReplayBuffer:
         self.count = torch.zeros_like(self._lanes)  # filled rows
         self.first_start = torch.zeros_like(self._lanes)  # oldest entry of `starts`
         self.num_starts = torch.zeros_like(self._lanes)
-        self._filled = 0  # rows filled in the fullest lane
+        self._filled = 0  # rows that any lane ever used: never fewer, though a broken episode frees some again
         self._total = 0
 
     @property
@@ -166,7 +166,7 @@ class ReplayBuffer:
         return self.obs[row, lane], self.task_ids[lane]
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Everything stored, as tensors and numbers; of the rows, only the filled ones."""
+        """Everything stored, as tensors and numbers; of the rows, only those ever used."""
         state: dict[str, Tensor | int] = {name: getattr(self, name).clone() for name in LANE_FIELDS}
         state |= {name: getattr(self, name)[: self._filled].clone() for name in ROW_FIELDS}
         return state | {"capacity": self.capacity}
@@ -193,9 +193,17 @@ class ReplayBuffer:
                     f"the saved replay buffer's '{name}' has dimensions {tuple(found)} where this run has "
                     f"{tuple(width)}: resume with the task and task.num_envs it was saved with"
                 )
+        wrapped = bool((saved["count"] > saved["head"] + 1).any())
+        needed = self.rows if wrapped else int(saved["head"].max()) + 1
+        found_rows = {name: len(saved[name]) for name in ROW_FIELDS}
+        if set(found_rows.values()) != {len(saved["obs"])} or not needed <= len(saved["obs"]) <= self.rows:
+            raise CheckpointError(
+                f"the saved replay buffer has {found_rows} rows where its lanes use {needed}: "
+                "the checkpoint is damaged, resume from another one"
+            )
         for name, value in saved.items():
             setattr(self, name, value.to(self.device, getattr(self, name).dtype, copy=True))
-        self._filled = int(self.count.max())
+        self._filled = len(self.obs)
         self._total = int(self.num_starts.sum())
 
     def _zeros(self, rows: int, *width: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -225,7 +233,7 @@ class ReplayBuffer:
             self.num_starts -= evicted
             self.count -= surplus
         self.count += needed
-        self._filled = int(self.count.max())
+        self._filled = max(self._filled, int(self.count.max()))
         self._grow(self._filled)
 
     def _grow(self, needed: int) -> None:
@@ -255,7 +263,6 @@ class ReplayBuffer:
         self.head[lane] = first
         self.count[lane] -= length
         self.num_starts[lane] -= length
-        self._filled = int(self.count.max())
 
     def _draw(self, population: int, batch_size: int, generator: torch.Generator) -> Int[Tensor, " B"]:
         if not population:

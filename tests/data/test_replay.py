@@ -161,6 +161,30 @@ def test_a_saved_buffer_goes_on_exactly_as_the_original(history, data):
     assert torch.equal(first.reward, second.reward) and torch.equal(first.valid, second.valid)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 2), st.integers(20, 70), st.floats(0.02, 0.3), st.integers(0, 10**6))
+def test_a_buffer_that_wrapped_and_then_lost_an_episode_is_saved_whole(num_envs, length, rate, seed):
+    rng = np.random.default_rng(seed)
+    chances = [0.9 - rate, rate / 2, rate / 2, 0.1]
+    made = recorder(num_envs, 15 * num_envs, rng.choice(4, p=chances, size=(length, num_envs)).tolist())
+    made.step([BROKEN] * num_envs)
+    loaded = ReplayBuffer(15 * num_envs, num_envs, 3, 2, made.task_ids)
+    loaded.load_state_dict(through_a_file(made.buffer.state_dict()))
+    for row in rng.choice(4, p=chances, size=(12, num_envs)).tolist():
+        if made.buffer.num_transitions:
+            assert made.buffer.sample(40, 3, seeded(1)).obs.equal(loaded.sample(40, 3, seeded(1)).obs)
+        loaded.add(*made.step(row))
+    made.check(3, seeded())
+
+
+def test_a_saved_buffer_without_the_rows_that_its_lanes_use_is_refused():
+    made = recorder(1, 9, [(RUNNING,)] * 14)
+    state = made.buffer.state_dict()
+    state |= {name: state[name][:4] for name in replay.ROW_FIELDS}
+    with pytest.raises(CheckpointError, match="lanes use 10: the checkpoint is damaged"):
+        ReplayBuffer(9, 1, 3, 2, made.task_ids).load_state_dict(state)
+
+
 def through_a_file(state):
     file = io.BytesIO()
     torch.save(state, file)
