@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.base import EnvStep, VectorEnv
 from flowmbpo.envs.faults import Fault
 from flowmbpo.errors import EnvironmentFailure, NonFiniteError
 from flowmbpo.models.agent import Agent
@@ -30,6 +31,21 @@ Dump = Callable[[str, Mapping[str, Tensor | str | int]], None]
 
 RECENT_EPISODES = 20
 GENERATORS = ("exploration", "replay", "imagination", "model", "critic")
+
+
+def action_figures(taken: Float[Tensor, "T N A"], mask: Float[Tensor, "N A"]) -> dict[str, float]:
+    """Spread and saturation of the actions that were taken, over the dimensions that the copies' tasks have.
+
+    The spread is the mean over dimensions of their standard deviation over steps and copies.
+    """
+    spreads = []
+    copies, place = mask.T.unique(dim=0, return_inverse=True)  # dimensions that the same copies have
+    for row, having in enumerate(copies.bool()):
+        group = taken[:, having][:, :, place == row]
+        alone = group[..., 0].numel() < 2
+        spreads.append(group.new_zeros(group.shape[-1]) if alone else group.std(dim=(0, 1)))
+    saturated = (taken.abs() > 0.99)[:, mask.bool()]
+    return {"actions/std": float(torch.cat(spreads).mean()), "actions/saturation": float(saturated.float().mean())}
 
 
 class FoGTrainer:
@@ -125,9 +141,7 @@ class FoGTrainer:
                 sums.setdefault(name, []).append(value)
         self.epoch += 1
         metrics = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
-        taken = torch.stack(actions)
-        metrics["actions/std"] = float(taken.std(dim=(0, 1)).mean()) if taken[..., 0].numel() > 1 else 0.0
-        metrics["actions/saturation"] = float((taken.abs() > 0.99).float().mean())
+        metrics |= action_figures(torch.stack(actions), self.agent.world_model.context(self.task_ids).action_mask)
         metrics["nonfinite/count"] = float(self.nonfinite)
         metrics["faults/count"] = float(self.faults)
         if self.recent_returns:
@@ -161,7 +175,7 @@ class FoGTrainer:
     def _step_env(self, action: Tensor) -> Tensor:
         step = self.env.step(action.to("cpu"))
         self.replay.add(action, step)
-        self.agent.reward_normalizer.update(step.reward.to(self.device))
+        self._measure_reward(step)
         self.obs = step.obs
         self.env_steps += self.env.num_envs
         self.running_return += step.reward
@@ -171,6 +185,18 @@ class FoGTrainer:
         for fault in step.faults:
             self._give_up_episode(fault)
         return step.done.long()
+
+    def _measure_reward(self, step: EnvStep) -> None:
+        """Add the step's real rewards to the statistics, without the zeros that stand for broken steps.
+
+        Rewards that a broken episode earned before it broke stay in: they are real, and few.
+        """
+        reward, broken = step.reward, [fault.index for fault in step.faults if not fault.at_start]
+        if broken:
+            whole = torch.ones(len(reward), dtype=torch.bool)
+            whole[broken] = False
+            reward = reward[whole]
+        self.agent.reward_normalizer.update(reward.to(self.device))
 
     def _give_up_episode(self, fault: Fault) -> None:
         """Count and dump an episode that the simulator broke; the replay buffer has dropped it already."""
@@ -258,6 +284,6 @@ class FoGTrainer:
         self.env_steps = int(state["env_steps"])
         self.updates = int(state["updates"])
         self.nonfinite = int(state["nonfinite"])
-        self.faults = int(state.get("faults", 0))  # checkpoints of 0.2 and before do not count them
+        self.faults = int(state.get("faults", 0))  # checkpoints of 0.1 do not count them
         self.running_return = state["running_return"].clone()
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)

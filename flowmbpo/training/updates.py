@@ -91,6 +91,11 @@ def actor_objective(
     return ActorObjective(-returns.mean(), returns, imagination, context, gamma)
 
 
+def masked_mean(x: Float[Tensor, "B A"], mask: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
+    """Mean over the action dimensions that the rows' tasks have: the others belong to no policy."""
+    return (x * mask).sum() / mask.sum()
+
+
 def update_actor(
     agent: Agent,
     start: Float[Tensor, "B D"],
@@ -108,7 +113,7 @@ def update_actor(
             loss = loss / agent.return_scale.std.squeeze(0)
         if config.preactivation_penalty > 0.0:
             u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
-            loss = loss + config.preactivation_penalty * u.square().mean()
+            loss = loss + config.preactivation_penalty * masked_mean(u.square(), context.action_mask)
         norm, stepped = optimiser.step(loss)
     agent.actor.clamp_()
     return UpdateResult(loss.detach(), norm, stepped), objective

@@ -8,6 +8,7 @@ import torch
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.fog import action_figures
 
 LENGTH = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1)).spec.tasks[0].episode_length
 
@@ -108,6 +109,20 @@ def test_epoch_reports_every_loss_norm_and_action_figure(make_trainer):
     parts |= {f"loss/{part}" for part in ("dynamics", "reward", "actor", "critic")}
     assert parts | {"actions/std", "actions/saturation", "nonfinite/count", "train/return_mean"} <= metrics.keys()
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_action_figures_count_the_dimensions_that_a_copys_task_has():
+    taken = torch.rand(5, 4, 3) * 2 - 1
+    every = action_figures(taken, torch.ones(4, 3))
+    assert every["actions/std"] == float(taken.std(dim=(0, 1)).mean())
+    taken[:, 0, 0], taken[:, 1:, 0] = 1.0, 0.5
+    mask = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    taken *= mask
+    spread = (taken[:, :, 0].std() + taken[:, 1:, 1].std() + taken[:, 2:, 2].std()) / 3
+    figures = action_figures(taken, mask)
+    assert figures["actions/std"] == pytest.approx(float(spread))
+    assert figures["actions/saturation"] == pytest.approx(5 / 45 + float((taken[..., 1:].abs() > 0.99).sum()) / 45)
+    assert action_figures(taken[:1, 3:], torch.ones(1, 3))["actions/std"] == 0.0
 
 
 def test_exploration_noise_is_added_to_the_policys_action_and_clipped(spied):

@@ -53,6 +53,15 @@ def test_nothing_of_a_broken_episode_is_trained_on_and_it_is_counted(broken_at, 
     assert trainer.state_dict()["faults"] == 1
 
 
+def test_the_zero_that_stands_for_a_broken_step_is_no_reward(broken_at):
+    trainer = broken_at(4, random_episodes=0, horizon=6)
+    seen = []
+    trainer.agent.reward_normalizer.update = lambda reward: seen.append(reward.clone())
+    trainer.run_epoch()
+    assert [len(reward) for reward in seen] == [4, 4, 4, 4, 3, 4]
+    assert (torch.cat(seen) != 0).all()
+
+
 def test_more_broken_episodes_than_allowed_stop_the_run(broken_at):
     trainer = broken_at(0, 1, 2, random_episodes=0, horizon=6, max_faults=2)
     with pytest.raises(EnvironmentFailure, match=r"3 episodes broke in the simulator; training.max_faults allows 2"):

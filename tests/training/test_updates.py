@@ -13,6 +13,7 @@ from flowmbpo.training.updates import (
     ActorObjective,
     actor_objective,
     critic_targets,
+    masked_mean,
     update_actor,
     update_critic,
     update_model,
@@ -65,6 +66,38 @@ def test_actor_loss_is_divided_by_the_running_spread_of_returns(make_agent, trai
 
     plain, spread = gradient_norm(False)
     assert gradient_norm(True)[0] == pytest.approx(plain / spread, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "flow"])
+def test_actor_learns_nothing_from_action_dimensions_that_the_task_lacks(make_agent, training, kind):
+    def learnt(nudge):
+        agent = make_agent(tasks=2, model={"task_dim": 4}, actor={"kind": kind})
+        actor = agent.actor
+        heads = [actor.mean] if kind == "gaussian" else [actor.start, actor.velocity]
+        last = [[m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1] for head in heads]
+        logstd = actor.logstd if kind == "gaussian" else actor.log_noise_std
+        with torch.no_grad():
+            logstd[1] += nudge
+            for layer in last:
+                layer.bias[1] += nudge
+                layer.weight[1] += nudge
+        z, _ = starts(agent)
+        narrow = agent.world_model.context(torch.ones(len(z), dtype=torch.long))
+        config = training(preactivation_penalty=0.5)
+        result, _ = update_actor(agent, z.detach(), narrow, optimiser(actor), config, generator())
+        assert all(layer.weight.grad[1].abs().sum() == 0 for layer in last)
+        assert logstd.grad[1] == 0
+        return result.loss, [parameter.grad.clone() for parameter in actor.parameters()]
+
+    (loss, gradients), (nudged_loss, nudged_gradients) = learnt(0.0), learnt(1.0)
+    assert loss == nudged_loss
+    assert all(torch.equal(a, b) for a, b in zip(gradients, nudged_gradients, strict=True))
+
+
+def test_the_preactivation_penalty_weighs_a_narrow_task_like_a_wide_one():
+    x, mask = torch.tensor([[4.0, 100.0], [2.0, 6.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert masked_mean(x, mask) == 4.0
+    assert masked_mean(x, torch.ones(2, 2)) == x.mean()
 
 
 def test_model_update_moves_the_model_with_its_task_embedding_and_nothing_else(make_agent, make_batch, training):
