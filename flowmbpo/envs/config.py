@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from flowmbpo.config.base import FrozenConfig, PositiveInt, UnitInterval
+from flowmbpo.config.base import FrozenConfig, PositiveInt, UnitInterval, path_part
 
 
 class PerturbationConfig(FrozenConfig):
     """Seeded random impulses on the torso (tasks whose body moves freely) or on one joint (others).
 
     `rate` is their probability per agent step (0: none), `magnitude` the sudden change of velocity
-    in m/s or rad/s, `skew` in [-1, 1] their preference for the positive direction: 0 is symmetric,
-    -1 always pushes backwards.
+    in m/s or rad/s, `skew` in [-1, 1] the preference for the positive direction of pushes along x
+    (-1: all of them backwards) or, where joints are pushed, of every push; 0 is symmetric. Pushes
+    along y, where a torso can move there too, go either way equally often.
     """
 
     rate: UnitInterval = 0.0
@@ -26,7 +27,7 @@ class PerturbationConfig(FrozenConfig):
         """What a disturbed task's name ends in, so that its results never mix with the plain task's."""
         if self.rate == 0.0:
             return ""
-        return f"+push_r{self.rate:g}_m{self.magnitude:g}_s{self.skew:g}"
+        return f"+push_r{_exact(self.rate)}_m{_exact(self.magnitude)}_s{_exact(self.skew)}"
 
 
 class TaskConfig(FrozenConfig):
@@ -44,6 +45,11 @@ class TaskConfig(FrozenConfig):
     num_envs: PositiveInt = 128
     workers: PositiveInt | None = None
 
+    @field_validator("set")
+    @classmethod
+    def _set_is_a_path_part(cls, value: str | None) -> str | None:
+        return None if value is None else path_part(value)
+
     @model_validator(mode="after")
     def _one_task_or_one_set(self) -> TaskConfig:
         if self.set is None:
@@ -58,3 +64,8 @@ class TaskConfig(FrozenConfig):
         elif self.tasks is not None and len(set(self.tasks)) < max(len(self.tasks), 1):
             raise ValueError("tasks of a set must be at least one, each named once")
         return self
+
+
+def _exact(value: float) -> str:
+    """The shortest text that reads back as `value`: 0.05, 1, -0.5. Zero has no sign."""
+    return repr(value + 0.0).removesuffix(".0")

@@ -24,15 +24,18 @@ class Impulses:
     change: np.ndarray
 
 
-def draw_impulses(config: PerturbationConfig, axes: int, length: int, seed: np.random.SeedSequence) -> Impulses:
+def draw_impulses(
+    config: PerturbationConfig, axes: int, length: int, seed: np.random.SeedSequence, *, skewed: int = 1
+) -> Impulses:
     """Each step has an impulse with probability `rate`, on one of `axes` axes chosen evenly.
 
-    Its size is `magnitude`, its sign positive with probability (1 + skew)/2.
+    Its size is `magnitude`. On the first `skewed` axes its sign is positive with probability
+    (1 + skew)/2, on the others with 1/2: axis 0 is the forward one, and what lies across it has no
+    preferred side.
     """
     own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAM))
     happens, which, sign = np.random.default_rng(own).random((3, length))
-    change = np.where(sign < (1.0 + config.skew) / 2.0, config.magnitude, -config.magnitude)
-    return Impulses(
-        axis=np.minimum((which * axes).astype(np.int64), axes - 1),
-        change=np.where(happens < config.rate, change, 0.0),
-    )
+    axis = np.minimum((which * axes).astype(np.int64), axes - 1)
+    skew = np.where(axis < skewed, config.skew, 0.0)
+    change = np.where(sign < (1.0 + skew) / 2.0, config.magnitude, -config.magnitude)
+    return Impulses(axis=axis, change=np.where(happens < config.rate, change, 0.0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,6 +59,19 @@ def test_episodes_are_those_of_a_plain_loop(name, low, high):
         assert np.float32(reward) == step.reward[1].item()
 
 
+def test_numpy_is_left_alone_by_what_the_quadruped_lacks():
+    script = """
+import numpy
+before = set(vars(numpy))
+from flowmbpo.envs.dmcontrol.suite import load_suite_task
+load_suite_task("quadruped-walk").reset()
+load_suite_task("quadruped-walk").reset()
+print(sorted(name for name in set(vars(numpy)) - before if "in1d" in name))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_fresh_episode_keeps_nothing_of_the_last():
     simulator = DMControlSimulator("reacher-hard", 2)
     fresh, used = np.empty(6, np.float32), np.empty(6, np.float32)
@@ -86,9 +101,31 @@ def test_diverging_physics_is_an_error_with_the_state():
     simulator = DMControlSimulator("cheetah-run", 2)
     obs = np.empty(17, np.float32)
     simulator.reset(episode_seed(0, 0, 0), obs)
-    simulator._physics.data.qvel[:] = 1e12
-    with pytest.raises(EnvironmentFailure, match=r"invalid \(mjWARN_BAD.*physics state \["):
+    for _ in range(20):
+        simulator.step(np.ones(6, np.float32), obs)
+    data = simulator._physics.data
+    data.qvel[0] = 1e12
+    before = np.concatenate([data.qpos, data.qvel])
+    shown = np.array2string(before, precision=4, max_line_width=10_000)
+    time = f"{data.time:.3f} s"
+    with pytest.raises(EnvironmentFailure, match=r"invalid \(mjWARN_BAD") as raised:
         simulator.step(np.zeros(6, np.float32), obs)
+    expected = f"before the step: time {time}, positions and velocities {shown}"
+    assert str(raised.value).endswith(expected)
+    assert simulator.describe() == expected
+    assert not np.array_equal(np.concatenate([data.qpos, data.qvel]), before), "MuJoCo has wiped it"
+
+
+def test_a_copy_that_has_not_moved_is_described_by_its_start():
+    simulator = DMControlSimulator("pendulum-swingup", 2)
+    assert simulator.describe().startswith("before the step: time 0.000 s")
+    obs = np.empty(3, np.float32)
+    simulator.reset(episode_seed(0, 0, 0), obs)
+    simulator.step(np.ones(1, np.float32), obs)
+    simulator.reset(episode_seed(0, 0, 1), obs)
+    angle = simulator._physics.data.qpos
+    shown = np.array2string(np.concatenate([angle, [0.0]]), precision=4)
+    assert simulator.describe() == f"before the step: time 0.000 s, positions and velocities {shown}"
 
 
 def test_a_replay_that_gives_other_observations_is_refused():

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from dm_control import suite
 
 from flowmbpo.envs.config import PerturbationConfig, TaskConfig
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
+from flowmbpo.envs.dmcontrol.suite import load_suite_task
+from flowmbpo.envs.faults import broken_numbers
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.perturbation import draw_impulses
+from flowmbpo.envs.perturbation import Impulses, draw_impulses
 from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.envs.task_sets import MT30
 from flowmbpo.envs.tasks import task_info
 
 PUSH = PerturbationConfig(rate=0.1, magnitude=1.5, skew=-1.0)
@@ -52,19 +56,86 @@ def test_a_push_on_the_walker_is_a_sudden_change_of_its_forward_speed():
     assert data.qvel[1] == pytest.approx(before - 1.5)  # rootx is the second velocity, after rootz
 
 
+ARM = ["arm_root", "arm_shoulder", "arm_elbow", "arm_wrist", "thumb", "thumbtip", "finger", "fingertip"]
+PUSHED = {
+    "acrobot": ["shoulder", "elbow"],
+    "ball_in_cup": ["cup_x"],  # not the ball
+    "cartpole": ["slider"],
+    "cheetah": ["rootx"],
+    "dog": ["root", "root"],
+    "finger": ["proximal", "distal"],  # not the spinner
+    "fish": ["root", "root"],
+    "hopper": ["rootx"],
+    "humanoid": ["root", "root"],
+    "humanoid_CMU": ["root", "root"],
+    "lqr": ["joint_0"],
+    "manipulator": ARM,  # neither ball nor peg
+    "pendulum": ["hinge"],
+    "point_mass": ["root_x", "root_y"],
+    "quadruped": ["root", "root"],
+    "reacher": ["shoulder", "wrist"],
+    "stacker": ARM,  # no boxes
+    "swimmer": ["rootx", "rooty"],
+    "walker": ["rootx"],
+}
+"""Of each domain of the suite: the joints that an impulse may push."""
+FIRST = {domain: (domain, task) for domain, task in reversed(suite.ALL_TASKS) if domain != "dog"}
+QUICK = {*FIRST.values(), ("quadruped", "fetch"), ("manipulator", "insert_peg")}
+
+
 @pytest.mark.parametrize(
-    ("name", "joints"),
-    [
-        ("walker-run", ["rootx"]),
-        ("cartpole-balance", ["slider"]),
-        ("reacher-easy", ["shoulder", "wrist"]),
-        ("fish-swim", ["root", "root"]),
-        ("swimmer-swimmer6", ["rootx", "rooty"]),
-    ],
+    ("domain", "task"),
+    [pytest.param(*task, marks=[] if task in QUICK else pytest.mark.slow) for task in suite.ALL_TASKS],
 )
-def test_the_torso_is_pushed_where_it_is_free_and_the_joints_elsewhere(name, joints):
-    model = DMControlSimulator(name, 2)._model
-    assert [model.joint(int(model.dof_jntid[place])).name for place in pushable_velocities(model)] == joints
+def test_the_torso_is_pushed_where_it_is_free_the_joints_elsewhere_and_props_never(domain, task):
+    model = load_suite_task(f"{domain}-{task}").physics.model.ptr
+    pushable = pushable_velocities(model)
+    assert [model.joint(int(model.dof_jntid[place])).name for place in pushable.velocities] == PUSHED[domain]
+    fixed = domain in ("acrobot", "finger", "manipulator", "pendulum", "reacher", "stacker")
+    assert pushable.skewed == (len(PUSHED[domain]) if fixed else 1)
+    if PUSHED[domain] == ["root", "root"]:
+        assert pushable.velocities.tolist() == [0, 1]
+
+
+def test_a_push_in_a_fluid_changes_the_velocity_as_much_if_there_were_no_fluid():
+    changes = []
+    for pushed in (False, True):
+        simulator = DMControlSimulator("fish-swim", 2, perturbation=PUSH, episode_length=500)
+        obs = np.zeros(24, np.float32)
+        simulator.reset(episode_seed(0, 0, 0), obs)
+        simulator._model.opt.density = 0.0
+        simulator._impulses = Impulses(axis=np.array([1, 0]), change=np.array([-1.5 * pushed, 0.0]))
+        speeds = []
+        for _ in range(2):
+            simulator.step(np.zeros(5, np.float32), obs)
+            speeds.append(simulator._data.qvel[:3].copy())
+        changes.append(speeds)
+    np.testing.assert_allclose(np.subtract(changes[1], changes[0]), [[0, -1.5, 0]] * 2, atol=0.02)
+
+
+def survive(name: str) -> None:
+    """One episode of random actions under impulses of the default size."""
+    task = task_info(name)
+    perturbation = PerturbationConfig(rate=0.1)
+    simulator = DMControlSimulator(
+        name, task.action_repeat, perturbation=perturbation, episode_length=task.episode_length
+    )
+    rng, obs = np.random.default_rng(0), np.zeros(task.obs_dim, np.float32)
+    simulator.reset(episode_seed(0, 0, 0), obs)
+    for _ in range(task.episode_length):
+        outcome = simulator.step(rng.uniform(-1, 1, task.action_dim).astype(np.float32), obs)
+        assert broken_numbers(obs, outcome.reward) is None
+    assert np.count_nonzero(simulator._impulses.change) > 20
+
+
+def test_a_fish_survives_impulses_of_the_default_size():
+    survive("fish-swim")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*MT30, "fish-upright", "swimmer-swimmer6", "swimmer-swimmer15"])
+def test_episodes_survive_impulses_of_the_default_size(name):
+    survive(name)
 
 
 @pytest.mark.parametrize("name", ["walker-walk", "mujoco-ant"])

@@ -82,16 +82,25 @@ class DMControlSimulator(Simulator):
         self._episode_length = episode_length
         self._impulses: Impulses | None = None
         self._elapsed = 0
+        self._remember()
 
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
         self._task.random.seed(seed.generate_state(8))
         self._environment.reset()
         self._elapsed = 0
         if self._perturbation is not None:
-            self._impulses = draw_impulses(self._perturbation, len(self._pushable), self._episode_length, seed)
+            self._impulses = draw_impulses(
+                self._perturbation,
+                len(self._pushable.velocities),
+                self._episode_length,
+                seed,
+                skewed=self._pushable.skewed,
+            )
+        self._remember()
         self._observe(obs)
 
     def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+        self._remember()
         control = action.astype(np.float64)
         if self._scale is not None:
             control = self._scale[0] + control * self._scale[1]
@@ -114,20 +123,36 @@ class DMControlSimulator(Simulator):
         return Outcome(float(reward), terminated, math.nan)
 
     def describe(self) -> str:
-        state = np.array2string(self._physics.get_state(), precision=4, threshold=60, max_line_width=10_000)
-        return f"time {self._physics.time():.3f} s, physics state {state}"
+        """The state that the last step started from: where a step breaks, MuJoCo wipes what it led to."""
+        time, *parts = self._before
+        state = np.concatenate([np.frombuffer(part) for part in parts])
+        text = np.array2string(state, precision=4, threshold=60, max_line_width=10_000)
+        return f"before the step: time {time:.3f} s, positions and velocities {text}"
 
     def render(self) -> np.ndarray:
         frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
         return frame
 
+    def _remember(self) -> None:
+        self._before = (self._data.time, self._qpos.tobytes(), self._qvel.tobytes())  # half the time of two copyto
+
     def _push(self, impulses: Impulses) -> None:
-        """Apply the impulse of this agent step, if it has one."""
-        change = impulses.change[self._elapsed]
-        if change:
-            self._data.qvel[self._pushable[impulses.axis[self._elapsed]]] += change
-            self._mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
+        """Apply the impulse of this agent step, if it has one.
+
+        In a fluid a jump of the velocity would meet a drag, quadratic in it, that explicit physics
+        steps turn into a greater jump back. There the impulse is a steady force over the agent
+        step, which would change the velocity as much if there were no fluid.
+        """
+        change, velocity = impulses.change[self._elapsed], self._pushable.velocities[impulses.axis[self._elapsed]]
         self._elapsed += 1
+        if self._in_fluid:
+            acceleration, force = np.zeros((2, self._model.nv))
+            acceleration[velocity] = change / self._agent_step
+            self._mj_mul_m(self._model, self._data, force, acceleration)
+            self._data.qfrc_applied[:] = force
+        elif change:
+            self._data.qvel[velocity] += change
+            self._mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
 
     def _bind_mujoco(self, substeps: int) -> None:
         """Look up once what every control step of `substeps` physics steps needs."""
@@ -135,9 +160,13 @@ class DMControlSimulator(Simulator):
         log_warnings(mujoco)
         self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
         self._mj_step, self._mj_step1, self._mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
+        self._mj_mul_m = mujoco.mj_mulM
         self._substeps = substeps
+        self._agent_step = self._model.opt.timestep * substeps * self._repeat  # seconds
+        self._in_fluid = self._model.opt.density > 0 or self._model.opt.viscosity > 0
         self._runge_kutta = self._model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4.value
         self._control: np.ndarray = self._data.ctrl
+        self._qpos, self._qvel = self._data.qpos, self._data.qvel
         self._warnings: np.ndarray = self._data.warning.number
         self._warning_names = tuple(mujoco.mjtWarning.__members__)
         self._no_warnings = np.zeros_like(self._warnings).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ def suite_key(name: str) -> tuple[str, str]:
     """dm_control's domain and task behind a task's name: 'cup-catch' is ('ball_in_cup', 'catch')."""
     domain, _, task = name.partition("-")
     return _DOMAINS.get(domain, domain), task.replace("-", "_")
+
+
+def _restore_in1d(quadruped: Any) -> None:
+    """Give dm_control 1.0.28's quadruped the name that it still calls and numpy 2.4 dropped; numpy is left alone."""
+    if "in1d" not in vars(quadruped.np):
+        quadruped.np = ModuleType("numpy", "numpy, and in1d")
+        vars(quadruped.np).update(vars(np), in1d=np.isin)
 
 
 def load_suite_task(name: str) -> Any:
@@ -33,9 +41,7 @@ def load_suite_task(name: str) -> Any:
             f"'{name}' needs dm_control, which cannot be imported here ({error}); "
             "install dm-control==1.0.28 with mujoco==3.3.0"
         ) from error
-    if "in1d" not in vars(np):
-        # numpy 2.4 dropped a name that dm_control 1.0.28's quadruped still calls.
-        np.in1d = np.isin  # type: ignore[attr-defined]
+    _restore_in1d(suite.quadruped)
     from flowmbpo.envs.dmcontrol.extra.registry import EXTRA_ENVIRONMENTS
 
     random = np.random.RandomState(0)
