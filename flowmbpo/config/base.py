@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,13 @@ class FrozenConfig(BaseModel):
     """An immutable set of options. Unknown keys are refused; derived values are properties."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def path_part(value: str) -> str:
+    """`value`, which names a folder. Raises ValueError where it could name another place or none."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
+        raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_', '+' and '-' only")
+    return value
 
 
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from flowmbpo.checkpoints.config import CheckpointConfig
-from flowmbpo.config.base import FrozenConfig
+from flowmbpo.config.base import FrozenConfig, path_part
 from flowmbpo.config.compute import ComputeConfig
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.evaluation.config import EvaluationConfig
@@ -41,6 +40,4 @@ class ExperimentConfig(FrozenConfig):
     @field_validator("name", "phase")
     @classmethod
     def _is_a_path_part(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
-            raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_', '+' and '-' only")
-        return value
+        return path_part(value)
