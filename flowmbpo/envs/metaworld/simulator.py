@@ -2,7 +2,9 @@
 
 As TD-MPC2 wraps it: the goal is part of the observation, a new one is drawn at every episode, an
 action is repeated with the rewards summed, success is that of the last repeat, and no episode
-terminates. The physics is v3; TD-MPC2's data are of v2.
+terminates. What differs: the physics is v3, TD-MPC2's data are of v2; and TD-MPC2's wrapper takes
+one control step of zeros inside its reset but returns the observation from before that step. Here
+an episode starts in the state that its first observation shows.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class MetaWorldSimulator(Simulator):
         space = environment.sawyer_observation_space
         self._low, self._high = space.low, space.high
         self._last = np.zeros(_FRAME)
+        self._remember()
         self._picture: Picture | None = None
         self.obs_dim = int(space.shape[0])
         self.action_dim = int(environment.action_space.shape[0])
@@ -62,8 +65,10 @@ class MetaWorldSimulator(Simulator):
         self._last = first[:_FRAME].copy()
         first[_FRAME : 2 * _FRAME] = self._last
         obs[:] = first
+        self._remember()
 
     def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+        self._remember()
         reward, success = 0.0, math.nan
         full = self._low
         for _ in range(self._repeat):
@@ -79,17 +84,20 @@ class MetaWorldSimulator(Simulator):
         return Outcome(float(reward), False, success)
 
     def describe(self) -> str:
-        data = self._data
+        """The state that the last step started from: where a step breaks, MuJoCo wipes what it led to."""
+        time, *parts = self._before
         goal = np.asarray(self._environment._target_pos, dtype=np.float64)  # nan before the first episode
-        state = np.array2string(
-            np.concatenate((data.qpos, data.qvel)), precision=4, threshold=60, max_line_width=10_000
-        )
-        return f"time {data.time:.3f} s, goal {np.round(goal, 4).tolist()}, positions and velocities {state}"
+        state = np.concatenate([np.frombuffer(part) for part in parts])
+        text = np.array2string(state, precision=4, threshold=60, max_line_width=10_000)
+        return f"before the step: time {time:.3f} s, goal {np.round(goal, 4).tolist()}, positions and velocities {text}"
 
     def render(self) -> np.ndarray:
         if self._picture is None:
             self._picture = Picture(self._environment.fullpath)
         return self._picture.draw(self._model, self._data)
+
+    def _remember(self) -> None:
+        self._before = (self._data.time, self._data.qpos.tobytes(), self._data.qvel.tobytes())
 
     def _advance(self, action: np.ndarray) -> None:
         """One control step: the hand's target moves, the gripper pulls, the physics takes its substeps."""

@@ -27,6 +27,7 @@ class ToyBatch(BatchSimulator):
         self.num_envs = num_envs
         self._rows = torch.arange(num_envs)
         self._state = torch.zeros(num_envs, system.state_dim)
+        self._before: Tensor | None = None  # the state that the last step started from; none since `start`
         self._noise = torch.zeros(num_envs, self.task.episode_length, system.noise_dim)
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
 
@@ -39,6 +40,7 @@ class ToyBatch(BatchSimulator):
                 noise.append(rng.random(self._noise.shape[1:], dtype=np.float32))
         rows = torch.as_tensor(indices)
         self._state = self._state.index_copy(0, rows, torch.tensor(states, dtype=torch.float32))
+        self._before = None
         self._elapsed[rows] = 0
         if noise:
             self._noise[rows] = torch.from_numpy(np.stack(noise))
@@ -50,6 +52,7 @@ class ToyBatch(BatchSimulator):
         """Past the time limit there is no noise left: stepping on raises IndexError."""
         # Without noise any step's slice is the same empty tensor: the gather would only cost time.
         noise = self._noise[self._rows, self._elapsed] if self.system.noise_dim else self._noise[:, 0]
+        self._before = self._state
         self._state, reward = self.system.transition(self._state, action, noise)
         self._elapsed += 1
         return BatchOutcome(self.observe(), reward, self.system.terminates(self._state))
@@ -59,11 +62,16 @@ class ToyBatch(BatchSimulator):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._state = state["state"].clone()
+        self._before = None
         self._noise = state["noise"].clone()
         self._elapsed = state["elapsed"].clone()
 
     def describe(self, index: int) -> str:
-        return f"{self.task.name}: step {int(self._elapsed[index])}, state {self._state[index].tolist()}"
+        """The state that the last step started from, or that of now where none has been taken since a start."""
+        stepped = self._before is not None
+        state = self._state if self._before is None else self._before
+        step = int(self._elapsed[index]) - stepped
+        return f"{self.task.name}: before the step: {step} steps done, state {state[index].tolist()}"
 
     def render(self, index: int) -> np.ndarray:
         return self.system.draw(self._state[index].tolist())

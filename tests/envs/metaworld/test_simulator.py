@@ -241,12 +241,22 @@ def test_diverging_physics_is_an_error_with_the_state(tmp_path, monkeypatch, cap
     simulator, obs = MetaWorldSimulator("mw-reach", 2), np.empty(39, np.float32)
     simulator.reset(episode_seed(0, 0, 0), obs)
     sound = obs.copy()
-    simulator._data.qvel[:] = 1e12
+    for _ in range(5):
+        simulator.step(np.ones(4, np.float32), obs)
+    data = simulator._data
+    data.qvel[0] = 1e12
+    before = np.concatenate([data.qpos, data.qvel])
+    shown = np.array2string(before, precision=4, max_line_width=10_000)
+    time = f"{data.time:.3f} s"
     with (
         caplog.at_level(logging.CRITICAL),
-        pytest.raises(EnvironmentFailure, match=r"invalid \(mjWARN_BAD.*time .* goal \[.*positions and velocities \["),
+        pytest.raises(EnvironmentFailure, match=r"invalid \(mjWARN_BAD.*, goal \[") as raised,
     ):
         simulator.step(np.zeros(4, np.float32), obs)
+    assert f"before the step: time {time}, goal [" in str(raised.value)
+    assert str(raised.value).endswith(f"positions and velocities {shown}")
+    assert str(raised.value).endswith(simulator.describe())
+    assert not np.array_equal(np.concatenate([data.qpos, data.qvel]), before), "MuJoCo has wiped it"
     assert list(tmp_path.iterdir()) == []  # MuJoCo's own handler would leave a log here
     simulator.reset(episode_seed(0, 0, 0), obs)
     assert np.array_equal(obs, sound)

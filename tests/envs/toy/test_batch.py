@@ -119,4 +119,26 @@ def test_a_copys_description_names_task_step_and_state():
     batch = gust(2)
     batch.start(range(2), seeds(2))
     batch.load_state_dict({**batch.state_dict(), "state": torch.tensor([[0.25], [0.5]])})
-    assert batch.describe(1) == "toy-gust: step 0, state [0.5]"
+    assert batch.describe(1) == "toy-gust: before the step: 0 steps done, state [0.5]"
+
+
+def test_after_a_step_a_copy_is_described_by_the_state_before_it():
+    batch = gust(2)
+    batch.start(range(2), seeds(2))
+    for done in range(3):
+        before = batch.state_dict()["state"][1].tolist()
+        batch.step(torch.ones(2, 1))
+        assert batch.describe(1) == f"toy-gust: before the step: {done} steps done, state {before}"
+        assert batch.state_dict()["state"][1].tolist() != before
+    batch.start([1], seeds(1, first=5))
+    assert batch.describe(1).endswith(f"0 steps done, state {batch.state_dict()['state'][1].tolist()}")
+
+
+def test_a_broken_copys_dump_holds_the_state_that_broke():
+    env = BatchVectorEnv(ToyBatch(toy_system(task_info("toy-lqr")), 2))
+    env.reset(0)
+    saved = env.state_dict()
+    saved["simulator"]["state"][1] = torch.tensor([3e7, 0.0, -2.5, 1.0])
+    env.load_state_dict(saved)
+    (fault,) = env.step(torch.ones(2, 2)).faults
+    assert fault.state == "toy-lqr: before the step: 0 steps done, state [30000000.0, 0.0, -2.5, 1.0]"
