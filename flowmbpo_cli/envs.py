@@ -81,7 +81,7 @@ def check(
     device: _Device = "cpu",
     json_: _Json = False,
 ) -> None:
-    """Hold environments against the contract; exits with 1 if one breaks it."""
+    """Hold environments against the contract; exits with 1 if one breaks it, or if none can run here."""
     configs = _chosen(names or [], all_)
     with only_document(json_):
         from flowmbpo_cli.environments.inspection import inspect

@@ -25,8 +25,8 @@ class Inspection:
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed."""
-        return all(environment["ok"] for environment in self.environments)
+        """Whether something was checked and no check failed."""
+        return bool(self.environments) and all(environment["ok"] for environment in self.environments)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""

@@ -62,7 +62,7 @@ def print_checks(
     if len(inspected) == 1:
         rows = [[check["name"], check["verdict"], check["detail"], check["cpu_s"]] for check in inspected[0]["checks"]]
         print_table(console, inspected[0]["name"], ["check", "verdict", "seen", "cpu s"], rows)
-    else:
+    elif inspected:
         rows = [[env["name"], *_counts(env), env["wall_s"], env["cpu_s"]] for env in inspected]
         columns = ["name", "passed", "failed", "skipped", "wall s", "cpu s"]
         print_table(console, "environments", columns, rows)
@@ -76,6 +76,9 @@ def print_checks(
             print_table(console, "failed", ["name", "check", "seen"], failed)
     if left_out:
         print_table(console, "not checked", ["name", "why"], [[env["name"], env["reason"]] for env in left_out])
+    if not inspected:
+        console.print(f"Nothing was checked: none of {len(left_out)} environments runs here.", markup=False)
+        return
     broken = sum(not env["ok"] for env in inspected)
     kept = f"{len(inspected) - broken} of {len(inspected)} environments keep the contract"
     console.print(f"{kept}; {len(left_out)} were not checked.", markup=False)

@@ -184,6 +184,19 @@ def test_check_of_all_leaves_out_what_cannot_run(command, monkeypatch, without_d
     assert alone.code == 2 and "its driver is missing" in alone.stderr
 
 
+def test_check_of_nothing_that_runs_here_says_so_and_fails(command, monkeypatch):
+    def refuse(config, **options):
+        raise EnvironmentUnavailableError("its driver is missing")
+
+    monkeypatch.setattr(inspection, "check_environment", refuse)
+    finished = command("envs", "check", "toy-lqr", "toy-gust")
+    assert finished.code == 1
+    assert "Nothing was checked: none of 2 environments runs here" in finished.stdout
+    assert "keep the contract" not in finished.stdout and "its driver is missing" in finished.stdout
+    as_json = command("envs", "check", "toy-lqr", "toy-gust", "--json")
+    assert (as_json.code, as_json.document["ok"]) == (1, False)
+
+
 @pytest.mark.parametrize("args", [[], ["toy-lqr", "--all"]])
 def test_check_wants_names_or_all(command, args):
     finished = command("envs", "check", *args)
