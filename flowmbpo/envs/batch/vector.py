@@ -21,9 +21,9 @@ from flowmbpo.errors import EnvironmentFailure
 class BatchVectorEnv(VectorEnv):
     """The contract around a `BatchSimulator`: seeds, episodes, time limits, faults, saved states."""
 
-    def __init__(self, simulator: BatchSimulator) -> None:
+    def __init__(self, simulator: BatchSimulator, spec: EnvSpec | None = None) -> None:
         self.simulator = simulator
-        self.spec = EnvSpec((simulator.task,))
+        self.spec = EnvSpec((simulator.task,)) if spec is None else spec  # a set of one task has its own name
         self.num_envs = simulator.num_envs
         self.task_ids = torch.zeros(self.num_envs, dtype=torch.int64)
         self._task = simulator.task
