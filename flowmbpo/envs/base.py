@@ -29,7 +29,9 @@ class EnvStep:
 
     `faults` names the copies whose simulator broke in this step. Their episode must be thrown away
     whole: `obs` is already the next episode's first observation, `final_obs` equals it, the reward
-    is 0, `success` is nan, and neither `terminated` nor `truncated` is true.
+    is 0, `success` is nan, and neither `terminated` nor `truncated` is true. A fault `at_start` is of
+    an episode that could not start after this step: nothing of the step is in doubt, `obs` is the
+    first observation of the first later episode that did start, and no tensor shows the gap.
     """
 
     obs: Float[Tensor, "N O"]
@@ -59,7 +61,11 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
-        """Start every copy's first episode from `seed`; returns the first observations."""
+        """Start every copy's first episode from `seed`; returns the first observations.
+
+        An episode that cannot start is logged and its copy's next one begins instead.
+        Raises EnvironmentFailure where `MAX_FAILED_STARTS` in a row could not.
+        """
 
     @abstractmethod
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:

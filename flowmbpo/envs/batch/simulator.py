@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowmbpo.envs.faults import ABSURD
 from flowmbpo.envs.spec import TaskInfo
 
 
@@ -29,11 +30,14 @@ class BatchSimulator(ABC):
 
     An episode is determined by the seed that it is started with and by its actions, whatever the
     other copies do. All tensors are float32 on the CPU. Errors of the simulator may be raised as they are;
-    copies whose numbers are broken are reported by their numbers (not finite, or absurd) and restarted.
+    copies whose numbers are broken are reported by their numbers (not finite, or at least `absurd` in size)
+    and restarted. A `start` that raises EnvironmentFailure is repeated copy by copy; those that raise it
+    again go on to their next episodes. Any other error ends the whole environment.
     """
 
     task: TaskInfo
     num_envs: int
+    absurd: float = ABSURD
 
     @abstractmethod
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
@@ -57,7 +61,10 @@ class BatchSimulator(ABC):
 
     @abstractmethod
     def describe(self, index: int) -> str:
-        """The state of one copy in one line, for an error message and its dump."""
+        """The state of one copy that its last step started from, in one line; after `start`, the one it gave.
+
+        With the step's action it says why the numbers broke, which the state after them no longer does.
+        """
 
     @abstractmethod
     def render(self, index: int) -> np.ndarray:
@@ -65,6 +72,10 @@ class BatchSimulator(ABC):
 
         Raises EnvironmentUnavailableError, saying what to install, where nothing can draw.
         """
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far by processes other than this one; 0 where there are none."""
+        return 0.0
 
     def close(self) -> None:  # noqa: B027  not abstract: most hold nothing
         """Release threads, processes and memory; safe to call twice."""

@@ -107,5 +107,5 @@ def _gap(expected: Tensor, found: Tensor) -> str:
 
 def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
     broken = torch.zeros(num_envs, dtype=torch.bool)
-    broken[[fault.index for fault in faults]] = True
+    broken[[fault.index for fault in faults if not fault.at_start]] = True
     return broken

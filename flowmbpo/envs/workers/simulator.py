@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flowmbpo.envs.faults import ABSURD
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -22,11 +24,14 @@ class Simulator(ABC):
     """One copy of a task. Observations are written into float32 rows [O] that the caller owns.
 
     An episode is determined by the seed that it is reset with and by its actions: saving and
-    rendering replay it. Errors of the simulator may be raised as they are.
+    rendering replay it. EnvironmentFailure, and numbers that are not finite or at least `absurd` in
+    size, break the episode: the next one begins. Any other error may be raised as it is, and ends the
+    whole environment.
     """
 
     obs_dim: int
     action_dim: int
+    absurd: float = ABSURD
 
     @abstractmethod
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
@@ -38,7 +43,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The simulator's state in one line, for an error message."""
+        """The state that the last step started from, in one line; after `reset`, the one it gave."""
 
     @abstractmethod
     def render(self) -> np.ndarray:

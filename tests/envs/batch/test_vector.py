@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import EnvironmentFailure
 
 TASK = TaskInfo("counted", "scripted", 3, 2, episode_length=5, action_repeat=1, discount=0.95, can_terminate=True)
-NAN, ABSURD, REWARDLESS = 0.7, 0.6, 0.55
+NAN, ABSURD, REWARDLESS, LARGE = 0.7, 0.6, 0.55, 0.5
 
 
 class CountedBatch(BatchSimulator):
@@ -25,22 +30,28 @@ class CountedBatch(BatchSimulator):
         self.first = torch.zeros(num_envs)
         self.clock = torch.zeros(num_envs)
         self.last = torch.zeros(num_envs)
-        self.broken_start = False
+        self.before = torch.zeros(num_envs)
+        self.broken_starts = {}  # (copy, episode) to what its start does
 
     def start(self, indices, seeds):
         for index, seed in zip(indices, seeds, strict=True):
-            self.first[index] = np.nan if self.broken_start else np.random.default_rng(seed).uniform()
-            self.clock[index] = self.last[index] = 0.0
+            how = self.broken_starts.get((index, seed.entropy[2]))
+            if how == "raises":
+                raise EnvironmentFailure(f"no room for copy {index}")
+            self.first[index] = np.nan if how == "is nan" else np.random.default_rng(seed).uniform()
+            self.clock[index] = self.last[index] = self.before[index] = 0.0
 
     def observe(self):
         return torch.stack((self.first, self.clock, self.last), dim=1)
 
     def step(self, action):
+        self.before = self.clock.clone()
         self.clock += 1
         self.last = action[:, 0].clone()
         obs, reward = self.observe(), 10 * action[:, 1]
         obs[self.last == torch.tensor(NAN), 1] = torch.nan
         obs[self.last == torch.tensor(ABSURD), 1] = 2e6
+        obs[self.last == torch.tensor(LARGE), 1] = 2e3
         reward[self.last == torch.tensor(REWARDLESS)] = torch.inf
         return BatchOutcome(obs, reward, self.last < 0, self.clock.clone())
 
@@ -51,7 +62,7 @@ class CountedBatch(BatchSimulator):
         self.first, self.clock, self.last = (state[name].clone() for name in ("first", "clock", "last"))
 
     def describe(self, index):
-        return f"clock {self.clock[index]:.0f}"
+        return f"clock {self.before[index]:.0f}"
 
     def render(self, index):
         return np.full((2, 2, 3), int(self.clock[index]), dtype=np.uint8)
@@ -105,9 +116,9 @@ def test_a_copy_with_broken_numbers_is_a_fault_and_restarts(value, kind):
     action[2, 0] = -1.0
     step = env.step(action)
     (fault,) = step.faults
-    assert (fault.index, fault.episode, fault.step, fault.state) == (1, 0, 2, "clock 2")
+    assert (fault.index, fault.episode, fault.step, fault.state) == (1, 0, 2, "clock 1")
     assert kind in fault.reason
-    assert fault.actions.tolist() == [pytest.approx([value, 0.0])]
+    assert fault.actions.tolist() == [[0.25, 0.25], pytest.approx([value, 0.0])]
     assert step.done.tolist() == [False, False, True, False]
     assert step.reward[1] == 0
     assert step.success[1].isnan()
@@ -117,11 +128,147 @@ def test_a_copy_with_broken_numbers_is_a_fault_and_restarts(value, kind):
     assert not env.step(torch.zeros(4, 2)).faults
 
 
-def test_a_start_that_is_broken_cannot_be_gone_on_from():
+@pytest.mark.parametrize("how", ["raises", "is nan"])
+def test_an_episode_that_cannot_start_is_a_fault_and_the_one_after_it_begins(how):
+    env, calm = make(), make()
+    env.simulator.broken_starts = {(1, 1): how, (1, 2): how}
+    env.reset(6)
+    calm.reset(6)
+    step, undisturbed = env.step(only(1, -1.0)), calm.step(only(1, -1.0))
+    assert [(fault.index, fault.episode, fault.step, fault.at_start) for fault in step.faults] == [
+        (1, 1, 0, True),
+        (1, 2, 0, True),
+    ]
+    assert str(step.faults[0]).startswith("counted: environment 1 broke at the start of episode 1 (seed 6)")
+    assert step.faults[0].actions.shape == (0, 2)
+    for name in ("reward", "terminated", "truncated", "final_obs", "success"):  # of the step nothing is in doubt
+        assert getattr(step, name).equal(getattr(undisturbed, name))
+    others = [0, 2, 3]
+    assert step.obs[others].equal(undisturbed.obs[others])
+    assert env.state_dict()["episode"].tolist() == [0, 3, 0, 0]
+    third = np.random.default_rng(episode_seed(6, 1, 3)).uniform()
+    assert step.obs[1].tolist() == [pytest.approx(third), 0, 0]
+    assert not env.step(torch.zeros(4, 2)).faults
+
+
+def test_a_broken_step_and_a_broken_start_after_it_are_two_faults():
     env = make()
-    env.simulator.broken_start = True
-    with pytest.raises(EnvironmentFailure, match=r"first observations of environments \[0, 1, 2, 3\].*clock 0"):
+    env.simulator.broken_starts = {(2, 1): "raises"}
+    env.reset(0)
+    step = env.step(only(2, NAN))
+    assert [(fault.episode, fault.step, fault.reason[:9]) for fault in step.faults] == [
+        (0, 1, "a result "),
+        (1, 0, "no room f"),
+    ]
+    assert not step.done.any()
+    assert env.state_dict()["episode"].tolist() == [0, 0, 2, 0]
+
+
+def test_a_first_episode_that_cannot_start_is_logged(caplog):
+    env = make()
+    env.simulator.broken_starts = {(3, 0): "raises"}
+    with caplog.at_level(logging.WARNING, "flowmbpo"):
+        obs = env.reset(0)
+    assert "environment 3 broke at the start of episode 0 (seed 0): no room for copy 3" in caplog.text
+    assert obs[3, 0] == pytest.approx(np.random.default_rng(episode_seed(0, 3, 1)).uniform())
+    assert env.state_dict()["episode"].tolist() == [0, 0, 0, 1]
+
+
+def test_ten_episodes_in_a_row_that_cannot_start_are_the_end():
+    env = make()
+    env.simulator.broken_starts = {(0, episode): "is nan" for episode in range(9)}
+    assert env.reset(0).isfinite().all()
+    env.simulator.broken_starts[0, 9] = "raises"
+    with pytest.raises(EnvironmentFailure, match=r"10 episodes in a row could not start; .*environment 0 .*episode 9"):
         env.reset(0)
+    with pytest.raises(EnvironmentFailure, match="closed"):
+        env.reset(0)
+
+
+def test_a_simulator_with_a_lower_bound_for_the_absurd_is_held_to_it():
+    env, strict = make(), make()
+    strict.simulator.absurd = 1e3
+    for each in (env, strict):
+        each.reset(0)
+    assert not env.step(only(1, LARGE)).faults
+    (fault,) = strict.step(only(1, LARGE)).faults
+    assert (fault.index, fault.reason[:29]) == (1, "a result is absurd (beyond 1e")
+    assert "1e+03" in fault.reason
+
+
+def test_whatever_a_simulator_raises_is_an_environment_failure_and_closes(monkeypatch):
+    env = make()
+    env.reset(0)
+
+    def out_of_memory(action):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(env.simulator, "step", out_of_memory)
+    with pytest.raises(EnvironmentFailure, match="counted: the simulator failed: RuntimeError: CUDA error") as caught:
+        env.step(torch.zeros(4, 2))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(EnvironmentFailure, match="closed"):
+        env.step(torch.zeros(4, 2))
+
+
+def test_a_closed_environment_says_so_and_still_knows_its_cpu_time(monkeypatch):
+    env = make()
+    env.reset(0)
+    state = env.state_dict()
+    monkeypatch.setattr(env.simulator, "cpu_seconds", lambda: 3.0)
+    assert env.cpu_seconds() == 3
+    env.close()
+    env.close()
+    uses = (
+        lambda: env.step(torch.zeros(4, 2)),
+        lambda: env.reset(0),
+        lambda: env.render(0),
+        env.state_dict,
+        lambda: env.load_state_dict(state),
+    )
+    for use in uses:
+        with pytest.raises(EnvironmentFailure, match="counted: the environment is closed; make it again"):
+            use()
+    assert env.cpu_seconds() == 3
+
+
+def test_results_share_no_memory():
+    env = make()
+    env.reset(0)
+    step = env.step(torch.zeros(4, 2))
+    step.obs.fill_(7.0)
+    assert step.final_obs[:, 1].tolist() == [1, 1, 1, 1]
+
+
+def test_a_fault_after_a_saved_state_was_loaded_tells_the_actions_before_it_too():
+    env, fresh = make(), make()
+    env.reset(1)
+    env.step(torch.full((4, 2), 0.25))
+    state = env.state_dict()
+    fresh.load_state_dict(state)
+    (fault,) = fresh.step(only(0, NAN)).faults
+    assert fault.actions.tolist() == [[0.25, 0.25], pytest.approx([NAN, 0.0])]
+    del state["actions"]  # as version 0.1 saved it
+    fresh.load_state_dict(state)
+    (fault,) = fresh.step(only(0, NAN)).faults
+    assert np.isnan(fault.actions[0]).all()
+    assert fault.actions[1].tolist() == pytest.approx([NAN, 0.0])
+
+
+def test_a_toys_state_of_version_0_1_is_read():
+    env = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=2))
+    env.reset(4)
+    for _ in range(3):
+        step = env.step(torch.full((2, 1), 0.5))
+    now = env.state_dict()
+    first = {name: now[name] for name in ("task", "seed", "episode", "elapsed")}
+    first["state"] = now["simulator"]["state"]
+    fresh = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=2))
+    assert fresh.load_state_dict(first).equal(step.obs)
+    for _ in range(105):  # past the end of the episode
+        after, expected = fresh.step(torch.full((2, 1), 0.5)), env.step(torch.full((2, 1), 0.5))
+        assert after.obs.equal(expected.obs)
+        assert after.truncated.equal(expected.truncated)
 
 
 def test_a_saved_state_goes_on_bit_for_bit():
