@@ -16,18 +16,23 @@ def assign_tasks(spec: EnvSpec, num_envs: int, seed: int) -> list[int]:
     """The task id of each of `num_envs` copies: balanced to within one copy, and shuffled by `seed`.
 
     Shuffled, because contiguous shares of copies go to worker processes and tasks differ in cost;
-    which tasks get the odd copies is the seed's choice too. Raises ConfigError where a task of the
-    set would have no copy.
+    which tasks get the odd copies is the seed's choice too. Raises ConfigError as `check_copies` does.
     """
+    check_copies(spec, num_envs)
+    tasks = len(spec.tasks)
+    rng = np.random.default_rng([seed, tasks, num_envs])
+    whole, odd = divmod(num_envs, tasks)
+    ids = np.concatenate((np.repeat(np.arange(tasks), whole), rng.permutation(tasks)[:odd]))
+    return [int(task) for task in rng.permutation(ids)] if tasks > 1 else ids.tolist()
+
+
+def check_copies(spec: EnvSpec, num_envs: int) -> None:
+    """Raises ConfigError where a task of the set would have no copy."""
     tasks = len(spec.tasks)
     if num_envs < tasks:
         raise ConfigError(
             f"task.num_envs: {num_envs} copies cannot hold the {tasks} tasks of '{spec.label}'; use at least {tasks}"
         )
-    rng = np.random.default_rng([seed, tasks, num_envs])
-    whole, odd = divmod(num_envs, tasks)
-    ids = np.concatenate((np.repeat(np.arange(tasks), whole), rng.permutation(tasks)[:odd]))
-    return [int(task) for task in rng.permutation(ids)] if tasks > 1 else ids.tolist()
 
 
 def action_mask(tasks: Sequence[TaskInfo], action_dim: int) -> np.ndarray:

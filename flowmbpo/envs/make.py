@@ -23,26 +23,33 @@ IN_PROCESSES = ("dmcontrol", "metaworld")
 
 
 def make_env(
-    config: TaskConfig, num_envs: int | None = None, workers: int | None = None, *, seed: int = 0, device: str = "cpu"
+    config: TaskConfig,
+    num_envs: int | None = None,
+    workers: int | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    only: int | None = None,
 ) -> VectorEnv:
     """The environment that `config` describes; `num_envs` and `workers` override it.
 
     Simulators that step single copies get one worker process per core unless told otherwise, never
     more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
-    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. Raises
-    ConfigError on an unknown task or backend, EnvironmentUnavailableError where a simulator is
-    missing.
+    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. `only` is the
+    id of one task of the set that all copies run, with the set's widths and ids: only its simulator
+    is needed. Raises ConfigError on an unknown task or backend, EnvironmentUnavailableError where a
+    simulator is missing.
     """
     spec = task_spec(config)
-    for task in spec.tasks:
+    for task in spec.tasks if only is None else (spec.tasks[only],):
         require_installed(task.simulator, task.name)
     count = config.num_envs if num_envs is None else num_envs
     if workers is None:
         workers = cores() if config.workers is None else config.workers
-    ids = assign_tasks(spec, count, seed)
+    ids = assign_tasks(spec, count, seed) if only is None else [only] * count
     families = _families(spec, ids)
     parts = [_part(spec, [ids[row] for row in rows], workers, config.perturbation, device) for rows in families]
-    if len(parts) == 1:
+    if len(parts) == 1 and (only is None or len(spec.tasks) == 1):
         return parts[0]
     return MixedVectorEnv(spec, parts, families, ids)
 
@@ -66,7 +73,8 @@ def _families(spec: EnvSpec, ids: list[int]) -> list[list[int]]:
 def _part(spec: EnvSpec, ids: list[int], workers: int, perturbation: PerturbationConfig, device: str) -> VectorEnv:
     first = spec.tasks[ids[0]]
     if first.simulator not in IN_PROCESSES:
-        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, perturbation, device))
+        alone = spec if len(spec.tasks) == 1 else None
+        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, perturbation, device), alone)
     used = sorted(set(ids))
     chosen = tuple(spec.tasks[task] for task in used)
     makes = [_factory(task, perturbation) for task in chosen]

@@ -8,7 +8,7 @@ from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.task_sets import TASK_SETS, task_set
-from flowmbpo.envs.tasks import ALIASES, task_info
+from flowmbpo.envs.tasks import ALIASES, task_info, task_names
 from flowmbpo.errors import ConfigError
 
 _PERTURBABLE = ("dmcontrol", "mujoco")
@@ -19,36 +19,89 @@ def task_spec(config: TaskConfig) -> EnvSpec:
     if config.set is None:
         assert config.name is not None
         return EnvSpec((_perturbed(task_info(config.name, config.backend), config),))
-    if config.tasks is None:
-        names = task_set(config.set).tasks
-    elif config.set in TASK_SETS:
-        raise ConfigError(f"task.set: '{config.set}' is a shipped set; give yours another name")
-    else:
-        names = config.tasks
-    tasks = tuple(_perturbed(task_info(name), config) for name in names)
+    tasks = tuple(_perturbed(task, config) for task in _members(config))
     return EnvSpec(tasks, config.set + config.perturbation.suffix)
 
 
 def pin_backend(config: TaskConfig) -> TaskConfig:
-    """The same task with `auto` replaced by the backend that runs it here, where there is a choice."""
+    """The same task or set with what runs here written out, where there is a choice.
+
+    A task's `auto` is replaced by the backend, a set's aliases by the tasks that they mean.
+    """
+    if config.tasks is not None:
+        names = tuple(task.name for task in _members(config))
+        return config if names == config.tasks else config.model_copy(update={"tasks": names})
     if config.name is None or config.name not in ALIASES or config.backend != "auto":
         return config
     return config.model_copy(update={"backend": task_info(config.name).simulator})
 
 
+def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
+    """`config` with the choices that it leaves open taken from `stored`, a run's own task or set."""
+    if config.name is not None and config.name in ALIASES and config.name == stored.name and config.backend == "auto":
+        return config.model_copy(update={"backend": stored.backend})
+    if config.tasks is None or stored.tasks is None or len(config.tasks) != len(stored.tasks):
+        return config
+    pairs = zip(config.tasks, stored.tasks, strict=True)
+    names = tuple(own if own in ALIASES.get(asked, {}).values() else asked for asked, own in pairs)
+    return config.model_copy(update={"tasks": names})
+
+
+def member_id(spec: EnvSpec, name: str) -> int | None:
+    """The id of the task of `spec` that `name` means, a plain name or an alias; None where there is none."""
+    own = [task.plain_name for task in spec.tasks]
+    meant = [name] if name not in ALIASES else [task_info(name).name, *ALIASES[name].values()]
+    return next((own.index(choice) for choice in meant if choice in own), None)
+
+
 def backend_notice(config: TaskConfig) -> str | None:
     """What must be said loudly where an alias does not run on dflex; None elsewhere."""
-    if config.name is None or config.name not in ALIASES:
-        return None
-    task = task_info(config.name, config.backend)
-    if task.simulator == "dflex":
-        return None
+    return "\n".join(backend_notices(config)) or None
+
+
+def backend_notices(config: TaskConfig) -> list[str]:
+    """One notice for every alias that does not run on dflex.
+
+    Of a set's members, those count too that are named as the task which an alias may mean: a run's
+    own config holds no aliases.
+    """
+    named: list[tuple[str, TaskInfo]] = []
+    if config.set is not None:
+        robots = {task: robot for robot, backends in ALIASES.items() for task in backends.values()}
+        named = [(robots[task.name], task) for task in _members(config) if task.name in robots]
+    elif config.name is not None and config.name in ALIASES:
+        named = [(config.name, task_info(config.name, config.backend))]
+    return [_notice(robot, task) for robot, task in named if task.simulator != "dflex"]
+
+
+def _notice(robot: str, task: TaskInfo) -> str:
     why = "" if SIMULATORS["dflex"].installed else " (dflex is not installed here)"
     return (
-        f"'{config.name}' runs as {task.name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
+        f"'{robot}' runs as {task.name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
         "dflex's, so no figure of this run may be compared with dflex's or with PWM's published ones; its path, "
         f"config, checkpoints and reports say {task.name}"
     )
+
+
+def _members(config: TaskConfig) -> list[TaskInfo]:
+    """The tasks of the config's set, in their order. Raises ConfigError."""
+    assert config.set is not None
+    if config.tasks is None:
+        return [task_info(name) for name in task_set(config.set).tasks]
+    if config.set in TASK_SETS or config.set in task_names():
+        what = "a shipped set" if config.set in TASK_SETS else "a task"
+        raise ConfigError(f"task.set: '{config.set}' is {what}; give yours another name")
+    asked: dict[str, str] = {}
+    members = []
+    for name in config.tasks:
+        task = task_info(name, key="task.tasks")
+        if task.name in asked:
+            raise ConfigError(
+                f"task.tasks: '{asked[task.name]}' and '{name}' are the same task here, {task.name}; leave one out"
+            )
+        asked[task.name] = name
+        members.append(task)
+    return members
 
 
 def _perturbed(task: TaskInfo, config: TaskConfig) -> TaskInfo:

@@ -42,11 +42,12 @@ def task_names() -> list[str]:
     return [*_TASKS, *ALIASES]
 
 
-def task_info(name: str, backend: str = "auto") -> TaskInfo:
+def task_info(name: str, backend: str = "auto", *, key: str = "task.name") -> TaskInfo:
     """The task called `name`; raises ConfigError where the name or the backend is not known.
 
     `backend` is 'auto' or the name of a simulator that has this task. An alias gives the task of
-    the simulator that runs it: with 'auto' dflex where it is installed, otherwise MuJoCo.
+    the simulator that runs it: with 'auto' dflex where it is installed, otherwise MuJoCo. `key` is
+    where the config names it, for the message.
     """
     if name in ALIASES:
         allowed = ("auto", *ALIASES[name])
@@ -57,7 +58,7 @@ def task_info(name: str, backend: str = "auto") -> TaskInfo:
     task = _TASKS.get(name)
     if task is None:
         raise ConfigError(
-            f"task.name: no task is called '{name}'.{nearest(name, task_names())} `flowmbpo envs list` shows all."
+            f"{key}: no task is called '{name}'.{nearest(name, task_names())} `flowmbpo envs list` shows all."
         )
     _check_backend(name, backend, ("auto", task.simulator))
     return task

@@ -14,7 +14,7 @@ from flowmbpo.envs.opengl import NO_OPENGL
 
 @contextmanager
 def open_env(
-    config: TaskConfig, copies: int, workers: int, *, seed: int = 0, device: str = "cpu"
+    config: TaskConfig, copies: int, workers: int, *, seed: int = 0, device: str = "cpu", only: int | None = None
 ) -> Iterator[VectorEnv]:
     """What `make_env` makes, closed at the end of the block.
 
@@ -23,7 +23,7 @@ def open_env(
     by a process of their own, which is started later and with the user's MUJOCO_GL.
     """
     with _variables(NO_OPENGL):
-        env = make_env(config, copies, workers, seed=seed, device=device)
+        env = make_env(config, copies, workers, seed=seed, device=device, only=only)
     try:
         yield env
     finally:
