@@ -61,5 +61,5 @@ def broken_numbers(obs: np.ndarray, reward: float, absurd: float = ABSURD) -> st
     entries = np.flatnonzero(~(np.abs(obs) < absurd))
     values = ", ".join(f"{entry}: {obs[entry]:.6g}" for entry in entries[:8].tolist())
     finite = bool(np.isfinite(reward) and np.isfinite(obs).all())
-    kind = f"absurd (beyond {absurd:.0e})" if finite else "not finite"
+    kind = f"absurd (beyond {absurd:.3g})" if finite else "not finite"
     return f"a result is {kind}: reward {reward:.6g}, observation entries {{{values}}}"

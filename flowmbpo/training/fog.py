@@ -39,7 +39,7 @@ def action_figures(taken: Float[Tensor, "T N A"], mask: Float[Tensor, "N A"]) ->
     The spread is the mean over dimensions of their standard deviation over steps and copies.
     """
     spreads = []
-    copies, place = mask.T.unique(dim=0, return_inverse=True)  # dimensions that the same copies have
+    copies, place = torch.unique(mask.T, dim=0, return_inverse=True)  # dimensions that the same copies have
     for row, having in enumerate(copies.bool()):
         group = taken[:, having][:, :, place == row]
         alone = group[..., 0].numel() < 2

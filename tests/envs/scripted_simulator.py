@@ -63,6 +63,20 @@ class ScriptedSimulator(Simulator):
 NARROW = TaskInfo("narrow", "scripted", 2, 1, episode_length=3, action_repeat=1, discount=0.95, can_terminate=True)
 
 
+class StubbornSimulator(ScriptedSimulator):
+    """Does not start: episodes 1 (it raises) and 2 (not a number) of copy 1, and none of copy 9."""
+
+    absurd = 1e3
+
+    def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
+        super().reset(seed, obs)
+        _, copy, episode = seed.entropy  # type: ignore[misc, union-attr]
+        if copy == 9 or (copy, episode) == (1, 1):
+            raise EnvironmentFailure(f"no room for copy {copy}")
+        if (copy, episode) == (1, 2):
+            obs[0] = np.nan
+
+
 class NarrowSimulator(Simulator):
     """Observation [step, action], reward action; a second, narrower task for sets."""
 

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
-from scripted_simulator import ABSURDITY, CRASH, DIVERGENCE, EXIT, NOT_A_NUMBER, REWARDLESS, TASK, ScriptedSimulator
+from scripted_simulator import (
+    ABSURDITY,
+    CRASH,
+    DIVERGENCE,
+    EXIT,
+    NOT_A_NUMBER,
+    REWARDLESS,
+    TASK,
+    ScriptedSimulator,
+    StubbornSimulator,
+)
 
+from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.workers.vector import WorkerVectorEnv
 from flowmbpo.errors import EnvironmentFailure
 
 
-def make(num_envs=4, workers=2, task=TASK):
-    return WorkerVectorEnv(EnvSpec((task,)), [ScriptedSimulator], [0] * num_envs, workers)
+def make(num_envs=4, workers=2, task=TASK, simulator=ScriptedSimulator):
+    return WorkerVectorEnv(EnvSpec((task,)), [simulator], [0] * num_envs, workers)
 
 
 def worker_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
@@ -190,6 +203,71 @@ def test_a_broken_episode_is_a_fault_and_the_next_one_begins(value, reason, work
     assert saved["episode"].tolist() == [0, 1, 0, 0]
     assert [len(actions) for actions in saved["actions"]] == [3, 1, 3, 3]
     env.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_episode_that_cannot_start_is_a_fault_and_the_one_after_it_begins(workers):
+    env, calm = make(workers=workers, simulator=StubbornSimulator), make(workers=0)
+    env.reset(3)
+    calm.reset(3)
+    step, undisturbed = env.step(only(1, -1.0)), calm.step(only(1, -1.0))
+    assert [(fault.index, fault.episode, fault.step, fault.at_start) for fault in step.faults] == [
+        (1, 1, 0, True),
+        (1, 2, 0, True),
+    ]
+    assert [fault.reason[:9] for fault in step.faults] == ["no room f", "a result "]
+    assert step.faults[0].actions.shape == (0, 2)
+    for name in ("reward", "terminated", "truncated", "final_obs", "success"):  # of the step nothing is in doubt
+        assert getattr(step, name).equal(getattr(undisturbed, name))
+    others = [0, 2, 3]
+    assert step.obs[others].equal(undisturbed.obs[others])
+    third = np.random.default_rng(episode_seed(3, 1, 3)).uniform()
+    assert step.obs[1].tolist() == [pytest.approx(third), 0, 0]
+    step = env.step(torch.full((4, 2), 0.25))
+    assert not step.faults
+    saved = env.state_dict()
+    assert saved["episode"].tolist() == [0, 3, 0, 0]
+    fresh = make(workers=0, simulator=StubbornSimulator)
+    assert fresh.load_state_dict(saved).equal(step.obs)
+    env.close()
+
+
+def test_a_broken_step_and_a_broken_start_after_it_are_two_faults():
+    env = make(workers=0, simulator=StubbornSimulator)
+    env.reset(3)
+    step = env.step(only(1, DIVERGENCE))
+    assert [(fault.episode, fault.step) for fault in step.faults] == [(0, 1), (1, 0), (2, 0)]
+    assert not step.done.any()
+    assert step.final_obs[1].equal(step.obs[1])
+    assert step.obs.isfinite().all()
+    assert env.state_dict()["episode"].tolist() == [0, 3, 0, 0]
+
+
+def test_a_copy_that_never_starts_is_an_error_after_ten_episodes():
+    env = make(num_envs=10, workers=0, simulator=StubbornSimulator)
+    with pytest.raises(EnvironmentFailure, match=r"environment 9 .*10 episodes in a row could not start.*episode 9"):
+        env.reset(0)
+
+
+def test_a_first_episode_that_cannot_start_is_logged(monkeypatch, caplog):
+    env = make(workers=0, simulator=StubbornSimulator)
+    group_seed = episode_seed
+    monkeypatch.setattr("flowmbpo.envs.workers.group.episode_seed", lambda *at: group_seed(*at[:2], at[2] + 1))
+    with caplog.at_level(logging.WARNING, "flowmbpo"):
+        env.reset(5)
+    assert "environment 1 broke at the start of episode 0 (seed 5): no room for copy 1" in caplog.text
+    assert env.state_dict()["episode"].tolist() == [0, 2, 0, 0]
+
+
+def test_a_simulator_with_a_lower_bound_for_the_absurd_is_held_to_it(monkeypatch):
+    env = make(workers=0, simulator=StubbornSimulator)
+    env.reset(0)
+    monkeypatch.setattr(StubbornSimulator, "absurd", 4.5)
+    action = torch.zeros(4, 2)
+    action[2, 1] = 0.5  # a reward of 5
+    assert [fault.reason for fault in env.step(action).faults] == [
+        "a result is absurd (beyond 4.5): reward 5, observation entries {}"
+    ]
 
 
 def test_the_last_whole_step_can_still_be_saved_after_a_failure():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowmbpo.envs.faults import broken_numbers
+from flowmbpo.envs.faults import MAX_FAILED_STARTS, broken_numbers
 from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.workers.buffers import SharedBuffers
@@ -37,11 +37,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A copy whose simulator broke in a step, and how."""
+    """A copy whose simulator broke in a step, or could not start the episode `at_start`, and how."""
 
     index: int
     reason: str
     state: str
+    at_start: bool = False
 
 
 @dataclass
@@ -107,32 +108,32 @@ class EnvironmentGroup:
             CPU: lambda _: time.process_time(),
         }
 
-    def reset(self, seed: int) -> None:
-        """Start episode 0 of every copy."""
+    def reset(self, seed: int) -> list[Breakdown] | None:
+        """Start episode 0 of every copy, or the first later one that starts; returns those that did not."""
         self._seed = seed
-        for copy in self._copies:
-            self._start(copy, 0)
+        breakdowns = [broken for copy in self._copies for broken in self._start_from(copy, 0)]
         self._busy[0] = -1
+        return breakdowns or None
 
     def step(self) -> list[Breakdown] | None:
         """One agent step of every copy, and the next episode's start where one ended or broke.
 
-        Returns the copies that broke, or None: a reply without a payload is one byte.
+        Returns what broke, in order, or None: a reply without a payload is one byte.
         """
-        breakdowns = []
+        breakdowns: list[Breakdown] = []
         for copy in self._copies:
             self._busy[0] = copy.index
             copy.elapsed += 1
             outcome: Outcome | None = None
             try:
                 outcome = copy.simulator.step(copy.action, copy.final_obs)
-                reason = broken_numbers(copy.final_obs, outcome.reward)
+                reason = broken_numbers(copy.final_obs, outcome.reward, copy.simulator.absurd)
             except EnvironmentFailure as error:
                 reason = str(error)
             if outcome is None or reason is not None:
-                breakdowns.append(self._restart_broken(copy, reason or ""))
+                breakdowns += self._restart_broken(copy, reason or "")
             else:
-                self._record(copy, outcome)
+                breakdowns += self._record(copy, outcome)
         self._busy[0] = -1
         return breakdowns or None
 
@@ -140,14 +141,18 @@ class EnvironmentGroup:
         """Put every copy back to where it was: a seeded reset, then the same actions."""
         self._seed = seed
         for copy, place in zip(self._copies, saved, strict=True):
-            self._start(copy, place.episode)
+            self._reset(copy, place.episode)
             for action in place.actions:
-                copy.simulator.step(action[: copy.task.action_dim], copy.obs)
+                copy.simulator.step(action, copy.obs)
                 copy.elapsed += 1
-            self._require_sound(copy)
+            reason = broken_numbers(copy.obs, 0.0, copy.simulator.absurd)
+            if reason is not None:
+                raise EnvironmentFailure(
+                    f"after {copy.elapsed} steps of episode {copy.episode} {reason}; {copy.simulator.describe()}"
+                )
         self._busy[0] = -1
 
-    def _record(self, copy: _Copy, outcome: Outcome) -> None:
+    def _record(self, copy: _Copy, outcome: Outcome) -> list[Breakdown]:
         arrays, index = self._arrays, copy.index
         truncated = not outcome.terminated and copy.elapsed >= copy.task.episode_length
         arrays.reward[index] = outcome.reward
@@ -155,33 +160,42 @@ class EnvironmentGroup:
         arrays.terminated[index] = outcome.terminated
         arrays.truncated[index] = truncated
         if outcome.terminated or truncated:
-            self._start(copy, copy.episode + 1)
-        else:
-            copy.obs[:] = copy.final_obs
+            return self._start_from(copy, copy.episode + 1)
+        copy.obs[:] = copy.final_obs
+        return []
 
-    def _restart_broken(self, copy: _Copy, reason: str) -> Breakdown:
+    def _restart_broken(self, copy: _Copy, reason: str) -> list[Breakdown]:
         """Give up the copy's episode: its step counts for nothing, and the next episode begins."""
         arrays, index = self._arrays, copy.index
         breakdown = Breakdown(index, reason, copy.simulator.describe())
-        self._start(copy, copy.episode + 1)
+        unstarted = self._start_from(copy, copy.episode + 1)
         copy.final_obs[:] = copy.obs
         arrays.reward[index] = 0.0
         arrays.success[index] = np.nan
         arrays.terminated[index] = arrays.truncated[index] = False
-        return breakdown
+        return [breakdown, *unstarted]
 
-    def _start(self, copy: _Copy, episode: int) -> None:
+    def _start_from(self, copy: _Copy, episode: int) -> list[Breakdown]:
+        """Start `episode`, or the first after it that starts; returns those that did not."""
+        breakdowns = []
+        for attempt in range(MAX_FAILED_STARTS):
+            try:
+                self._reset(copy, episode + attempt)
+                reason = broken_numbers(copy.obs, 0.0, copy.simulator.absurd)
+            except EnvironmentFailure as error:
+                reason = str(error)
+            if reason is None:
+                return breakdowns
+            breakdowns.append(Breakdown(copy.index, reason, copy.simulator.describe(), at_start=True))
+        raise EnvironmentFailure(
+            f"{MAX_FAILED_STARTS} episodes in a row could not start; the last, episode {copy.episode}: {reason}; "
+            f"{breakdowns[-1].state}"
+        )
+
+    def _reset(self, copy: _Copy, episode: int) -> None:
         self._busy[0] = copy.index
         copy.episode, copy.elapsed = episode, 0
         copy.simulator.reset(episode_seed(self._seed, copy.index, episode), copy.obs)
-        self._require_sound(copy)
-
-    def _require_sound(self, copy: _Copy) -> None:
-        reason = broken_numbers(copy.obs, 0.0)
-        if reason is not None:
-            raise EnvironmentFailure(
-                f"after {copy.elapsed} steps of episode {copy.episode} {reason}; {copy.simulator.describe()}"
-            )
 
 
 def group_handlers(members: Sequence[Member], buffers: SharedBuffers, worker: int) -> Handlers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from flowmbpo.envs.workers.rendering import FrameSource
 from flowmbpo.envs.workers.server import CPU, LOAD, RESET, STEP
 from flowmbpo.envs.workers.simulator import SimulatorFactory
 from flowmbpo.errors import EnvironmentFailure
+
+log = logging.getLogger("flowmbpo")
 
 
 class WorkerVectorEnv(VectorEnv):
@@ -73,10 +76,12 @@ class WorkerVectorEnv(VectorEnv):
         self._no_payloads = [None] * len(self._workers)
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
-        self._exchange(RESET, [seed] * len(self._workers))
+        replies = self._exchange(RESET, [seed] * len(self._workers))
         self._seed = seed
         self._episode[:] = 0
         self._elapsed[:] = 0
+        for fault in self._unstarted(replies):
+            log.warning("%s; the next episode begins instead", fault)
         return self._read_obs()
 
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
@@ -86,13 +91,14 @@ class WorkerVectorEnv(VectorEnv):
         replies = self._exchange(STEP, self._no_payloads)
         self._actions[self._rows, self._elapsed] = arrays.action
         self._elapsed += 1
-        faults = tuple(self._fault(broken) for reply in replies if reply is not None for broken in reply)
+        faults = [self._fault(broken) for broken in _breakdowns(replies) if not broken.at_start]
         ended = arrays.terminated | arrays.truncated
         if faults:
             ended[[fault.index for fault in faults]] = True
         if ended.any():
             self._episode[ended] += 1
             self._elapsed[ended] = 0
+            faults += self._unstarted(replies)
         results = self._results
         return EnvStep(
             obs=self._read_obs(),
@@ -101,7 +107,7 @@ class WorkerVectorEnv(VectorEnv):
             truncated=results.truncated.clone(),
             final_obs=results.final_obs.clone(),
             success=results.success.clone(),
-            faults=faults,
+            faults=tuple(faults),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,6 +231,15 @@ class WorkerVectorEnv(VectorEnv):
             actions=self._place(index).actions,
         )
 
+    def _unstarted(self, replies: list[list[Breakdown] | None]) -> list[Fault]:
+        """The episodes that could not start; counts each copy on to the one that did."""
+        faults = []
+        for broken in _breakdowns(replies):
+            if broken.at_start:
+                faults.append(self._fault(broken))
+                self._episode[broken.index] += 1
+        return faults
+
     def _place(self, index: int) -> Saved:
         actions = self._actions[index, : self._elapsed[index], : self._tasks[index].action_dim].copy()
         return Saved(index, int(self._episode[index]), actions)
@@ -243,6 +258,10 @@ def _shares(num_envs: int, workers: int) -> list[range]:
     count = max(min(workers, num_envs), 1)
     bounds = [num_envs * slot // count for slot in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
+
+
+def _breakdowns(replies: list[list[Breakdown] | None]) -> list[Breakdown]:
+    return [broken for reply in replies if reply is not None for broken in reply]
 
 
 def _close_all(workers: list[Worker], sources: list[FrameSource]) -> None:
