@@ -22,6 +22,7 @@ from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
+from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.runs.evaluate import load_agent
 
 FORWARD_SPEED = 5  # its place in the observation
@@ -39,12 +40,15 @@ FIELDS = (
 
 
 def measure(env: VectorEnv, policy: Callable[[Tensor], Tensor], seed: int) -> dict[str, float]:
-    """One whole episode in every copy."""
+    """One whole episode in every copy. Raises EnvironmentFailure where the simulator breaks one."""
     obs = env.reset(seed)
     running = torch.ones(env.num_envs, dtype=torch.bool)
     speed, earned, length = (torch.zeros(env.num_envs, dtype=torch.float64) for _ in range(3))
     while bool(running.any()):
         step = env.step(policy(obs))
+        for fault in step.faults:
+            if running[fault.index] and not fault.at_start:  # a copy that is done is stepped on, uncounted
+                raise EnvironmentFailure(f"{fault}; no figures are made of episodes that broke: use another --seed")
         speed += step.final_obs[:, FORWARD_SPEED].double() * running
         earned += step.reward.double() * running
         length += running

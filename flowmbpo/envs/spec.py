@@ -54,11 +54,6 @@ class EnvSpec:
         """Widest action; the padded dimensions of narrower ones are masked."""
         return max(task.action_dim for task in self.tasks)
 
-    @property
-    def can_terminate(self) -> bool:
-        """Whether any task can end before its time limit."""
-        return any(task.can_terminate for task in self.tasks)
-
 
 def task_discount(episode_length: int) -> float:
     """clip((L/5 - 1)/(L/5), .95, .995), L in agent steps (TD-MPC2, Hansen et al. 2024)."""

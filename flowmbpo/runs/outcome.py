@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best."""
+    """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best.
+
+    `faults` counts the training episodes that the simulator broke and that were thrown away.
+    """
 
     run_dir: str
     status: Literal["done", "interrupted"]
@@ -21,6 +24,7 @@ class TrainOutcome:
     wall_s: float
     cpu_s: float
     nonfinite: int
+    faults: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""

@@ -106,10 +106,10 @@ class ConsoleSink(MetricSink):
             f"return {self._number(_EVAL)} +- {self._number('eval/return_std')} | loss {losses} | grad {norms} | "
             f"{self._number('speed/updates_per_s')} updates/s | eta {self._eta()}"
         )
-        nonfinite = self._latest.get("nonfinite/count", 0)
-        self._console.print(
-            line + (f" | {nonfinite} non-finite" if nonfinite else ""), highlight=False, markup=False, soft_wrap=True
-        )
+        for key, what in (("nonfinite/count", "non-finite"), ("faults/count", "broken episodes")):
+            if self._latest.get(key):
+                line += f" | {self._number(key)} {what}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _view(self) -> Group:
         """The live view; rich asks for it from its own thread."""
@@ -134,6 +134,12 @@ class ConsoleSink(MetricSink):
         )
         elapsed = timedelta(seconds=round(self._clock() - self._started))
         table.add_row("time", f"{elapsed} elapsed   {self._eta()} to go")
-        nonfinite = self._latest.get("nonfinite/count", 0)
-        warning = [Text(f"{nonfinite} non-finite updates skipped", style="bold red")] if nonfinite else []
-        return Group(progress, table, *warning)
+        warnings = [
+            Text(f"{self._number(key)} {what}", style="bold red")
+            for key, what in (
+                ("nonfinite/count", "non-finite updates skipped"),
+                ("faults/count", "episodes broke in the simulator and were thrown away"),
+            )
+            if self._latest.get(key)
+        ]
+        return Group(progress, table, *warnings)

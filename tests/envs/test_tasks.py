@@ -95,7 +95,7 @@ def test_rows_hold_published_numbers(name, row):
 
 def test_a_set_is_as_wide_as_its_widest_task():
     spec = EnvSpec((task_info("walker-stand"), task_info("mujoco-ant"), task_info("dog-run")))
-    assert (spec.obs_dim, spec.action_dim, spec.can_terminate) == (223, 38, True)
+    assert (spec.obs_dim, spec.action_dim) == (223, 38)
 
 
 def test_unknown_name_is_refused_with_the_nearest():

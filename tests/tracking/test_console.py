@@ -49,12 +49,12 @@ def test_evaluations_are_always_shown_on_one_line_with_what_was_last_known() -> 
 def test_last_row_and_status_are_shown_at_the_end_once() -> None:
     clock = Clock()
     sink, text = plain(clock)
-    sink.log(row(3, **{"nonfinite/count": 2}))
+    sink.log(row(3, **{"nonfinite/count": 2.0, "faults/count": 3.0}))
     clock.now = 75.0
     sink.close("interrupted")
     lines = text.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("epoch 3/100") and lines[0].endswith("2 non-finite")
+    assert lines[0].startswith("epoch 3/100") and lines[0].endswith("| 2 non-finite | 3 broken episodes")
     assert lines[1] == "run: interrupted after 0:01:15"
 
 
@@ -75,12 +75,14 @@ def test_terminal_shows_one_live_view_with_everything() -> None:
     console = Console(file=text, force_terminal=True, width=110, height=30)
     sink = ConsoleSink("quick [demo]", 10, console=console)
     sink.log(row(4, **{"eval/return_mean": 150.0, "eval/return_std": 3.0, "eval/success": 0.5, "nonfinite/count": 1}))
+    sink.log(row(4, **{"faults/count": 2.0}))
     sink.log(row(5, **{"eval/return_mean": 140.0, "loss/critic": 2.0, "grad_norm/model": 0.75}))
     sink.close("done")
     shown = text.getvalue()
     for part in ("quick [demo]", "5/10 epochs", "140 +- 3", "best 150", "success 0.5", "critic 2", "model 0.75"):
         assert part in shown
     assert "1 non-finite updates skipped" in shown
+    assert "2 episodes broke in the simulator" in shown
 
 
 def test_default_console_writes_to_stderr_only(capfd: pytest.CaptureFixture[str]) -> None:
