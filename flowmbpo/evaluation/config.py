@@ -6,7 +6,10 @@ from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt
 
 
 class EvaluationConfig(FrozenConfig):
-    """`every` epochs (0: only at the end), `episodes` episodes, on seeds never trained on."""
+    """`every` epochs (0: only at the end), `episodes` episodes, on seeds never trained on.
+
+    Of a task set, `episodes` is rounded up to a multiple of the number of tasks.
+    """
 
     every: NonNegativeInt = 200
     episodes: PositiveInt = 20

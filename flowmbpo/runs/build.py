@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -17,7 +18,13 @@ from flowmbpo.models.agent import Agent
 from flowmbpo.runs.nonfinite import NonFiniteDump
 from flowmbpo.training.fog import FoGTrainer
 
-EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most
+EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most (a set: at least one of each task)
+EVALUATION_SEED_BASE = 2**62 + 2**61
+"""Periodic evaluations start their episodes above this. A SeedSequence cuts numbers into words of 32 bits and pads with
+zeros, so the upper word reads as a training run's copy number: it is 3 * 2^29 or more here, and no run has that many
+copies. `eval` has 2^30 there (`SEED_BASE` in runs/evaluate.py), which no seed below 2^30 reaches from here."""
+
+log = logging.getLogger("flowmbpo")
 
 
 def pinned(config: ExperimentConfig) -> ExperimentConfig:
@@ -71,22 +78,42 @@ def training_env(config: ExperimentConfig, device: torch.device) -> VectorEnv:
     return make_env(config.task, seed=config.seed, device=str(device))
 
 
-def evaluation_env(config: ExperimentConfig, episodes: int, device: torch.device) -> VectorEnv:
+def evaluation_episodes(config: ExperimentConfig, episodes: int) -> int:
+    """`episodes`, rounded up so that every task of a set gets equally many; says so where it rounds."""
+    tasks = len(env_spec(config).tasks)
+    even = _episodes_per_task(episodes, tasks) * tasks
+    if even != episodes:
+        log.info(
+            "evaluation: %d episodes do not come out even over the %d tasks of '%s'; it takes %d, %d of each task",
+            *(episodes, tasks, env_name(config), even, even // tasks),
+        )
+    return even
+
+
+def evaluation_env(
+    config: ExperimentConfig, episodes: int, device: torch.device, *, only: int | None = None
+) -> VectorEnv:
     """A separate environment to evaluate in; the training one keeps its episodes.
 
-    Of a set, every task gets equally many copies, so that episodes are shared out evenly. Raises
-    ConfigError where the episodes do not suffice for all tasks, or do not come out even.
+    Of a set, every task gets equally many copies and every copy equally many episodes: those that
+    `evaluation_episodes` gives. `only` is the id of the one task of a set to evaluate.
     """
-    tasks = len(env_spec(config).tasks)
-    if episodes % tasks:
-        raise ConfigError(
-            f"evaluation.episodes: {episodes} episodes cannot be shared evenly over the {tasks} tasks of "
-            f"'{config.task.set}'; use a multiple of {tasks}"
-        )
-    rounds = max(min(episodes, EVALUATION_COPIES) // tasks, 1)
-    return make_env(config.task, num_envs=tasks * rounds, seed=config.seed, device=str(device))
+    tasks = 1 if only is not None else len(env_spec(config).tasks)
+    copies = min(episodes, EVALUATION_COPIES) if tasks == 1 else tasks * _rounds(episodes, tasks)
+    return make_env(config.task, num_envs=copies, seed=config.seed, device=str(device), only=only)
 
 
 def evaluation_seed(seed: int, epoch: int) -> int:
     """A seed that no training environment uses (those use the run's seed itself), new for each epoch."""
-    return 2**40 + (seed << 24) + epoch
+    return EVALUATION_SEED_BASE + (seed << 24) + epoch
+
+
+def _episodes_per_task(episodes: int, tasks: int) -> int:
+    return -(-episodes // tasks)
+
+
+def _rounds(episodes: int, tasks: int) -> int:
+    """Copies of each task: as many as fit and share its episodes out evenly."""
+    each = _episodes_per_task(episodes, tasks)
+    most = max(EVALUATION_COPIES // tasks, 1)
+    return max(rounds for rounds in range(1, most + 1) if each % rounds == 0)

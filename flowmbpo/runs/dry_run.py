@@ -9,6 +9,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.diagnostics.parity import parity, reference_config
+from flowmbpo.envs.assignment import check_copies
 from flowmbpo.envs.resolve import backend_notice
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.runs.build import env_name, env_spec, resolve_device
@@ -57,6 +58,7 @@ class DryRun:
 def dry_run(config: ExperimentConfig) -> DryRun:
     """Resolve, build, count. Trains nothing and writes nothing. Raises ConfigError."""
     spec = env_spec(config)
+    check_copies(spec, config.task.num_envs)
     agent = build_meta_agent(config, spec)
     gaps = parity(reference_config(config), config, spec, spec)
     return DryRun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 from types import TracebackType
@@ -16,14 +17,17 @@ from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 from flowmbpo.run_directory import RunDirectory
-from flowmbpo.runs.build import evaluation_env, evaluation_seed
+from flowmbpo.runs.build import evaluation_env, evaluation_episodes, evaluation_seed
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.tracking.factory import make_sinks
 from flowmbpo.training.fog import FoGTrainer
+
+log = logging.getLogger("flowmbpo")
 
 FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no epoch has it
 
@@ -51,6 +55,7 @@ class TrainingSession:
         self.cost = estimate_cost(config, trainer.env.spec)
         self.best: float | None = None
         self.eval_env: VectorEnv | None = None
+        self.eval_episodes = evaluation_episodes(config, config.evaluation.episodes)
         resume_epoch = None
         clock = (0.0, 0.0)
         if loaded is not None:
@@ -97,6 +102,7 @@ class TrainingSession:
             wall_s=self.clock.wall_s,
             cpu_s=self.clock.cpu_s,
             nonfinite=self.trainer.nonfinite,
+            faults=self.trainer.faults,
         )
         self.run_dir.update_status("done" if final is not None else "interrupted", outcome=outcome.to_dict())
         return outcome
@@ -128,7 +134,11 @@ class TrainingSession:
         }
         due = config.evaluation.every > 0 and trainer.epoch % config.evaluation.every == 0
         if due:
-            evaluation = self._evaluate(trainer.epoch)
+            try:
+                evaluation = self._evaluate(trainer.epoch)
+            except Exception:  # a simulator may raise anything; the training until here must not be lost with it
+                self._rescue(row)
+                raise
             row |= _eval_row(evaluation)
             if self.best is None or evaluation.return_mean > self.best:
                 self.best = evaluation.return_mean
@@ -139,6 +149,14 @@ class TrainingSession:
             self._save()
             if config.checkpoint.keep > 0:
                 self.store.save(epoch_name(trainer.epoch), self._payload())
+
+    def _rescue(self, row: dict[str, float | int | str]) -> None:
+        """Save what an evaluation that breaks would lose; the run can go on from here."""
+        try:
+            self.sinks.log(row | self._costs())
+            self._save()
+        except StorageError as refusal:  # the evaluation's error is on its way and matters more
+            log.error("%s", refusal)
 
     def _costs(self) -> dict[str, float | int]:
         """Compute spent so far and memory in use."""
@@ -159,7 +177,7 @@ class TrainingSession:
         config = self.config
         with self.clock.paused():
             if self.eval_env is None:
-                self.eval_env = evaluation_env(config, config.evaluation.episodes, self.device)
+                self.eval_env = evaluation_env(config, self.eval_episodes, self.device)
             seed = evaluation_seed(config.seed, epoch)
             generator = None
             if not config.evaluation.deterministic:
@@ -168,7 +186,7 @@ class TrainingSession:
             def policy(obs: Tensor, task: Tensor) -> Tensor:
                 return self.trainer.agent.act(obs.to(self.device), task.to(self.device), generator)
 
-            return evaluate(policy, self.eval_env, config.evaluation.episodes, seed)
+            return evaluate(policy, self.eval_env, self.eval_episodes, seed)
 
     def _payload(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,8 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
-from flowmbpo.envs.resolve import backend_notice
+from flowmbpo.envs.assignment import check_copies
+from flowmbpo.envs.resolve import backend_notices
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import Interrupted, StorageError
 from flowmbpo.run_directory import RunDirectory, default_path
@@ -45,6 +46,7 @@ def train(
     """
     config = pinned(config)
     spec = env_spec(config)
+    check_copies(spec, config.task.num_envs)
     device = resolve_device(config.device)
     set_up_compute(config)
     path = out.expanduser() if out is not None else default_path(Path(), config, env_name(config))
@@ -122,8 +124,7 @@ def logged_to(file: Path, *, warn: bool) -> Iterator[None]:
 
 def log_backend(config: ExperimentConfig) -> None:
     """Say loudly where another simulator stands in for the one that the task is known by."""
-    notice = backend_notice(config.task)
-    if notice is not None:
+    for notice in backend_notices(config.task):
         log.warning("%s", notice)
 
 

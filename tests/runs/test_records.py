@@ -84,6 +84,25 @@ def test_no_two_evaluations_share_a_seed_with_each_other_or_with_training():
     assert max(seeds) < 2**63
 
 
+def words(*numbers):
+    """A SeedSequence's entropy: 32-bit words, low ones first, padded with zeros to four at least."""
+    cut = [number >> shift & 0xFFFFFFFF for number in numbers for shift in ((0, 32) if number >> 32 else (0,))]
+    return cut + [0] * (4 - len(cut))
+
+
+def test_evaluation_seeds_read_as_no_training_episode_word_by_word():
+    largest = 1_000_000_000
+    periodic = [evaluation_seed(s, epoch) for s in (0, 255, 256, largest) for epoch in (1, 150_000, FINAL)]
+    named = [SEED_BASE, SEED_BASE + largest]
+    for seed in periodic + named:
+        low, high, copy, episode = words(seed, 3, 5)
+        assert (copy, episode) == (3, 5)
+        assert words(low, high, 3)[:3] == [low, high, 3]
+        assert high >= 2**30  # where training's (seed, copy, episode, 0) has the copy
+        assert words(low, high, copy, episode) == words(seed, copy, episode)
+    assert {seed >> 32 for seed in periodic}.isdisjoint({seed >> 32 for seed in named})
+
+
 def test_evaluation_runs_at_most_so_many_copies(config):
     assert evaluation_env(config(), 3, CPU).num_envs == 3
     assert evaluation_env(config(), 1000, CPU).num_envs == EVALUATION_COPIES
