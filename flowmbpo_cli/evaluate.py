@@ -17,10 +17,12 @@ def evaluate(
     ],
     episodes: Annotated[int | None, typer.Option(min=1, help="How many. [default: the config's]")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the episodes, never those of training. [default: the run's]")
+        int | None,
+        typer.Option(min=0, max=1_000_000_000, help="Seed of the episodes, never training's. [default: the run's]"),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Another task of the same dimensions.", autocompletion=complete_task)
+        str | None,
+        typer.Option(help="One task of the set, or another task of the same dimensions.", autocompletion=complete_task),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "auto",
     video: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Film real episodes.")] = None,

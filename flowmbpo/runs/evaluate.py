@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.envs.inspection.opening import open_env
+from flowmbpo.envs.resolve import backend_notices, member_id
 from flowmbpo.envs.simulators import simulators
+from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
 from flowmbpo.evaluation.results import write_results
 from flowmbpo.evaluation.returns import Evaluation, Policy
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
 from flowmbpo.models.agent import Agent
-from flowmbpo.runs.build import env_name, env_spec, evaluation_env, resolve_device, set_up_compute
+from flowmbpo.runs.build import env_spec, evaluation_env, evaluation_episodes, resolve_device, set_up_compute
+
+log = logging.getLogger("flowmbpo")
 
 SEED_BASE = 2**62
 """Evaluation seed n starts its episodes from this plus n, which no training or periodic evaluation uses. A
 SeedSequence cuts numbers into words of 32 bits, so the upper one of (2^39 + s, copy, episode) would read as training's
-copy 128 of seed s; none has the number 2^30."""
+copy 128 of seed s; none has the number 2^30. Periodic evaluation has 3 * 2^29 and more there."""
+LARGEST_SEED = 1_000_000_000  # as for training: larger ones would carry into the upper word
 FRAMES_PER_SECOND = 30.0
 
 
@@ -83,25 +89,32 @@ def evaluate(
 ) -> EvalOutcome:
     """Roll the checkpoint's policy out in the real environment and write the figures to `results/`.
 
-    Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
+    `task` is one task of the set that the checkpoint was trained on, or for a single task's
+    checkpoint another task of the same widths. Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
     """
     path = resolve(checkpoint)
     metrics = None if plot is None else _metrics_beside(path)  # before minutes of episodes are run for it
     target = resolve_device(device)
     loaded = load(path, target)
     config = experiment_from_dict(loaded.payload["config"], str(path))
-    if task is not None:
-        config = _for_task(config, task)
-    tasks = len(env_spec(config).tasks)
+    config, only = (config, None) if task is None else _for_task(config, task)
+    evaluated = _evaluated(config, only)
+    tasks = len(evaluated.tasks)
     if video is not None and tasks > 1:
-        raise ConfigError(f"--video: films one task, and {env_name(config)} has {tasks}; leave it out")
+        raise ConfigError(f"--video: films one task, and {evaluated.label} has {tasks}; name one with --task")
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
     count = config.evaluation.episodes if episodes is None else episodes
+    if only is None:
+        count = evaluation_episodes(config, count)
     named_seed = config.seed if seed is None else seed
+    if not 0 <= named_seed <= LARGEST_SEED:
+        raise ConfigError(f"--seed: {named_seed} is not between 0 and {LARGEST_SEED}")
     used_seed = SEED_BASE + named_seed
+    for notice in backend_notices(config.task):
+        log.warning("%s", notice)
 
-    env = evaluation_env(config, count, target)
+    env = evaluation_env(config, count, target, only=only)
     try:
         figures = evaluate_policy(_policy(agent, config, target, used_seed), env, count, used_seed)
     finally:
@@ -113,13 +126,13 @@ def evaluate(
         "epoch": int(loaded.payload["epoch"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "config": config.name,
-        "task": env_name(config),
-        "simulator": simulators(env_spec(config)),
+        "task": evaluated.label,
+        "simulator": simulators(evaluated),
     }
-    folder = Path("results") / config.phase / env_name(config) / config.name / f"seed{config.seed}"
+    folder = Path("results") / config.phase / evaluated.label / config.name / f"seed{config.seed}"
     files = write_results(folder, figures, meta)
     if video is not None:
-        _film(_policy(agent, config, target, used_seed), config, used_seed, video)
+        _film(_policy(agent, config, target, used_seed), config, used_seed, video, only)
     if plot is not None and metrics is not None:
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
@@ -130,8 +143,8 @@ def evaluate(
         verified=loaded.verified,
         epoch=int(loaded.payload["epoch"]),
         env_steps=int(loaded.payload["env_steps"]),
-        task=env_name(config),
-        simulator=simulators(env_spec(config)),
+        task=evaluated.label,
+        simulator=simulators(evaluated),
         seed=named_seed,
         evaluation=figures,
         results=str(files.json),
@@ -157,24 +170,41 @@ def _policy(agent: Agent, config: ExperimentConfig, device: torch.device, seed: 
     return lambda obs, task: agent.act(obs.to(device), task.to(device), generator)
 
 
-def _for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:
+def _for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConfig, int | None]:
+    """What evaluates `task`: the config as it is and the task's id in its set, or a config of that task alone."""
     own = env_spec(config)
-    changed = config.model_copy(
-        update={"task": config.task.model_copy(update={"name": task, "set": None, "tasks": None, "backend": "auto"})}
-    )
+    if config.task.set is not None:
+        member = member_id(own, task)
+        if member is not None:
+            return config, member
+        if len(own.tasks) > 1:
+            raise ConfigError(
+                f"--task {task}: is not one of the tasks of {own.label}, which the checkpoint was trained on: "
+                f"{', '.join(info.plain_name for info in own.tasks)}"
+            )
+    elif task == config.task.name:
+        return config, None  # with the run's own backend
+    chosen = {"name": task, "set": None, "tasks": None, "backend": "auto"}
+    changed = config.model_copy(update={"task": config.task.model_copy(update=chosen)})
     other = env_spec(changed)
     if (own.obs_dim, own.action_dim) != (other.obs_dim, other.action_dim):
         raise ConfigError(
             f"--task {task}: has {other.obs_dim} observations and {other.action_dim} actions, but the checkpoint was "
-            f"trained on {config.task.name} with {own.obs_dim} and {own.action_dim}; evaluate it on a task of its size"
+            f"trained on {own.label} with {own.obs_dim} and {own.action_dim}; evaluate it on a task of its size"
         )
-    return changed
+    return changed, None
 
 
-def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path) -> None:
+def _evaluated(config: ExperimentConfig, only: int | None) -> EnvSpec:
+    """What the episodes are of: the config's task or set, or one task of it."""
+    spec = env_spec(config)
+    return spec if only is None else EnvSpec((spec.tasks[only],))
+
+
+def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path, only: int | None) -> None:
     from flowmbpo.tracking.video import write_video
 
-    with open_env(config.task, copies=1, workers=0) as env:
+    with open_env(config.task, copies=1, workers=0, only=only) as env:
         write_video(record_episodes(policy, env, 1, seed), video, FRAMES_PER_SECOND)
 
 
