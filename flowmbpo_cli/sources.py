@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,12 @@ def resolve_config(
 ) -> ExperimentConfig:
     """The config to train with. Without a preset, that of the run to resume (`stored`), else quickstart.
 
-    A run that is resumed keeps its name whatever is overridden: it stays in its directory. Raises
-    ConfigError, also for an unknown task or a backend that does not run it.
+    A run that is resumed keeps its name whatever is overridden: it stays in its directory. Where the
+    config leaves an alias open, a resumed run keeps its backend too. Raises ConfigError, also for an
+    unknown task or a backend that does not run it.
     """
     from flowmbpo.config.load import load_experiment, override
-    from flowmbpo.envs.resolve import pin_backend, task_spec
+    from flowmbpo.envs.resolve import pin_as_stored, pin_backend, task_spec
 
     if stored is None:
         name = preset or DEFAULT_PRESET
@@ -85,6 +87,7 @@ def resolve_config(
         run = stored_config(stored)
         base = run if preset is None else load_experiment(preset).model_copy(update={"name": run.name})
         config = override(base, overrides, task=task, seed=seed, device=device, track=track)
+        config = config.model_copy(update={"task": pin_as_stored(config.task, run.task)})
     task_spec(config.task)  # refuses what is not known, before torch is imported
     return config.model_copy(update={"task": pin_backend(config.task)})
 
@@ -93,15 +96,38 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
     """The run that a bare `--resume` means: this preset, task and seed's, if there is one.
 
     It is looked for under the overrides' own name first, then under the preset's: overrides may
-    belong to the run, or be what its continuation changes (`--resume --set training.epochs=N`).
+    belong to the run, or be what its continuation changes (`--resume --set training.epochs=N`). Of
+    an alias, a run of any backend will do, the one that `auto` takes here before others; stderr
+    says which it is where there was a choice.
     """
     from flowmbpo.config.load import load_experiment
-    from flowmbpo.envs.resolve import task_spec
+
+    asked = load_experiment(preset or DEFAULT_PRESET, overrides, task=task, seed=seed)
+    for config in (asked, load_experiment(preset or DEFAULT_PRESET, task=task, seed=seed)):
+        # A backend that is asked for is the only one, under the preset's own name too.
+        backend = asked.task.backend if config.task.name == asked.task.name else config.task.backend
+        places = list(_run_places(config, backend))
+        found = [path for path in places if (path / "run.json").is_file()]
+        if found:
+            others = ", ".join(str(path) for path in found[1:])
+            if others:
+                print(f"--resume: goes on with {found[0]}; there is also {others}", file=sys.stderr)
+            elif found[0] != places[0]:
+                print(f"--resume: goes on with {found[0]}; there is no {places[0]}", file=sys.stderr)
+            return found[0]
+    return None
+
+
+def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
+    """Where runs of this config would lie: of an alias with `auto`, with every backend, its choice first."""
+    from flowmbpo.envs.resolve import pin_backend, task_spec
+    from flowmbpo.envs.tasks import ALIASES
     from flowmbpo.run_directory import default_path
 
-    for given in (overrides, ()):
-        config = load_experiment(preset or DEFAULT_PRESET, given, task=task, seed=seed)
-        path = default_path(Path(), config, task_spec(config.task).label)
-        if (path / "run.json").is_file():
-            return path
-    return None
+    own = config.task.model_copy(update={"backend": backend})
+    name, backends = own.name, [pin_backend(own).backend]
+    if backend == "auto" and name is not None and name in ALIASES:
+        backends += [other for other in ALIASES[name] if other != backends[0]]
+    for choice in backends:
+        task = own.model_copy(update={"backend": choice})
+        yield default_path(Path(), config, task_spec(task).label)

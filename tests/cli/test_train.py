@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.config.load import load_experiment, to_yaml
+from flowmbpo.envs.tasks import task_info
 from flowmbpo_cli.sources import existing_run
 from flowmbpo_cli.train import with_resume_value
 
@@ -172,3 +173,40 @@ def test_bare_resume_with_more_epochs_means_the_presets_own_run(command, tmp_pat
     (tmp_path / own / "run.json").write_text("{}")
     assert existing_run(None, ["training.epochs=200"], task=None, seed=3) == Path(own)
     assert existing_run(None, [], task=None, seed=4) is None
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Lay a run of the preset `mini-ant-baseline` down where it would be with that backend."""
+    from flowmbpo.envs.config import TaskConfig
+
+    monkeypatch.chdir(tmp_path)
+
+    def lay(backend):
+        config = load_experiment("mini-ant-baseline")
+        path = Path("outputs", config.phase, f"{backend}-ant", config.name, f"seed{config.seed}")
+        path.mkdir(parents=True)
+        task = TaskConfig(**{**config.task.model_dump(), "name": "ant", "backend": backend})
+        (path / "run.json").write_text("{}")
+        (path / "config.yaml").write_text(to_yaml(config.model_copy(update={"task": task})))
+        return path
+
+    return lay
+
+
+def test_bare_resume_finds_the_run_of_another_backend_and_keeps_it(command, engine, place, capsys):
+    run = place("rewarped")
+    assert existing_run("mini-ant-baseline", [], task="ant", seed=None) == run
+    assert f"goes on with {run}; there is no outputs/" in capsys.readouterr().err
+    finished = command("train", "--preset", "mini-ant-baseline", "--task", "ant", "--resume")
+    assert finished.code == 0
+    _, (config,), kwargs = asked(engine)
+    assert (kwargs["resume"], config.task.name, config.task.backend) == (run, "ant", "rewarped")
+    for backend, found in (("rewarped", run), ("mujoco", None)):
+        assert existing_run("mini-ant-baseline", [f"task.backend={backend}"], task="ant", seed=None) == found
+
+
+def test_bare_resume_prefers_what_auto_takes_and_names_the_other(place, capsys):
+    other, usual = place("rewarped"), place(task_info("ant").simulator)
+    assert existing_run("mini-ant-baseline", [], task="ant", seed=None) == usual
+    assert capsys.readouterr().err == f"--resume: goes on with {usual}; there is also {other}\n"
