@@ -82,6 +82,25 @@ def test_too_many_non_finite_updates_fail_the_run_and_keep_their_batches(train, 
     assert loaded.payload["epoch"] == 2
 
 
+def test_broken_episodes_are_counted_in_the_outcome_and_dumped_with_their_actions(train, config, tmp_path, monkeypatch):
+    whole = FoGTrainer.run_epoch
+
+    def run_epoch(trainer):
+        if trainer.epoch == 2:
+            trainer.env.simulator._state[1] = math.nan
+        return whole(trainer)
+
+    monkeypatch.setattr(FoGTrainer, "run_epoch", run_epoch)
+    run = tmp_path / "run"
+    outcome = train(config(), out=run)
+    assert (outcome.status, outcome.faults, outcome.to_dict()["faults"]) == ("done", 1, 1)
+    (dump,) = (run / "nonfinite").iterdir()
+    fault = torch.load(dump, weights_only=True)
+    assert fault["index"] == 1
+    assert len(fault["actions"]) == fault["step"] > 1
+    assert fault["state"].endswith("state [nan, nan]")
+
+
 def test_few_non_finite_updates_are_counted_and_survived(train, config, tmp_path, monkeypatch):
     poison_rewards(monkeypatch, at_epoch=2)
     outcome = train(config(), out=tmp_path / "run")
