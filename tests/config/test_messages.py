@@ -44,7 +44,7 @@ def refuse(tmp_path, monkeypatch, text):
         ("training: {epochs: 1.5}\n", "training.epochs: 1.5 is not allowed."),
         ("training: {lam: .nan}\n", "training.lam: NaN is not allowed."),
         ("task: {num_envs: true}\n", "task.num_envs: true is not allowed."),
-        ("task: {name: 3}\n", "task.name: 3 is not allowed. Use text."),
+        ("task: {name: 3}\n", "task.name: 3 is not allowed. Use text or null."),
         ("training:\n", "f.yaml:2: training: null is not allowed. Use a mapping of keys."),
         ("actor: flow\n", "f.yaml:2: actor: 'flow' is not allowed. Use a mapping with kind 'gaussian' or 'flow'."),
         ("seed: {a: 1}\n", "f.yaml:2: 'seed' is a value, not a section. Use an integer >= 0 and <= 1e+09."),
