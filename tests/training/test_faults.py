@@ -62,6 +62,24 @@ def test_the_zero_that_stands_for_a_broken_step_is_no_reward(broken_at):
     assert (torch.cat(seen) != 0).all()
 
 
+def test_an_episode_that_could_not_start_takes_nothing_from_the_one_before_it(make_trainer, monkeypatch):
+    trainer = make_trainer(random_episodes=0, horizon=101)
+    step, seen = trainer.env.step, []
+
+    def sabotaged(action):
+        result = step(action)
+        unstarted = Fault(1, "toy", 0, 1, 0, "no room", "state", np.zeros((0, 1), np.float32))
+        return dataclasses.replace(result, faults=(unstarted,) if result.done[1] else ())
+
+    monkeypatch.setattr(trainer.env, "step", sabotaged)
+    monkeypatch.setattr(trainer.agent.reward_normalizer, "update", seen.append)
+    trainer.run_epoch()
+    assert trainer.faults == 1
+    assert trainer.replay.num_starts.tolist() == [101] * 4
+    assert all(len(reward) == 4 for reward in seen)
+    assert len(trainer.recent_returns) == 4
+
+
 def test_more_broken_episodes_than_allowed_stop_the_run(broken_at):
     trainer = broken_at(0, 1, 2, random_episodes=0, horizon=6, max_faults=2)
     with pytest.raises(EnvironmentFailure, match=r"3 episodes broke in the simulator; training.max_faults allows 2"):

@@ -177,7 +177,7 @@ class EnvironmentGroup:
 
     def _start_from(self, copy: _Copy, episode: int) -> list[Breakdown]:
         """Start `episode`, or the first after it that starts; returns those that did not."""
-        breakdowns = []
+        breakdowns: list[Breakdown] = []
         for attempt in range(MAX_FAILED_STARTS):
             try:
                 self._reset(copy, episode + attempt)
