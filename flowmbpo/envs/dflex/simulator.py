@@ -38,6 +38,7 @@ class DflexBatch(BatchSimulator):
         self._device = _present_device(task, device)
         self._dflex: Any = load_dflex(task.name)
         self._no_grad = not autodiff
+        self._before: dict[str, Tensor] = {}
         setting = SETTINGS[task.name]
         with _quiet():
             self._raw: Any = vars(self._dflex.envs)[setting.environment](
@@ -63,6 +64,7 @@ class DflexBatch(BatchSimulator):
 
     @torch.no_grad()
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        self._before = {}
         for index, seed in zip(indices, seeds, strict=True):
             with _seeded(self._device, seed):
                 self._restart(torch.tensor([index], device=self._device))
@@ -75,6 +77,7 @@ class DflexBatch(BatchSimulator):
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         # One switch for all of dflex: another instance may have set it otherwise.
         self._dflex.config.no_grad = self._no_grad
+        self._before = self._joints()
         _, reward, _, info = self._raw.step(action.to(self._device))
         return BatchOutcome(
             obs=info["obs_before_reset"].detach().to("cpu"),
@@ -91,17 +94,24 @@ class DflexBatch(BatchSimulator):
         return {**checkpoint, "obs": self.observe()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before = {}
         tensors = {name: value.to(self._device, copy=True) for name, value in state.items()}
         # The next reward is computed from these observations.
         self._raw.obs_buf = tensors.pop("obs")
         self._raw.clear_grad(tensors)
 
     def describe(self, index: int) -> str:
+        """The state that the last step started from, or that of now where none has been taken since a start."""
         parts = []
-        for name in ("joint_q", "joint_qd", "joint_act"):
-            row = self._raw.get_checkpoint()[name].detach().view(self.num_envs, -1)[index].cpu().numpy()
+        for name, rows in (self._before or self._joints()).items():
+            row = rows.view(self.num_envs, -1)[index].cpu().numpy()
             parts.append(f"{name} {np.array2string(row, precision=4, threshold=60, max_line_width=10_000)}")
-        return ", ".join(parts)
+        return f"before the step: {', '.join(parts)}"
+
+    def _joints(self) -> dict[str, Tensor]:
+        """Copies of all joints' coordinates, velocities and actuation, on the device: dflex steps in place."""
+        state = self._raw.state
+        return {name: getattr(state, name).detach().clone() for name in ("joint_q", "joint_qd", "joint_act")}
 
     def render(self, index: int) -> np.ndarray:
         raise EnvironmentUnavailableError(

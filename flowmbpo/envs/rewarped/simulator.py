@@ -38,6 +38,7 @@ class RewarpedBatch(BatchSimulator):
         self.num_envs = num_envs
         warp, environment = load_task(task.name)
         self._device = _present_device(task, device, warp)
+        self._before: dict[str, Tensor] = {}
         self._seeds: list[tuple[int, np.random.SeedSequence]] = []
         announce_compilation(Path(warp.config.kernel_cache_dir), self._device.type)
         with quiet(), torch.no_grad():
@@ -64,6 +65,7 @@ class RewarpedBatch(BatchSimulator):
 
     @torch.no_grad()
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        self._before = {}
         self._seeds = list(zip(indices, seeds, strict=True))
         # Without early termination rewarped restarts all copies or none.
         self._raw.early_termination = True
@@ -79,9 +81,10 @@ class RewarpedBatch(BatchSimulator):
 
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
+        self._before = self._joints()
         _, reward, _, info = self._raw.step(action.to(self._device))
         return BatchOutcome(
-            obs=self._raw.obs_buf.to("cpu"), reward=reward.to("cpu"), terminated=info["terminated"].to("cpu")
+            obs=self.observe(), reward=reward.to("cpu", copy=True), terminated=info["terminated"].to("cpu")
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class RewarpedBatch(BatchSimulator):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before = {}
         for name in _STATE:
             getattr(self._raw.state, name).copy_(state[name])
         self._raw.actions = state["actions"].to(self._device, copy=True)
@@ -102,17 +106,22 @@ class RewarpedBatch(BatchSimulator):
         self._raw.compute_observations()
 
     def describe(self, index: int) -> str:
+        """The state that the last step started from, or that of now where none has been taken since a start."""
         parts = []
-        for name in ("joint_q", "joint_qd"):
-            row = getattr(self._raw.state, name).view(self.num_envs, -1)[index].cpu().numpy()
+        for name, rows in (self._before or self._joints()).items():
+            row = rows.view(self.num_envs, -1)[index].cpu().numpy()
             parts.append(f"{name} {np.array2string(row, precision=4, threshold=60, max_line_width=10_000)}")
-        return ", ".join(parts)
+        return f"before the step: {', '.join(parts)}"
 
     def render(self, index: int) -> np.ndarray:
         raise EnvironmentUnavailableError(
             f"{self.task.name}: rewarped draws no pictures (it writes USD scenes or opens a window). "
             "mujoco-ant, mujoco-hopper and the DMControl tasks can be rendered."
         )
+
+    def _joints(self) -> dict[str, Tensor]:
+        """Copies of all joints' coordinates and velocities, on the device: rewarped steps in place."""
+        return {name: getattr(self._raw.state, name).clone() for name in ("joint_q", "joint_qd")}
 
     def _draw_starts(self, env_ids: Tensor) -> None:
         """In place of rewarped's `randomize_init`: the same draws, for each copy from its own seed."""

@@ -181,6 +181,19 @@ def test_the_reward_is_that_of_the_state_acted_in():
         obs = step.obs
 
 
+def test_a_copy_is_described_by_the_state_before_its_last_step_and_after_a_start_by_that():
+    env = make()
+    env.reset(0)
+    for action in actions("dflex-ant", 3, 3):
+        before = env.simulator.state_dict()["joint_q"].view(3, -1)[1].numpy()
+        env.step(action)
+        shown = np.array2string(before, precision=4, max_line_width=10_000)
+        assert env.simulator.describe(1).startswith(f"before the step: joint_q {shown}, joint_qd [")
+    last = env.simulator.describe(1)
+    env.load_state_dict(env.state_dict())
+    assert env.simulator.describe(1) != last
+
+
 def test_a_broken_copy_is_a_fault_and_the_others_go_on():
     env, other, table = make(), make(), actions("dflex-ant", 12, 3)
     env.reset(0)
@@ -191,7 +204,10 @@ def test_a_broken_copy_is_a_fault_and_the_others_go_on():
     env.load_state_dict(state)
     step = env.step(table[0])
     assert [fault.index for fault in step.faults] == [1]
-    assert "joint_qd [" in step.faults[0].state and "nan" in step.faults[0].state
+    before = state["simulator"]["joint_q"].view(3, -1)[1].numpy()  # the step makes all of it nan
+    shown = np.array2string(before, precision=4, max_line_width=10_000)
+    assert step.faults[0].state.startswith(f"before the step: joint_q {shown}, joint_qd [")
+    assert "nan" in step.faults[0].state
     rows = [step.obs, *(env.step(action).obs for action in table[1:])]
     got = torch.stack(rows)
     assert got.isfinite().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -225,6 +226,30 @@ def test_the_ants_reward_is_that_of_the_state_that_was_reached():
         torch.testing.assert_close(step.reward, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_what_a_step_gave_shares_no_memory_with_the_simulation():
+    env = make()
+    env.reset(0)
+    step = env.step(actions("rewarped-ant", 1, 3)[0])
+    kept = env.simulator.raw.obs_buf.clone(), env.simulator.raw.rew_buf.clone()
+    for given in (step.obs, step.final_obs, step.reward):
+        given.zero_()
+    assert env.simulator.raw.obs_buf.equal(kept[0])
+    assert env.simulator.raw.rew_buf.equal(kept[1])
+
+
+def test_a_copy_is_described_by_the_state_before_its_last_step_and_after_a_start_by_that():
+    env = make()
+    env.reset(0)
+    for action in actions("rewarped-ant", 3, 3):
+        before = env.simulator.state_dict()["joint_q"].view(3, -1)[1].numpy()
+        env.step(action)
+        shown = np.array2string(before, precision=4, max_line_width=10_000)
+        assert env.simulator.describe(1).startswith(f"before the step: joint_q {shown}, joint_qd [")
+    last = env.simulator.describe(1)
+    env.load_state_dict(env.state_dict())
+    assert env.simulator.describe(1) != last
+
+
 def test_a_broken_copy_is_a_fault_and_the_others_go_on():
     env, other, table = make(), make(), actions("rewarped-ant", 12, 3)
     env.reset(0)
@@ -235,7 +260,10 @@ def test_a_broken_copy_is_a_fault_and_the_others_go_on():
     env.load_state_dict(state)
     step = env.step(table[0])
     assert [fault.index for fault in step.faults] == [1]
-    assert "joint_qd [" in step.faults[0].state and "nan" in step.faults[0].state
+    before = state["simulator"]["joint_q"].view(3, -1)[1].numpy()  # the step makes all of it nan
+    shown = np.array2string(before, precision=4, max_line_width=10_000)
+    assert step.faults[0].state.startswith(f"before the step: joint_q {shown}, joint_qd [")
+    assert "nan" in step.faults[0].state
     got = torch.stack([step.obs, *(env.step(action).obs for action in table[1:])])
     assert got.isfinite().all()
     assert got[:, [0, 2]].equal(reached[0][:, [0, 2], : ANT.obs_dim])
