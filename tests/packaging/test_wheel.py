@@ -81,7 +81,7 @@ def test_wheel_holds_nothing_but_the_packages_and_the_presets(wheel: Path) -> No
         if top.endswith(".dist-info"):
             continue
         assert top in {"flowmbpo", "flowmbpo_cli"}, name
-        assert suffix in {".py", ".yaml", ".typed"}, name
+        assert suffix in {".py", ".yaml", ".typed", ".xml"}, name  # xml: robots and reachers
 
 
 def test_metadata_names_the_command_the_licence_and_the_pinned_simulator(wheel: Path) -> None:
