@@ -75,7 +75,7 @@ def backend_notices(config: TaskConfig) -> list[str]:
 
 
 def _notice(robot: str, task: TaskInfo) -> str:
-    why = "" if SIMULATORS["dflex"].installed else " (dflex is not installed here)"
+    why = "" if SIMULATORS["dflex"].installed else " (no dflex is installed here, which `backend: auto` would take)"
     return (
         f"'{robot}' runs as {task.name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
         "dflex's, so no figure of this run may be compared with dflex's or with PWM's published ones; its path, "

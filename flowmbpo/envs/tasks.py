@@ -16,6 +16,7 @@ import flowmbpo.envs.rewarped.tasks as rewarped
 import flowmbpo.envs.toy.tasks as toy
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.errors import ConfigError, nearest
 
 _ROWS = (*toy.TASKS, *locomotion.TASKS, *dmcontrol.TASKS, *metaworld.TASKS, *dflex.TASKS, *rewarped.TASKS)
@@ -57,11 +58,15 @@ def task_info(name: str, backend: str = "auto", *, key: str = "task.name") -> Ta
         return _TASKS[ALIASES[name][backend]]
     task = _TASKS.get(name)
     if task is None:
-        raise ConfigError(
-            f"{key}: no task is called '{name}'.{nearest(name, task_names())} `flowmbpo envs list` shows all."
-        )
+        raise ConfigError(f"{key}: no task is called '{name}'.{_hint(name)} `flowmbpo envs list` shows all.")
     _check_backend(name, backend, ("auto", task.simulator))
     return task
+
+
+def _hint(name: str) -> str:
+    if name in TASK_SETS:
+        return f" It is a task set: give task.set={name} and task.name=null."
+    return nearest(name, task_names())
 
 
 def _check_backend(name: str, backend: str, allowed: tuple[str, ...]) -> None:

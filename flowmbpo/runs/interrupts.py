@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ACKNOWLEDGEMENT = (
+    b"\nStopping: the current epoch is finished and saved first (before the first epoch: the random episodes and the "
+    b"warm-up too). Ctrl-C again stops at once, unsaved.\n"
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -35,6 +40,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def note(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not request:
+            os.write(2, ACKNOWLEDGEMENT)  # no buffered stream: the handler may have interrupted one
         request.signal = signal.Signals(number).name
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}

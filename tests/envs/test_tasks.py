@@ -103,6 +103,11 @@ def test_unknown_name_is_refused_with_the_nearest():
         task_info("walker-stnd")
 
 
+def test_a_set_asked_for_as_a_task_is_told_how():
+    with pytest.raises(ConfigError, match=r"'mini3'. It is a task set: give task.set=mini3 and task.name=null"):
+        task_info("mini3")
+
+
 @pytest.mark.parametrize(
     ("name", "backend", "allowed"),
     [

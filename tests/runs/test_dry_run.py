@@ -42,7 +42,7 @@ def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
 def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
     document = runs.dry_run(load_experiment(preset)).to_dict()
     assert (document["task"]["name"], document["task"]["simulator"]) == ("mujoco-ant", "mujoco")
-    assert "dflex is not installed here" in document["task"]["notice"]
+    assert "no dflex is installed here" in document["task"]["notice"]
     assert 2e6 < document["parameters"]["total"] < 7e6
     assert abs(document["gap_to_mlp_gaussian_percent"]["model"]) <= 2.0
     assert abs(document["gap_to_mlp_gaussian_percent"]["actor"]) <= 2.0
