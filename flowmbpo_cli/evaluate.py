@@ -54,10 +54,15 @@ def evaluate(
     if json_:
         print_document(outcome)
         return
-    from flowmbpo_cli.tables import print_pairs
+    from flowmbpo_cli.tables import print_pairs, print_table
 
     console = people(json_)
-    print_pairs(console, "evaluation", outcome)
+    print_pairs(
+        console, "evaluation", {key: value for key, value in outcome.items() if key not in ("per_task", "tasks")}
+    )
+    if len(outcome["per_task"]) > 1:
+        rows = [[task, *figures.values()] for task, figures in outcome["per_task"].items()]
+        print_table(console, "per task", ["task", "episodes", "return", "success"], rows)
     for path in (video, plot):
         if path is not None:
             console.print(f"Wrote {path}", markup=False)
