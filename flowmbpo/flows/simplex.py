@@ -1,12 +1,14 @@
-"""Geometry of the latent: which state the dynamics move, and how it maps to the simplex.
+"""Geometry of the latent: which state the dynamics move, and how it maps to the latent.
 
-`z` is the latent (groups of V on a simplex). The model's state `s` is z itself (tangent geometry)
-or the centred logits y with z = softmax(y) per group (logit geometry: a velocity on y is
+`z` is the latent: groups of V on a simplex, or an unconstrained vector (Euclidean geometry: the
+state, and no constraint to keep). On the simplex the model's state `s` is z itself (tangent
+geometry) or the centred logits y with z = softmax(y) per group (logit geometry: a velocity on y is
 replicator dynamics on the simplex, closed by construction).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,19 +20,21 @@ from flowmbpo.nets.simnorm import center, grouped, simnorm
 State = Float[Tensor, "... D"]
 
 
-class SimplexGeometry(ABC):
-    """Maps between raw network outputs, states and latents, in groups of `group`."""
+class Geometry(ABC):
+    """Maps between raw network outputs, states and latents. P is the projection onto allowed directions."""
 
-    def __init__(self, group: int) -> None:
-        self.group = group
+    @property
+    @abstractmethod
+    def noise_gain(self) -> float:
+        """What white noise is multiplied by so that P leaves its variance, the mean over coordinates, as it was."""
 
+    @abstractmethod
     def project(self, v: State) -> State:
-        """P v: the group means removed, so that group sums stay as they are."""
-        return center(v, self.group)
+        """P v."""
 
     @abstractmethod
     def from_logits(self, logits: State) -> State:
-        """The state whose latent is SimNorm(logits)."""
+        """The state that the encoder's output (or the MLP dynamics') stands for."""
 
     @abstractmethod
     def latent(self, s: State) -> State:
@@ -47,6 +51,67 @@ class SimplexGeometry(ABC):
     @abstractmethod
     def pushforward(self, s: State, v: State) -> State:
         """The latent velocity dz caused by the state velocity v at s."""
+
+    @abstractmethod
+    def violation(self, z: State) -> Float[Tensor, ""]:
+        """How far any latent lies from where latents may be; 0 where they may be anywhere."""
+
+
+class EuclideanGeometry(Geometry):
+    """s = z, any vector: the observation itself is the state. P is the identity."""
+
+    @property
+    def noise_gain(self) -> float:
+        """1: P takes nothing away."""
+        return 1.0
+
+    def project(self, v: State) -> State:
+        """v itself."""
+        return v
+
+    def from_logits(self, logits: State) -> State:
+        """The encoder's output itself."""
+        return logits
+
+    def latent(self, s: State) -> State:
+        """The state itself."""
+        return s
+
+    def from_latent(self, z: State) -> State:
+        """The latent itself."""
+        return z
+
+    def move(self, s: State, displacement: State) -> State:
+        """s + displacement."""
+        return s + displacement
+
+    def pushforward(self, s: State, v: State) -> State:
+        """v itself."""
+        return v
+
+    def violation(self, z: State) -> Float[Tensor, ""]:
+        """0: there is no constraint."""
+        return z.new_zeros(())
+
+
+class SimplexGeometry(Geometry):
+    """Groups of `group` coordinates, each on a simplex; P subtracts each group's mean."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    @property
+    def noise_gain(self) -> float:
+        """sqrt(V / (V - 1)): P takes 1/V of a group's variance away."""
+        return math.sqrt(self.group / (self.group - 1.0))
+
+    def project(self, v: State) -> State:
+        """P v: the group means removed, so that group sums stay as they are."""
+        return center(v, self.group)
+
+    def violation(self, z: State) -> Float[Tensor, ""]:
+        """`simplex_violation`."""
+        return simplex_violation(z, self.group)
 
 
 class TangentGeometry(SimplexGeometry):
@@ -104,8 +169,10 @@ class LogitGeometry(SimplexGeometry):
         return z * (grouped(v, self.group) - mean).flatten(-2)
 
 
-def make_geometry(name: str, group: int, *, retraction: str) -> SimplexGeometry:
+def make_geometry(name: str, group: int, *, retraction: str) -> Geometry:
     """The geometry of a dynamics config."""
+    if name == "euclidean":
+        return EuclideanGeometry()
     return LogitGeometry(group) if name == "logit" else TangentGeometry(group, retract=retraction == "project")
 
 

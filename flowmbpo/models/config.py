@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, Units
+from flowmbpo.errors import ConfigError
 from flowmbpo.models.dynamics.config import DynamicsConfig, MLPDynamicsConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from flowmbpo.envs.spec import EnvSpec
     from flowmbpo.models.rewards import RewardHead
 
 
 class EncoderConfig(FrozenConfig):
     """obs -> Linear, LayerNorm, Mish blocks -> SimNorm latent."""
 
+    kind: Literal["mlp"] = "mlp"
     units: Units = (256,)
+
+    def build(self, spec: EnvSpec, task_dim: int, latent_dim: int) -> nn.Module:
+        from flowmbpo.nets.mlp import normed_mlp
+
+        return normed_mlp(spec.obs_dim + task_dim, self.units, latent_dim, normed_output=True)
+
+
+class IdentityEncoderConfig(FrozenConfig):
+    """The observation is the state: z = o. Goes with `dynamics.geometry: euclidean`."""
+
+    kind: Literal["identity"] = "identity"
+
+    def build(self, spec: EnvSpec, task_dim: int, latent_dim: int) -> nn.Module:
+        from flowmbpo.models.encoder import IdentityEncoder
+
+        if latent_dim != spec.obs_dim:
+            raise ConfigError(
+                f"model.latent_dim {latent_dim} does not fit model.encoder.kind 'identity', where the observation is"
+                f" the state: '{spec.label}' has obs_dim {spec.obs_dim}. Set model.latent_dim to {spec.obs_dim}."
+            )
+        return IdentityEncoder(spec.obs_dim)
+
+
+def _encoder_kind(value: Any) -> Any:
+    """The kind of an encoder section; configs written before there were kinds name none and mean `mlp`."""
+    if isinstance(value, dict):
+        return value.get("kind", "mlp")
+    return value.kind if isinstance(value, EncoderConfig | IdentityEncoderConfig) else None
+
+
+AnyEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag("mlp")] | Annotated[IdentityEncoderConfig, Tag("identity")],
+    Discriminator(_encoder_kind),
+]
 
 
 class ScalarRewardConfig(FrozenConfig):
@@ -71,15 +110,30 @@ class ModelConfig(FrozenConfig):
     latent_dim: PositiveInt = 512
     simnorm_dim: Annotated[int, Field(ge=2)] = 8
     task_dim: NonNegativeInt = 0
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: AnyEncoderConfig = EncoderConfig()
     dynamics: DynamicsConfig = MLPDynamicsConfig()
     reward: RewardConfig = ScalarRewardConfig()
     termination: TerminationConfig | None = None
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ModelConfig:
-        if self.latent_dim % self.simnorm_dim:
+        if self.dynamics.geometry != "euclidean" and self.latent_dim % self.simnorm_dim:
             raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of simnorm_dim {self.simnorm_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits_geometry(self) -> ModelConfig:
+        encoder, geometry = self.encoder.kind, self.dynamics.geometry
+        if encoder == "identity" and geometry != "euclidean":
+            raise ValueError(
+                f"encoder.kind 'identity' needs dynamics.geometry 'euclidean', not '{geometry}':"
+                " an observation does not lie on a simplex"
+            )
+        if encoder != "identity" and geometry == "euclidean":
+            raise ValueError(
+                f"dynamics.geometry 'euclidean' needs encoder.kind 'identity', not '{encoder}':"
+                " that encoder's latents lie on a simplex (geometry 'tangent' or 'logit')"
+            )
         return self
 
 

@@ -19,7 +19,7 @@ from flowmbpo.nets.mlp import normed_mlp
 class WorldModel(nn.Module):
     """Encoder, dynamics, reward head, and an optional termination head (PWM, arXiv 2407.02466).
 
-    The state `s` is what the dynamics move (the latent or its centred logits, see
+    The state `s` is what the dynamics move (the latent, its centred logits or the observation, see
     `flowmbpo.flows.simplex`); every head reads the latent `z = latent(s)`. Actions are masked to
     the task's own dimensions before any network sees them.
     """
@@ -28,9 +28,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.tasks = TaskTable(spec, config.task_dim)
-        self.encoder = normed_mlp(
-            spec.obs_dim + config.task_dim, config.encoder.units, config.latent_dim, normed_output=True
-        )
+        self.encoder = config.encoder.build(spec, config.task_dim, config.latent_dim)
         dims = DynamicsDims(config.latent_dim, config.simnorm_dim, config.task_dim, spec.action_dim)
         self.dynamics = config.dynamics.build(dims)
         self.geometry = self.dynamics.geometry

@@ -23,7 +23,7 @@ from flowmbpo.config.base import (
 if TYPE_CHECKING:
     from flowmbpo.models.dynamics.base import Dynamics
 
-Geometry = Literal["tangent", "logit"]
+Geometry = Literal["tangent", "logit", "euclidean"]
 Source = Literal["rollout", "teacher"]
 Integrator = Literal["euler", "heun", "midpoint", "rk4"]
 
@@ -59,7 +59,10 @@ class _DynamicsConfig(FrozenConfig):
         if self.loss_space == "logit" and self.geometry != "logit":
             raise ValueError("loss_space 'logit' needs geometry 'logit'; use loss_space 'latent'")
         if self.retraction != "none" and self.geometry != "tangent":
-            raise ValueError("retraction is for geometry 'tangent'; logits are on the simplex by construction")
+            raise ValueError(
+                "retraction is for geometry 'tangent'; logits are on the simplex by construction, and"
+                " euclidean states on none"
+            )
         return self
 
 
@@ -67,6 +70,14 @@ class MLPDynamicsConfig(_DynamicsConfig):
     """PWM's dynamics: z' = SimNorm(f([z, e_task, a]))."""
 
     kind: Literal["mlp"] = "mlp"
+
+    @model_validator(mode="after")
+    def _lives_on_the_simplex(self) -> MLPDynamicsConfig:
+        if self.geometry == "euclidean":
+            raise ValueError(
+                "geometry 'euclidean' does not apply to kind 'mlp': its output is a SimNorm. Use kind 'residual'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _needs_no_retraction(self) -> MLPDynamicsConfig:

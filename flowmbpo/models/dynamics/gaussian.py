@@ -72,7 +72,6 @@ class GaussianDynamics(Dynamics):
     def _sample(self, s: Tensor, mean: Tensor, logstd: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
             eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-            # P takes 1/V of a group's variance away; the likelihood speaks of what a projected sample has.
-            group = self.dims.simnorm_dim
-            mean = mean + math.sqrt(group / (group - 1.0)) * logstd.exp() * eps
+            # What P takes away of the variance is put back: the likelihood speaks of what a projected sample has.
+            mean = mean + self.geometry.noise_gain * logstd.exp() * eps
         return self.geometry.move(s, self.scale.std * mean)

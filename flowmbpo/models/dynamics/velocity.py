@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowmbpo.flows.integrators import STAGES, integrate
 from flowmbpo.flows.paths import tau_columns, tau_width
-from flowmbpo.flows.simplex import SimplexGeometry
+from flowmbpo.flows.simplex import Geometry
 from flowmbpo.models.dynamics.base import matched_network
 from flowmbpo.models.dynamics.config import DynamicsDims, _ODEDynamicsConfig
 
@@ -25,7 +25,7 @@ class VelocityField(nn.Module):
         self,
         config: _ODEDynamicsConfig,
         dims: DynamicsDims,
-        geometry: SimplexGeometry,
+        geometry: Geometry,
         *,
         extra_inputs: int = 0,
         tangent: bool = True,
