@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from flowmbpo.checkpoints.config import CheckpointConfig
 from flowmbpo.config.base import FrozenConfig, path_part
 from flowmbpo.config.compute import ComputeConfig
+from flowmbpo.diagnostics.config import DiagnosticsConfig
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.evaluation.config import EvaluationConfig
 from flowmbpo.models.actors.config import ActorConfig, GaussianActorConfig
@@ -33,6 +34,7 @@ class ExperimentConfig(FrozenConfig):
     critic: CriticConfig = CriticConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     compute: ComputeConfig = ComputeConfig()

@@ -97,7 +97,7 @@ def evaluate(
     target = resolve_device(device)
     loaded = load(path, target)
     config = experiment_from_dict(loaded.payload["config"], str(path))
-    config, only = (config, None) if task is None else _for_task(config, task)
+    config, only = (config, None) if task is None else config_for_task(config, task)
     evaluated = _evaluated(config, only)
     tasks = len(evaluated.tasks)
     if video is not None and tasks > 1:
@@ -170,7 +170,7 @@ def _policy(agent: Agent, config: ExperimentConfig, device: torch.device, seed: 
     return lambda obs, task: agent.act(obs.to(device), task.to(device), generator)
 
 
-def _for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConfig, int | None]:
+def config_for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConfig, int | None]:
     """What evaluates `task`: the config as it is and the task's id in its set, or a config of that task alone."""
     own = env_spec(config)
     if config.task.set is not None:

@@ -14,7 +14,7 @@ from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.run_directory import RunDirectory
 from flowmbpo.training.fog import FoGTrainer
 
-FREE_SECTIONS = ("evaluation.", "tracking.", "checkpoint.")
+FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")
 FREE_KEYS = ("device", "compute.threads", "task.workers", "description", "cost", "high_cost")
 EPOCHS = "training.epochs"
 
@@ -61,7 +61,7 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> Loaded:
         shown = "\n".join(f"  {difference}" for difference in refused)
         raise ConfigError(
             f"--resume: the config differs from the run's own (run -> asked for):\n{shown}\n"
-            "A resume accepts a longer training.epochs and changes of evaluation, tracking, checkpoint, "
+            "A resume accepts a longer training.epochs and changes of evaluation, diagnostics, tracking, checkpoint, "
             "device and threads only. Start a new run with --out for anything else."
         )
     return loaded

@@ -1,0 +1,152 @@
+"""What the updates of a run cost on this machine: counted FLOPs, and seconds as they pass."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
+from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.flops import FlopCount
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.training.model_loss import model_loss
+from flowmbpo.training.updates import actor_objective, critic_targets, frozen
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class UpdateMeasurement:
+    """Forward and backward pass of one update at the config's own batch sizes, without the optimiser's step."""
+
+    flops: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The JSON object."""
+        return {"flops": self.flops, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class ComputeDiagnosis(Diagnosis):
+    """Costs of one model, actor and critic update: counted, timed (median of 5), and estimated before the run."""
+
+    name: ClassVar[str] = "compute"
+    cost: ComputeCost
+    updates: dict[str, UpdateMeasurement]
+    device: str
+    threads: int
+    rss_mb: float
+    gpu_mb: float | None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """The updates of one epoch; environment steps and optimiser steps come on top."""
+        return sum(self.updates[name].seconds * count for name, count in self.cost.updates_per_epoch.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate's document, and `measured` beside it."""
+        return {
+            **self.cost.to_dict(),
+            "measured": {name: update.to_dict() for name, update in self.updates.items()},
+            "epoch_seconds": self.epoch_seconds,
+            "device": self.device,
+            "threads": self.threads,
+            "rss_mb": self.rss_mb,
+            "gpu_mb": self.gpu_mb,
+        }
+
+    def rows(self) -> list[Row]:
+        """One row per update, then the epoch."""
+        found: list[Row] = [
+            ("network evaluations of a macro step", f"{self.cost.nfe} (an action: {self.cost.actor_nfe})"),
+            ("compute index of an actor update", f"{self.cost.compute_index:g} network calls"),
+        ]
+        for name, update in self.updates.items():
+            count = self.cost.updates_per_epoch[name]
+            found.append(
+                (f"{name} update", f"{update.flops:.3g} FLOPs, {1e3 * update.seconds:.3g} ms, {count} per epoch")
+            )
+        found.append(("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"))
+        memory = f"{self.rss_mb:,.0f} MB resident" + ("" if self.gpu_mb is None else f", {self.gpu_mb:,.0f} MB on GPU")
+        found.append(("memory of this process", memory))
+        found.append(("measured on", f"{self.device}, {self.threads} threads"))
+        return found
+
+    def draw(self, figure: Figure) -> None:
+        """Seconds and FLOPs of one epoch, by update."""
+        names = list(self.updates)
+        counts = [self.cost.updates_per_epoch[name] for name in names]
+        left, right = figure.subplots(1, 2)
+        left.bar(names, [self.updates[n].seconds * c for n, c in zip(names, counts, strict=True)], color="#4477aa")
+        left.set_ylabel("seconds per epoch")
+        right.bar(names, [self.updates[n].flops * c for n, c in zip(names, counts, strict=True)], color="#ee6677")
+        right.set_ylabel("FLOPs per epoch")
+
+
+def measure_compute(subject: Subject, effort: Effort) -> ComputeDiagnosis:
+    """Count and time the updates of the subject's config on its own experience."""
+    del effort  # an update is measured at its own size
+    passes = _passes(subject)
+    cost = estimate_cost(subject.config, subject.agent.spec)
+    updates = {name: _measure(run, subject.device) for name, run in passes.items()}
+    gpu = torch.cuda.max_memory_allocated(subject.device) / 1e6 if subject.device.type == "cuda" else None
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return ComputeDiagnosis(
+        cost=cost, updates=updates, device=str(subject.device), threads=torch.get_num_threads(), rss_mb=rss, gpu_mb=gpu
+    )
+
+
+def _passes(subject: Subject) -> dict[str, Callable[[], None]]:
+    agent, training = subject.agent, subject.config.training
+    generator = subject.generator("compute")
+    batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
+    start, context = subject.starts(subject.batch_size, generator)
+    with frozen(agent.world_model, agent.critic):
+        objective = actor_objective(agent, start, context, training, generator)
+    z, every, targets = critic_targets(agent, objective, training)
+    rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
+
+    def model() -> None:
+        losses = model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), training, generator)
+        torch.autograd.grad(losses.total, list(agent.world_model.parameters()), allow_unused=True)
+
+    def actor() -> None:
+        with frozen(agent.world_model, agent.critic):
+            loss = actor_objective(agent, start, context, training, generator).loss
+            torch.autograd.grad(loss, [p for p in agent.actor.parameters() if p.requires_grad], allow_unused=True)
+
+    def critic() -> None:
+        loss = (agent.critic(z[rows], every.rows(rows)) - targets[rows]).square().mean()
+        torch.autograd.grad(loss, list(agent.critic.parameters()))
+
+    return {"model": model, "actor": actor, "critic": critic}
+
+
+def _measure(run: Callable[[], None], device: torch.device) -> UpdateMeasurement:
+    with FlopCount() as count:
+        run()
+    times = []
+    for _ in range(REPEATS):
+        _finish(device)
+        began = time.perf_counter()
+        run()
+        _finish(device)
+        times.append(time.perf_counter() - began)
+    return UpdateMeasurement(count.flops, statistics.median(times))
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,14 @@
+"""The diagnostics by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flowmbpo.diagnostics.diagnosis import Diagnosis
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.measured import measure_compute
+from flowmbpo.diagnostics.subject import Subject
+
+DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
+    "compute": measure_compute,
+}

@@ -1,0 +1,147 @@
+"""What is diagnosed, and the real experience that it is judged by."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.batch import Batch
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.episodes import Episodes, run_episodes
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import DataError
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.task_context import TaskContext
+
+ENV_SEED_BASE = (2**30 + 16) << 32
+"""Diagnostic episodes start above this: the upper word of the seed is one that neither training nor evaluation uses
+(see SEED_BASE in runs/evaluate.py)."""
+EXPLORED_SHARE = 0.3  # of the steps of explored episodes are uniform random actions
+
+
+class Windows(Protocol):
+    """Where stretches of real experience come from: the run's replay buffer, or episodes run anew."""
+
+    def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
+        """Windows of `horizon` transitions, starts uniform over all transitions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the subject comes from, for reports. `sha256` is empty for an agent in memory."""
+
+    checkpoint: str = ""
+    sha256: str = ""
+    epoch: int = 0
+    env_steps: int = 0
+    nonfinite: int = 0
+
+
+class Subject:
+    """An agent in evaluation mode, the config that made it, and its real experience.
+
+    `make_env(copies)` opens the real environment with at least so many copies, and of a set at least
+    one of each task (or only those of the one task `only`, where given); the caller closes it.
+    `replay` is the run's own buffer, None where the checkpoint came without it. `optimisers` are the
+    saved optimiser states by name, `initial` builds the agent as it was before training; both may be
+    absent. Every draw comes from `generator(purpose)`, so that a diagnostic measures the same
+    whichever others ran before it.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: ExperimentConfig,
+        *,
+        device: torch.device,
+        seed: int,
+        make_env: Callable[[int], VectorEnv] | None,
+        origin: Origin | None = None,
+        replay: ReplayBuffer | None = None,
+        optimisers: Mapping[str, Any] | None = None,
+        initial: Callable[[], Agent] | None = None,
+        episodes: int = 8,
+        only: int | None = None,
+    ) -> None:
+        self.agent = agent
+        self.config = config
+        self.device = device
+        self.seed = seed
+        self.make_env = make_env
+        self.origin = origin or Origin()
+        self.replay = replay
+        self.optimisers = optimisers
+        self.initial = initial
+        self.episode_count = episodes
+        self.only = only
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh generator that depends on the seed and the purpose alone."""
+        return torch.Generator(self.device).manual_seed((self.seed << 32) + zlib.crc32(purpose.encode()))
+
+    def open_env(self, copies: int) -> VectorEnv:
+        """The real environment. Raises DataError for a subject that has none."""
+        if self.make_env is None:
+            raise DataError("this diagnostic needs the real environment, and the subject was built without one")
+        return self.make_env(copies)
+
+    @cached_property
+    def episodes(self) -> Episodes:
+        """Whole episodes of the policy as it explores: sampled actions, closed loop."""
+        generator = self.generator("policy")
+        return self._run(lambda obs, task: self.agent.act(obs, task, generator), offset=0)
+
+    @cached_property
+    def explored(self) -> Episodes:
+        """Episodes in which 30% of the steps are uniform random actions: what actions do, seen apart from habit."""
+        generator = self.generator("explore")
+
+        def behaviour(obs: Tensor, task: Tensor) -> Tensor:
+            action = self.agent.act(obs, task, generator)
+            draw = torch.rand(action.shape, generator=generator, device=action.device) * 2.0 - 1.0
+            chosen = torch.rand(len(action), 1, generator=generator, device=action.device) < EXPLORED_SHARE
+            return torch.where(chosen, draw * self.agent.world_model.context(task).action_mask, action)
+
+        return self._run(behaviour, offset=1)
+
+    @property
+    def windows(self) -> Windows:
+        """The run's own replay buffer, or fresh episodes without one (or where one task of a set is asked for)."""
+        return self.episodes if self.replay is None or self.only is not None else self.replay
+
+    @property
+    def windows_source(self) -> str:
+        """Where `windows` come from, in words."""
+        return "fresh episodes of the policy" if self.windows is not self.replay else "the run's replay buffer"
+
+    def starts(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], TaskContext]:
+        """Encoded start states of imagination, drawn as training draws them, and their task contexts."""
+        batch = self.windows.sample(count, 1, generator)
+        return self.encode(batch.obs[0], batch.task)
+
+    @torch.no_grad()  # states to measure at; the encoder is not what is measured
+    def encode(self, obs: Float[Tensor, "N O"], task: Int[Tensor, " N"]) -> tuple[Float[Tensor, "N D"], TaskContext]:
+        """States of observations and the contexts of their tasks."""
+        context = self.agent.world_model.context(task)
+        return self.agent.world_model.encode(obs, context), context
+
+    @property
+    def batch_size(self) -> int:
+        """Start states of one actor update, as the config trains with: the N of an ESNR."""
+        return self.config.training.actor_batch_size or self.config.task.num_envs
+
+    def _run(self, behaviour: Callable[[Tensor, Tensor], Tensor], offset: int) -> Episodes:
+        env = self.open_env(self.episode_count)
+        try:
+            return run_episodes(behaviour, env, ENV_SEED_BASE + (offset << 32) + self.seed, self.device)
+        finally:
+            env.close()
