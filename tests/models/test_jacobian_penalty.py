@@ -11,6 +11,13 @@ KINDS = {
     "mlp": {"kind": "mlp"},
     "residual": {"kind": "residual"},
     "flow": {"kind": "flow", "substeps": 1, "fm_source_grad": "none"},
+    "neural_ode": {"kind": "neural_ode", "integrator": "euler", "substeps": 2},
+}
+SAMPLED = {
+    "gaussian": {"kind": "gaussian", "max_logstd": 0.5},
+    "generative": {"kind": "flow", "mode": "generative", "integrator": "euler", "substeps": 2},
+    "noisy source": {"kind": "flow", "substeps": 1, "fm_source_grad": "none", "source_noise": 0.3},
+    "noisy substeps": {"kind": "neural_ode", "integrator": "euler", "substeps": 2, "substep_noise": 0.3},
 }
 
 
@@ -57,9 +64,29 @@ def test_the_penalty_gives_the_dynamics_gradient_and_the_source_none(kind, make_
     assert any(moved)
 
 
-@pytest.mark.parametrize("options", [{"kind": "gaussian"}, {"kind": "flow", "mode": "generative", "substeps": 1}])
-def test_stochastic_dynamics_can_be_penalised_too(options, make_dynamics, make_transition):
-    dynamics = make_dynamics(scrambled=True, **options, jacobian_penalty=1.0)
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_a_sampled_step_s_estimate_averages_to_the_mean_over_its_noise(kind, make_dynamics, make_transition):
+    options = {"scrambled": True, **SAMPLED[kind]}
+    plain, penalised = make_dynamics(**options), make_dynamics(**options, jacobian_penalty=0.5)
+    t = make_transition(batch=1)
+    draws = 6000
+    many = replace(t, **{name: getattr(t, name).expand(draws, -1) for name in ("source", "action", "task", "target")})
+    base, _ = plain.loss(many, rng(), need_next=False)
+    total, _ = penalised.loss(many, rng(), need_next=False)
+    estimates = (total - base).detach() / 0.5
+
+    source = many.source.clone().requires_grad_()
+    s_next = plain(source, many.action, many.task, rng(1))  # other noise: the means must agree, not the draws
+    rows = [torch.autograd.grad(s_next[:, i].sum(), source, retain_graph=True)[0] for i in range(24)]
+    exact = torch.stack([center(row, 8).square().sum(-1) for row in rows]).sum(0) / 24
+    standard_error = ((estimates.var() + exact.var()) / draws).sqrt()
+    assert (estimates.mean() - exact.mean()).abs() < 4 * standard_error
+    assert standard_error < 0.03 * exact.mean()  # else the line above says little
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_stochastic_dynamics_learn_from_the_penalty(kind, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **SAMPLED[kind], jacobian_penalty=1.0)
     loss, _ = dynamics.loss(make_transition(), rng(), need_next=False)
     gradients = torch.autograd.grad(loss.sum(), list(dynamics.parameters()), allow_unused=True)
     assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)

@@ -7,14 +7,17 @@ Letters: B batch, D latent, A action, E task embedding. Network inputs are alway
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flowmbpo.flows.simplex import make_geometry
-from flowmbpo.models.dynamics.config import DynamicsDims, _DynamicsConfig
+from flowmbpo.models.dynamics.config import DynamicsDims, _DynamicsConfig, _SinglePassConfig
+from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
 from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
 from flowmbpo.nets.widths import solve_widths
 
@@ -103,19 +106,53 @@ class Dynamics(nn.Module, ABC):
 
 def reference_parameters(dims: DynamicsDims, units: tuple[int, ...]) -> int:
     """Parameter count of the MLP dynamics of hidden widths `units`: what variants are matched to."""
-    in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
-    return normed_mlp_parameters(in_dim, units, dims.latent_dim, normed_output=True)
+    return normed_mlp_parameters(_inputs(dims), units, dims.latent_dim, normed_output=True)
+
+
+def network_flops(in_dim: int, units: Sequence[int], out_dim: int) -> int:
+    """FLOPs of the matrix products of one row: 2 per weight."""
+    return 2 * sum(a * b for a, b in pairwise((in_dim, *units, out_dim)))
+
+
+def widened_units(config: _SinglePassConfig, dims: DynamicsDims) -> tuple[int, ...]:
+    """Widths at which one evaluation on [s, task, a] takes the FLOPs of `widen_nfe` at `config.units`.
+
+    Widths are whole numbers: the match is to half a unit of the widest layer, 0.1% at widths of
+    hundreds and some percent at a dozen.
+    """
+    if config.widen_nfe == 1:
+        return config.units
+
+    def flops(widths: Sequence[int]) -> int:
+        return network_flops(_inputs(dims), widths, dims.latent_dim)
+
+    return solve_widths(config.units, config.widen_nfe * flops(config.units), flops)
 
 
 def matched_network(
     config: _DynamicsConfig, dims: DynamicsDims, *, extra_inputs: int, out_dim: int
 ) -> tuple[nn.Sequential, tuple[int, ...]]:
     """A linear-headed network on [s, task, a, extra], its widths solved for parity if asked."""
-    in_dim = dims.latent_dim + dims.task_dim + dims.action_dim + extra_inputs
+    in_dim = _inputs(dims) + extra_inputs
     units = config.units
     if config.parity:
         target = reference_parameters(dims, config.units)
         units = solve_widths(
             config.units, target, lambda widths: normed_mlp_parameters(in_dim, widths, out_dim, normed_output=False)
         )
-    return normed_mlp(in_dim, units, out_dim, normed_output=False), units
+    return linear_headed(config, in_dim, units, out_dim), units
+
+
+def linear_headed(config: _DynamicsConfig, in_dim: int, units: tuple[int, ...], out_dim: int) -> nn.Sequential:
+    """Hidden layers and a head that starts at zero, its spectral norm capped if asked."""
+    network = normed_mlp(in_dim, units, out_dim, normed_output=False)
+    if config.spectral_norm:
+        head = network[-1]
+        assert isinstance(head, nn.Linear)
+        cap_spectral_norm_(head)
+    return network
+
+
+def _inputs(dims: DynamicsDims) -> int:
+    """Width of [s, task, a]."""
+    return dims.latent_dim + dims.task_dim + dims.action_dim

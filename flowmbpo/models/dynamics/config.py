@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Geometry = Literal["tangent", "logit", "euclidean"]
 Source = Literal["rollout", "teacher"]
 Integrator = Literal["euler", "heun", "midpoint", "rk4"]
+STAGES: dict[Integrator, int] = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}  # evaluations per substep
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class _DynamicsConfig(FrozenConfig):
 
     `units` are the hidden widths of the reference MLP dynamics. A variant with another input or
     head keeps `parity: true` and gets its own width solved so that its parameter count equals the
-    reference's; with `parity: false` it is built at `units` as written.
+    reference's; with `parity: false` it is built at `units` as written. `spectral_norm` keeps the
+    spectral norm of the last layer at 1 or below (see `SpectralCap`).
     """
 
     units: Units = (512, 512)
@@ -53,6 +55,7 @@ class _DynamicsConfig(FrozenConfig):
     loss_space: Literal["latent", "logit"] = "latent"
     retraction: Literal["none", "project"] = "none"
     jacobian_penalty: NonNegativeFloat = 0.0
+    spectral_norm: bool = False
 
     @model_validator(mode="after")
     def _spaces_fit(self) -> _DynamicsConfig:
@@ -66,7 +69,17 @@ class _DynamicsConfig(FrozenConfig):
         return self
 
 
-class MLPDynamicsConfig(_DynamicsConfig):
+class _SinglePassConfig(_DynamicsConfig):
+    """Options of a deterministic dynamics that evaluates its network once.
+
+    `widen_nfe` N above 1 widens the network until one evaluation takes the FLOPs of N evaluations of the
+    reference network: what a flow of N velocity evaluations costs. Its size is then not at parity.
+    """
+
+    widen_nfe: PositiveInt = 1
+
+
+class MLPDynamicsConfig(_SinglePassConfig):
     """PWM's dynamics: z' = SimNorm(f([z, e_task, a]))."""
 
     kind: Literal["mlp"] = "mlp"
@@ -85,13 +98,22 @@ class MLPDynamicsConfig(_DynamicsConfig):
             raise ValueError("retraction does not apply to kind 'mlp': its SimNorm output lies on the simplex")
         return self
 
+    @model_validator(mode="after")
+    def _head_is_normed(self) -> MLPDynamicsConfig:
+        if self.spectral_norm:
+            raise ValueError(
+                "spectral_norm does not apply to kind 'mlp': its last layer ends in a LayerNorm, which undoes any"
+                " scaling of the weight. Use kind 'residual'"
+            )
+        return self
+
     def build(self, dims: DynamicsDims) -> Dynamics:
         from flowmbpo.models.dynamics.mlp import MLPDynamics
 
         return MLPDynamics(self, dims)
 
 
-class ResidualDynamicsConfig(_DynamicsConfig):
+class ResidualDynamicsConfig(_SinglePassConfig):
     """Control without flow matching: s' = s + P f([s, e_task, a])."""
 
     kind: Literal["residual"] = "residual"
@@ -143,6 +165,11 @@ class _ODEDynamicsConfig(_DynamicsConfig):
     substeps: PositiveInt = 4
     tau_features: Literal["scalar", "fourier"] = "scalar"
     substep_noise: NonNegativeFloat = 0.0
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations per macro step: substeps times the integrator's stages."""
+        return self.substeps * STAGES[self.integrator]
 
 
 class NeuralODEDynamicsConfig(_ODEDynamicsConfig):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.models.dynamics.base import Dynamics, Transition
+from flowmbpo.models.dynamics.base import Dynamics, Transition, widened_units
 from flowmbpo.models.dynamics.config import DynamicsDims, MLPDynamicsConfig
 from flowmbpo.nets.mlp import normed_mlp
 
@@ -20,7 +20,8 @@ class MLPDynamics(Dynamics):
     def __init__(self, config: MLPDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
-        self.network = normed_mlp(in_dim, config.units, dims.latent_dim, normed_output=True)
+        self._hidden_units = widened_units(config, dims)
+        self.network = normed_mlp(in_dim, self._hidden_units, dims.latent_dim, normed_output=True)
 
     @property
     def nfe(self) -> int:
@@ -29,8 +30,8 @@ class MLPDynamics(Dynamics):
 
     @property
     def hidden_units(self) -> tuple[int, ...]:
-        """As configured: this is the reference."""
-        return self.config.units
+        """As configured, for this is the reference; or widened to a flow's FLOPs."""
+        return self._hidden_units
 
     def forward(
         self,

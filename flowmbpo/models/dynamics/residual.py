@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.models.dynamics.base import Dynamics, Transition, matched_network
+from flowmbpo.models.dynamics.base import Dynamics, Transition, linear_headed, matched_network, widened_units
 from flowmbpo.models.dynamics.config import DynamicsDims, ResidualDynamicsConfig
 
 
@@ -15,7 +15,12 @@ class ResidualDynamics(Dynamics):
 
     def __init__(self, config: ResidualDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
-        self.network, self._hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=dims.latent_dim)
+        if config.widen_nfe > 1:
+            in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
+            self._hidden_units = widened_units(config, dims)
+            self.network = linear_headed(config, in_dim, self._hidden_units, dims.latent_dim)
+        else:
+            self.network, self._hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=dims.latent_dim)
 
     @property
     def nfe(self) -> int:
@@ -24,7 +29,7 @@ class ResidualDynamics(Dynamics):
 
     @property
     def hidden_units(self) -> tuple[int, ...]:
-        """Solved widths."""
+        """Widths solved for parity, or for a flow's FLOPs."""
         return self._hidden_units
 
     def forward(

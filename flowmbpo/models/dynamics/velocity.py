@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowmbpo.flows.integrators import STAGES, integrate
+from flowmbpo.flows.integrators import integrate
 from flowmbpo.flows.paths import tau_columns, tau_width
 from flowmbpo.flows.simplex import Geometry
 from flowmbpo.models.dynamics.base import matched_network
@@ -41,7 +41,7 @@ class VelocityField(nn.Module):
     @property
     def nfe(self) -> int:
         """Velocity evaluations per macro step: substeps times the integrator's stages."""
-        return self.config.substeps * STAGES[self.config.integrator]
+        return self.config.nfe
 
     def forward(self, inputs: tuple[Tensor, ...], tau: Float[Tensor, "B 1"]) -> Float[Tensor, "B D"]:
         """The velocity at flow time tau; `inputs` are concatenated in their order."""
