@@ -10,19 +10,23 @@ import typer
 
 from flowmbpo.diagnostics.names import SUMMARIES
 from flowmbpo.errors import ConfigError, nearest
+from flowmbpo_cli.evaluate import check_suffix
 from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
     from flowmbpo.runs.diagnose import DiagnoseOutcome
+    from flowmbpo.runs.diagnosis_files import ReportFiles
 
 ALL = "all"
+FAILED = 1
 UNHEALTHY = 3
 
 
 def complete_name(incomplete: str) -> list[tuple[str, str]]:
     """Shell completion: the diagnostics and what each is for."""
-    return [(name, summary) for name, summary in SUMMARIES.items() if name.startswith(incomplete)]
+    every = {**SUMMARIES, ALL: "Every one of them, as one JSON document and one HTML page."}
+    return [(name, summary) for name, summary in every.items() if name.startswith(incomplete)]
 
 
 def diagnose(
@@ -41,39 +45,103 @@ def diagnose(
     episodes: Annotated[int | None, typer.Option(min=2, help="Real episodes to judge by. [default: 8]")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where `all` puts its files. [default: results/PHASE/TASK/NAME/seedN]"),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Tell what a run's model, policy and gradients are worth, and what is broken. Exit code 3: unhealthy."""
+    """Tell what a run's model, policy and gradients are worth, and what is broken.
+
+    Exit code 3: unhealthy. 1: a diagnostic failed.
+    """
+    _check(name, task, plot, out)
+    from flowmbpo.runs.diagnosis_files import json_value
+
+    with only_document(json_):
+        outcome, files = _measure(name, checkpoint, task, seed, episodes, device, plot, out)
+    document = json_value(outcome.to_dict())
+    if json_:
+        print_document(document if files is None else document | {"files": files.to_dict()})
+    else:
+        _print(outcome)
+    for path in (plot, *((files.json, files.html) if files is not None else ())):
+        if path is not None:
+            people(json_).print(f"Wrote {path}", markup=False, soft_wrap=True)
+    if not outcome.healthy:
+        raise typer.Exit(UNHEALTHY)
+    if outcome.failed:
+        raise typer.Exit(FAILED)
+
+
+def _check(name: str, task: str | None, plot: Path | None, out: Path | None) -> None:
+    """Refuse what cannot work, before anything is loaded."""
     if name != ALL and name not in SUMMARIES:
         raise ConfigError(
             f"unknown diagnostic '{name}'.{nearest(name, (*SUMMARIES, ALL))} There are: {', '.join((*SUMMARIES, ALL))}"
         )
+    if task is not None:
+        from flowmbpo.envs.tasks import task_info
+
+        task_info(task)
+    check_suffix("--plot", plot, ".png")
+    if out is not None and name != ALL:
+        raise typer.BadParameter(f"only `diagnose {ALL}` writes files; '{name}' has --plot.", param_hint="--out")
+
+
+def _measure(
+    name: str,
+    checkpoint: Path | None,
+    task: str | None,
+    seed: int,
+    episodes: int | None,
+    device: str,
+    plot: Path | None,
+    out: Path | None,
+) -> tuple[DiagnoseOutcome, ReportFiles | None]:
     from flowmbpo.diagnostics.effort import Effort
-    from flowmbpo.runs import diagnose as runs
+    from flowmbpo.runs.diagnose import diagnose as run
+    from flowmbpo.runs.diagnose import newest_checkpoint
+    from flowmbpo.runs.diagnosis_files import claim_folder, write_report
 
     if checkpoint is None:
-        checkpoint = runs.newest_checkpoint()
-        print(f"No checkpoint named: diagnosing {checkpoint}, the newest under outputs/.", file=sys.stderr)
-    with only_document(json_):
-        outcome = runs.diagnose(
-            list(SUMMARIES) if name == ALL else [name],
-            checkpoint.expanduser(),
-            task=task,
-            device=device,
-            seed=seed,
-            effort=Effort() if episodes is None else Effort(episodes=episodes),
-        )
-    if json_:
-        print_document(outcome.to_dict())
-    else:
-        _print(outcome)
-    if not outcome.healthy:
-        raise typer.Exit(UNHEALTHY)
+        checkpoint = newest_checkpoint()
+        _say(f"No checkpoint named: diagnosing {checkpoint}, the newest under outputs/.")
+    names = list(SUMMARIES) if name == ALL else [name]
+    folder = None if out is None else out.expanduser()
+    outcome = run(
+        names,
+        checkpoint.expanduser(),
+        task=task,
+        device=device,
+        seed=seed,
+        effort=Effort() if episodes is None else Effort(episodes=episodes),
+        keep_going=name == ALL,
+        prepare=(lambda planned: claim_folder(folder or planned.folder)) if name == ALL else None,
+        progress=lambda each: _say(f"Measuring {each} ({names.index(each) + 1} of {len(names)}) ..."),
+    )
+    files = write_report(outcome, folder or outcome.folder) if name == ALL else None
+    if plot is not None and outcome.diagnoses:
+        from flowmbpo.diagnostics.pictures import write_picture
+
+        write_picture(outcome.diagnoses, plot)
+    return outcome, files
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _print(outcome: DiagnoseOutcome) -> None:
     from flowmbpo_cli.tables import print_table
 
     console = people(False)
-    for diagnosis in outcome.diagnoses:
-        print_table(console, diagnosis.name, ["figure", "value"], diagnosis.rows())
+    origin = outcome.origin
+    console.print(
+        f"{outcome.config} on {outcome.task}, epoch {origin.epoch:,}: {origin.checkpoint}", markup=False, soft_wrap=True
+    )
+    for each in outcome.measured:
+        if each.diagnosis is not None:
+            print_table(console, each.name, ["figure", "value"], each.diagnosis.rows())
+        else:
+            console.print(f"{each.name}\nNot measured: {each.error}\n", markup=False, soft_wrap=True)

@@ -34,8 +34,8 @@ def evaluate(
         from flowmbpo.envs.tasks import task_info
 
         task_info(task)
-    _check_suffix("--video", video, ".mp4")
-    _check_suffix("--plot", plot, ".png")
+    check_suffix("--video", video, ".mp4")
+    check_suffix("--plot", plot, ".png")
     from flowmbpo.checkpoints.loader import resolve
 
     file = resolve(checkpoint.expanduser())
@@ -68,7 +68,7 @@ def evaluate(
             console.print(f"Wrote {path}", markup=False)
 
 
-def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:
+def check_suffix(flag: str, path: Path | None, suffix: str) -> None:
     """Refuse a file that could not be written, before minutes of episodes are run for it."""
     if path is None:
         return

@@ -114,14 +114,19 @@ class Subject:
         return self._run(behaviour, offset=1)
 
     @property
+    def own_windows(self) -> bool:
+        """Whether `windows` come from the run's own replay buffer."""
+        return self.replay is not None and self.only is None
+
+    @property
     def windows(self) -> Windows:
         """The run's own replay buffer, or fresh episodes without one (or where one task of a set is asked for)."""
         return self.episodes if self.replay is None or self.only is not None else self.replay
 
     @property
     def windows_source(self) -> str:
-        """Where `windows` come from, in words."""
-        return "fresh episodes of the policy" if self.windows is not self.replay else "the run's replay buffer"
+        """Where `windows` come from, in words. Runs no episode."""
+        return "the run's replay buffer" if self.own_windows else "fresh episodes of the policy"
 
     def starts(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], TaskContext]:
         """Encoded start states of imagination, drawn as training draws them, and their task contexts."""

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from flowmbpo.checkpoints.loader import Loaded, load, load_replay, resolve
-from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.envs.assignment import assign_tasks
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.make import make_env
-from flowmbpo.errors import CheckpointError, ConfigError
-from flowmbpo.models.agent import Agent
-from flowmbpo.runs.build import env_spec, resolve_device, seeded_agent, set_up_compute
-from flowmbpo.runs.evaluate import config_for_task, load_agent
+from flowmbpo.errors import FlowMBPOError
+from flowmbpo.runs.build import env_spec
+from flowmbpo.runs.checkpoint_subject import load_subject, newest_checkpoint
 
-log = logging.getLogger("flowmbpo")
+__all__ = ["DiagnoseOutcome", "Measured", "diagnose", "load_subject", "newest_checkpoint"]
+
+HEALTH = "health"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of one diagnostic, after `seconds`: a diagnosis, or the error that it ended with."""
+
+    name: str
+    seconds: float
+    diagnosis: Diagnosis | None
+    error: FlowMBPOError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis' JSON object, or `{"error": {"kind", "message"}}`."""
+        if self.diagnosis is not None:
+            return self.diagnosis.to_dict()
+        return {"error": {"kind": self.error.kind, "message": str(self.error)}} if self.error else {}
 
 
 @dataclass(frozen=True)
 class DiagnoseOutcome:
-    """What `diagnose --json` prints: the checkpoint, the task, and one document per diagnostic."""
+    """What `diagnose --json` prints: the checkpoint, the task, and one document per diagnostic.
+
+    `folder` is where the files of `diagnose all` go unless told otherwise.
+    """
 
     origin: Origin
     config: str
     task: str
     seed: int
-    diagnoses: tuple[Diagnosis, ...]
+    episodes: int
+    windows: str
+    device: str
+    folder: Path
+    measured: tuple[Measured, ...]
+
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """Those that ended well."""
+        return tuple(each.diagnosis for each in self.measured if each.diagnosis is not None)
 
     @property
     def healthy(self) -> bool:
-        """Whether every diagnosis is."""
+        """Whether every diagnosis is; a diagnostic that failed says nothing."""
         return all(diagnosis.healthy for diagnosis in self.diagnoses)
+
+    @property
+    def failed(self) -> tuple[Measured, ...]:
+        """Those that ended with an error."""
+        return tuple(each for each in self.measured if each.error is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
@@ -54,20 +79,14 @@ class DiagnoseOutcome:
             "config": self.config,
             "task": self.task,
             "seed": self.seed,
+            "episodes": self.episodes,
+            "windows": self.windows,
+            "device": self.device,
             "healthy": self.healthy,
-            **{diagnosis.name: diagnosis.to_dict() for diagnosis in self.diagnoses},
+            "failed": [each.name for each in self.failed],
+            "seconds": {each.name: round(each.seconds, 3) for each in self.measured},
+            **{each.name: each.to_dict() for each in self.measured},
         }
-
-
-def newest_checkpoint(folder: Path = Path("outputs")) -> Path:
-    """The latest checkpoint of the run under `folder` that was saved last. Raises CheckpointError."""
-    found = sorted(folder.glob("**/checkpoints/latest.pt"), key=lambda file: (file.stat().st_mtime, str(file)))
-    if not found:
-        raise CheckpointError(
-            f"no checkpoint is named, and there is none under {folder}/ to take; "
-            "name a checkpoint or a run directory, or train first: flowmbpo train"
-        )
-    return found[-1]
 
 
 def diagnose(
@@ -78,85 +97,52 @@ def diagnose(
     device: str = "auto",
     seed: int = 0,
     effort: Effort | None = None,
+    keep_going: bool = False,
+    prepare: Callable[[DiagnoseOutcome], None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> DiagnoseOutcome:
-    """Run the named diagnostics on a checkpoint. Raises CheckpointError, ConfigError, EnvironmentUnavailableError."""
+    """Run the named diagnostics on a checkpoint.
+
+    With `keep_going` an error of one is kept in its place and the others still run; without, it is
+    raised. `prepare` sees the outcome while nothing is measured yet, to refuse what could not be
+    written; `progress` hears each name before it is measured. Raises CheckpointError, ConfigError,
+    EnvironmentUnavailableError, and what the diagnostics raise.
+    """
     chosen = effort or Effort()
     subject = load_subject(checkpoint, task=task, device=device, seed=seed, episodes=chosen.episodes)
-    diagnoses = []
+    if prepare is not None:
+        prepare(_outcome(subject, ()))
+    found = []
     for name in names:
         if progress is not None:
             progress(name)
-        diagnoses.append(DIAGNOSTICS[name](subject, chosen))
-    spec = env_spec(subject.config)
-    label = spec.label if subject.only is None else spec.tasks[subject.only].name
-    return DiagnoseOutcome(subject.origin, subject.config.name, label, seed, tuple(diagnoses))
+        found.append(_measure(name, subject, chosen, keep_going=keep_going))
+    return _outcome(subject, tuple(found))
 
 
-def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, episodes: int) -> Subject:
-    """The checkpoint's agent with its replay buffer (where it has one) and its environment."""
-    path = resolve(checkpoint)
-    target = resolve_device(device)
-    loaded = load(path, target)
-    config = experiment_from_dict(loaded.payload["config"], str(path))
-    only = None if task is None else _member(config, task)
-    spec = env_spec(config)
-    set_up_compute(config)
-    payload = loaded.payload
-
-    def open_env(copies: int) -> VectorEnv:
-        enough = copies if only is not None else max(copies, len(spec.tasks))
-        return make_env(config.task, num_envs=enough, seed=config.seed, device=str(target), only=only)
-
-    return Subject(
-        load_agent(loaded, config).to(target),
-        config,
-        device=target,
-        seed=seed,
-        make_env=open_env,
-        origin=Origin(
-            checkpoint=str(path),
-            sha256=loaded.sha256,
-            epoch=int(payload["epoch"]),
-            env_steps=int(payload["env_steps"]),
-            nonfinite=int(payload.get("nonfinite", 0)),
-        ),
-        replay=None if task is not None else _replay(loaded, config, target),
-        optimisers=payload.get("optimisers"),
-        initial=lambda: _initial_agent(config),
-        episodes=episodes,
-        only=only,
-    )
-
-
-def _member(config: ExperimentConfig, task: str) -> int | None:
-    """The id of `task` in the set that was trained on. Raises ConfigError for a task that the model never saw."""
-    changed, only = config_for_task(config, task)
-    if changed.task.name != config.task.name:
-        raise ConfigError(
-            f"--task {task}: the checkpoint was trained on {env_spec(config).label} alone, so its model knows nothing "
-            f"of {task}'s rewards; leave --task away (`flowmbpo eval --task` measures its policy elsewhere)"
-        )
-    return only
-
-
-def _initial_agent(config: ExperimentConfig) -> Agent:
-    with torch.random.fork_rng(devices=[]):
-        return seeded_agent(config, env_spec(config)).eval()
-
-
-def _replay(loaded: Loaded, config: ExperimentConfig, device: torch.device) -> ReplayBuffer | None:
-    """The run's buffer; None, and said so, where the checkpoint came without it."""
+def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -> Measured:
+    began = time.monotonic()
     try:
-        state = load_replay(loaded, device)
-    except CheckpointError as error:
-        log.warning("%s Diagnosed on fresh episodes in its place.", error)
-        return None
-    if state is None:
-        return None
+        diagnosis = DIAGNOSTICS[name](subject, effort)
+    except FlowMBPOError as error:
+        if not keep_going:
+            raise
+        return Measured(name, time.monotonic() - began, None, error)
+    return Measured(name, time.monotonic() - began, diagnosis)
+
+
+def _outcome(subject: Subject, measured: tuple[Measured, ...]) -> DiagnoseOutcome:
+    config = subject.config
     spec = env_spec(config)
-    lanes = len(state["head"])
-    assigned = torch.tensor(assign_tasks(spec, lanes, config.seed))
-    buffer = ReplayBuffer(config.training.wm_buffer_size, lanes, spec.obs_dim, spec.action_dim, assigned, device)
-    buffer.load_state_dict(state)
-    return buffer
+    label = spec.label if subject.only is None else spec.tasks[subject.only].name
+    return DiagnoseOutcome(
+        origin=subject.origin,
+        config=config.name,
+        task=label,
+        seed=subject.seed,
+        episodes=subject.episode_count,
+        windows=subject.windows_source,
+        device=str(subject.device),
+        folder=Path("results") / config.phase / label / config.name / f"seed{config.seed}",
+        measured=measured,
+    )

@@ -1,0 +1,97 @@
+"""A report of several diagnoses as one HTML page that needs nothing else: no network, no scripts. Imports no torch."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from flowmbpo.diagnostics.diagnosis import Row
+from flowmbpo.diagnostics.names import SUMMARIES
+
+READINGS = {
+    "health": "Every finding names a part that is broken and the figures that show it; no finding means that none of "
+    "the known faults was seen, not that the policy is good.",
+    "esnr": "Above 0 dB one gradient is more signal than noise; a high figure alone proves nothing, for an "
+    "over-smoothed gradient is quiet and wrong: read it beside the cosine of `gradient`.",
+    "jacobians": "Norms that grow through the horizon make exploding gradients, norms that shrink make vanishing ones; "
+    "they are the model's, and say nothing of whether its derivatives are right.",
+    "gradient": "A cosine near 1 means that the model pulls the policy where the real environment would; an interval "
+    "that holds 0 means that the measurement cannot tell.",
+    "rollout": "A ratio below 1 beats predicting that nothing changes; where it crosses 1, longer imagination is "
+    "guesswork.",
+    "reward-gap": "A model that promises more than the environment pays is being exploited by its policy.",
+    "actions": "Saturated dimensions pass no gradient, and a policy whose spread has collapsed explores nothing.",
+    "compute": "Equal results at unequal cost are not equal: compare FLOPs and seconds beside returns.",
+}
+"""How to read each diagnostic, in one sentence."""
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
+table { border-collapse: collapse; margin: .8rem 0; } td { padding: .15rem 1.2rem .15rem 0; vertical-align: top;
+border-bottom: 1px solid #eee; font-variant-numeric: tabular-nums; } td:first-child { color: #555; }
+img { max-width: 100%; height: auto; } code { font-size: .9em; overflow-wrap: anywhere; }
+.verdict { padding: .8rem 1rem; border-left: 6px solid #228833; background: #eef7f0; white-space: pre-line; }
+.verdict.bad { border-color: #cc3311; background: #fbeeea; } .verdict.unknown { border-color: #aa8800;
+background: #faf6e8; } .error { color: #a02000; } .how { color: #555; } nav a { margin-right: 1rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One diagnostic of the page: its table and picture (PNG), or the error that stands in their place."""
+
+    name: str
+    rows: Sequence[Row] = ()
+    picture: bytes | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page says. `healthy` is None where the run's health is not known; `facts` say what was measured."""
+
+    title: str
+    verdict: str
+    healthy: bool | None
+    facts: Sequence[Row]
+    sections: Sequence[Section]
+
+    def render(self) -> str:
+        """The whole page: UTF-8 HTML, pictures inside."""
+        kind = {True: "", False: " bad", None: " unknown"}[self.healthy]
+        links = "".join(f'<a href="#{escape(each.name)}">{escape(each.name)}</a>' for each in self.sections)
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+            f'<h1>{escape(self.title)}</h1>\n<p class="verdict{kind}">{escape(self.verdict)}</p>\n'
+            f"{_table(self.facts)}<nav>{links}</nav>\n"
+            + "".join(_section(section) for section in self.sections)
+            + "</body>\n</html>\n"
+        )
+
+
+def _section(section: Section) -> str:
+    head = (
+        f'<section id="{escape(section.name)}">\n<h2>{escape(section.name)}</h2>\n'
+        f"<p>{escape(SUMMARIES.get(section.name, ''))} "
+        f'<span class="how">{escape(READINGS.get(section.name, ""))}</span></p>\n'
+    )
+    if section.error is not None:
+        return f'{head}<p class="error">Not measured: {escape(section.error)}</p>\n</section>\n'
+    return f"{head}{_picture(section)}{_table(section.rows)}</section>\n"
+
+
+def _picture(section: Section) -> str:
+    if section.picture is None:
+        return ""
+    data = base64.b64encode(section.picture).decode("ascii")
+    return f'<img alt="{escape(section.name)}, drawn" src="data:image/png;base64,{data}">\n'
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>\n" for name, value in rows)
+    return f"<table>\n{lines}</table>\n"

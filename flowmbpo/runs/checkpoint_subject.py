@@ -1,0 +1,130 @@
+"""A checkpoint as the subject of diagnostics: its agent, its replay buffer, its environment."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmbpo.checkpoints.loader import Loaded, load, load_replay, resolve
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.load import experiment_from_dict
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.subject import Origin, Subject
+from flowmbpo.envs.assignment import assign_tasks
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import backend_notices
+from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.models.agent import Agent
+from flowmbpo.runs.build import env_spec, resolve_device, seeded_agent, set_up_compute
+from flowmbpo.runs.evaluate import config_for_task, load_agent
+
+log = logging.getLogger("flowmbpo")
+
+NEEDED = ("config", "agent", "epoch", "env_steps")
+FRESH = "diagnosed on fresh episodes of its policy instead"
+
+
+def newest_checkpoint(folder: Path = Path("outputs")) -> Path:
+    """The latest checkpoint of the run under `folder` that was saved last. Raises CheckpointError."""
+    found = sorted(folder.glob("**/checkpoints/latest.pt"), key=lambda file: (file.stat().st_mtime, str(file)))
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint is named, and there is none under {folder}/ to take; "
+            "name a checkpoint or a run directory, or train first: flowmbpo train"
+        )
+    return found[-1]
+
+
+def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, episodes: int) -> Subject:
+    """The checkpoint's agent with its replay buffer (where it has one) and its environment.
+
+    Raises CheckpointError for a file that is missing, damaged or incomplete, ConfigError for a device
+    or a task that cannot be had.
+    """
+    path = resolve(checkpoint)
+    target = resolve_device(device)
+    loaded = load(path, target)
+    payload = loaded.payload
+    missing = [key for key in NEEDED if key not in payload]
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}, so it cannot be diagnosed; name another checkpoint")
+    config = experiment_from_dict(payload["config"], str(path))
+    only = None if task is None else member(config, task)
+    spec = env_spec(config)
+    set_up_compute(config)
+    agent = load_agent(loaded, config).to(target)
+    for notice in backend_notices(config.task):
+        log.warning("%s", notice)
+
+    def open_env(copies: int) -> VectorEnv:
+        enough = copies if only is not None else max(copies, len(spec.tasks))
+        return make_env(config.task, num_envs=enough, seed=config.seed, device=str(target), only=only)
+
+    return Subject(
+        agent,
+        config,
+        device=target,
+        seed=seed,
+        make_env=open_env,
+        origin=Origin(
+            checkpoint=str(path),
+            sha256=loaded.sha256,
+            epoch=int(payload["epoch"]),
+            env_steps=int(payload["env_steps"]),
+            nonfinite=int(payload.get("nonfinite", 0)),
+        ),
+        replay=None if only is not None else _replay(loaded, config, target),
+        optimisers=payload.get("optimisers"),
+        initial=lambda: _initial_agent(config),
+        episodes=episodes,
+        only=only,
+    )
+
+
+def member(config: ExperimentConfig, task: str) -> int | None:
+    """The id of `task` in the set that was trained on, None for the one task of a single-task run.
+
+    Raises ConfigError for a task that the model never saw.
+    """
+    changed, only = config_for_task(config, task)
+    own = env_spec(config).label
+    if env_spec(changed).label != own:
+        raise ConfigError(
+            f"--task {task}: the checkpoint was trained on {own} alone, so its model knows nothing "
+            f"of {task}'s rewards; leave --task away (`flowmbpo eval --task` measures its policy elsewhere)"
+        )
+    return only
+
+
+def _initial_agent(config: ExperimentConfig) -> Agent:
+    with torch.random.fork_rng(devices=[]):
+        return seeded_agent(config, env_spec(config)).eval()
+
+
+def _replay(loaded: Loaded, config: ExperimentConfig, device: torch.device) -> ReplayBuffer | None:
+    """The run's buffer; None, and said so, where the checkpoint came without it."""
+    try:
+        state = load_replay(loaded, device)
+    except CheckpointError as error:
+        log.warning("%s It is %s.", error, FRESH)
+        return None
+    if state is None:
+        log.warning("%s holds no replay buffer: it is %s.", loaded.path, FRESH)
+        return None
+    return _restored(state, config, device, loaded.path)
+
+
+def _restored(state: dict[str, Any], config: ExperimentConfig, device: torch.device, path: Path) -> ReplayBuffer:
+    spec = env_spec(config)
+    lanes = len(state["head"]) if "head" in state else config.task.num_envs
+    assigned = torch.tensor(assign_tasks(spec, lanes, config.seed))
+    buffer = ReplayBuffer(config.training.wm_buffer_size, lanes, spec.obs_dim, spec.action_dim, assigned, device)
+    try:
+        buffer.load_state_dict(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return buffer
