@@ -27,11 +27,17 @@ def root(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_(json_: Annotated[bool, _JSON] = False) -> None:
+def list_(
+    controls: Annotated[
+        bool, typer.Option("--controls", help="The controls of every flow preset, in place of the presets.")
+    ] = False,
+    json_: Annotated[bool, _JSON] = False,
+) -> None:
     """List every preset: what it is for and what it costs."""
-    from flowmbpo.config.load import preset_info
+    from flowmbpo.config.controls import CONTROLS
+    from flowmbpo.config.load import control_info, preset_info
 
-    infos = preset_info()
+    infos = control_info() if controls else preset_info()
     if json_:
         print_document([info.to_dict() for info in infos])
         return
@@ -41,10 +47,19 @@ def list_(json_: Annotated[bool, _JSON] = False) -> None:
     phases = sorted({info.phase for info in infos} - set(_FIRST))
     for phase in (*_FIRST, *phases):
         chosen = [info for info in infos if info.phase == phase]
+        if not chosen:
+            continue
         print_table(console, phase, ["name", "task", "for"], [[i.name, i.task, i.description] for i in chosen])
         for cost in dict.fromkeys(info.cost for info in chosen):
             console.print(f"cost: {cost}", style="dim", markup=False)
         console.print()
+    if not controls:
+        endings = ", ".join(f"-{control}" for control in CONTROLS)
+        console.print(
+            f"Every preset with a flow world model has controls, by its name and {endings}; "
+            "`flowmbpo presets list --controls` lists them.",
+            markup=False,
+        )
     console.print("Train one: flowmbpo train --preset NAME.  Make your own: flowmbpo presets copy NAME FILE.yaml")
 
 
@@ -56,15 +71,42 @@ def show(
 ) -> None:
     """Print a preset's complete config as YAML."""
     from flowmbpo.config.load import load_experiment, to_yaml
-    from flowmbpo.config.presets import find_preset
 
     config = load_experiment(name)
     if json_:
         print_document({"name": config.name, "config": config.model_dump(mode="json")})
     elif own:
-        typer.echo(find_preset(name).read_text(encoding="utf-8"), nl=False)
+        typer.echo(_own_text(name), nl=False)
     else:
-        typer.echo(to_yaml(config), nl=False)
+        typer.echo(_standing(name) + to_yaml(config), nl=False)
+
+
+def _own_text(name: str) -> str:
+    """The preset's file as written; of a derived control, the file that would state it."""
+    from flowmbpo.config.resolution import Derived, control_delta, find_preset
+    from flowmbpo.config.yaml import dump_document
+
+    preset = find_preset(name)
+    if not isinstance(preset, Derived):
+        return preset.read_text(encoding="utf-8")
+    return _standing(name) + dump_document({"extends": preset.base, **control_delta(preset)})
+
+
+def _standing(name: str) -> str:
+    """A comment line where a control is derived, or where a file stands in a derived one's place; else nothing."""
+    from flowmbpo.config.presets import is_file_path
+    from flowmbpo.config.resolution import Derived, controls_of, derived_from, find_preset
+
+    if is_file_path(name):
+        return ""
+    found, derived = find_preset(name), derived_from(name)
+    if isinstance(found, Derived):
+        return f"# Derived, not a file: the control '{found.control}' of {found.base}.\n"
+    if derived is not None and controls_of(derived.base):
+        return (
+            f"# presets/{found.name} stands in place of the control '{derived.control}' derived from {derived.base}.\n"
+        )
+    return ""
 
 
 @app.command()
@@ -109,12 +151,14 @@ def _standalone(name: str, target: Path) -> str:
 
 def _extending(name: str, target: Path) -> str:
     from flowmbpo.config.load import load_experiment
-    from flowmbpo.config.presets import find_preset, is_file_path
+    from flowmbpo.config.presets import is_file_path
+    from flowmbpo.config.resolution import Derived, find_preset
 
     config = load_experiment(name)
+    preset = find_preset(name)
     parent = name
-    if is_file_path(name) or find_preset(name).parent == Path():
-        parent = os.path.relpath(find_preset(name).resolve(), target.parent.resolve())
+    if not isinstance(preset, Derived) and (is_file_path(name) or preset.parent == Path()):
+        parent = os.path.relpath(preset.resolve(), target.parent.resolve())
         parent = parent if "/" in parent else f"./{parent}"
     return (
         f"extends: {json.dumps(parent)}\n"

@@ -16,10 +16,18 @@ DEFAULT_PRESET = "quickstart"
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    """Shell completion: the names of the shipped presets."""
+    """Shell completion: the names of the shipped presets, and the controls of one that is typed in full."""
     from flowmbpo.config.presets import preset_names
 
-    return [name for name in preset_names() if name.startswith(incomplete)]
+    names = preset_names()
+    found = [name for name in names if name.startswith(incomplete)]
+    typed = [name for name in names if incomplete.startswith(name)]
+    if typed:  # resolving a preset takes time: only where its controls are within reach
+        from flowmbpo.config.resolution import controls_of
+
+        controls = [control.name for name in typed for control in controls_of(name)]
+        found += [name for name in controls if name.startswith(incomplete)]
+    return found
 
 
 def complete_task(incomplete: str) -> list[str]:

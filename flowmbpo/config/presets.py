@@ -6,6 +6,7 @@ name starts with '_' are shared bases: they can be extended, not run, and are no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import flowmbpo
@@ -39,18 +40,10 @@ def preset_path(name: str) -> Path:
     path = presets_folder() / f"{name}.yaml"
     if name and not is_file_path(name) and path.is_file():
         return path
-    hint = nearest(name, preset_names())
-    raise ConfigError(f"unknown preset '{name}'.{hint} See `flowmbpo presets list`, or give a path to a .yaml file.")
+    raise unknown_preset(name, preset_names())
 
 
-def find_preset(preset: str | Path) -> Path:
-    """The file behind a preset's name or a path of the user's own. Raises ConfigError."""
-    if is_file_path(preset):
-        path = Path(preset).expanduser()
-        if not path.is_file():
-            what = "is a folder, not a preset file" if path.is_dir() else "does not exist"
-            raise ConfigError(f"the preset file '{preset}' {what}. Give a .yaml file or a name from `presets list`.")
-        return path
-    if not (presets_folder() / f"{preset}.yaml").is_file() and Path(preset).is_file():
-        return Path(preset)
-    return preset_path(str(preset))
+def unknown_preset(name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that no preset has; it offers the nearest of `known`."""
+    hint = nearest(name, known)
+    return ConfigError(f"unknown preset '{name}'.{hint} See `flowmbpo presets list`, or give a path to a .yaml file.")
