@@ -7,8 +7,10 @@ from collections.abc import Callable
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.measured import measure_compute
+from flowmbpo.diagnostics.measured_esnr import measure_esnr
 from flowmbpo.diagnostics.subject import Subject
 
 DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
+    "esnr": measure_esnr,
     "compute": measure_compute,
 }

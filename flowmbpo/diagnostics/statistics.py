@@ -53,9 +53,58 @@ def bootstrap_interval(
     n = len(rows)
     index = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(rows.device)
     found = torch.tensor([statistic(rows[chosen]) for chosen in index], dtype=torch.float64)
+    return middle_interval(value, found)
+
+
+def resample_counts(n: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "R n"]:
+    """How often each of `n` rows comes up in each of R bootstrap resamples (float64, on the CPU)."""
+    index = torch.randint(n, (resamples, n), generator=generator, device=generator.device).cpu()
+    counts = torch.zeros(resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, index, torch.ones_like(counts))
+
+
+def middle_interval(value: float, found: Float[Tensor, " R"]) -> Interval:
+    """`value` with the middle 95% of its resampled values `found`; those that are nan are left out."""
     tail = (1.0 - CONFIDENCE) / 2
-    low, high = torch.quantile(found, torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
+    kept = found[~found.isnan()].double()
+    if not len(kept):
+        return Interval(value, math.nan, math.nan)
+    low, high = torch.quantile(kept, torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
     return Interval(value, low, high)
+
+
+def ratio_intervals(
+    numerator: Float[Tensor, "n K"], denominator: Float[Tensor, "n K"], counts: Float[Tensor, "R n"]
+) -> list[Interval]:
+    """K ratios of sums over rows, each with its percentile bootstrap interval (see `resample_counts`).
+
+    A ratio is nan where its denominator sums to 0.
+    """
+    top, bottom = numerator.double().cpu(), denominator.double().cpu()
+    values = _ratio(top.sum(0), bottom.sum(0)).tolist()
+    found = _ratio(counts @ top, counts @ bottom)
+    return [middle_interval(value, found[:, k]) for k, value in enumerate(values)]
+
+
+def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
+    return torch.where(bottom == 0.0, torch.nan, top / bottom)
+
+
+def share_interval(hits: int, n: int) -> Interval:
+    """A share of `n` independent trials with Wilson's score interval (Wilson 1927); nan where n is 0."""
+    if not n:
+        return Interval(math.nan, 0.0, 1.0)
+    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(hits / n, float(found.low), float(found.high))
+
+
+def jackknife_interval(value: float, left_out: Float[Tensor, " n"]) -> Interval:
+    """Interval of a statistic from its values with one of n samples left out each (Tukey 1958), Student's t."""
+    x = left_out.double()
+    n = x.numel()
+    variance = (n - 1) / n * float((x - x.mean()).square().sum())
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * math.sqrt(variance)
+    return Interval(value, value - half, value + half)
 
 
 @dataclass(frozen=True)
