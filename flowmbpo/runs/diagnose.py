@@ -10,6 +10,7 @@ from typing import Any
 
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.weights import require_finite
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.errors import FlowMBPOError
@@ -123,6 +124,8 @@ def diagnose(
 def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -> Measured:
     began = time.monotonic()
     try:
+        if name != HEALTH:  # which says itself what is not finite
+            require_finite(subject)
         diagnosis = DIAGNOSTICS[name](subject, effort)
     except FlowMBPOError as error:
         if not keep_going:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 class TrainOutcome:
     """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best.
 
-    `faults` counts the training episodes that the simulator broke and that were thrown away.
+    `faults` counts the training episodes that the simulator broke and that were thrown away; `findings` name
+    what the light diagnostics warned of, and `diagnostics_s` are the seconds they took beside `wall_s`.
     """
 
     run_dir: str
@@ -25,6 +26,8 @@ class TrainOutcome:
     cpu_s: float
     nonfinite: int
     faults: int = 0
+    findings: tuple[str, ...] = ()
+    diagnostics_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""

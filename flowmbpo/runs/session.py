@@ -24,6 +24,7 @@ from flowmbpo.runs.build import evaluation_env, evaluation_episodes, evaluation_
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.runs.outcome import TrainOutcome
+from flowmbpo.runs.self_diagnosis import SelfDiagnosis
 from flowmbpo.tracking.factory import make_sinks
 from flowmbpo.training.fog import FoGTrainer
 
@@ -63,6 +64,8 @@ class TrainingSession:
             clock = (float(loaded.payload["wall_s"]), float(loaded.payload["cpu_s"]))
             resume_epoch = trainer.epoch
         self.clock = TrainingClock(trainer.env, *clock)
+        earlier = None if loaded is None else loaded.payload.get("self_diagnosis")  # 0.2 saved none
+        self.self_diagnosis = SelfDiagnosis(config, trainer, earlier)
         name = trainer.env.spec.label
         self.sinks = make_sinks(config, run_dir, config.training.epochs, name, resume_epoch, console=console)
         self.status = "failed"
@@ -103,6 +106,8 @@ class TrainingSession:
             cpu_s=self.clock.cpu_s,
             nonfinite=self.trainer.nonfinite,
             faults=self.trainer.faults,
+            findings=tuple(self.self_diagnosis.findings),
+            diagnostics_s=self.self_diagnosis.seconds,
         )
         self.run_dir.update_status("done" if final is not None else "interrupted", outcome=outcome.to_dict())
         return outcome
@@ -132,6 +137,9 @@ class TrainingSession:
             "speed/env_steps_per_s": (trainer.env_steps - steps) / seconds,
             "speed/updates_per_s": (trainer.updates - updates) / seconds,
         }
+        diagnosed = self.self_diagnosis.due
+        if diagnosed:
+            row |= self._diagnose()
         due = config.evaluation.every > 0 and trainer.epoch % config.evaluation.every == 0
         if due:
             try:
@@ -143,12 +151,18 @@ class TrainingSession:
             if self.best is None or evaluation.return_mean > self.best:
                 self.best = evaluation.return_mean
                 self.store.save("best", self._payload())
-        if due or trainer.epoch % config.tracking.every == 0:
+        if due or diagnosed or trainer.epoch % config.tracking.every == 0:
             self.sinks.log(row | self._costs())
         if config.checkpoint.every > 0 and trainer.epoch % config.checkpoint.every == 0:
             self._save()
             if config.checkpoint.keep > 0:
                 self.store.save(epoch_name(trainer.epoch), self._payload())
+
+    def _diagnose(self) -> dict[str, float]:
+        """The light diagnostics, outside the training's clock; what they cost in all is a share of its time."""
+        with self.clock.paused():
+            metrics = self.self_diagnosis.measure()
+        return metrics | {"diagnostics/share": self.self_diagnosis.seconds / max(self.clock.wall_s, 1e-9)}
 
     def _rescue(self, row: dict[str, float | int | str]) -> None:
         """Save what an evaluation that breaks would lose; the run can go on from here."""
@@ -194,6 +208,7 @@ class TrainingSession:
             "config": self.config.model_dump(mode="json"),
             "rng": rng.capture(self.trainer.generators),
             "best": self.best,
+            "self_diagnosis": self.self_diagnosis.state_dict(),
             "wall_s": self.clock.wall_s,
             "cpu_s": self.clock.cpu_s,
         }

@@ -42,7 +42,15 @@ FLOW = {
     "actor": {"kind": "flow", "units": [16]},
     "critic.target_decay": 0.9,
 }
-TIMING = ("wall_s", "cpu_s", "speed/env_steps_per_s", "speed/updates_per_s", "memory/rss_mb")
+TIMING = (
+    "wall_s",
+    "cpu_s",
+    "speed/env_steps_per_s",
+    "speed/updates_per_s",
+    "memory/rss_mb",
+    "diagnostics/seconds",
+    "diagnostics/share",
+)
 
 
 def build(**changes):
