@@ -1,0 +1,142 @@
+"""True futures of one start state: a random toy is lived through again and again with fresh noise.
+
+Other simulators cannot do this: an episode's randomness is fixed by its seed, and their states cannot be set.
+Letters: S starts, R real futures of each, M predicted ones, L steps of an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.energy import sample_energy
+from flowmbpo.diagnostics.futures import FUTURE_STEPS, sample_futures
+from flowmbpo.diagnostics.statistics import Interval, mean_interval
+from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
+from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.toy.batch import ToyBatch
+from flowmbpo.envs.toy.system import ToySystem
+
+STARTS = 64
+REPLICAS = 64
+LOW_SHARE = 0.1  # of a start's true futures that count as its low ones
+
+
+@dataclass(frozen=True)
+class ConditionalStep:
+    """After `step` transitions from one start under fixed actions: energy distances of M from R futures, mean over S.
+
+    Unbiased: 0 for the true model. `low_excess` is the predicted probability of the worst tenth of the
+    true reward sums, less that tenth: negative where the model does not see the bad futures.
+    """
+
+    step: int
+    starts: int
+    replicas: int
+    states: Interval
+    rewards: Interval
+    low_excess: Interval
+
+    def __str__(self) -> str:
+        return (
+            f"energy distance of states {self.states}, of reward sums {self.rewards}; "
+            f"P(worst tenth) - its truth {self.low_excess}  ({self.starts} starts)"
+        )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Toy states [S, state], and the actions [T, S, A] that the policy took from them on."""
+
+    state: Tensor
+    action: Tensor
+
+
+def measure_conditional(subject: Subject) -> tuple[ConditionalStep, ...] | None:
+    """Compare M predicted with R true futures of S states of the policy; None where none can be had."""
+    if subject.make_env is None:
+        return None
+    env = subject.open_env(STARTS)
+    try:
+        if not isinstance(env, BatchVectorEnv) or not isinstance(env.simulator, ToyBatch):
+            return None
+        system = env.simulator.system
+        if not system.noise_dim or system.task.episode_length <= max(FUTURE_STEPS):
+            return None
+        rng = torch.Generator().manual_seed(subject.seed)  # on the CPU, where the toys live
+        start = _record_starts(subject, env, rng)
+    finally:
+        env.close()
+    return tuple(_compare(subject, system, start, rng))
+
+
+def _record_starts(subject: Subject, env: BatchVectorEnv, rng: torch.Generator) -> _Start:
+    """Each copy's state at a random time of its first episode, and what the policy did then."""
+    generator = subject.generator("conditional")
+    horizon, count = max(FUTURE_STEPS), env.num_envs
+    latest = env.spec.tasks[0].episode_length - horizon
+    times = torch.randint(latest, (count,), generator=rng)
+    obs = env.reset(ENV_SEED_BASE + (2 << 32) + subject.seed)
+    states, actions = [], []
+    for _ in range(int(times.max()) + horizon):
+        states.append(env.state_dict()["simulator"]["state"])
+        action = subject.agent.act(obs.to(subject.device), env.task_ids.to(subject.device), generator).to(obs.device)
+        actions.append(action)
+        obs = env.step(action).obs
+    copies = torch.arange(count)
+    steps = times + torch.arange(horizon).unsqueeze(1)
+    return _Start(torch.stack(states)[times, copies], torch.stack(actions)[steps, copies])
+
+
+def _compare(subject: Subject, system: ToySystem, start: _Start, rng: torch.Generator) -> list[ConditionalStep]:
+    generator = subject.generator("true futures")
+    device, count = subject.device, len(start.state)
+    task = torch.zeros(count, dtype=torch.long, device=device)
+    real_obs, real_sums = live_through(system, start.state, start.action, REPLICAS, rng)
+    _, other_sums = live_through(system, start.state, start.action, REPLICAS, rng)
+    state, context = subject.encode(system.observe(start.state).to(device), task)
+    futures = sample_futures(subject.agent, state, start.action.to(device), context, REPLICAS, generator)
+    found = []
+    for step in futures.steps:
+        encoded, _ = subject.encode(real_obs[step].flatten(0, 1).to(device), task.repeat(REPLICAS))
+        z = subject.agent.world_model.latent(encoded).view(REPLICAS, count, -1)
+        sums, truth = futures.reward_sum[step].cpu(), real_sums[step]
+        low = torch.quantile(other_sums[step], LOW_SHARE, dim=0)  # of futures that are not judged: no bias
+        excess = (sums < low).double().mean(0) - (truth < low).double().mean(0)
+        found.append(
+            ConditionalStep(
+                step=step,
+                starts=count,
+                replicas=REPLICAS,
+                states=mean_interval(sample_energy(futures.z[step].transpose(0, 1), z.transpose(0, 1))),
+                rewards=mean_interval(sample_energy(sums.T.unsqueeze(-1), truth.T.unsqueeze(-1))),
+                low_excess=mean_interval(excess),
+            )
+        )
+    return found
+
+
+@torch.no_grad()  # the toy is differentiable; nothing is differentiated here
+def live_through(
+    system: ToySystem,
+    state: Float[Tensor, "S X"],
+    action: Float[Tensor, "T S A"],
+    replicas: int,
+    generator: torch.Generator,
+) -> tuple[dict[int, Float[Tensor, "R S O"]], dict[int, Float[Tensor, "R S"]]]:
+    """Observations after, and reward sums over, the steps of FUTURE_STEPS of R real futures with fresh noise."""
+    shape = (replicas, len(state))
+    state = state.repeat(replicas, 1)
+    total = torch.zeros(len(state), dtype=torch.float64)
+    observed, summed = {}, {}
+    for step, taken in enumerate(action, start=1):
+        noise = torch.rand(len(state), system.noise_dim, generator=generator)
+        state, reward = system.transition(state, taken.repeat(replicas, 1), noise)
+        total += reward
+        if step in FUTURE_STEPS:
+            observed[step] = system.observe(state).view(*shape, -1)
+            summed[step] = total.view(shape).clone()
+    return observed, summed

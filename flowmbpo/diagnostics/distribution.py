@@ -1,0 +1,210 @@
+"""Is the distribution of futures the real one? Spread of k-step states and reward sums, probabilities of events.
+
+A deterministic model gets the same figures: its distribution is a point, its probabilities are 0 and 1.
+Letters: B windows, M samples, D latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowmbpo.diagnostics.calibration import Calibration, calibrate
+from flowmbpo.diagnostics.conditional import ConditionalStep, measure_conditional
+from flowmbpo.diagnostics.diagnosis import Row
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.energy import EnergyDistance, energy_score, paired_energy
+from flowmbpo.diagnostics.futures import FUTURE_STEPS, Futures, sample_futures
+from flowmbpo.diagnostics.open_loop import RealWindows
+from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
+from flowmbpo.diagnostics.subject import Subject
+
+SAMPLES = 32
+"""M: a predicted probability is then known to 0.09 or better."""
+EVENT_STEPS = (4, 16)
+LEVELS = (0.05, 0.1)  # quantiles of the real reward sum that make it a low one
+THRESHOLD_WINDOWS = 4  # times as many windows as are judged: independent ones, for the quantiles
+LEAST = 8  # complete windows below which a step is left out: its intervals would say nothing
+
+
+@dataclass(frozen=True)
+class StepDistribution:
+    """Distributions after `step` transitions, over start states; scores are means over the starts.
+
+    `states` and `rewards` compare one sample per start with what really came of it, as pooled
+    distributions. `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS)
+    judge each start's own M samples: an energy score, least for the true conditional distribution.
+    """
+
+    step: int
+    states: EnergyDistance
+    rewards: EnergyDistance
+    state_score: Interval
+    reward_score: Interval
+
+
+@dataclass(frozen=True)
+class EventCalibration:
+    """How well the probability of `event` within `step` transitions is predicted."""
+
+    event: str
+    step: int
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """All of it. `conditional` is None where no start state can be lived through again with other noise."""
+
+    samples: int
+    steps: tuple[StepDistribution, ...]
+    events: tuple[EventCalibration, ...]
+    conditional: tuple[ConditionalStep, ...] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
+
+    def rows(self) -> list[Row]:
+        """Energy distances, scores, then events."""
+        found: list[Row] = []
+        for step in self.steps:
+            for what, energy in (("states", step.states), ("reward sums", step.rewards)):
+                told = f"{energy.distance}, p {energy.p_value:.2g}  (n {energy.n})"
+                found.append((f"energy distance of {what}, step {step.step}", told))
+            scores = f"states {step.state_score}, reward sums (CRPS) {step.reward_score}"
+            found.append((f"energy score, step {step.step}", scores))
+        for event in self.events:
+            found.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
+        for truth in self.conditional or ():
+            found.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
+        if self.conditional is None:
+            found.append(("against true futures of one start", "not possible: no noise that can be drawn anew"))
+        return found
+
+    def draw(self, axes: Any) -> None:
+        """The reliability diagram of every event."""
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        for event in self.events:
+            bins = event.calibration.bins
+            axes.plot(
+                [part.predicted for part in bins],
+                [part.observed.value for part in bins],
+                marker="o",
+                label=f"{event.event}, {event.step} steps",
+            )
+        axes.set(xlabel="predicted probability", ylabel="observed frequency")
+        if self.events:
+            axes.legend(fontsize="x-small")
+
+
+def _told(found: Calibration) -> str:
+    return (
+        f"happens {found.base_rate}, predicted {found.predicted_rate:.3g}; Brier {found.fair_brier:.3g} (skill "
+        f"{found.skill:.2g}), ECE {found.ece} (by chance up to {found.ece_if_calibrated:.2g}); n {found.n}"
+    )
+
+
+def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *, stochastic: bool) -> Distribution:
+    """Draw M futures of every window and compare. One is enough of a model that has no chance in it."""
+    generator = subject.generator("distribution")
+    model = subject.agent.world_model
+    members = SAMPLES if stochastic or model.termination_head is not None else 1
+    horizon = min(len(real.batch.action), max(FUTURE_STEPS))
+    start, action = real.states[0], real.batch.action[:horizon]
+    futures = sample_futures(subject.agent, start, action, real.context, members, generator)
+    thresholds = _thresholds(subject, horizon, effort, generator)
+    return Distribution(
+        samples=members,
+        steps=tuple(_steps(real, futures, effort.resamples, generator)),
+        events=tuple(_events(subject, real, futures, thresholds, effort.resamples, generator)),
+        conditional=measure_conditional(subject),
+    )
+
+
+def known_outcomes(real: RealWindows, step: int) -> Bool[Tensor, " B"]:
+    """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself."""
+    batch = real.batch
+    ended: Tensor = batch.terminated[:step].any(0)
+    return batch.valid[step - 1] | ended
+
+
+def _steps(
+    real: RealWindows, futures: Futures, resamples: int, generator: torch.Generator
+) -> Sequence[StepDistribution]:
+    found = []
+    for step in futures.steps:
+        inside = real.batch.valid[step - 1]  # a window that has ended has no state to compare with
+        n = int(inside.sum())
+        if n < LEAST:
+            continue
+        counts = resample_counts(n, resamples, generator)
+        z, predicted = real.z[step, inside], futures.z[step][:, inside]
+        total = real.batch.reward[:step, inside].double().sum(0).unsqueeze(-1)
+        sums = futures.reward_sum[step][:, inside].unsqueeze(-1)
+        found.append(
+            StepDistribution(
+                step=step,
+                states=paired_energy(predicted[0], z, counts, generator),
+                rewards=paired_energy(sums[0], total, counts, generator),
+                state_score=mean_interval(energy_score(predicted.transpose(0, 1), z)),
+                reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
+            )
+        )
+    return found
+
+
+def _events(
+    subject: Subject,
+    real: RealWindows,
+    futures: Futures,
+    thresholds: dict[tuple[int, float], Float[Tensor, " tasks"]],
+    resamples: int,
+    generator: torch.Generator,
+) -> Sequence[EventCalibration]:
+    batch, members = real.batch, len(next(iter(futures.ended.values())))
+    found = []
+
+    def judge(event: str, step: int, predicted: Tensor, happened: Tensor) -> None:
+        known = known_outcomes(real, step)
+        n = int(known.sum())
+        if n >= LEAST:
+            counts = resample_counts(n, resamples, generator)
+            result = calibrate(predicted[known], happened[known], counts, generator, members=members)
+            found.append(EventCalibration(event, step, result))
+
+    for step in (step for step in EVENT_STEPS if step in futures.steps):
+        total = batch.reward[:step].double().sum(0)
+        for level in LEVELS:
+            low = thresholds[step, level][batch.task]
+            predicted = (futures.reward_sum[step] < low).double().mean(0)
+            judge(f"reward sum below its {level:.0%} quantile", step, predicted, total < low)
+        if any(task.can_terminate for task in subject.agent.spec.tasks):
+            judge("termination", step, futures.ended[step].double().mean(0), batch.terminated[:step].any(0))
+    return found
+
+
+def _thresholds(
+    subject: Subject, horizon: int, effort: Effort, generator: torch.Generator
+) -> dict[tuple[int, float], Float[Tensor, " tasks"]]:
+    """Quantiles of the real reward sums of each task, from windows of their own; -inf where a task has none."""
+    batch = subject.windows.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
+    found = {}
+    for step in (step for step in EVENT_STEPS if step <= horizon):
+        known = batch.valid[step - 1] | batch.terminated[:step].any(0)
+        total = batch.reward[:step].double().sum(0)
+        for level in LEVELS:
+            found[step, level] = _task_quantiles(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
+    return found
+
+
+def _task_quantiles(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:
+    low = torch.full((tasks,), -torch.inf, dtype=total.dtype, device=total.device)
+    for one in sorted(set(task.tolist())):
+        low[one] = torch.quantile(total[task == one], level)
+    return low
