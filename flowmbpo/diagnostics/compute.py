@@ -16,6 +16,7 @@ from flowmbpo.diagnostics.flops import FlopCount
 from flowmbpo.diagnostics.parameters import build_agent, parameter_counts
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.models.agent import Agent
+from flowmbpo.training.horizon import trusted_steps
 from flowmbpo.training.model_loss import model_loss
 from flowmbpo.training.updates import actor_objective, frozen
 
@@ -86,7 +87,7 @@ class ComputeCost:
 def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     """Probe a throw-away agent with few rows and extrapolate. Leaves torch's global generator untouched.
 
-    A critic update here is one minibatch step.
+    A critic update here is one minibatch step. An adaptive actor horizon counts as the longest that it may be.
     """
     with torch.random.fork_rng(devices=[]):
         agent = build_agent(config, spec)
@@ -97,17 +98,20 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         return UpdateCost.at(rows, measured[0][name], measured[1][name])
 
     starts = training.actor_batch_size or config.task.num_envs
-    imagined = starts * training.noise_replicas * training.horizon
+    imagined = starts * training.noise_replicas * training.longest_actor_horizon
     minibatches = math.ceil(imagined / math.ceil(imagined / training.critic_batches))  # as `chunk` makes them
     model_update = cost("model", training.wm_batch_size)
     actor_update = cost("actor", starts)  # the probe replicates its starts itself
     critic_update = cost("critic", imagined / minibatches)
-    actor_update = UpdateCost(actor_update.flops + cost("values", imagined).flops, actor_update.activation_bytes)
+    beside = cost("values", imagined).flops
+    if training.adaptive_horizon is not None:
+        beside += cost("trust", training.wm_batch_size).flops
+    actor_update = UpdateCost(actor_update.flops + beside, actor_update.activation_bytes)
     largest = max(update.activation_bytes for update in (model_update, actor_update, critic_update))
     return ComputeCost(
         nfe=agent.world_model.dynamics.nfe,
         actor_nfe=agent.actor.nfe,
-        compute_index=compute_index(agent, training.horizon),
+        compute_index=compute_index(agent, training.longest_actor_horizon),
         model_update=model_update,
         actor_update=actor_update,
         critic_update=critic_update,
@@ -180,10 +184,26 @@ def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) ->
         with torch.no_grad():
             agent.critic(z, context)
 
+    def trust() -> None:
+        trusted_steps(agent.world_model, _shortened(batch, config.training.longest_actor_horizon), 1.0)
+
     def act() -> None:
         agent.act(obs[0], task, generator)
 
-    return {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
+    probes = {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
+    return probes if config.training.adaptive_horizon is None else probes | {"trust": trust}
+
+
+def _shortened(batch: Batch, horizon: int) -> Batch:
+    """The first `horizon` steps of every window."""
+    return Batch(
+        obs=batch.obs[: horizon + 1],
+        action=batch.action[:horizon],
+        reward=batch.reward[:horizon],
+        terminated=batch.terminated[:horizon],
+        valid=batch.valid[:horizon],
+        task=batch.task,
+    )
 
 
 def _backward(loss: Tensor) -> None:

@@ -24,6 +24,18 @@ class ClipConfig(FrozenConfig):
     model: PositiveFloat | None = 20.0
 
 
+class AdaptiveHorizonConfig(FrozenConfig):
+    """How far an actor update may trust the model, decided anew before each.
+
+    The horizon is the largest h such that for every k <= h the model's k-step latent error (mean square,
+    on `wm_batch_size` fresh replay windows) is below `tolerance` times that of predicting no change; at
+    least `minimum`.
+    """
+
+    tolerance: PositiveFloat = 0.5
+    minimum: PositiveInt = 1
+
+
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -33,6 +45,10 @@ class TrainingConfig(FrozenConfig):
     A round is `wm_iterations` model updates, one actor update, and `critic_iterations` passes over
     `critic_batches` shuffled minibatches of that actor update's rollout.
 
+    The actor imagines `horizon` steps, or `actor_horizon` of them (truncated), or as many up to there as
+    `adaptive_horizon` trusts; the critic learns from what was imagined. Collection and model updates keep
+    `horizon`.
+
     `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start
     states: first-order gradients vanish in a saturated tanh, and a policy that got there stays.
     `exploration_noise` is the std of Gaussian noise on collected actions, clipped to [-1, 1].
@@ -41,6 +57,8 @@ class TrainingConfig(FrozenConfig):
 
     epochs: PositiveInt = 15_000
     horizon: PositiveInt = 16
+    actor_horizon: PositiveInt | None = None  # null: horizon
+    adaptive_horizon: AdaptiveHorizonConfig | None = None
     rounds: PositiveInt = 1
     wm_batch_size: PositiveInt = 256
     wm_iterations: PositiveInt = 8
@@ -79,3 +97,22 @@ class TrainingConfig(FrozenConfig):
         if self.warmup_model_updates > 0 and self.random_episodes == 0:
             raise ValueError("warmup_model_updates needs data: set random_episodes to at least 1, or the warm-up to 0")
         return self
+
+    @model_validator(mode="after")
+    def _actor_stays_within_the_model_s_horizon(self) -> TrainingConfig:
+        if self.actor_horizon is not None and self.actor_horizon > self.horizon:
+            raise ValueError(
+                f"actor_horizon {self.actor_horizon} exceeds horizon {self.horizon}: the model is trained for "
+                "rollouts of that length only. Lower it, or raise horizon"
+            )
+        if self.adaptive_horizon is not None and self.adaptive_horizon.minimum > self.longest_actor_horizon:
+            raise ValueError(
+                f"adaptive_horizon.minimum {self.adaptive_horizon.minimum} exceeds the longest that the actor may "
+                f"imagine, {self.longest_actor_horizon} (actor_horizon, or horizon)"
+            )
+        return self
+
+    @property
+    def longest_actor_horizon(self) -> int:
+        """Imagined steps of an actor update; at most so many where they adapt."""
+        return self.actor_horizon or self.horizon

@@ -20,6 +20,7 @@ from flowmbpo.envs.faults import Fault
 from flowmbpo.errors import EnvironmentFailure, NonFiniteError
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.horizon import trusted_steps
 from flowmbpo.training.optimiser import GuardedOptimiser
 from flowmbpo.training.schedule import learning_rate
 from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
@@ -223,17 +224,33 @@ class FoGTrainer:
             "grad_norm/model": result.grad_norm,
         }
 
+    def _actor_horizon(self) -> int:
+        """Steps that the next actor update imagines.
+
+        An adaptive one is measured on windows drawn from the replay generator, and on nothing that was
+        measured before: a resumed run decides as the uninterrupted one does.
+        """
+        config, longest = self.config, self.config.longest_actor_horizon
+        if config.adaptive_horizon is None:
+            return longest
+        batch = self.replay.sample(config.wm_batch_size, longest, self.generators["replay"])
+        steps = trusted_steps(self.agent.world_model, batch, config.adaptive_horizon.tolerance)
+        return max(config.adaptive_horizon.minimum, int(steps))
+
     def _policy_update(self) -> dict[str, Tensor]:
         agent, config = self.agent, self.config
+        horizon = self._actor_horizon()
         obs, task = self.replay.sample_starts(config.actor_batch_size or self.env.num_envs, self.generators["replay"])
         with torch.no_grad():  # the actor learns through the model, not through the encoder or the embedding
             context = agent.world_model.context(task)
             start = agent.world_model.encode(obs, context)
         result, objective = update_actor(
-            agent, start, context, self.optimisers["actor"], config, self.generators["imagination"]
+            agent, start, context, self.optimisers["actor"], config, self.generators["imagination"], horizon
         )
         self._check("actor", result, lambda: {"obs": obs, "task": task})
         metrics = {"loss/actor": result.loss, "grad_norm/actor": result.grad_norm}
+        if config.actor_horizon is not None or config.adaptive_horizon is not None:
+            metrics["horizon/actor"] = torch.tensor(float(horizon))
         if not result.stepped:
             return metrics  # the critic's targets come from the same rollout
         results = update_critic(agent, objective, self.optimisers["critic"], config, self.generators["critic"])

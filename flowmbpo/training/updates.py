@@ -67,9 +67,16 @@ class ActorObjective:
 
 
 def actor_objective(
-    agent: Agent, start: Float[Tensor, "B D"], context: TaskContext, config: TrainingConfig, generator: torch.Generator
+    agent: Agent,
+    start: Float[Tensor, "B D"],
+    context: TaskContext,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    horizon: int | None = None,
 ) -> ActorObjective:
     """-J of the spec: J = sum_{h<H} gamma^h r_h + gamma^H V(z_H), mean over start states.
+
+    H is `horizon`, by default the longest that the config allows.
 
     Call inside `frozen(world_model, critic)`. `noise_replicas` rolls every start state out that
     many times with fresh noise. The division by the running std of returns is `update_actor`'s.
@@ -81,7 +88,7 @@ def actor_objective(
         agent.actor,
         start,
         context,
-        horizon=config.horizon,
+        horizon=horizon or config.longest_actor_horizon,
         generator=generator,
         actor_input_gradient=config.actor_input_gradient,
     )
@@ -103,10 +110,11 @@ def update_actor(
     optimiser: GuardedOptimiser,
     config: TrainingConfig,
     generator: torch.Generator,
+    horizon: int | None = None,
 ) -> tuple[UpdateResult, ActorObjective]:
     """One first-order gradient step on the actor, through the frozen model and critic."""
     with frozen(agent.world_model, agent.critic):
-        objective = actor_objective(agent, start, context, config, generator)
+        objective = actor_objective(agent, start, context, config, generator, horizon)
         loss = objective.loss
         if config.return_normalization:
             agent.return_scale.update(objective.returns.detach().unsqueeze(-1))

@@ -56,6 +56,7 @@ def test_every_preset_of_the_study_is_there():
             expected |= {f"phase2-{arm}-{sibling}{size}" for arm in ("flowwm", "fullflow")}
     expected |= {f"phase1p5-{h}-{decay}" for h in ("h8", "h16") for decay in ("base", "strong")}
     ablations = "h3 k2 k8 euler midpoint-tau jacobian-penalty substep-noise two-hot teacher"
+    ablations += " spectral-norm truncated-h4 adaptive-horizon through"
     expected |= {f"phase1p5-{arm}" for arm in ablations.split()}
     assert expected <= set(preset_names())
 
@@ -147,8 +148,13 @@ def test_phase_1p5_is_horizon_by_weight_decay_and_one_change_per_ablation():
         "jacobian-penalty": {"model.dynamics.jacobian_penalty": 1e-3},
         "substep-noise": {"model.dynamics.substep_noise": 0.01},
         "teacher": {"model.dynamics.source": "teacher"},
+        "spectral-norm": {"model.dynamics.spectral_norm": True},
+        "truncated-h4": {"training.actor_horizon": 4},
+        "through": {"training.actor_input_gradient": "through"},
     }
     assert {name: keys_that_differ("phase1p5-h8-base", f"phase1p5-{name}") for name in expected} == expected
+    adaptive = keys_that_differ("phase1p5-h8-base", "phase1p5-adaptive-horizon")
+    assert {key.removeprefix("training.adaptive_horizon") for key in adaptive} == {"", ".tolerance", ".minimum"}
     assert keys_that_differ("phase1p5-h8-base", "phase1p5-two-hot")["model.reward.kind"] == "two_hot"
 
 

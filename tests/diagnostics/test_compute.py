@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowmbpo.config.load import load_experiment
-from flowmbpo.diagnostics.compute import compute_index, estimate_cost
+from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import EnvSpec
@@ -33,6 +33,10 @@ CASES = {
     "neural-ode": ("mini-cartpole-neuralode",),
     "pwm-5m": ("phase1-baseline",),
     "jacobian-penalty": ("phase1p5-jacobian-penalty", "model.dynamics.units=[64, 64]", "model.latent_dim=64"),
+    "truncated": ("quickstart", "training.actor_horizon=2"),
+    "adaptive": ("quickstart", "training.actor_horizon=3", "training.adaptive_horizon={tolerance: 1e9}"),
+    "widened": ("quickstart-widemlp",),
+    "spectral-norm": ("quickstart", "model.dynamics.spectral_norm=true"),
     "two-hot": ("phase1p5-two-hot", "model.dynamics.units=[64, 64]", "model.latent_dim=64"),
     "everything": (
         "quickstart",
@@ -137,6 +141,7 @@ def test_estimating_leaves_the_global_generator_alone():
             8,
             2 * 4 * 9 + 2 * 4 * 8,
         ),
+        (("training.actor_horizon=3",), 2, 4, 2 * 3 * (2 + 1) + 2 * 3 * 4),
         (("model.termination={units: [8]}",), 2, 4, 2 * 4 * (2 + 2) + 2 * 4 * 4),
     ],
 )
@@ -144,7 +149,7 @@ def test_compute_index_counts_network_calls(changes, nfe, actor_nfe, index):
     config = experiment("flow-flow", *changes)
     agent = build_meta_agent(config, spec_of(config))
     assert (agent.world_model.dynamics.nfe, agent.actor.nfe) == (nfe, actor_nfe)
-    assert compute_index(agent, config.training.horizon) == index
+    assert estimate_cost(config, spec_of(config)).compute_index == index
 
 
 def test_document_names_every_figure():

@@ -1,0 +1,158 @@
+"""The actor's horizon: fixed, truncated, or as far as the model is right."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from flowmbpo.training import horizon as horizon_module
+from flowmbpo.training.horizon import k_step_errors, trusted_steps
+from flowmbpo.training.updates import actor_objective, critic_targets
+
+LOGIT_FLOW = {"dynamics": {"kind": "flow", "units": [16], "geometry": "logit", "substeps": 2}}
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("model", [{}, LOGIT_FLOW, {"dynamics": {"kind": "gaussian", "units": [16]}}])
+def test_errors_are_those_of_the_rollout_step_by_step(make_agent, make_batch, model):
+    world = make_agent(model=model).double().world_model
+    batch = make_batch(horizon=4, width=5, dtype=torch.float64)
+    found, trivial = k_step_errors(world, batch)
+    context = world.context(batch.task)
+    state = world.encode(batch.obs[0], context)
+    start = world.latent(state)
+    for k in range(4):
+        state = world.next(state, batch.action[k], context)
+        real = world.latent(world.encode(batch.obs[k + 1], context))
+        assert found[k].item() == pytest.approx((world.latent(state) - real).square().mean().item(), rel=1e-12)
+        assert trivial[k].item() == pytest.approx((start - real).square().mean().item(), rel=1e-12)
+
+
+def test_windows_that_have_ended_do_not_count(make_agent, make_batch):
+    world = make_agent().double().world_model
+    batch = make_batch(horizon=3, width=4, dtype=torch.float64)
+    valid = batch.valid.clone()
+    valid[1:, 2:] = False
+    ended = k_step_errors(world, replace(batch, valid=valid))
+    first_two = replace(
+        batch, obs=batch.obs[:, :2], action=batch.action[:, :2], reward=batch.reward[:, :2],
+        terminated=batch.terminated[:, :2], valid=batch.valid[:, :2], task=batch.task[:2],
+    )  # fmt: skip
+    for whole, part, full in zip(ended, k_step_errors(world, first_two), k_step_errors(world, batch), strict=True):
+        torch.testing.assert_close(whole[1:], part[1:], rtol=1e-12, atol=0.0)
+        assert whole[0] == full[0]
+
+
+def test_a_model_that_predicts_no_change_is_never_trusted(make_agent, make_batch):
+    world = make_agent(model={"dynamics": {"kind": "residual", "units": [16]}}).world_model
+    torch.nn.init.zeros_(world.dynamics.network[-1].weight)
+    torch.nn.init.zeros_(world.dynamics.network[-1].bias)
+    batch = make_batch()
+    model_error, trivial_error = k_step_errors(world, batch)
+    assert torch.equal(model_error, trivial_error)
+    assert int(trusted_steps(world, batch, 1.0)) == 0
+    assert int(trusted_steps(world, batch, 1.01)) == 3
+
+
+@pytest.mark.parametrize(
+    ("errors", "tolerance", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 0.5, 4),
+        ([0.1, 0.2, 0.6, 0.1], 0.5, 2),  # what comes after the first miss does not count
+        ([0.5, 0.1, 0.1, 0.1], 0.5, 0),  # not below
+        ([0.1, float("nan"), 0.1, 0.1], 0.5, 1),
+        ([0.1, 0.2, 0.6, 0.1], 0.7, 4),
+    ],
+)
+def test_trust_ends_at_the_first_step_that_misses(monkeypatch, errors, tolerance, expected):
+    table = (torch.tensor(errors), torch.ones(4))
+    monkeypatch.setattr(horizon_module, "k_step_errors", lambda model, batch: table)
+    assert int(trusted_steps(None, None, tolerance)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"actor_horizon": 4}, "actor_horizon 4 exceeds horizon 3"),
+        ({"adaptive_horizon": {"minimum": 4}}, "minimum 4 exceeds the longest that the actor may imagine, 3"),
+        ({"actor_horizon": 2, "adaptive_horizon": {"minimum": 3}}, "minimum 3 exceeds .* 2"),
+        ({"adaptive_horizon": {"tolerance": 0.0}}, "greater than 0"),
+    ],
+)
+def test_horizons_that_cannot_be_are_refused(training, options, message):
+    with pytest.raises(ValidationError, match=message):
+        training(**options)
+
+
+def test_truncated_rollout_bootstraps_from_its_own_end(make_agent, training):
+    """With H 2 of 3: r_0 + gamma r_1 + gamma^2 V(z_2), and TD(lambda) over those two steps."""
+    agent = make_agent().double()
+    context = agent.world_model.context(torch.zeros(5, dtype=torch.long))
+    start = agent.world_model.encode(torch.randn(5, 3, generator=rng(1), dtype=torch.float64), context)
+    config = training(actor_horizon=2, gamma=0.9)
+    objective = actor_objective(agent, start, context, config, rng())
+    imagined = objective.imagination
+    assert imagined.rewards.shape == (2, 5)
+    value = agent.critic.value(imagined.z[2], context)
+    torch.testing.assert_close(objective.returns, imagined.rewards[0] + 0.9 * imagined.rewards[1] + 0.81 * value)
+    z, _, targets = critic_targets(agent, objective, config)
+    assert z.shape[0] == targets.shape[0] == 10
+    torch.testing.assert_close(targets[5:], (imagined.rewards[1] + 0.9 * value).detach())  # the last step's target
+
+
+def test_truncating_leaves_collection_and_model_updates_at_the_full_horizon(make_trainer):
+    trainer = make_trainer(actor_horizon=1)
+    metrics = trainer.run_epoch()
+    before = trainer.env_steps
+    trainer.run_epoch()
+    assert trainer.env_steps - before == 4 * 3
+    assert metrics["horizon/actor"] == 1.0
+
+
+def test_full_horizon_says_nothing_of_it(make_trainer):
+    assert "horizon/actor" not in make_trainer().run_epoch()
+
+
+def test_explicit_full_length_is_the_default(make_trainer):
+    plain, explicit = make_trainer().run_epoch(), make_trainer(actor_horizon=3).run_epoch()
+    assert {key: value for key, value in explicit.items() if key != "horizon/actor"} == plain
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(1e-9, 2.0), (1e9, 3.0)])
+def test_adaptive_horizon_lies_between_its_minimum_and_the_longest(make_trainer, tolerance, expected):
+    trainer = make_trainer(adaptive_horizon={"tolerance": tolerance, "minimum": 2})
+    assert trainer.run_epoch()["horizon/actor"] == expected
+
+
+def test_adaptive_horizon_is_bounded_by_the_truncated_one(make_trainer):
+    trainer = make_trainer(actor_horizon=2, adaptive_horizon={"tolerance": 1e9})
+    assert trainer.run_epoch()["horizon/actor"] == 2.0
+
+
+def test_adaptive_horizon_follows_the_model_on_fresh_windows(make_trainer):
+    """The trainer's choice is `trusted_steps` of the windows that its replay generator draws next."""
+    trainer = make_trainer(adaptive_horizon={"tolerance": 1.5})
+    trainer.run_epoch()
+    draws = torch.Generator()
+    draws.set_state(trainer.generators["replay"].get_state())
+    windows = trainer.replay.sample(8, 3, draws)
+    expected = max(1, int(trusted_steps(trainer.agent.world_model, windows, 1.5)))
+    assert trainer._actor_horizon() == expected
+    assert torch.equal(trainer.generators["replay"].get_state(), draws.get_state())
+
+
+def test_a_restored_trainer_adapts_as_the_uninterrupted_one(make_trainer):
+    options = {"adaptive_horizon": {"tolerance": 1.1}, "rounds": 3}
+    first, second = make_trainer(**options), make_trainer(**options, seed=5)
+    first.run_epoch()
+    second.replay.load_state_dict(first.replay.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))  # Adam would share its moments
+    for name, generator in first.generators.items():
+        second.generators[name].set_state(generator.get_state())
+    for _ in range(2):
+        assert first.run_epoch() == second.run_epoch()
