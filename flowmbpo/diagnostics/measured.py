@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.flops import FlopCount
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.model_loss import model_loss
-from flowmbpo.training.updates import actor_objective, critic_targets, frozen
+from flowmbpo.training.updates import actor_objective, critic_targets, frozen, masked_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +30,11 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class UpdateMeasurement:
-    """Forward and backward pass of one update at the config's own batch sizes, without the optimiser's step."""
+    """Forward and backward pass of one update at the config's own batch sizes, without the optimiser's step.
+
+    An actor update encodes its start states and gives the critic its targets, as in training; a critic
+    update is one minibatch. An adaptive horizon counts as the longest that it may be, without what decides it.
+    """
 
     flops: int
     seconds: float
@@ -108,24 +114,30 @@ def measure_compute(subject: Subject, effort: Effort) -> ComputeDiagnosis:
     )
 
 
-def _passes(subject: Subject) -> dict[str, Callable[[], None]]:
+def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
+    """One update of each part as training makes it, up to the optimiser's step."""
     agent, training = subject.agent, subject.config.training
     generator = subject.generator("compute")
     batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
-    start, context = subject.starts(subject.batch_size, generator)
-    with frozen(agent.world_model, agent.critic):
-        objective = actor_objective(agent, start, context, training, generator)
-    z, every, targets = critic_targets(agent, objective, training)
-    rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
+    first = subject.windows.sample(subject.batch_size, 1, generator)
 
     def model() -> None:
         losses = model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), training, generator)
         torch.autograd.grad(losses.total, list(agent.world_model.parameters()), allow_unused=True)
 
-    def actor() -> None:
+    def actor() -> tuple[Tensor, TaskContext, Tensor]:
+        start, context = subject.encode(first.obs[0], first.task)
         with frozen(agent.world_model, agent.critic):
-            loss = actor_objective(agent, start, context, training, generator).loss
+            objective = actor_objective(agent, start, context, training, generator)
+            loss = objective.loss
+            if training.preactivation_penalty > 0.0:
+                u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
+                loss = loss + training.preactivation_penalty * masked_mean(u.square(), context.action_mask)
             torch.autograd.grad(loss, [p for p in agent.actor.parameters() if p.requires_grad], allow_unused=True)
+        return critic_targets(agent, objective, training)
+
+    z, every, targets = actor()
+    rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
 
     def critic() -> None:
         loss = (agent.critic(z[rows], every.rows(rows)) - targets[rows]).square().mean()
@@ -134,7 +146,7 @@ def _passes(subject: Subject) -> dict[str, Callable[[], None]]:
     return {"model": model, "actor": actor, "critic": critic}
 
 
-def _measure(run: Callable[[], None], device: torch.device) -> UpdateMeasurement:
+def _measure(run: Callable[[], object], device: torch.device) -> UpdateMeasurement:
     with FlopCount() as count:
         run()
     times = []
