@@ -22,7 +22,7 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.tasks import task_info
 
-O, A = 3, 1  # toy-pendulum-swingup
+OBS, A = 3, 1  # toy-pendulum-swingup
 D, ENCODER, DYNAMICS, REWARD, ACTOR, CRITIC = 16, 10, 12, 14, 18, 20  # widths; every network has one hidden layer
 MEMBERS, HORIZON, WINDOWS, STARTS, BATCHES = 3, 4, 6, 8, 2
 CONFIG = {
@@ -62,7 +62,7 @@ def subject():
     """An untrained two-layer agent whose buffer holds ten random steps of four pendulums."""
     config = ExperimentConfig.model_validate(CONFIG)
     env = make_env(config.task)
-    replay = ReplayBuffer(1000, env.num_envs, O, A, env.task_ids)
+    replay = ReplayBuffer(1000, env.num_envs, OBS, A, env.task_ids)
     replay.start(env.reset(0))
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
@@ -82,8 +82,8 @@ def measured(subject):
 
 
 def test_model_update_costs_what_its_layers_do(measured):
-    targets = two_layers(HORIZON * WINDOWS, O, ENCODER, D)  # forward alone: targets carry no gradient
-    first = two_layers(WINDOWS, O, ENCODER, D)
+    targets = two_layers(HORIZON * WINDOWS, OBS, ENCODER, D)  # forward alone: targets carry no gradient
+    first = two_layers(WINDOWS, OBS, ENCODER, D)
     encoder = first + first + linear(WINDOWS, ENCODER, D)  # no gradient to the observation
     dynamics = 3 * HORIZON * two_layers(WINDOWS, D + A, DYNAMICS, D)
     reward = 3 * two_layers(HORIZON * WINDOWS, D + A, REWARD, 1)
@@ -96,7 +96,7 @@ def values(rows):
 
 
 def test_actor_update_costs_what_its_layers_do(measured):
-    encoded = two_layers(STARTS, O, ENCODER, D)
+    encoded = two_layers(STARTS, OBS, ENCODER, D)
     policy = two_layers(STARTS, D, ACTOR, A)
     # forward, to the weights, to the inputs; the start state takes no gradient, so the first step's first layer
     # passes none on
