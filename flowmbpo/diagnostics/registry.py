@@ -8,10 +8,12 @@ from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.measured import measure_compute
 from flowmbpo.diagnostics.measured_esnr import measure_esnr
+from flowmbpo.diagnostics.measured_jacobians import measure_jacobians
 from flowmbpo.diagnostics.rollout import measure_rollout
 from flowmbpo.diagnostics.subject import Subject
 
 DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
+    "jacobians": measure_jacobians,
     "esnr": measure_esnr,
     "rollout": measure_rollout,
     "compute": measure_compute,
