@@ -30,9 +30,13 @@ class History:
 
 
 def declared_fixed(subject: Subject, part: str) -> set[str]:
-    """Parameters of the agent's part that its config keeps from training."""
+    """Parameters of the agent's part, by name, that its config keeps from training. A wrapper's prefix is no matter."""
     reference: nn.Module = getattr(build_meta_agent(subject.config, subject.agent.spec), part)
-    return {name for name, parameter in reference.named_parameters() if not parameter.requires_grad}
+    fixed = [name for name, parameter in reference.named_parameters() if not parameter.requires_grad]
+    module: nn.Module = getattr(subject.agent, part)
+    return {
+        name for name, _ in module.named_parameters() if any(name == own or name.endswith(f".{own}") for own in fixed)
+    }
 
 
 def read_history(subject: Subject, part: str, optimiser: str) -> History:

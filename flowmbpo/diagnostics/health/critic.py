@@ -1,0 +1,184 @@
+"""The value function against what the policy really earns, and against its own targets.
+
+Letters: S judged states, M members of the ensemble.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.health.history import History, read_history
+from flowmbpo.diagnostics.health.monte_carlo import MonteCarlo, judge_values
+from flowmbpo.diagnostics.statistics import fit_line
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.training import updates
+
+STARTS = 256  # states whose TD(lambda) targets are imagined
+
+# Spread of V over that of its targets: healthy runs 0.90 to 1.11. A constant V has 0; one shrunk to a hundredth has up
+# to 0.15, because the rewards within the horizon still make the targets vary; to a twentieth up to 0.5.
+SMALLEST_TARGET_RATIO = 0.2
+LOW_TARGET_RATIO = 0.6  # suspicious, and enough where V does not vary with real returns either
+LOW_RETURN_RATIO = 0.1  # of real returns' spread; healthy runs: 0.12 to 1.35
+SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 and more
+SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
+SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
+OFF_SIZES = 1.0  # of the returns' size between value and returns is worth knowing; healthy runs: up to 0.76
+BROKEN_SIZES = 5.0
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Every member's value at start states, the TD(lambda) targets there, and |d V_m / d z| (mean over states)."""
+
+    values: Float[Tensor, "M S"]
+    value: Float[Tensor, " S"]
+    targets: Float[Tensor, " S"]
+    slopes: Float[Tensor, " M"]
+
+    @property
+    def ratio(self) -> float:
+        """Spread of the value over that of its targets; nan where the targets do not vary."""
+        return _ratio(float(self.value.std()), float(self.targets.std()))
+
+
+def imagine_values(subject: Subject, count: int) -> Imagined:
+    """Values and targets of `count` start states, drawn and imagined as training does."""
+    agent = subject.agent
+    config = subject.config.training.model_copy(update={"noise_replicas": 1})
+    generator = subject.generator("critic")
+    start, context = subject.starts(count, generator)
+    with torch.no_grad():  # targets carry no gradient in training either
+        objective = updates.actor_objective(agent, start, context, config, generator)
+        _, _, targets = updates.critic_targets(agent, objective, config)
+    z = agent.world_model.latent(start).detach().requires_grad_()
+    values = agent.critic(z, context)
+    slopes = []
+    for member in values:
+        found = None
+        if member.requires_grad:
+            (found,) = torch.autograd.grad(member.sum(), z, retain_graph=True, allow_unused=True)
+        slopes.append(torch.zeros(()) if found is None else found.norm(dim=-1).mean().cpu())
+    with torch.no_grad():  # figures of a trained critic
+        value = agent.critic.value(z, context)
+    return Imagined(values.detach(), value, targets[:count], torch.stack(slopes))
+
+
+def check_critic(subject: Subject, effort: Effort) -> Check:
+    """Spread, level and correlation of V against Monte-Carlo returns of fresh sampled episodes; every member alive."""
+    del effort
+    judged = judge_values(subject, subject.episodes)
+    imagined = imagine_values(subject, STARTS)
+    history = read_history(subject, "critic", "critic")
+    fit = fit_line(judged.value, judged.returns)
+    figures: dict[str, Any] = {
+        "states": len(judged.returns),
+        "value_mean": float(judged.value.mean()),
+        "return_mean": float(judged.returns.mean()),
+        "value_spread": float(judged.value.std()),
+        "return_spread": float(judged.returns.std()),
+        "spread_over_returns": _ratio(float(judged.value.std()), float(judged.returns.std())),
+        "spread_over_targets": imagined.ratio,
+        "correlation": fit.correlation,
+        "slope": fit.slope,
+        "offset_over_size": judged.offset,
+        "member_spreads": imagined.values.std(-1).tolist(),
+        "member_gradients": imagined.slopes.tolist(),
+        "bootstrapped_share": judged.bootstrap,
+        "untrained_tensors": sorted({*history.idle, *history.initial}),
+    }
+    findings = [
+        *spread_findings(imagined, judged),
+        *member_findings(imagined),
+        *_history_findings(history),
+        *_level_findings(judged),
+    ]
+    curves = {"value": judged.value.tolist(), "return": judged.returns.tolist()}
+    return Check("critic", figures, tuple(findings), curves)
+
+
+def spread_findings(imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
+    """A value that hardly varies while its targets (and, where episodes were run, real returns) do."""
+    target_ratio = imagined.ratio
+    return_ratio = math.nan
+    if judged is not None and float(judged.returns.std()) > SMALLEST_RETURN_SPREAD * judged.size:
+        return_ratio = _ratio(float(judged.value.std()), float(judged.returns.std()))
+    flat = target_ratio < SMALLEST_TARGET_RATIO
+    if not flat and not (target_ratio < LOW_TARGET_RATIO and return_ratio < LOW_RETURN_RATIO):
+        return []
+    real = "" if math.isnan(return_ratio) else f", and {return_ratio:.2g} of what real returns vary by"
+    return [
+        Finding(
+            "dead-critic",
+            "broken",
+            f"The value varies over states by {target_ratio:.2g} of what its own targets vary by (healthy: 0.9 to "
+            f"1.1){real}: the critic hardly tells good states from bad ones. Look at its last layer, its learning "
+            "rate and its optimiser.",
+            {"spread_over_targets": target_ratio, "spread_over_returns": return_ratio},
+        )
+    ]
+
+
+def member_findings(imagined: Imagined) -> list[Finding]:
+    """Members that do not vary, or pass no gradient to the latent, while others do."""
+    spreads, slopes = imagined.values.std(-1), imagined.slopes
+    flat = (spreads < SMALLEST_MEMBER * spreads.max()).nonzero().flatten().tolist()
+    cut = (slopes < SMALLEST_MEMBER_GRADIENT * slopes.max()).nonzero().flatten().tolist()
+    if bool((slopes == 0.0).all()) and bool((spreads > 0.0).any()):
+        cut = list(range(len(slopes)))
+    dead = sorted({*flat, *cut})
+    if not dead:
+        return []
+    shown = ", ".join(f"{spread:.3g}" for spread in spreads.tolist())
+    return [
+        Finding(
+            "dead-critic",
+            "broken",
+            f"Of the critic's {len(spreads)} members, {', '.join(map(str, dead))} (counted from 0) are dead: their "
+            f"values hardly vary over states where others do (spreads, in order: {shown}), or pass no gradient on.",
+            {"dead_members": float(len(dead))},
+        )
+    ]
+
+
+def _ratio(x: float, y: float) -> float:
+    return x / y if y > 0.0 else math.nan
+
+
+def _history_findings(history: History) -> list[Finding]:
+    untrained = sorted({*history.idle, *history.initial})
+    if not untrained and not history.unlisted:
+        return []
+    return [
+        Finding(
+            "dead-critic",
+            "broken",
+            f"{len(untrained) + history.unlisted} of the critic's {history.trainable} tensors were never trained "
+            "(unknown to the saved optimiser, without moments, or still at their initial values)"
+            + (f": {', '.join(untrained[:4])}." if untrained else "."),
+            {"untrained_tensors": float(len(untrained) + history.unlisted)},
+        )
+    ]
+
+
+def _level_findings(judged: MonteCarlo) -> list[Finding]:
+    if abs(judged.offset) <= OFF_SIZES:
+        return []
+    return [
+        Finding(
+            "critic-off",
+            "broken" if abs(judged.offset) > BROKEN_SIZES else "note",
+            f"The value is {float(judged.value.mean()):.3g} on average where the policy really earns "
+            f"{float(judged.returns.mean()):.3g} (discounted, in learning rewards; {judged.bootstrap:.0%} of it "
+            "bootstrapped): the policy exploits its model, the critic feeds on itself, or the reward's scale is wrong.",
+            {"offset_over_size": judged.offset},
+        )
+    ]

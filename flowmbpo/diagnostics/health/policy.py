@@ -1,0 +1,102 @@
+"""How much of the policy sits in the flat ends of its tanh, where it can no longer learn.
+
+Letters: S states, A action.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.subject import Subject
+
+STATES = 512
+SATURATED = 0.99
+DEEP = math.tanh(7.0)  # 1 - a^2 is 3e-6 there: no gradient to speak of; float32 still tells it from 1
+
+LARGEST_DEEP_SHARE = 0.15  # healthy runs: 0.00, bang-bang ones included; output layer times 10: 0.25 to 0.98
+SMALLEST_SLOPE = 0.01  # healthy runs: 0.03 to 0.97
+STUCK_SHARE = 0.95  # healthy runs: up to 0.64
+NOTED_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Sampled actions over replayed states, per action dimension.
+
+    `share` of states with |a| > 0.99, `deep` with |a| > tanh(7), `slope` the mean derivative 1 - a^2 of the
+    tanh, `stuck` the share of states in which the dimension is saturated with its more frequent sign.
+    """
+
+    share: Float[Tensor, " A"]
+    deep: Float[Tensor, " A"]
+    slope: Float[Tensor, " A"]
+    stuck: Float[Tensor, " A"]
+
+
+@torch.no_grad()  # what the policy does is measured, not changed
+def measure_saturation(subject: Subject, states: int) -> Saturation:
+    """Saturation at `states` states as training would start from, noise included."""
+    agent = subject.agent
+    generator = subject.generator("policy")
+    start, context = subject.starts(states, generator)
+    action = agent.actor(agent.world_model.latent(start), context, generator)
+    mask = context.action_mask
+    having = mask.sum(0).clamp(min=1.0)
+    deep = ((action.abs() > DEEP) * mask).sum(0) / having
+    high = ((action > SATURATED) * mask).sum(0) / having
+    low = ((action < -SATURATED) * mask).sum(0) / having
+    slope = ((1.0 - action.square()) * mask).sum(0) / having
+    used = mask.sum(0) > 0
+    return Saturation((high + low)[used], deep[used], slope[used], torch.maximum(high, low)[used])
+
+
+def check_policy(subject: Subject, effort: Effort) -> Check:
+    """Share of saturated actions, the tanh's slope, and dimensions that never move."""
+    del effort
+    saturation = measure_saturation(subject, STATES)
+    figures: dict[str, Any] = {
+        "saturated_share": float(saturation.share.mean()),
+        "deeply_saturated_share": float(saturation.deep.mean()),
+        "tanh_slope": float(saturation.slope.mean()),
+        "stuck_share": float(saturation.stuck.max()),
+        "saturated_share_per_dimension": saturation.share.tolist(),
+        "tanh_slope_per_dimension": saturation.slope.tolist(),
+        "stuck_share_per_dimension": saturation.stuck.tolist(),
+    }
+    return Check("policy", figures, tuple(saturation_findings(saturation)))
+
+
+def saturation_findings(saturation: Saturation) -> list[Finding]:
+    """A policy, or single dimensions of it, so far out in its tanh that no gradient comes back."""
+    share, deep, slope = (float(x.mean()) for x in (saturation.share, saturation.deep, saturation.slope))
+    stuck = (saturation.stuck > STUCK_SHARE).nonzero().flatten().tolist()
+    lost = (saturation.deep > 0.5).nonzero().flatten().tolist()
+    figures = {
+        "saturated_share": share,
+        "deeply_saturated_share": deep,
+        "tanh_slope": slope,
+        "stuck_dimensions": float(len(stuck)),
+    }
+    advice = "No gradient passes the tanh there; raise training.preactivation_penalty or lower training.actor_lr."
+    if deep > LARGEST_DEEP_SHARE or slope < SMALLEST_SLOPE:
+        message = (
+            f"{deep:.0%} of all sampled actions lie beyond tanh(7) and {share:.0%} beyond 0.99 "
+            f"(mean slope of the tanh {slope:.2g}; healthy: 0.03 and more, and 0% beyond tanh(7)). {advice}"
+        )
+    elif stuck or lost:
+        named = ", ".join(map(str, sorted({*stuck, *lost})))
+        message = f"Action dimensions {named} (counted from 0) sit at the end of their range in every state. {advice}"
+    elif share > NOTED_SHARE:
+        message = f"{share:.0%} of all sampled actions lie beyond 0.99: a bang-bang policy, or one about to get stuck."
+        return [Finding("policy-nearly-saturated", "note", message, figures)]
+    else:
+        return []
+    return [Finding("saturated-policy", "broken", message, figures)]
