@@ -15,7 +15,7 @@ from torch import Tensor
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.episodes import Episodes, run_episodes
+from flowmbpo.diagnostics.episodes import Behaviour, Episodes, run_episodes
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.errors import DataError
 from flowmbpo.models.agent import Agent
@@ -98,7 +98,7 @@ class Subject:
     def episodes(self) -> Episodes:
         """Whole episodes of the policy as it explores: sampled actions, closed loop."""
         generator = self.generator("policy")
-        return self._run(lambda obs, task: self.agent.act(obs, task, generator), offset=0)
+        return self.run(lambda obs, task: self.agent.act(obs, task, generator), offset=0)
 
     @cached_property
     def explored(self) -> Episodes:
@@ -111,7 +111,7 @@ class Subject:
             chosen = torch.rand(len(action), 1, generator=generator, device=action.device) < EXPLORED_SHARE
             return torch.where(chosen, draw * self.agent.world_model.context(task).action_mask, action)
 
-        return self._run(behaviour, offset=1)
+        return self.run(behaviour, offset=1)
 
     @property
     def own_windows(self) -> bool:
@@ -144,7 +144,8 @@ class Subject:
         """Start states of one actor update, as the config trains with: the N of an ESNR."""
         return self.config.training.actor_batch_size or self.config.task.num_envs
 
-    def _run(self, behaviour: Callable[[Tensor, Tensor], Tensor], offset: int) -> Episodes:
+    def run(self, behaviour: Behaviour, offset: int) -> Episodes:
+        """One episode in each of `episode_count` copies; equal offsets give equal starts and equal environment noise."""
         env = self.open_env(self.episode_count)
         try:
             return run_episodes(behaviour, env, ENV_SEED_BASE + (offset << 32) + self.seed, self.device)
