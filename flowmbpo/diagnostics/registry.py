@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.measured import measure_compute
@@ -16,5 +17,6 @@ DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
     "jacobians": measure_jacobians,
     "esnr": measure_esnr,
     "rollout": measure_rollout,
+    "actions": measure_actions,
     "compute": measure_compute,
 }

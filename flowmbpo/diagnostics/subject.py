@@ -145,7 +145,7 @@ class Subject:
         return self.config.training.actor_batch_size or self.config.task.num_envs
 
     def run(self, behaviour: Behaviour, offset: int) -> Episodes:
-        """One episode in each of `episode_count` copies; equal offsets give equal starts and equal environment noise."""
+        """One episode in each of `episode_count` copies; equal offsets give equal starts and equal chance."""
         env = self.open_env(self.episode_count)
         try:
             return run_episodes(behaviour, env, ENV_SEED_BASE + (offset << 32) + self.seed, self.device)
