@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.diagnostics.measured import measure_compute
 from flowmbpo.diagnostics.measured_esnr import measure_esnr
 from flowmbpo.diagnostics.measured_jacobians import measure_jacobians
@@ -14,6 +15,7 @@ from flowmbpo.diagnostics.rollout import measure_rollout
 from flowmbpo.diagnostics.subject import Subject
 
 DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
+    "health": measure_health,
     "jacobians": measure_jacobians,
     "esnr": measure_esnr,
     "rollout": measure_rollout,

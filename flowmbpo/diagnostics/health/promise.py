@@ -77,8 +77,8 @@ def check_promise(subject: Subject, effort: Effort) -> Check:
             Finding(
                 "model-return-off",
                 "broken" if abs(off) > BROKEN_SIZES else "note",
-                f"Over {promise.horizon} steps the model promises the policy {float(promise.imagined.mean()):.3g} where "
-                f"the environment pays {float(promise.earned.mean()):.3g} (real rewards, discounted): the policy "
+                f"Over {promise.horizon} steps the model promises the policy {float(promise.imagined.mean()):.3g} "
+                f"where the environment pays {float(promise.earned.mean()):.3g} (real rewards, discounted): the policy "
                 "exploits its model, or rewards are predicted in the wrong scale.",
                 {"gap_over_size": off},
             )
