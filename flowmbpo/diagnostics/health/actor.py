@@ -60,13 +60,13 @@ def check_actor(subject: Subject, effort: Effort) -> Check:
     """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers."""
     del effort  # exact on few rows
     fixed = declared_fixed(subject, "actor")
-    frozen = [n for n, p in subject.agent.actor.named_parameters() if not p.requires_grad and n not in fixed]
+    frozen = _frozen_tensors(subject)
     match = Match.of(ActorObjective(subject, SLOPE_ROWS, "actor slopes").slopes(fixed))
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "actor sensitivity").sensitivity()
     history = read_history(subject, "actor", "actor")
     share = _remembered_share(subject, history)
     findings = [
-        *_reach_findings(match, frozen, subject.config.training.actor_input_gradient),
+        *reach_findings(match, subject),
         *size_findings(sensitivity),
         *_history_findings(history, share),
     ]
@@ -124,7 +124,10 @@ def size_findings(sensitivity: Sensitivity) -> list[Finding]:
     return []
 
 
-def _reach_findings(match: Match, frozen: list[str], mode: str) -> list[Finding]:
+def reach_findings(match: Match, subject: Subject) -> list[Finding]:
+    """Findings on what lies between the objective and the actor's weights."""
+    frozen = _frozen_tensors(subject)
+    mode = subject.config.training.actor_input_gradient
     findings = []
     if match.mismatch > LARGEST_MISMATCH or match.wrong:
         where = f" Wrong in {', '.join(match.wrong[:4])}." if match.wrong else ""
@@ -149,6 +152,11 @@ def _reach_findings(match: Match, frozen: list[str], mode: str) -> list[Finding]
             )
         )
     return findings
+
+
+def _frozen_tensors(subject: Subject) -> list[str]:
+    fixed = declared_fixed(subject, "actor")
+    return [n for n, p in subject.agent.actor.named_parameters() if not p.requires_grad and n not in fixed]
 
 
 def _history_findings(history: History, share: float | None) -> list[Finding]:

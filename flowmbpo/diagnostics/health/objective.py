@@ -72,12 +72,13 @@ class ActorObjective:
         self.start = start.detach().double()
         self.context = context_in_double(context)
 
-    def slopes(self, fixed: set[str]) -> list[Slope]:
-        """One random direction within every tensor of the actor that is not `fixed` by its config.
+    def slopes(self, fixed: set[str], *, joint: bool = False) -> list[Slope]:
+        """One random direction within every tensor of the actor that is not `fixed`, or one for all of them.
 
-        With `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were:
-        that is the derivative which the config asks for. Gradients are taken by `backward`, as training takes
-        them, so that every hook has its say.
+        A direction changes every weight by the same share of its tensor's RMS, up or down. With
+        `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were: that is
+        the derivative which the config asks for. Gradients are taken by `backward`, as training takes them, so
+        that every hook has its say.
         """
         generator = torch.Generator().manual_seed(self.subject.seed)
         actor = self.agent.actor
@@ -87,17 +88,14 @@ class ActorObjective:
                 loss = self._loss()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
+            moved = [_Move.draw(n, p, generator) for n, p in actor.named_parameters() if n not in fixed]
+            groups = [moved] if joint else [[move] for move in moved]
             # None leaves an input as it comes.
             replayed = inputs if self.config.actor_input_gradient == "detached" else None
-            found = []
-            for name, parameter in actor.named_parameters():
-                if name in fixed:
-                    continue
-                signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2.0 - 1.0
-                direction = signs.to(parameter.data)
-                autograd = 0.0 if parameter.grad is None else float((parameter.grad * direction).sum())
-                found.append(Slope(name, autograd, self._difference(parameter, direction, replayed)))
-        return found
+            return [
+                Slope("all" if joint else group[0].tensor, _autograd(group), self._difference(group, replayed))
+                for group in groups
+            ]
 
     def sensitivity(self) -> Sensitivity:
         """Gradients of the return to the action of every step, through model and critic."""
@@ -130,20 +128,39 @@ class ActorObjective:
         return self._objective().loss
 
     @torch.no_grad()  # two values of the function; its gradient is what they are compared with
-    def _difference(self, parameter: nn.Parameter, direction: Tensor, replayed: list[Inputs] | None) -> float:
-        weight = parameter.data
-        step = STEP * max(float(weight.square().mean().sqrt()), SMALLEST_WEIGHT)
+    def _difference(self, moves: list[_Move], replayed: list[Inputs] | None) -> float:
+        weights = [move.parameter.data for move in moves]
         losses = []
-        for sign in (1.0, -1.0):
-            parameter.data = weight + sign * step * direction
+        for step in (STEP, -STEP):
+            for move, weight in zip(moves, weights, strict=True):
+                move.parameter.data = weight + step * move.direction
             if replayed is None:
                 losses.append(float(self._loss()))
             else:
                 rest = iter(replayed)
                 with _before_actor(self.agent.actor, lambda args, rest=rest: next(rest)):  # type: ignore[misc]
                     losses.append(float(self._loss()))
-        parameter.data = weight
-        return (losses[0] - losses[1]) / (2.0 * step)
+        for move, weight in zip(moves, weights, strict=True):
+            move.parameter.data = weight
+        return (losses[0] - losses[1]) / (2.0 * STEP)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A direction within one tensor."""
+
+    tensor: str
+    parameter: nn.Parameter
+    direction: Tensor
+
+    @classmethod
+    def draw(cls, tensor: str, parameter: nn.Parameter, generator: torch.Generator) -> _Move:
+        signs = (torch.randint(0, 2, parameter.shape, generator=generator) * 2.0 - 1.0).to(parameter.data)
+        return cls(tensor, parameter, signs * max(float(parameter.data.square().mean().sqrt()), SMALLEST_WEIGHT))
+
+
+def _autograd(moves: list[_Move]) -> float:
+    return sum(float((move.parameter.grad * move.direction).sum()) for move in moves if move.parameter.grad is not None)
 
 
 @contextmanager
