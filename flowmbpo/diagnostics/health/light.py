@@ -14,17 +14,18 @@ from flowmbpo.diagnostics.subject import Subject
 
 SLOPE_ROWS = 4
 SENSITIVITY_ROWS = 16
+STATES = 256
 
 
 def light_health(subject: Subject, effort: Effort) -> list[Finding]:
     """Findings without real episodes, in some tens of milliseconds for a small model.
 
-    Judged by the thresholds of `measure_health`, on `effort.windows` states. Weights that are not finite end it.
+    Judged by the thresholds of `measure_health`, on at least 256 states. Weights that are not finite end it.
     """
     weights = check_weights(subject, effort)
     if not weights.figures["finite"]:
         return list(weights.findings)
-    imagined = imagine_values(subject, effort.windows)
+    imagined = imagine_values(subject, max(effort.windows, STATES))
     slope = ActorObjective(subject, SLOPE_ROWS, "light slope").slopes(declared_fixed(subject, "actor"), joint=True)
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "light sensitivity").sensitivity()
     return [
@@ -33,5 +34,5 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
         *size_findings(sensitivity),
         *spread_findings(imagined, None),
         *member_findings(imagined),
-        *saturation_findings(measure_saturation(subject, effort.windows)),
+        *saturation_findings(measure_saturation(subject, max(effort.windows, STATES))),
     ]
