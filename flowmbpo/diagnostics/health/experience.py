@@ -1,0 +1,98 @@
+"""Stretches of real transitions with their neighbours in time, from fresh episodes and from the replay buffer.
+
+Letters: W transitions of a stretch, B stretches, O observation, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.episodes import Episodes
+
+BLOCK = 25
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """B stretches of W transitions, time-major, none of which leaves its episode.
+
+    `action[t]` leads from obs[t] to obs[t + 1] and earned `reward[t]`; `episode` (from 0 on) and `time` say
+    where a stretch begins.
+    """
+
+    obs: Float[Tensor, "W+1 B O"]
+    action: Float[Tensor, "W B A"]
+    reward: Float[Tensor, "W B"]
+    task: Int[Tensor, " B"]
+    episode: Int[Tensor, " B"]
+    time: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    @property
+    def block(self) -> Int[Tensor, " B"]:
+        """Which of the pieces of `BLOCK` steps of an episode a stretch begins in, numbered from 0.
+
+        Errors of neighbouring steps are alike; over this many steps that is mostly forgotten.
+        """
+        return _ranked(self.episode * (int(self.time.max()) // BLOCK + 1) + self.time // BLOCK)
+
+
+def fresh_stretches(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> Stretches:
+    """At most `limit` stretches of the recorded episodes, drawn without replacement. Empty where none is long enough.
+
+    All recordings are of one environment, so that their copies and widths agree.
+    """
+    longest = max(len(each.action) for each in recorded)
+
+    def padded(x: Tensor, length: int) -> Tensor:
+        return torch.cat([x, x.new_zeros(length - len(x), *x.shape[1:])])
+
+    obs = torch.cat([padded(each.obs, longest + 1) for each in recorded], dim=1)
+    action = torch.cat([padded(each.action, longest) for each in recorded], dim=1)
+    reward = torch.cat([padded(each.reward, longest) for each in recorded], dim=1)
+    length = torch.cat([each.length for each in recorded])
+    task = torch.cat([each.task for each in recorded])
+    start = torch.arange(longest, device=obs.device).unsqueeze(1)
+    time, lane = _draw(start + width <= length, limit, generator)
+    steps = time + torch.arange(width + 1, device=obs.device).unsqueeze(1)
+    before = (steps[:-1], lane)
+    return Stretches(obs[steps, lane], action[before], reward[before], task[lane], _ranked(lane), time)
+
+
+def sampled_stretches(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> Stretches:
+    """Whole stretches among `count` windows that the replay buffer hands out, as training gets them.
+
+    They are drawn with replacement, so that some rows come twice; which episode a window is of is not
+    known, and each counts as its own.
+    """
+    batch = replay.sample(count, width, generator)
+    whole = batch.valid.all(0)
+    number = torch.arange(int(whole.sum()), device=whole.device)
+    return Stretches(
+        batch.obs[:, whole],
+        batch.action[:, whole],
+        batch.reward[:, whole],
+        batch.task[whole],
+        number,
+        torch.zeros_like(number),
+    )
+
+
+def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Row and lane of at most `limit` usable cells, without replacement."""
+    row, lane = usable.nonzero(as_tuple=True)
+    order = torch.randperm(len(row), generator=generator, device=generator.device).to(row.device)[:limit]
+    return row[order], lane[order]
+
+
+def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The same labels, renumbered from 0."""
+    ranks: Tensor = number.unique(return_inverse=True)[1]
+    return ranks
