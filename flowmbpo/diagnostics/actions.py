@@ -106,6 +106,8 @@ class ActionsDiagnosis(Diagnosis):
         axes[1, 0].bar(at, [one.multimodal.value for one in self.dimensions])
         axes[1, 0].axhline(SIGNIFICANCE, color="grey", linestyle=":")
         axes[1, 0].set(ylabel="states with several modes", xlabel="dimension")
+        for part in (axes[0, 0], axes[0, 1], axes[1, 0]):
+            part.xaxis.get_major_locator().set_params(integer=True)
         if self.returns is not None:
             every = (self.returns.sampled, self.returns.deterministic, self.returns.gaussian)
             error = [[one.value - one.low for one in every], [one.high - one.value for one in every]]

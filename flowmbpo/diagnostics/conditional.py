@@ -6,6 +6,7 @@ Letters: S starts, R real futures of each, M predicted ones, L steps of an episo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +23,15 @@ from flowmbpo.envs.toy.system import ToySystem
 
 STARTS = 64
 REPLICAS = 64
-LOW_SHARE = 0.1  # of a start's true futures that count as its low ones
 
 
 @dataclass(frozen=True)
 class ConditionalStep:
-    """After `step` transitions from one start under fixed actions: energy distances of M from R futures, mean over S.
+    """After `step` transitions from one start under fixed actions: M predicted against R real futures, mean over S.
 
-    Unbiased: 0 for the true model. `low_excess` is the predicted probability of the worst tenth of the
-    true reward sums, less that tenth: negative where the model does not see the bad futures.
+    `states` and `rewards` (the reward sum's) are energy distances. A low reward sum lies below the threshold of
+    the pooled event: `low_bias` is its predicted probability less the true one, `low_error` their squared
+    difference. All are unbiased: 0 on average for the true model.
     """
 
     step: int
@@ -38,12 +39,13 @@ class ConditionalStep:
     replicas: int
     states: Interval
     rewards: Interval
-    low_excess: Interval
+    low_bias: Interval
+    low_error: Interval
 
     def __str__(self) -> str:
         return (
-            f"energy distance of states {self.states}, of reward sums {self.rewards}; "
-            f"P(worst tenth) - its truth {self.low_excess}  ({self.starts} starts)"
+            f"energy distance of states {self.states}, of reward sums {self.rewards}; P(low reward sum) less its truth "
+            f"{self.low_bias}, squared error {self.low_error}  ({self.starts} starts)"
         )
 
 
@@ -55,8 +57,11 @@ class _Start:
     action: Tensor
 
 
-def measure_conditional(subject: Subject) -> tuple[ConditionalStep, ...] | None:
-    """Compare M predicted with R true futures of S states of the policy; None where none can be had."""
+def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[ConditionalStep, ...] | None:
+    """Compare M predicted with R real futures of S states of the policy; None where none can be had.
+
+    `low[k]` is the threshold of a low sum of k rewards; the steps compared are its keys.
+    """
     if subject.make_env is None:
         return None
     env = subject.open_env(STARTS)
@@ -70,7 +75,7 @@ def measure_conditional(subject: Subject) -> tuple[ConditionalStep, ...] | None:
         start = _record_starts(subject, env, rng)
     finally:
         env.close()
-    return tuple(_compare(subject, system, start, rng))
+    return tuple(_compare(subject, system, start, low, rng))
 
 
 def _record_starts(subject: Subject, env: BatchVectorEnv, rng: torch.Generator) -> _Start:
@@ -91,21 +96,21 @@ def _record_starts(subject: Subject, env: BatchVectorEnv, rng: torch.Generator) 
     return _Start(torch.stack(states)[times, copies], torch.stack(actions)[steps, copies])
 
 
-def _compare(subject: Subject, system: ToySystem, start: _Start, rng: torch.Generator) -> list[ConditionalStep]:
+def _compare(
+    subject: Subject, system: ToySystem, start: _Start, low: Mapping[int, float], rng: torch.Generator
+) -> list[ConditionalStep]:
     generator = subject.generator("true futures")
     device, count = subject.device, len(start.state)
     task = torch.zeros(count, dtype=torch.long, device=device)
     real_obs, real_sums = live_through(system, start.state, start.action, REPLICAS, rng)
-    _, other_sums = live_through(system, start.state, start.action, REPLICAS, rng)
     state, context = subject.encode(system.observe(start.state).to(device), task)
     futures = sample_futures(subject.agent, state, start.action.to(device), context, REPLICAS, generator)
     found = []
-    for step in futures.steps:
+    for step, threshold in low.items():
         encoded, _ = subject.encode(real_obs[step].flatten(0, 1).to(device), task.repeat(REPLICAS))
         z = subject.agent.world_model.latent(encoded).view(REPLICAS, count, -1)
         sums, truth = futures.reward_sum[step].cpu(), real_sums[step]
-        low = torch.quantile(other_sums[step], LOW_SHARE, dim=0)  # of futures that are not judged: no bias
-        excess = (sums < low).double().mean(0) - (truth < low).double().mean(0)
+        predicted, true = ((total < threshold).double().mean(0) for total in (sums, truth))
         found.append(
             ConditionalStep(
                 step=step,
@@ -113,10 +118,16 @@ def _compare(subject: Subject, system: ToySystem, start: _Start, rng: torch.Gene
                 replicas=REPLICAS,
                 states=mean_interval(sample_energy(futures.z[step].transpose(0, 1), z.transpose(0, 1))),
                 rewards=mean_interval(sample_energy(sums.T.unsqueeze(-1), truth.T.unsqueeze(-1))),
-                low_excess=mean_interval(excess),
+                low_bias=mean_interval(predicted - true),
+                low_error=mean_interval(squared_difference(predicted, true, REPLICAS)),
             )
         )
     return found
+
+
+def squared_difference(p: Float[Tensor, " S"], q: Float[Tensor, " S"], n: int) -> Float[Tensor, " S"]:
+    """(P - Q)^2 of two probabilities, unbiased, from their shares p and q in n >= 2 independent trials each."""
+    return (p - q).square() - (p * (1.0 - p) + q * (1.0 - q)) / (n - 1)
 
 
 @torch.no_grad()  # the toy is differentiable; nothing is differentiated here

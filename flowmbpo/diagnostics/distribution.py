@@ -28,6 +28,9 @@ SAMPLES = 32
 """M: a predicted probability is then known to 0.09 or better."""
 EVENT_STEPS = (4, 16)
 LEVELS = (0.05, 0.1)  # quantiles of the real reward sum that make it a low one
+MARGIN = (
+    0.05  # standard deviations that a low sum may lie above the quantile: one value reached often is not cut in two
+)
 THRESHOLD_WINDOWS = 4  # times as many windows as are judged: independent ones, for the quantiles
 LEAST = 8  # complete windows below which a step is left out: its intervals would say nothing
 
@@ -123,7 +126,9 @@ def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *,
         samples=members,
         steps=tuple(_steps(real, futures, effort.resamples, generator)),
         events=tuple(_events(subject, real, futures, thresholds, effort.resamples, generator)),
-        conditional=measure_conditional(subject),
+        conditional=measure_conditional(
+            subject, {k: float(low[0]) for (k, q), low in thresholds.items() if q == LEVELS[-1]}
+        ),
     )
 
 
@@ -183,7 +188,7 @@ def _events(
         for level in LEVELS:
             low = thresholds[step, level][batch.task]
             predicted = (futures.reward_sum[step] < low).double().mean(0)
-            judge(f"reward sum below its {level:.0%} quantile", step, predicted, total < low)
+            judge(f"reward sum among its lowest {level:.0%}", step, predicted, total < low)
         if any(task.can_terminate for task in subject.agent.spec.tasks):
             judge("termination", step, futures.ended[step].double().mean(0), batch.terminated[:step].any(0))
     return found
@@ -192,19 +197,23 @@ def _events(
 def _thresholds(
     subject: Subject, horizon: int, effort: Effort, generator: torch.Generator
 ) -> dict[tuple[int, float], Float[Tensor, " tasks"]]:
-    """Quantiles of the real reward sums of each task, from windows of their own; -inf where a task has none."""
+    """By steps and level: below what a reward sum is low, for each task, from windows of their own.
+
+    The quantile of its real reward sums and a margin; -inf where a task has none.
+    """
     batch = subject.windows.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
     found = {}
-    for step in (step for step in EVENT_STEPS if step <= horizon):
+    for step in (step for step in FUTURE_STEPS if step <= horizon):
         known = batch.valid[step - 1] | batch.terminated[:step].any(0)
         total = batch.reward[:step].double().sum(0)
         for level in LEVELS:
-            found[step, level] = _task_quantiles(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
+            found[step, level] = _low_sums(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
     return found
 
 
-def _task_quantiles(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:
+def _low_sums(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:
     low = torch.full((tasks,), -torch.inf, dtype=total.dtype, device=total.device)
     for one in sorted(set(task.tolist())):
-        low[one] = torch.quantile(total[task == one], level)
+        own = total[task == one]
+        low[one] = torch.quantile(own, level) + MARGIN * own.std(correction=0)
     return low
