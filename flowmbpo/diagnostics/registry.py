@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.gradient import measure_gradient
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.diagnostics.measured import measure_compute
 from flowmbpo.diagnostics.measured_esnr import measure_esnr
@@ -18,6 +19,7 @@ DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
     "health": measure_health,
     "jacobians": measure_jacobians,
     "esnr": measure_esnr,
+    "gradient": measure_gradient,
     "rollout": measure_rollout,
     "actions": measure_actions,
     "compute": measure_compute,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.envs.differentiable import DifferentiableCopies
 from flowmbpo.envs.faults import Fault
 from flowmbpo.envs.spec import EnvSpec
 
@@ -86,6 +87,15 @@ class VectorEnv(ABC):
     @abstractmethod
     def render(self, index: int = 0) -> np.ndarray:
         """The current frame of copy `index`, uint8 [height, width, 3]."""
+
+    @property
+    def restores_by_replay(self) -> bool:
+        """Whether `load_state_dict` runs each copy's episode again up to the saved step: dear in long episodes."""
+        return False
+
+    def differentiable(self) -> DifferentiableCopies | None:
+        """The copies as they are now, to be stepped with gradients; None where the simulator has none."""
+        return None
 
     def cpu_seconds(self) -> float:
         """CPU time used so far by processes other than this one (workers); 0 in process."""

@@ -71,6 +71,10 @@ class MixedVectorEnv(VectorEnv):
             [part.load_state_dict(saved) for part, saved in zip(self._parts, state["parts"], strict=True)]
         )
 
+    @property
+    def restores_by_replay(self) -> bool:
+        return any(part.restores_by_replay for part in self._parts)
+
     def render(self, index: int = 0) -> np.ndarray:
         for part, rows in zip(self._parts, self._rows, strict=True):
             place = (rows == index).nonzero()

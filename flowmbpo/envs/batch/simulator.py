@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowmbpo.envs.differentiable import DifferentiableCopies
 from flowmbpo.envs.faults import ABSURD
 from flowmbpo.envs.spec import TaskInfo
 
@@ -72,6 +73,10 @@ class BatchSimulator(ABC):
 
         Raises EnvironmentUnavailableError, saying what to install, where nothing can draw.
         """
+
+    def differentiable(self) -> DifferentiableCopies | None:
+        """The copies as they are now, to be stepped with gradients; None where the simulator has none."""
+        return None
 
     def cpu_seconds(self) -> float:
         """CPU time used so far by processes other than this one; 0 where there are none."""

@@ -15,6 +15,7 @@ from flowmbpo.envs.assignment import check_same_tasks
 from flowmbpo.envs.base import EnvStep, VectorEnv
 from flowmbpo.envs.batch.errors import SimulatorErrors
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.differentiable import DifferentiableCopies
 from flowmbpo.envs.faults import MAX_FAILED_STARTS, Fault, broken_numbers, sound
 from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.spec import EnvSpec
@@ -102,6 +103,10 @@ class BatchVectorEnv(VectorEnv):
         self._require_reset()
         with SimulatorErrors(self._task.name):
             return self.simulator.render(index)
+
+    def differentiable(self) -> DifferentiableCopies | None:
+        self._require_reset()
+        return self.simulator.differentiable()
 
     def cpu_seconds(self) -> float:
         if not self._closed:

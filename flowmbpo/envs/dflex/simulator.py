@@ -16,8 +16,12 @@ from torch import Tensor
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
+from flowmbpo.envs.differentiable import DifferentiableCopies, DifferentiableStep
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import EnvironmentUnavailableError
+
+_LAST_ACTION = {"dflex-ant": slice(29, 37), "dflex-anymal": slice(37, 49), "dflex-humanoid": slice(55, 76)}
+"""Where observations hold the last action."""
 
 
 class DflexBatch(BatchSimulator):
@@ -39,6 +43,7 @@ class DflexBatch(BatchSimulator):
         self._dflex: Any = load_dflex(task.name)
         self._no_grad = not autodiff
         self._before: dict[str, Tensor] = {}
+        self._recorder: DflexBatch | None = None
         setting = SETTINGS[task.name]
         with _quiet():
             self._raw: Any = vars(self._dflex.envs)[setting.environment](
@@ -73,6 +78,12 @@ class DflexBatch(BatchSimulator):
         obs: Tensor = self._raw.obs_buf.detach().to("cpu", copy=True)
         return obs
 
+    def record(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+        """`step` with gradients; needs `autodiff`."""
+        self._dflex.config.no_grad = self._no_grad
+        _, reward, _, info = self._raw.step(action.to(self._device))
+        return DifferentiableStep(info["obs_before_reset"], reward, info["termination"])
+
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         # One switch for all of dflex: another instance may have set it otherwise.
@@ -100,6 +111,12 @@ class DflexBatch(BatchSimulator):
         self._raw.obs_buf = tensors.pop("obs")
         self._raw.clear_grad(tensors)
 
+    def differentiable(self) -> DifferentiableCopies:
+        """A second environment in this one's state, which records; made once, because that takes seconds."""
+        if self._recorder is None:
+            self._recorder = DflexBatch(self.task, self.num_envs, str(self._device), autodiff=True)
+        return DifferentiableDflex(self._recorder, self.state_dict())
+
     def describe(self, index: int) -> str:
         """The state that the last step started from, or that of now where none has been taken since a start."""
         parts = []
@@ -118,6 +135,32 @@ class DflexBatch(BatchSimulator):
             f"{self.task.name}: dflex draws no pictures (it writes USD scenes only). "
             "mujoco-ant, mujoco-hopper and the DMControl tasks can be rendered."
         )
+
+
+class DifferentiableDflex(DifferentiableCopies):
+    """dflex's exact derivatives, from the saved `state` on.
+
+    Its observations show the last action as dflex does without recording, so that a policy acts
+    on what it was trained on. Where dflex repairs non-finite gradients (anymal), so do these.
+    """
+
+    def __init__(self, recorder: DflexBatch, state: dict[str, Any]) -> None:
+        self._recorder = recorder
+        self._last_action = _LAST_ACTION.get(recorder.task.name)
+        recorder.load_state_dict(state)
+        self._obs: Tensor = state["obs"].to(recorder.raw.device)
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return self._obs
+
+    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+        done = self._recorder.record(action)
+        obs = done.obs
+        if self._last_action is not None:
+            before, after = obs[:, : self._last_action.start], obs[:, self._last_action.stop :]
+            obs = torch.cat((before, action.to(obs.device), after), dim=-1)
+        self._obs = obs
+        return DifferentiableStep(obs, done.reward, done.terminated)
 
 
 def _leave_running(env_ids: Tensor | None = None) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.differentiable import DifferentiableCopies, DifferentiableStep
 from flowmbpo.envs.toy.system import ToySystem
 
 
@@ -66,6 +67,9 @@ class ToyBatch(BatchSimulator):
         self._noise = state["noise"].clone()
         self._elapsed = state["elapsed"].clone()
 
+    def differentiable(self) -> DifferentiableCopies:
+        return DifferentiableToy(self.system, self._state.clone(), self._noise, self._elapsed.clone())
+
     def describe(self, index: int) -> str:
         """The state that the last step started from, or that of now where none has been taken since a start."""
         stepped = self._before is not None
@@ -75,3 +79,31 @@ class ToyBatch(BatchSimulator):
 
     def render(self, index: int) -> np.ndarray:
         return self.system.draw(self._state[index].tolist())
+
+
+class DifferentiableToy(DifferentiableCopies):
+    """`system` from `state` on, under the noise that its episodes have drawn. In float64 where the state is."""
+
+    def __init__(
+        self,
+        system: ToySystem,
+        state: Float[Tensor, "N S"],
+        noise: Float[Tensor, "N L K"],
+        elapsed: Int[Tensor, " N"],
+    ) -> None:
+        self._system = system
+        self._state = state
+        self._noise = noise
+        self._elapsed = elapsed
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return self._system.observe(self._state)
+
+    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+        """Past the time limit there is no noise left: stepping on raises IndexError."""
+        noise = (
+            self._noise[torch.arange(len(self._state)), self._elapsed] if self._system.noise_dim else self._noise[:, 0]
+        )
+        self._state, reward = self._system.transition(self._state, action, noise)
+        self._elapsed = self._elapsed + 1
+        return DifferentiableStep(self.observe(), reward, self._system.terminates(self._state))

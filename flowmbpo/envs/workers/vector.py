@@ -147,6 +147,10 @@ class WorkerVectorEnv(VectorEnv):
         self._seed = seed
         return obs
 
+    @property
+    def restores_by_replay(self) -> bool:
+        return True
+
     def render(self, index: int = 0) -> np.ndarray:
         self._require_reset()
         return self._frames[int(self.task_ids[index])].frame(self._seed, self._place(index))

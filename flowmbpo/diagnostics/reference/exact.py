@@ -1,0 +1,78 @@
+"""The reference by automatic differentiation: through environment, encoder and actor."""
+
+from __future__ import annotations
+
+import torch
+
+from flowmbpo.diagnostics.reference.objective import RealObjective, ReferenceGradient
+from flowmbpo.diagnostics.reference.starts import Starts
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.differentiable import DifferentiableCopies
+from flowmbpo.training.returns import discounted_return
+from flowmbpo.training.updates import frozen
+
+
+def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> ReferenceGradient:
+    """Backpropagation through a differentiable `env`.
+
+    The gradient is pathwise: of what happens under the noise that was drawn. Where reward or
+    transition jump in the state, the jump's own contribution is not in it. Starts whose derivative is
+    not finite are not sound.
+    """
+    parts = []
+    for group, state in enumerate(starts.states):
+        env.load_state_dict(state)
+        copies = env.differentiable()
+        assert copies is not None
+        parts.append(_differentiate(objective, copies, group))
+    slopes = torch.stack([part.slopes for part in parts], dim=2)
+    returns = torch.stack([part.returns for part in parts])
+    return ReferenceGradient(
+        slopes=slopes,
+        obs=torch.stack([part.obs for part in parts], dim=1),
+        actions=torch.stack([part.actions for part in parts], dim=1),
+        returns=returns,
+        sound=returns.isfinite() & slopes.isfinite().all(-1).all(1).all(0),
+        terminated=torch.stack([part.terminated for part in parts]),
+        bend=float("nan"),
+    )
+
+
+def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group: int) -> ReferenceGradient:
+    """One moment: tensors as in `ReferenceGradient`, without their dimension G."""
+    alive = torch.ones(len(objective.gamma), dtype=torch.bool, device=objective.device)
+    seen, taken, rewards, continues = [], [], [], []
+    with frozen(objective.agent.actor, objective.agent.world_model, objective.agent.critic):
+        final = obs = copies.observe().to(objective.device)
+        for step in range(objective.horizon):
+            # Nothing else asks for gradient: its derivative is the action's, response included.
+            nudge = torch.zeros(len(alive), objective.agent.spec.action_dim, device=objective.device)
+            action = objective.act(step, group, obs) + nudge.requires_grad_()
+            done = copies.step(action)
+            seen.append(obs.detach())
+            taken.append((nudge, action.detach()))
+            rewards.append(torch.where(alive, objective.learning_reward(done.reward), 0.0).double())
+            ended = done.terminated.to(objective.device)
+            continues.append((~ended).double())
+            obs = done.obs.to(objective.device)
+            final = torch.where(alive.unsqueeze(-1), obs, final)
+            alive = alive & ~ended
+        returns = discounted_return(
+            torch.stack(rewards), objective.value(final).double(), torch.stack(continues), objective.gamma.double()
+        )
+        found = torch.autograd.grad(returns.sum(), [nudge for nudge, _ in taken], allow_unused=True)
+    slopes = torch.stack(
+        [
+            torch.zeros_like(action) if slope is None else slope * (1.0 - action.square())
+            for slope, (_, action) in zip(found, taken, strict=True)
+        ]
+    )
+    return ReferenceGradient(
+        slopes=slopes.expand(2, *slopes.shape),
+        obs=torch.stack(seen),
+        actions=torch.stack([action for _, action in taken]),
+        returns=returns.detach(),
+        sound=returns.isfinite(),
+        terminated=~alive,
+        bend=float("nan"),
+    )
