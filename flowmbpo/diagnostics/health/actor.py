@@ -27,7 +27,7 @@ SMALLEST_SENSITIVITY = 1e-4  # healthy runs: 1e-2 to 0.5 spreads of the return p
 NO_SENSITIVITY = 1e-7
 LARGEST_SENSITIVITY = 1e2
 LARGEST_GROWTH = 1e3  # healthy runs: 0.6 to 16 over the horizon
-SMALLEST_HISTORY = 0.05  # healthy runs: 0.7 to 3.0
+SMALLEST_HISTORY = 0.15  # healthy runs: 0.66 to 3.0
 
 
 @dataclass(frozen=True)
