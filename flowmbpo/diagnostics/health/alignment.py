@@ -153,8 +153,8 @@ def _shifted(kind: str, judged: Misalignment) -> Finding:
     else:
         said = (
             f"the {kind}s in the replay buffer stand {abs(judged.shift)} step(s) too "
-            f"{'late' if judged.shift < 0 else 'early'}: their profile over shifts correlates "
-            f"{judged.similarity:.2f} with that of fresh episodes when moved so, {judged.similarity_unshifted:.2f} as it is"
+            f"{'late' if judged.shift < 0 else 'early'}: their profile over shifts correlates {judged.similarity:.2f} "
+            f"with that of fresh episodes when moved so, {judged.similarity_unshifted:.2f} unmoved"
         )
     message = f"{said[0].upper()}{said[1:]}. Check where transitions are stored and windows are cut, and train anew."
     return Finding("off-by-one-replay", "broken", message, figures)

@@ -50,5 +50,9 @@ def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], bl
 
 def block_means(x: Float[Tensor, " B"], block: Int[Tensor, " B"]) -> Float[Tensor, " n"]:
     """The mean of every block, blocks numbered 0..n-1."""
-    count = torch.bincount(block)
-    return torch.zeros(len(count), dtype=x.dtype, device=x.device).index_add(0, block, x) / count
+    return block_sums(x, block) / torch.bincount(block)
+
+
+def block_sums(x: Float[Tensor, "B ..."], block: Int[Tensor, " B"]) -> Float[Tensor, "n ..."]:
+    """The sum over the rows of every block, blocks numbered 0..n-1."""
+    return x.new_zeros(int(block.max()) + 1, *x.shape[1:]).index_add(0, block, x)
