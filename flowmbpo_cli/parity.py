@@ -14,24 +14,49 @@ if TYPE_CHECKING:
     from flowmbpo.envs.spec import EnvSpec
 
 _SOURCE = "A preset's name, a .yaml file, a run directory or a checkpoint."
+_COSTS = {
+    "velocity evaluations per model step": ("nfe",),
+    "velocity evaluations per action": ("actor_nfe",),
+    "compute index": ("compute_index",),
+    "FLOPs of a model update": ("flops", "model_update"),
+    "FLOPs of an actor update": ("flops", "actor_update"),
+    "FLOPs of a critic update": ("flops", "critic_update"),
+    "FLOPs of an epoch": ("flops", "epoch"),
+}
 
 
 def parity(
     a: Annotated[str, typer.Argument(metavar="A", help=_SOURCE, autocompletion=complete_preset)],
     b: Annotated[str, typer.Argument(metavar="B", help=_SOURCE, autocompletion=complete_preset)],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a key differs that is not compared, or a size by over 2%.")
+    ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow", metavar="KEY", help="A key or section that may differ. Repeatable.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Compare the parameter counts of two configs, part by part."""
-    left, right = config_of(a), config_of(b)
+    """Compare two configs: parameters part by part, compute per update, and the keys that differ."""
+    left, right = _pinned(config_of(a)), _pinned(config_of(b))
     specs = _spec(left), _spec(right)
-    from flowmbpo.diagnostics.parity import parity as compare
+    from flowmbpo.diagnostics.comparison import compare
 
     with only_document(json_):
-        document = compare(left, right, *specs).to_dict()
+        comparison = compare(left, right, *specs, allow or ())
+    document = comparison.to_dict()
+    if not json_:
+        _print(document)
+    if strict:
+        comparison.check()
     if json_:
         print_document(document)
-    else:
-        _print(document)
+
+
+def _pinned(config: ExperimentConfig) -> ExperimentConfig:
+    """The backend written out, so that a preset and a run of it do not differ in it."""
+    from flowmbpo.envs.resolve import pin_backend
+
+    return config.model_copy(update={"task": pin_backend(config.task)})
 
 
 def _spec(config: ExperimentConfig) -> EnvSpec:
@@ -44,10 +69,34 @@ def _print(document: dict[str, Any]) -> None:
     from flowmbpo_cli.tables import print_table, print_tree
 
     console = people(False)
+    a, b = document["a"], document["b"]
     compared = {**document["model"], "part": "encoder + dynamics + reward"}
     rows = [[row[key] for key in ("part", "a", "b", "gap_percent")] for row in (*document["parts"], compared)]
-    print_table(console, "parameters", ["part", document["a"], document["b"], "gap %"], rows)
+    print_table(console, "parameters", ["part", a, b, "gap %"], rows)
     print_tree(console, "solved widths", document["solved_widths"])
+    compute = document["compute"]
+    costs = [[name, *(_at(compute[side], path) for side in ("a", "b", "ratio"))] for name, path in _COSTS.items()]
+    print_table(console, "compute", ["cost", a, b, "ratio"], costs)
+    differences = [
+        [row["key"], row["a"], row["b"], verdict]
+        for verdict in ("unintended", "intended")
+        for row in document["differences"][verdict]
+    ]
+    if differences:
+        print_table(console, "differences", ["key", a, b, ""], differences)
     limit = document["largest_gap_percent"]
     verdict = "at most" if document["within"] else "WARNING: more than"
     console.print(f"Model and actor differ by {verdict} {limit:g}%.", markup=False)
+    unintended = [row["key"] for row in document["differences"]["unintended"]]
+    text = (
+        f"WARNING: keys differ that are not compared: {', '.join(unintended)}."
+        if unintended
+        else "No other key differs."
+    )
+    console.print(text, markup=False)
+
+
+def _at(document: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
