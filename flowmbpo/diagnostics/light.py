@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Finding
+from flowmbpo.diagnostics.health.light import light_health
+from flowmbpo.diagnostics.measured_esnr import light_esnr
+from flowmbpo.diagnostics.measured_jacobians import light_jacobians
+from flowmbpo.diagnostics.rollout import light_rollout
 from flowmbpo.diagnostics.subject import Subject
 
 
@@ -22,5 +26,5 @@ def measure_light(subject: Subject, effort: Effort) -> LightDiagnosis:
 
     The subject needs a replay buffer. Raises DataError where that is empty.
     """
-    del subject, effort
-    return LightDiagnosis({}, ())
+    metrics = light_esnr(subject, effort) | light_jacobians(subject, effort) | light_rollout(subject, effort)
+    return LightDiagnosis(metrics, tuple(light_health(subject, effort)))
