@@ -57,7 +57,10 @@ class Episodes:
         if not len(time):
             raise DataError("no real transition was recorded: every episode broke at its first step")
         chosen = torch.randint(len(time), (batch_size,), generator=generator, device=generator.device).to(time.device)
-        start, lane = time[chosen], lane[chosen]
+        return self.cut(time[chosen], lane[chosen], horizon)
+
+    def cut(self, start: Int[Tensor, " B"], lane: Int[Tensor, " B"], horizon: int) -> Batch:
+        """Windows of `horizon` transitions from these (existing) steps of these episodes, padded as `Batch` says."""
         steps = torch.arange(horizon + 1, device=start.device).unsqueeze(1)
         valid = start + steps[:-1] < self.length[lane]
         obs = self.obs[torch.minimum(start + steps, self.length[lane]), lane]

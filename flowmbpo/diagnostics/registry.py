@@ -12,6 +12,7 @@ from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.diagnostics.measured import measure_compute
 from flowmbpo.diagnostics.measured_esnr import measure_esnr
 from flowmbpo.diagnostics.measured_jacobians import measure_jacobians
+from flowmbpo.diagnostics.reward_gap import measure_reward_gap
 from flowmbpo.diagnostics.rollout import measure_rollout
 from flowmbpo.diagnostics.subject import Subject
 
@@ -21,6 +22,7 @@ DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
     "esnr": measure_esnr,
     "gradient": measure_gradient,
     "rollout": measure_rollout,
+    "reward-gap": measure_reward_gap,
     "actions": measure_actions,
     "compute": measure_compute,
 }

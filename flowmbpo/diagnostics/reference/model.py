@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowmbpo.diagnostics.open_loop import draws_noise
 from flowmbpo.diagnostics.reference.objective import parameter_gradient
 from flowmbpo.diagnostics.reference.policy import FixedNoise, acting
 from flowmbpo.models.agent import Agent
@@ -46,7 +47,9 @@ def model_gradient(
     generator: torch.Generator,
 ) -> ModelGradient:
     """Of `actor_objective`, the code that trains, from the encodings `start` of G x N real states."""
-    replicas = NOISE_REPLICAS if _draws(agent, start, context) else 1
+    replicas = (
+        NOISE_REPLICAS if draws_noise(agent.world_model, start, torch.zeros_like(context.action_mask), context) else 1
+    )
     config = config.model_copy(update={"noise_replicas": replicas})
     state = generator.get_state()
     actor, every = agent.actor, context.repeat(replicas)
@@ -69,14 +72,3 @@ def model_gradient(
     slopes = slopes * (1.0 - objective.imagination.actions.detach().square())
     slopes = slopes.view(horizon, *shape, -1).sum(1)
     return ModelGradient(through, detached, slopes, objective.returns.detach().view(shape).mean(0), replicas)
-
-
-@torch.no_grad()
-def _draws(agent: Agent, start: Tensor, context: TaskContext) -> bool:
-    """Whether the dynamics are stochastic: two steps under different noise differ."""
-    model = agent.world_model
-    action = torch.zeros_like(context.action_mask)
-    first, second = (
-        model.next(start, action, context, torch.Generator(start.device).manual_seed(seed)) for seed in (0, 1)
-    )
-    return not first.equal(second)
