@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.statistics import Interval, mean_interval, positive_mean_interval
+from flowmbpo.diagnostics.statistics import Interval, positive_mean_interval
 
 Projection = Callable[[Tensor], Tensor]
 ROUNDING = 1e-5
@@ -131,8 +131,11 @@ class Spectral:
 
     @property
     def over_rows(self) -> Interval:
-        """Mean over rows, its interval over all states of which they are a sample (the tolerance comes on top)."""
-        return mean_interval(self.values)
+        """Root mean square over rows, its interval over all states of which they are a sample (see `Frobenius`).
+
+        The tolerance comes on top.
+        """
+        return _root(positive_mean_interval(self.values.square()))
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""
@@ -166,20 +169,20 @@ def spectral_norm(
     count = min(needed, max_iterations)
     point = jacobian.point
     start = torch.randn(point.shape, generator=generator, dtype=point.dtype, device=point.device)
-    basis = [_unit(project(start))]
-    ritz = point.new_zeros(len(point), count, count)
+    basis = [_unit(project(start.double()))]
+    ritz = point.new_zeros(len(point), count, count, dtype=torch.float64)
     exhausted = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     for k in range(count):
-        pulled = project(jacobian.transposed(jacobian.forward(basis[k])))
+        pulled = project(jacobian.transposed(jacobian.forward(basis[k].to(point.dtype))).double())
         known = torch.stack(basis, dim=1)
         ritz[:, : k + 1, k] = (known @ pulled.unsqueeze(-1)).squeeze(-1)
         ritz[:, k, : k + 1] = ritz[:, : k + 1, k]
         for _ in range(2):  # twice is enough against rounding (Kahan, in Parlett 1980)
-            pulled = pulled - (known.mT @ (known @ pulled.unsqueeze(-1))).squeeze(-1)
+            pulled = project(pulled - (known.mT @ (known @ pulled.unsqueeze(-1))).squeeze(-1))
         size = pulled.norm(dim=-1)
         exhausted |= size <= EXHAUSTED * ritz.diagonal(dim1=-2, dim2=-1).amax(-1)
         basis.append(torch.where(exhausted.unsqueeze(-1), 0.0, _unit(pulled)))
-    largest = torch.linalg.eigvalsh(ritz.double()).amax(-1).clamp(min=0.0)
+    largest = torch.linalg.eigvalsh(ritz).amax(-1).clamp(min=0.0)
     converged = exhausted | torch.full_like(exhausted, count >= needed)
     return Spectral(largest.sqrt(), converged, tolerance, count)
 

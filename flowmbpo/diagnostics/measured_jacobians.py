@@ -120,7 +120,7 @@ class JacobianDiagnosis(Diagnosis):
         return f"n {frobenius.rows}, {frobenius.probes} probes, {tolerance}"
 
     def draw(self, figure: Figure) -> None:
-        """Gain and mean largest singular value against the number of steps, state beside action."""
+        """Gain and largest singular value (root mean square over states) by the number of steps."""
         for axes, of in zip(figure.subplots(1, 2), ("z", "a"), strict=True):
             for loop, colour in (("open", "#4477aa"), ("closed", "#ee6677")):
                 chosen = [n for n in self.products if (n.of, n.loop, n.noise) == (of, loop, "none")]
@@ -129,6 +129,7 @@ class JacobianDiagnosis(Diagnosis):
                 axes.plot(steps, gains, "o-", color=colour, label=f"gain, {loop} loop")
                 axes.plot(steps, largest, "s--", color=colour, label=f"largest, {loop} loop")
             axes.set_xscale("log", base=2)
+            axes.set_xticks(steps, [str(h) for h in steps])
             axes.set_yscale("log")
             axes.set_xlabel("steps h")
             axes.set_ylabel(f"singular values of d z_h / d {of}_0")
@@ -161,7 +162,7 @@ def light_jacobians(subject: Subject, effort: Effort) -> dict[str, float]:
     """
     rows = min(effort.rows, LIGHT_ROWS)
     start, context = subject.starts(rows, subject.generator("jacobians/states"))
-    path = unroll(subject, start, context, 1, "none")
+    path = unroll(subject, start, context, 1, "none", unroll(subject, start, context, 1, "none").actions)
     projections = (latent_projection(subject), action_projection(subject, context))
     generator = subject.generator("jacobians/probes")
     squares = hutchinson(Linearised(path.z[0], path.point), projections, effort.probes, generator)
