@@ -78,7 +78,7 @@ class Distribution:
         found: list[Row] = []
         for step in self.steps:
             for what, energy in (("states", step.states), ("reward sums", step.rewards)):
-                told = f"{energy.distance}, p {energy.p_value:.2g}  (n {energy.n})"
+                told = f"{energy.distance}, coefficient {energy.coefficient:.2g}  (n {energy.n})"
                 found.append((f"energy distance of {what}, step {step.step}", told))
             scores = f"states {step.state_score}, reward sums (CRPS) {step.reward_score}"
             found.append((f"energy score, step {step.step}", scores))
@@ -155,8 +155,8 @@ def _steps(
         found.append(
             StepDistribution(
                 step=step,
-                states=paired_energy(predicted[0], z, counts, generator),
-                rewards=paired_energy(sums[0], total, counts, generator),
+                states=paired_energy(predicted[0], z, counts),
+                rewards=paired_energy(sums[0], total, counts),
                 state_score=mean_interval(energy_score(predicted.transpose(0, 1), z)),
                 reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
             )

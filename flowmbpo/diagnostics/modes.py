@@ -78,7 +78,7 @@ def negentropy(samples: Floats) -> Floats:
     """Entropy that a Gaussian of the same variance has more, in nats, of samples [n, K]; 0 for a Gaussian.
 
     Vasicek's spacing estimate (1976), less its own mean over Gaussian samples of size n: unbiased for a
-    Gaussian policy, whatever its mean and variance. nan for a column that is constant.
+    Gaussian policy, whatever its mean and variance. nan for a column that takes one value many times.
     """
     n = len(samples)
     raw = _raw_negentropy(samples)
@@ -96,6 +96,8 @@ def _raw_negentropy(samples: Floats) -> Floats:
     varies = spread > 1e-9 * np.abs(samples).max(axis=0)
     scaled = samples[:, varies] / spread[varies]
     found = np.full(samples.shape[1], math.nan)
+    with np.errstate(divide="ignore"):  # of spacings that are 0
+        entropy = stats.differential_entropy(scaled, axis=0, method="vasicek")
     gaussian = 0.5 * math.log(2.0 * math.pi * math.e)
-    found[varies] = gaussian - stats.differential_entropy(scaled, axis=0, method="vasicek")
+    found[varies] = np.where(np.isfinite(entropy), gaussian - entropy, math.nan)
     return found

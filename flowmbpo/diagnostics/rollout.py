@@ -130,8 +130,8 @@ def _band(axes: Any, k: Sequence[int], values: Sequence[Interval], label: str) -
 def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     """Judge the model by `effort.windows` windows of `effort.horizon` transitions.
 
-    Intervals are bootstraps over windows: they speak of other windows of the same experience. Raises
-    DataError where no real transition is there to judge by.
+    Intervals are bootstraps over windows: they speak of other windows of the same experience, and are too
+    narrow where that is so little that windows overlap. Raises DataError where no real transition is there.
     """
     generator = subject.generator("rollout")
     agent = subject.agent
