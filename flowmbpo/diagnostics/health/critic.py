@@ -31,6 +31,8 @@ LOW_RETURN_RATIO = 0.1  # of real returns' spread; healthy runs: 0.12 to 1.35
 SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 and more
 SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
 SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
+CONSTANT = 1e-6  # a ratio below it is rounding; the youngest healthy critic (10 epochs): 2e-4
+FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
 OFF_SIZES = 1.0  # of the returns' size between value and returns is worth knowing; healthy runs: up to 0.76
 BROKEN_SIZES = 5.0
 
@@ -90,13 +92,14 @@ def check_critic(subject: Subject, effort: Effort) -> Check:
         "correlation": fit.correlation,
         "slope": fit.slope,
         "offset_over_size": judged.offset,
+        "output_travel": output_travel(subject),
         "member_spreads": imagined.values.std(-1).tolist(),
         "member_gradients": imagined.slopes.tolist(),
         "bootstrapped_share": judged.bootstrap,
         "untrained_tensors": sorted({*history.idle, *history.initial}),
     }
     findings = [
-        *spread_findings(imagined, judged),
+        *spread_findings(subject, imagined, judged),
         *member_findings(imagined),
         *_history_findings(history),
         *_level_findings(judged),
@@ -105,8 +108,30 @@ def check_critic(subject: Subject, effort: Effort) -> Check:
     return Check("critic", figures, tuple(findings), curves)
 
 
-def spread_findings(imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
-    """A value that hardly varies while its targets (and, where episodes were run, real returns) do."""
+def output_travel(subject: Subject) -> float | None:
+    """RMS change of the critic's output weights, over the farthest that Adam can have taken them (updates x rate).
+
+    Close to 1 in a young critic, whose every step still goes the same way; it falls once the critic has arrived.
+    None where it is not known: no epochs behind it, or initial weights that are neither zero nor at hand.
+    """
+    training = subject.config.training
+    updates_done = subject.origin.epoch * training.rounds * training.critic_iterations * training.critic_batches
+    now = subject.agent.critic.network.weights[-1].detach()
+    if subject.initial is not None:
+        before = subject.initial().critic.network.weights[-1].detach().to(now)
+    elif subject.config.critic.zero_init:
+        before = torch.zeros_like(now)
+    else:
+        return None
+    farthest = updates_done * training.critic_lr
+    return float((now - before).square().mean().sqrt()) / farthest if farthest > 0.0 else None
+
+
+def spread_findings(subject: Subject, imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
+    """A value that hardly varies while its targets (and, where episodes were run, real returns) do.
+
+    One that varies a little, and whose weights have gone as far as they could, is young and not dead: a note.
+    """
     target_ratio = imagined.ratio
     return_ratio = math.nan
     if judged is not None and float(judged.returns.std()) > SMALLEST_RETURN_SPREAD * judged.size:
@@ -114,15 +139,22 @@ def spread_findings(imagined: Imagined, judged: MonteCarlo | None) -> list[Findi
     flat = target_ratio < SMALLEST_TARGET_RATIO
     if not flat and not (target_ratio < LOW_TARGET_RATIO and return_ratio < LOW_RETURN_RATIO):
         return []
+    figures = {"spread_over_targets": target_ratio, "spread_over_returns": return_ratio}
     real = "" if math.isnan(return_ratio) else f", and {return_ratio:.2g} of what real returns vary by"
+    measured = (
+        f"The value varies over states by {target_ratio:.2g} of what its own targets vary by (healthy: 0.9 to 1.1)"
+    )
+    travel = output_travel(subject)
+    if travel is not None and travel > FULL_TRAVEL and target_ratio > CONSTANT:
+        message = f"{measured}{real}, but its weights still move at full speed: it needs more updates."
+        return [Finding("critic-young", "note", message, figures)]
     return [
         Finding(
             "dead-critic",
             "broken",
-            f"The value varies over states by {target_ratio:.2g} of what its own targets vary by (healthy: 0.9 to "
-            f"1.1){real}: the critic hardly tells good states from bad ones. Look at its last layer, its learning "
-            "rate and its optimiser.",
-            {"spread_over_targets": target_ratio, "spread_over_returns": return_ratio},
+            f"{measured}{real}: the critic hardly tells good states from bad ones. Look at its last layer, its "
+            "learning rate and its optimiser.",
+            figures,
         )
     ]
 

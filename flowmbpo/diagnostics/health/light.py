@@ -18,7 +18,7 @@ STATES = 256
 
 
 def light_health(subject: Subject, effort: Effort) -> list[Finding]:
-    """Findings without real episodes, in some tens of milliseconds for a small model.
+    """What is broken as far as it shows without real episodes, in some tens of milliseconds for a small model.
 
     Judged by the thresholds of `measure_health`, on at least 256 states. Weights that are not finite end it.
     """
@@ -28,11 +28,11 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
     imagined = imagine_values(subject, max(effort.windows, STATES))
     slope = ActorObjective(subject, SLOPE_ROWS, "light slope").slopes(declared_fixed(subject, "actor"), joint=True)
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "light sensitivity").sensitivity()
-    return [
-        *weights.findings,
+    found = [
         *reach_findings(Match.of(slope), subject),
         *size_findings(sensitivity),
-        *spread_findings(imagined, None),
+        *spread_findings(subject, imagined, None),
         *member_findings(imagined),
         *saturation_findings(measure_saturation(subject, max(effort.windows, STATES))),
     ]
+    return [*weights.findings, *(finding for finding in found if finding.severity == "broken")]

@@ -83,14 +83,13 @@ class ActorObjective:
         generator = torch.Generator().manual_seed(self.subject.seed)
         actor = self.agent.actor
         with in_double(self.agent), updates.frozen(self.agent.world_model, self.agent.critic):
-            inputs: list[Inputs] = []
-            with _before_actor(actor, inputs.append):
+            inputs: list[Tensor] = []
+            with _actor_input(actor, lambda z: inputs.append(z.detach())):
                 loss = self._loss()
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             moved = [_Move.draw(n, p, generator) for n, p in actor.named_parameters() if n not in fixed]
             groups = [moved] if joint else [[move] for move in moved]
-            # None leaves an input as it comes.
             replayed = inputs if self.config.actor_input_gradient == "detached" else None
             return [
                 Slope("all" if joint else group[0].tensor, _autograd(group), self._difference(group, replayed))
@@ -128,7 +127,7 @@ class ActorObjective:
         return self._objective().loss
 
     @torch.no_grad()  # two values of the function; its gradient is what they are compared with
-    def _difference(self, moves: list[_Move], replayed: list[Inputs] | None) -> float:
+    def _difference(self, moves: list[_Move], replayed: list[Tensor] | None) -> float:
         weights = [move.parameter.data for move in moves]
         losses = []
         for step in (STEP, -STEP):
@@ -138,7 +137,7 @@ class ActorObjective:
                 losses.append(float(self._loss()))
             else:
                 rest = iter(replayed)
-                with _before_actor(self.agent.actor, lambda args, rest=rest: next(rest)):  # type: ignore[misc]
+                with _actor_input(self.agent.actor, lambda z, rest=rest: next(rest)):  # type: ignore[misc]
                     losses.append(float(self._loss()))
         for move, weight in zip(moves, weights, strict=True):
             move.parameter.data = weight
@@ -164,9 +163,15 @@ def _autograd(moves: list[_Move]) -> float:
 
 
 @contextmanager
-def _before_actor(actor: nn.Module, see: Callable[[Inputs], Inputs | None]) -> Iterator[None]:
-    """Inside, `see` gets the actor's positional arguments at every call and may return others in their place."""
-    handle = actor.register_forward_pre_hook(lambda module, args: see(args))
+def _actor_input(actor: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, `see` gets the latent of every call of the actor, and may return another in its place."""
+
+    def hook(module: nn.Module, args: Inputs) -> Inputs | None:
+        del module
+        other = see(args[0])
+        return None if other is None else (other, *args[1:])
+
+    handle = actor.register_forward_pre_hook(hook)
     try:
         yield
     finally:
