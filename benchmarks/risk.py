@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--representations", nargs="+", choices=REPRESENTATIONS, default=REPRESENTATIONS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10, 20)))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, for a pilot")
     parser.add_argument("--summarise", type=Path, metavar="CSV", help="print the tables of these rows and stop")
     parser.add_argument("--references", action="store_true", help="print what fixed policies earn and stop")
