@@ -62,8 +62,9 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
 
     `low[k]` is the threshold of a low sum of k rewards; the steps compared are its keys.
     """
-    if subject.make_env is None:
-        return None
+    tasks = subject.agent.spec.tasks
+    if subject.make_env is None or len(tasks) > 1 or tasks[0].simulator != "toy":
+        return None  # before other simulators are opened: that may take a process for each copy
     env = subject.open_env(STARTS)
     try:
         if not isinstance(env, BatchVectorEnv) or not isinstance(env.simulator, ToyBatch):

@@ -16,8 +16,6 @@ from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.open_loop import RealWindows
 from flowmbpo.diagnostics.statistics import Interval, fit_line, middle_interval, ratio_intervals
 
-FLOOR = 1e-6  # of the L1 norm that an error is relative to: a latent may be 0 in Euclidean geometry
-
 
 @dataclass(frozen=True)
 class StepError:
@@ -113,11 +111,13 @@ def _correlation(x: Tensor, y: Tensor, valid: Tensor, counts: Tensor) -> Interva
     return middle_interval(value, (moment(x * y) - mean_x * mean_y) / spread.sqrt())
 
 
-def relative_l1(predicted: Float[Tensor, "T+1 B D"], real: RealWindows) -> Float[Tensor, "T B"]:
-    """||z_hat_k - z_k||_1 / ||z_k||_1 after each step; 0 where the window has ended."""
+def l1_errors(
+    predicted: Float[Tensor, "T+1 B D"], real: RealWindows
+) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
+    """||z_hat_k - z_k||_1 and ||z_k||_1 after each step; 0 in both where the window has ended."""
     target = real.z[1:].double()
-    norm = target.abs().sum(-1).clamp(min=FLOOR)
-    return torch.where(real.batch.valid, (predicted[1:].double() - target).abs().sum(-1) / norm, 0.0)
+    error = (predicted[1:].double() - target).abs().sum(-1)
+    return torch.where(real.batch.valid, error, 0.0), torch.where(real.batch.valid, target.abs().sum(-1), 0.0)
 
 
 def observation_std(batch: Batch) -> Float[Tensor, "B O"]:

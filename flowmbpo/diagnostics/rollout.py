@@ -22,9 +22,9 @@ from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.open_loop import RealWindows, draws_noise, encode_windows, predict_rewards, unroll
 from flowmbpo.diagnostics.prediction_errors import (
     StepError,
+    l1_errors,
     observation_std,
     relative_errors,
-    relative_l1,
     squared_errors,
     step_errors,
 )
@@ -44,8 +44,9 @@ NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
 class NoiseError:
     """Relative L1 error with observation noise of `scale` at the start of the rollout.
 
-    ||z_hat_k - z_k||_1 / ||z_k||_1, mean over windows and over all their steps, against the clean
-    trajectory; `trivial` holds the noisy start for ever. `curve[k - 1]` is the mean at step k.
+    Sum of ||z_hat_k - z_k||_1 over windows and their steps, over that of ||z_k||_1, against the clean trajectory;
+    `trivial` holds the noisy start for ever. `curve[k - 1]` is the same at step k alone. The mean of ratios instead
+    would be equal on the simplex, where the norm is constant, and unbounded where a state passes through 0.
     """
 
     scale: float
@@ -188,12 +189,11 @@ def _noise_errors(
     for scale in NOISE_SCALES:
         start, _ = subject.encode(first + scale * eps, batch.task)
         predicted = unroll(subject.agent.world_model, start, batch.action, real.context)
-        error = relative_l1(predicted, real)
-        held = relative_l1(predicted[:1].expand_as(predicted), real)
-        steps = batch.valid.double().sum(0)
-        (value,) = ratio_intervals(error.sum(0).unsqueeze(1), steps.unsqueeze(1), counts)
-        (trivial,) = ratio_intervals(held.sum(0).unsqueeze(1), steps.unsqueeze(1), counts)
-        reached = batch.valid.sum(1)
-        curve = (error.sum(1) / reached)[reached > 0]
+        error, norm = l1_errors(predicted, real)
+        held, _ = l1_errors(predicted[:1].expand_as(predicted), real)
+        whole = norm.sum(0).unsqueeze(1)
+        (value,) = ratio_intervals(error.sum(0).unsqueeze(1), whole, counts)
+        (trivial,) = ratio_intervals(held.sum(0).unsqueeze(1), whole, counts)
+        curve = (error.sum(1) / norm.sum(1))[batch.valid.any(1)]
         found.append(NoiseError(scale, value, trivial, tuple(curve.tolist())))
     return tuple(found)

@@ -10,7 +10,7 @@ from torch import nn
 from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.open_loop import RealWindows, draws_noise, encode_windows, predict_rewards, unroll
-from flowmbpo.diagnostics.prediction_errors import observation_std, relative_l1, squared_errors, step_errors
+from flowmbpo.diagnostics.prediction_errors import l1_errors, observation_std, squared_errors, step_errors
 from flowmbpo.diagnostics.rollout import NOISE_SCALES, light_rollout, measure_rollout
 from flowmbpo.diagnostics.statistics import ratio_intervals, resample_counts, share_interval
 from flowmbpo.envs.toy.lqr import regulator
@@ -149,11 +149,24 @@ def test_reward_correlation_and_its_interval():
     assert found.high == pytest.approx(math.tanh(math.atanh(found.value) + half), abs=0.02)
 
 
-def test_relative_l1_by_hand():
+def test_l1_errors_by_hand():
     z = torch.tensor([[[1.0, 1.0]], [[3.0, -1.0]], [[0.0, 0.0]]])
     real = RealWindows(by_hand([[0.0], [0.0], [0.0]], [[True], [False]]).batch, None, z, z)
     predicted = torch.tensor([[[1.0, 1.0]], [[2.0, 1.0]], [[5.0, 5.0]]])
-    assert relative_l1(predicted, real).tolist() == [[(1.0 + 2.0) / 4.0], [0.0]]
+    error, norm = l1_errors(predicted, real)
+    assert error.tolist() == [[1.0 + 2.0], [0.0]]
+    assert norm.tolist() == [[4.0], [0.0]]
+
+
+def test_relative_l1_is_the_mean_of_ratios_on_the_simplex(make_subject):
+    subject = make_subject(preset="mini-cartpole-residual")
+    found = measure_rollout(subject, EFFORT)
+    batch = subject.windows.sample(EFFORT.windows, EFFORT.horizon, subject.generator("rollout"))
+    model = subject.agent.world_model
+    real = encode_windows(model, batch)
+    error, norm = l1_errors(unroll(model, real.states[0], batch.action, real.context), real)
+    mean_of_ratios = float((error / norm)[batch.valid].mean())
+    assert found.noise[0].relative_l1.value == pytest.approx(mean_of_ratios, rel=1e-5)  # norms are 1 to float32
 
 
 def test_observation_std_is_the_tasks_own_and_ignores_padding():
