@@ -218,7 +218,7 @@ def test_directions_off_the_simplex_do_not_count(make_subject):
         with torch.no_grad():
             for parameter in subject.agent.world_model.dynamics.parameters():
                 parameter.zero_()
-        found = measure_jacobians(subject, Effort(rows=8, probes=64, horizon=2))
+        found = measure_jacobians(subject, Effort(rows=8, probes=16, horizon=1))
         first = found.step[0]
         truth = math.sqrt(rank)
         assert first.frobenius.given_rows.low <= truth <= first.frobenius.given_rows.high
@@ -297,7 +297,7 @@ def test_diagnosis_reaches_to_the_trained_horizon_and_no_further(make_subject):
 
 
 def test_stochastic_models_are_measured_at_their_mean_and_at_fixed_noise(make_subject):
-    subject = make_subject(*dynamics("generative", "logit"))
+    subject = make_subject(*dynamics("generative", "logit"), "training.horizon=2")
     found = measure_jacobians(subject, Effort(rows=8, probes=4))
     assert {n.noise for n in found.products} == {"none", "fixed"}
     mean, fixed = (n for n in found.step if n.of == "z")
@@ -306,7 +306,7 @@ def test_stochastic_models_are_measured_at_their_mean_and_at_fixed_noise(make_su
 
 
 def test_measuring_leaves_the_agent_and_the_global_generator_alone(make_subject):
-    subject = make_subject(*dynamics("gaussian", "tangent"))
+    subject = make_subject(*dynamics("gaussian", "tangent"), "training.horizon=2")
     before = {name: value.clone() for name, value in subject.agent.state_dict().items()}
     state = torch.get_rng_state()
     measure_jacobians(subject, Effort(rows=8, probes=2))
