@@ -5,6 +5,7 @@ Letters: N copies (the independent units of the bootstrap), P parameters, R resa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,20 +69,28 @@ def align_rows(
 
 def _alignment(value: Float[Tensor, "3 1"], found: Float[Tensor, "3 R"]) -> Alignment:
     """From inner products [model x reference, model^2, reference^2]."""
-    cosine, ratio = _figures(value)
-    cosines, ratios = _figures(found)
+    own, other = (float(product[0].clamp(min=0.0).sqrt()) for product in value[1:])
+    angles = middle_interval(float(_angle(value)), _angle(found))
     return Alignment(
-        cosine=middle_interval(float(cosine), cosines),
-        norm_ratio=middle_interval(float(ratio), ratios),
-        model_norm=float(value[1, 0].clamp(min=0.0).sqrt()),
-        reference_norm=float(value[2, 0].clamp(min=0.0).sqrt()),
+        cosine=middle_interval(float(_cosine(value)), _cosine(found)),
+        norm_ratio=Interval(_slope(angles.value), _slope(angles.low), _slope(angles.high)),
+        model_norm=own,
+        reference_norm=other,
     )
 
 
-def _figures(products: Float[Tensor, "3 R"]) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+def _cosine(products: Float[Tensor, "3 R"]) -> Float[Tensor, " R"]:
+    """nan where there is no angle: one side has no gradient and the inner product is 0."""
     inner, own, other = products
     bound = (own.clamp(min=0.0) * other.clamp(min=0.0)).sqrt()
-    # 0/0 is nan: without a gradient on one side there is no angle.
-    cosine = torch.where(inner.abs() <= bound, inner / bound, inner.sign())
-    cosine = torch.where(own <= 0.0, torch.nan, cosine)
-    return cosine, (own.clamp(min=0.0) / other.clamp(min=0.0)).sqrt()
+    return torch.where((inner.abs() <= bound) | (inner == 0.0), inner / bound, inner.sign())
+
+
+def _angle(products: Float[Tensor, "3 R"]) -> Float[Tensor, " R"]:
+    """Of the norms: the ratio's interval is taken on it, because among its resamples may be infinite ones."""
+    _, own, other = products.clamp(min=0.0).sqrt()
+    return torch.where((own == 0.0) & (other == 0.0), torch.nan, torch.atan2(own, other))
+
+
+def _slope(angle: float) -> float:
+    return math.inf if angle >= math.pi / 2 - 1e-12 else math.tan(angle)

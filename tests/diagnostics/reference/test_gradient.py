@@ -1,0 +1,339 @@
+"""The references of the actor's gradient, and what is made of them."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.gradient import compare_gradients, measure_gradient
+from flowmbpo.diagnostics.reference.alignment import align_means, align_rows
+from flowmbpo.diagnostics.reference.differences import difference_gradient
+from flowmbpo.diagnostics.reference.exact import exact_gradient
+from flowmbpo.diagnostics.reference.model import model_gradient
+from flowmbpo.diagnostics.reference.objective import RealObjective
+from flowmbpo.diagnostics.reference.policy import FixedNoise, acting, displaced
+from flowmbpo.diagnostics.reference.starts import collect_starts
+from flowmbpo.diagnostics.statistics import resample_counts
+from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.errors import DataError
+from flowmbpo.training.updates import actor_objective, frozen
+
+EFFORT = Effort(resamples=200)
+
+
+def setting(subject, env, *, moments=2, horizon=4, seed=0):
+    """Starts in `env` with the real objective from them."""
+    generator = subject.generator("test")
+    starts = collect_starts(
+        lambda obs, task: subject.agent.act(obs, task, generator),
+        env,
+        moments=moments,
+        horizon=horizon,
+        seed=seed,
+        generator=generator,
+    )
+    context = subject.agent.world_model.context(starts.task)
+    seeds = torch.arange(starts.horizon * starts.moments).view(starts.horizon, starts.moments)
+    policy = FixedNoise(subject.agent.actor, seeds, starts.copies)
+    gamma = torch.full((starts.copies,), 0.9)
+    return SimpleNamespace(
+        starts=starts,
+        policy=policy,
+        objective=RealObjective(subject.agent, policy, context, gamma, starts.horizon),
+        generator=generator,
+    )
+
+
+def test_differences_agree_with_exact_differentiation_on_the_pendulum(make_subject):
+    """1% of the size of all slopes: delta^2 of a smooth map and float32's rounding over delta."""
+    subject = make_subject()
+    env = subject.open_env(8)
+    at = setting(subject, env)
+    exact = exact_gradient(at.objective, env, at.starts)
+    found = difference_gradient(at.objective, env, at.starts, directions=1, generator=at.generator)
+    torch.testing.assert_close(found.returns, exact.returns, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.actions, exact.actions, rtol=0.0, atol=1e-5)
+    assert (found.slopes - exact.slopes).norm() < 0.01 * exact.slopes.norm()
+    one, other = (reference.parameters(at.objective)[0] for reference in (exact, found))
+    assert (one - other).norm() < 0.01 * one.norm()
+    assert found.bend < 1.0
+
+
+def test_the_reference_is_backpropagation_through_environment_encoder_and_actor(make_subject):
+    """The parameters' gradient, assembled from slopes, against plain autograd of one unbroken rollout."""
+    subject = make_subject()
+    env = subject.open_env(3)
+    at = setting(subject, env, moments=1)
+    found = exact_gradient(at.objective, env, at.starts).parameters(at.objective)[0]
+    env.load_state_dict(at.starts.states[0])
+    copies, total = env.differentiable(), 0.0
+    obs = copies.observe()
+    for step in range(4):
+        done = copies.step(at.objective.act(step, 0, obs))
+        obs = done.obs
+        total = total + 0.9**step * subject.agent.reward_normalizer(done.reward)
+    total = total + 0.9**4 * at.objective.value(obs)
+    parameters = [p for p in subject.agent.actor.parameters() if p.requires_grad]
+    for copy, row in enumerate(found):
+        expected = torch.autograd.grad(total[copy], parameters, retain_graph=True)
+        torch.testing.assert_close(row, torch.cat([part.flatten() for part in expected]), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("input_gradient", ["through", "detached"])
+@pytest.mark.parametrize("preset", ["quickstart", "quickstart-baseline", "mini-cartpole-genflow"])
+def test_the_models_gradient_is_that_of_the_actor_update(make_subject, preset, input_gradient):
+    """Assembled copy by copy, it means to what backpropagation through `actor_objective` gives."""
+    subject = make_subject(f"training.actor_input_gradient={input_gradient}", preset=preset)
+    agent, training = subject.agent, subject.config.training
+    at = setting(subject, subject.open_env(3))
+    start, context = subject.encode(at.starts.obs.flatten(0, 1), at.starts.task.repeat(2))
+    sound = torch.ones(2, 3, dtype=torch.bool)
+    generator = subject.generator("model")
+    state = generator.get_state()
+    found = model_gradient(agent, at.policy, start, context, sound, training, 4, generator)
+    assert found.replicas == (8 if preset == "mini-cartpole-genflow" else 1)
+    generator.set_state(state)
+    at.policy.rewind()
+    with frozen(agent.world_model, agent.critic), acting(agent, at.policy):
+        options = training.model_copy(update={"noise_replicas": found.replicas})
+        loss = actor_objective(agent, start, context, options, generator, 4).loss
+    parameters = [p for p in agent.actor.parameters() if p.requires_grad]
+    expected = torch.cat([part.flatten() for part in torch.autograd.grad(-loss, parameters)])
+    rows = found.through if input_gradient == "through" else found.detached
+    torch.testing.assert_close(rows.mean(0), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert not torch.allclose(found.through, found.detached, rtol=0.01)
+    assert float(found.returns.mean()) == pytest.approx(-float(loss.detach()), rel=1e-5)
+
+
+def test_the_agents_own_actor_is_back_after_a_measurement(make_subject):
+    subject = make_subject()
+    actor = subject.agent.actor
+    measure_gradient(subject, EFFORT)
+    assert subject.agent.actor is actor
+    assert all(p.grad is None and p.requires_grad for p in subject.agent.world_model.parameters())
+
+
+def test_random_signs_estimate_the_differences_without_bias(make_subject):
+    """Two signs a step on the three actions of the hopper: means over 40 draws within 4 standard errors.
+
+    Of 48 slopes, 4 standard errors are passed by chance with probability .003.
+    """
+    subject = make_subject("task.name=mujoco-hopper")
+    env = subject.open_env(8)
+    at = setting(subject, env, moments=1, horizon=2)
+    every = difference_gradient(at.objective, env, at.starts, directions=3, generator=at.generator).slopes[0]
+    draws = [
+        difference_gradient(at.objective, env, at.starts, directions=2, generator=at.generator).slopes
+        for _ in range(20)
+    ]
+    assert not draws[0][0].equal(draws[0][1])
+    samples = torch.stack(draws).flatten(0, 1)
+    error = samples.mean(0) - every
+    standard = samples.std(0) / math.sqrt(len(samples))
+    # The even part of a direction's curvature stays: 1e-3 of the largest slope.
+    assert (error.abs() <= 4.0 * standard + 1e-3 * every.abs().max()).all()
+    env.close()
+
+
+class Counter(BatchSimulator):
+    """x' = x + a; reward x', observation [x, x]; ends above `stop`; breaks where x passes `rupture`."""
+
+    def __init__(self, num_envs, start, stop=1e3, rupture=1e4):
+        self.task = TaskInfo("counter", "scripted", 2, 1, 10, 1, 0.9, can_terminate=True)
+        self.num_envs = num_envs
+        self.first, self.stop, self.rupture = start, stop, rupture
+        self.x = torch.zeros(num_envs)
+
+    def start(self, indices, seeds):
+        self.x[list(indices)] = self.first[list(indices)]
+
+    def observe(self):
+        return torch.stack((self.x, self.x), dim=-1)
+
+    def step(self, action):
+        self.x = self.x + action[:, 0]
+        reward = torch.where(self.x > self.rupture, torch.nan, self.x)
+        return BatchOutcome(self.observe(), reward, self.x > self.stop)
+
+    def state_dict(self):
+        return {"x": self.x.clone()}
+
+    def load_state_dict(self, state):
+        self.x = state["x"].clone()
+
+    def describe(self, index):
+        return f"x {float(self.x[index])}"
+
+    def render(self, index):
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def counter(make_subject):
+    """A subject with two observations and one action, and what its policy does in a `Counter`."""
+
+    def make(start, **limits):
+        options = ("task.name=toy-gust", "training.reward_normalization=none", "training.horizon=3")
+        subject = make_subject(*options)
+        return subject, BatchVectorEnv(Counter(len(start), torch.tensor(start), **limits))
+
+    return make
+
+
+def test_a_termination_ends_the_reward_and_the_bootstrap(counter):
+    """Copy 0 goes on; copy 1 passes the limit in its first step and earns that step's reward alone."""
+    subject, env = counter([0.0, 5.0], stop=3.5)
+    at = setting(subject, env, moments=1, horizon=3)
+    found = difference_gradient(at.objective, env, at.starts, directions=1, generator=at.generator)
+    a = found.actions[:, 0, :, 0]
+    assert found.terminated.tolist() == [[False, True]]
+    assert float(found.returns[0, 1]) == pytest.approx(5.0 + float(a[0, 1]), abs=1e-5)
+    x = torch.cumsum(a[:, 0], dim=0)
+    value = at.objective.value(torch.stack((torch.stack((x[2], x[2])), torch.zeros(2))))[0]
+    expected = x[0] + 0.9 * x[1] + 0.81 * x[2] + 0.729 * value
+    assert float(found.returns[0, 0]) == pytest.approx(float(expected.detach()), abs=1e-5)
+    # dJ/du = (1 - a^2) dJ/da, and J is x + a where the episode ends there: later actions do nothing.
+    slopes = found.slopes[0, :, 0, 1, 0]
+    assert float(slopes[0]) == pytest.approx(1.0 - float(a[0, 1]) ** 2, abs=2e-3)
+    assert slopes[1:].tolist() == [0.0, 0.0]
+
+
+def test_a_start_whose_simulator_breaks_is_left_out_and_counted(counter):
+    subject, env = counter([0.0] * 9 + [5.0], rupture=3.5)
+    found = compare_gradients(subject, env, EFFORT)
+    whole, env = counter([0.0] * 10, rupture=3.5)
+    assert found.broken == found.moments
+    assert found.starts == 9 * found.moments
+    assert compare_gradients(whole, env, EFFORT).broken == 0
+
+
+def test_too_few_sound_episodes_are_refused(counter):
+    subject, env = counter([0.0] * 7 + [5.0] * 3, rupture=3.5)
+    with pytest.raises(DataError, match=r"needs 8 sound episodes and 7 of 10 are"):
+        compare_gradients(subject, env, EFFORT)
+
+
+def test_weights_that_are_not_finite_are_refused(make_subject):
+    subject = make_subject()
+    with torch.no_grad():
+        next(subject.agent.world_model.dynamics.parameters()).fill_(torch.nan)
+    with pytest.raises(DataError, match="the actor's gradient is not finite"):
+        compare_gradients(subject, subject.open_env(8), EFFORT)
+
+
+def test_starts_keep_their_distance_from_the_time_limit_and_spread_over_the_episode(make_subject):
+    subject = make_subject()
+    at = setting(subject, subject.open_env(3), moments=4, horizon=8)
+    elapsed = [int(state["elapsed"][0]) for state in at.starts.states]
+    room = 100 - 8 + 1  # toy-pendulum-swingup has 100 agent steps
+    assert [time * 4 // room for time in elapsed] == [0, 1, 2, 3]
+    short = setting(subject, subject.open_env(3), moments=4, horizon=200)
+    assert short.starts.horizon == 100
+    assert [int(state["elapsed"][0]) for state in short.starts.states] == [0]
+
+
+@pytest.mark.parametrize("task", ["toy-pendulum-swingup", "toy-gust", "toy-pendulum-hidden", "toy-bounce-soft"])
+def test_differentiable_copies_do_what_the_environment_does_and_leave_it_alone(task):
+    env = make_env(TaskConfig(name=task, num_envs=5))
+    env.reset(1)
+    actions = torch.rand(20, 5, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for action in actions[:3]:
+        env.step(action)
+    copies, untouched = env.differentiable(), env.state_dict()
+    for action in actions[3:]:
+        done, step = copies.step(action), env.step(action)
+        assert done.obs.equal(step.final_obs)
+        assert done.reward.equal(step.reward)
+        assert done.terminated.equal(step.terminated)
+    env.load_state_dict(untouched)
+    env.differentiable().step(actions[0])
+    assert env.state_dict()["simulator"]["state"].equal(untouched["simulator"]["state"])
+
+
+def test_a_set_of_tasks_is_measured_by_differences(make_pair):
+    subject = make_pair()
+    found = compare_gradients(subject, subject.open_env(8), EFFORT)
+    assert found.method == "differences"
+    assert found.copies == 8
+    assert found.through.reference_norm > 0.0
+
+
+def test_simulators_without_derivatives_say_so():
+    env = make_env(TaskConfig(name="mujoco-hopper", num_envs=1), workers=1)
+    env.reset(0)
+    assert env.differentiable() is None
+    assert not env.restores_by_replay
+    env.close()
+
+
+def test_displaced_actions_stay_inside_the_bounds_and_move_by_delta_at_the_centre():
+    moved = displaced(torch.tensor([[0.0, 1.0, -1.0, 0.5]]), torch.tensor([[0.05, 0.5, 0.5, 0.0]]))
+    assert moved[0].tolist() == pytest.approx([math.tanh(0.05), 1.0, -1.0, 0.5], abs=1e-5)
+    assert moved.abs().max() <= 1.0
+
+
+def test_alignment_of_hand_made_gradients():
+    model = torch.tensor([[2.0, 0.0], [2.0, 2.0]])
+    reference = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).expand(2, 2, 2)
+    counts = resample_counts(2, 50, torch.Generator())
+    means = align_means(model, reference, counts)  # of [2, 1] and [1, 0]
+    assert means.cosine.value == pytest.approx(2.0 / math.sqrt(5.0))
+    assert means.norm_ratio.value == pytest.approx(math.sqrt(5.0))
+    rows = align_rows(model, reference, counts)  # 2 + 0 over sqrt(12 * 4)
+    assert rows.cosine.value == pytest.approx(2.0 / math.sqrt(48.0))
+    assert rows.cosine.low == pytest.approx(0.0, abs=1e-6)  # the second row alone
+    assert rows.cosine.high == pytest.approx(2.0 / math.sqrt(4.0 * 2.0), abs=1e-6)  # the first
+
+
+def test_measurement_noise_of_the_reference_does_not_lower_the_cosine():
+    """Truth e_1, model e_1, two noisy halves: the naive cosine is 1/sqrt(1 + 50/2) = .2; here 1 within sampling."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.zeros(400, 50)
+    truth[:, 0] = 1.0
+    halves = truth + torch.randn(2, 400, 50, generator=generator)
+    counts = resample_counts(400, 200, generator)
+    found = align_rows(truth, halves, counts)
+    assert found.cosine.value == pytest.approx(1.0, abs=0.15)
+    assert found.norm_ratio.value == pytest.approx(1.0, abs=0.25)
+    naive = align_rows(truth, halves.mean(0).expand(2, -1, -1), counts)
+    assert naive.cosine.value == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_reference_lost_in_its_noise_is_unresolved_and_not_a_number_made_up():
+    counts = resample_counts(3, 20, torch.Generator())
+    halves = torch.stack((torch.ones(3, 2), -torch.ones(3, 2)))
+    found = align_means(torch.ones(3, 2), halves, counts)  # the halves point apart: a squared norm below 0
+    assert found.norm_ratio.value == found.norm_ratio.high == math.inf
+    assert math.isnan(found.cosine.value)
+    halves[0] *= 2.0
+    assert align_means(torch.ones(3, 2), halves, counts).cosine.value == 1.0
+
+
+def test_a_model_without_a_gradient_has_no_angle_to_the_truth():
+    counts = resample_counts(3, 20, torch.Generator())
+    found = align_means(torch.zeros(3, 2), torch.ones(2, 3, 2), counts)
+    assert math.isnan(found.cosine.value)
+    assert found.norm_ratio.value == found.norm_ratio.high == 0.0
+
+
+def test_equal_seeds_give_equal_figures_and_the_report_is_whole(make_subject):
+    subjects = [make_subject() for _ in range(2)]
+    first, second = (compare_gradients(subject, subject.open_env(8), EFFORT) for subject in subjects)
+    assert first.to_dict() == second.to_dict()
+    document = json.loads(json.dumps(first.to_dict()))
+    assert document["horizon"] == len(document["steps"]) == 4
+    assert document["starts"] == document["copies"] * document["moments"]
+    told = dict(first.rows())
+    assert "exact" in told["reference"]
+    figure = Figure()
+    first.draw(figure)
+    assert len(figure.axes) == 2
