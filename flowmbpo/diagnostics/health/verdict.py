@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import check_actor
+from flowmbpo.diagnostics.health.alignment import check_alignment
 from flowmbpo.diagnostics.health.critic import check_critic
 from flowmbpo.diagnostics.health.endings import check_endings
 from flowmbpo.diagnostics.health.finding import Check, Finding, HealthCheck
+from flowmbpo.diagnostics.health.latents import check_latents
 from flowmbpo.diagnostics.health.picture import draw_health
 from flowmbpo.diagnostics.health.policy import check_policy
 from flowmbpo.diagnostics.health.promise import check_promise
+from flowmbpo.diagnostics.health.reward import check_reward
 from flowmbpo.diagnostics.health.weights import check_weights
 from flowmbpo.diagnostics.subject import Subject
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHECKS: tuple[HealthCheck, ...] = (
+    check_reward,
+    check_latents,
+    check_alignment,
     check_actor,
     check_critic,
     check_policy,

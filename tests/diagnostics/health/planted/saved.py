@@ -129,7 +129,7 @@ def shift_bias(part: str, by: float, *, first: bool = False) -> Callable[[Saved]
     """Add to the bias of the part's output layer, or to its first entry alone."""
 
     def edit(state: Saved) -> None:
-        name = next(name for name in heads(state, part) if "bias" in name)
+        name = [name for name in heads(state, part) if "bias" in name][-1]
         state.agent[name][: 1 if first else None] += by
 
     return edit
