@@ -267,6 +267,18 @@ def test_a_set_of_tasks_is_measured_by_differences(make_pair):
     assert found.through.reference_norm > 0.0
 
 
+@pytest.mark.slow
+def test_where_states_are_reached_again_by_replay_fewer_starts_are_taken(make_subject):
+    subject = make_subject("task.name=cartpole-swingup", "task.workers=1", "training.horizon=2")
+    env = subject.open_env(8)
+    assert env.restores_by_replay
+    found = compare_gradients(subject, env, EFFORT)
+    assert (found.copies, found.moments, found.directions) == (8, 2, 0)
+    assert found.broken == 0
+    assert found.through.reference_norm > 0.0
+    env.close()
+
+
 def test_simulators_without_derivatives_say_so():
     env = make_env(TaskConfig(name="mujoco-hopper", num_envs=1), workers=1)
     env.reset(0)
