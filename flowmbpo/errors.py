@@ -64,7 +64,7 @@ class StorageError(FlowMBPOError):
 
 
 class NonFiniteError(FlowMBPOError):
-    """Too many non-finite losses or gradients: the run is stopped rather than believed."""
+    """Non-finite losses, gradients or derivatives: stopped rather than believed."""
 
     kind = "non-finite"
 
