@@ -22,8 +22,8 @@ SATURATED = 0.99
 DEEP = math.tanh(7.0)  # 1 - a^2 is 3e-6 there: no gradient to speak of; float32 still tells it from 1
 
 LARGEST_DEEP_SHARE = 0.1  # healthy runs: 0.00, bang-bang ones included; output layer times 30: 0.06 to 1.00
-SMALLEST_SLOPE = 0.002  # healthy runs: 0.03 to 0.97
-STUCK_SHARE = 0.85  # healthy runs: up to 0.64
+SMALLEST_SLOPE = 0.003  # of one dimension; healthy runs: 0.02 and more, where |u| is 2.7 on average
+LOST_SHARE = 0.5  # of the states in which a dimension lies beyond tanh(7)
 NOTED_SHARE = 0.85
 
 
@@ -77,23 +77,25 @@ def check_policy(subject: Subject, effort: Effort) -> Check:
 def saturation_findings(saturation: Saturation) -> list[Finding]:
     """A policy, or single dimensions of it, so far out in its tanh that no gradient comes back."""
     share, deep, slope = (float(x.mean()) for x in (saturation.share, saturation.deep, saturation.slope))
-    stuck = (saturation.stuck > STUCK_SHARE).nonzero().flatten().tolist()
-    lost = (saturation.deep > 0.5).nonzero().flatten().tolist()
+    lost = ((saturation.deep > LOST_SHARE) | (saturation.slope < SMALLEST_SLOPE)).nonzero().flatten().tolist()
     figures = {
         "saturated_share": share,
         "deeply_saturated_share": deep,
         "tanh_slope": slope,
-        "stuck_dimensions": float(len(stuck)),
+        "lost_dimensions": float(len(lost)),
     }
     advice = "No gradient passes the tanh there; raise training.preactivation_penalty or lower training.actor_lr."
-    if deep > LARGEST_DEEP_SHARE or slope < SMALLEST_SLOPE:
+    if deep > LARGEST_DEEP_SHARE:
         message = (
-            f"{deep:.0%} of all sampled actions lie beyond tanh(7) and {share:.0%} beyond 0.99 "
-            f"(mean slope of the tanh {slope:.2g}; healthy: 0.03 and more, and 0% beyond tanh(7)). {advice}"
+            f"{deep:.0%} of all sampled actions lie beyond tanh(7) (healthy: 0%) and {share:.0%} beyond 0.99; the mean "
+            f"slope of the tanh is {slope:.2g}. {advice}"
         )
-    elif stuck or lost:
-        named = ", ".join(map(str, sorted({*stuck, *lost})))
-        message = f"Action dimensions {named} (counted from 0) sit at the end of their range in every state. {advice}"
+    elif lost:
+        named = ", ".join(map(str, lost))
+        message = (
+            f"Action dimensions {named} (counted from 0) sit at the ends of their range: the slope of their tanh is "
+            f"{float(saturation.slope.min()):.2g} on average (healthy: 0.02 and more). {advice}"
+        )
     elif share > NOTED_SHARE:
         message = f"{share:.0%} of all sampled actions lie beyond 0.99: a bang-bang policy, or one about to get stuck."
         return [Finding("policy-nearly-saturated", "note", message, figures)]
