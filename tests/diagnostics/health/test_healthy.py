@@ -41,7 +41,9 @@ def test_a_sound_run_is_healthy_whatever_episodes_judge_it(seed, small_run):
     ],
 )
 def test_sound_runs_of_other_presets_and_tasks_are_healthy(preset, overrides, tmp_path):
-    train(load_experiment(preset, (*overrides, "diagnostics.every=0", "tracking.sinks=[]")), out=tmp_path, console=False)
+    train(
+        load_experiment(preset, (*overrides, "diagnostics.every=0", "tracking.sinks=[]")), out=tmp_path, console=False
+    )
     subject = load_subject(tmp_path, task=None, device="cpu", seed=0, episodes=8)
     assert broken(measure_health(subject, Effort()).findings) == []
     assert broken(light_health(subject, LIGHT)) == []

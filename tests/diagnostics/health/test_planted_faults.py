@@ -51,7 +51,11 @@ def test_other_variants_are_found_too(finding, variant, load_small):
 
 @pytest.mark.parametrize(
     ("finding", "variant"),
-    [("dead-critic", "output layer x 0.01"), ("nan-weights", "whole actor"), ("off-by-one-replay", "actions one row late")],
+    [
+        ("dead-critic", "output layer x 0.01"),
+        ("nan-weights", "whole actor"),
+        ("off-by-one-replay", "actions one row late"),
+    ],
 )
 def test_a_broken_checkpoint_file_ends_with_exit_code_3(finding, variant, load_small, small_run, tmp_path):
     file = write_broken_run(small_run, tmp_path / "broken", FAULTS[finding, variant], load_small())
