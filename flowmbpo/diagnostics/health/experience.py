@@ -35,6 +35,17 @@ class Stretches:
     def __len__(self) -> int:
         return len(self.task)
 
+    def first(self, count: int) -> Stretches:
+        """The first `count` stretches; they are in random order."""
+        return Stretches(
+            self.obs[:, :count],
+            self.action[:, :count],
+            self.reward[:, :count],
+            self.task[:count],
+            _ranked(self.episode[:count]),
+            self.time[:count],
+        )
+
     @property
     def block(self) -> Int[Tensor, " B"]:
         """Which of the pieces of `BLOCK` steps of an episode a stretch begins in, numbered from 0.
