@@ -42,7 +42,9 @@ class GradientDiagnosis(Diagnosis):
     """Agreement of model and reference: of the parameters' gradient, and of dJ/du step by step (a = tanh(u)).
 
     `alignment` is of the gradient as the config trains (`input_gradient`), `through` and `detached`
-    of both kinds; the reference is always the total derivative. Intervals are 95% bootstraps over
+    of both kinds; the reference is always the total derivative. `rewards` and `reward_actions` leave the
+    value behind the horizon out of both sides: what disagrees there is the model, what disagrees only
+    with it is the critic, whose slopes between real encodings nothing trains. Intervals are 95% bootstraps over
     `copies` independent episodes of `moments` start states each.
     """
 
@@ -51,7 +53,9 @@ class GradientDiagnosis(Diagnosis):
     input_gradient: str
     through: Alignment
     detached: Alignment
+    rewards: Alignment
     actions: Alignment
+    reward_actions: Alignment
     steps: tuple[Alignment, ...]
     model_return: Interval
     real_return: Interval
@@ -85,7 +89,9 @@ class GradientDiagnosis(Diagnosis):
             "gradient": self.alignment.to_dict(),
             "through": self.through.to_dict(),
             "detached": self.detached.to_dict(),
+            "rewards": self.rewards.to_dict(),
             "actions": self.actions.to_dict(),
+            "reward_actions": self.reward_actions.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
             "objective": {
                 "model": self.model_return.to_dict(),
@@ -114,7 +120,10 @@ class GradientDiagnosis(Diagnosis):
             ("norm, model / real", str(self.alignment.norm_ratio)),
             (f"cosine of the {other} gradient", str(alternative.cosine)),
             (f"norm of the {other} gradient, model / real", str(alternative.norm_ratio)),
+            ("cosine without the critic's value at the end", str(self.rewards.cosine)),
+            ("norm without it, model / real", str(self.rewards.norm_ratio)),
             ("cosine of the gradients to the actions", str(self.actions.cosine)),
+            ("... without the critic's value", str(self.reward_actions.cosine)),
         ]
         marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
         rows += [(f"... to the action of step {mark}", str(self.steps[mark].cosine)) for mark in marks]
@@ -233,23 +242,29 @@ def _compare(
             "simulator broke, or its derivatives are not finite, in the others. Train on, or look at the policy's "
             "actions (flowmbpo diagnose actions)"
         )
-    real = reference.parameters(objective)[:, kept]
-    through, detached = model.through[kept], model.detached[kept]
-    if not bool(torch.cat((real.flatten(), through.flatten(), detached.flatten())).isfinite().all()):
+    real = reference.parameters(objective, reference.slopes)[:, kept]
+    paid = reference.parameters(objective, reference.reward_slopes)[:, kept]
+    through, detached, rewards = model.through[kept], model.detached[kept], model.rewards[kept]
+    if not all(bool(rows.isfinite().all()) for rows in (real, paid, through, detached, rewards)):
         raise DataError(
             "the actor's gradient is not finite: the weights are, or the imagined rollout is. "
             "`flowmbpo diagnose health` says which"
         )
     counts = resample_counts(int(kept.sum()), effort.resamples, subject.generator("gradient/bootstrap"))
-    mine = _by_copy(model.slopes, sound)[kept]
-    theirs = torch.stack([_by_copy(half, sound)[kept] for half in reference.slopes])
+    mine, mine_paid = (_by_copy(slopes, sound)[kept] for slopes in (model.slopes, model.reward_slopes))
+    theirs, theirs_paid = (
+        torch.stack([_by_copy(half, sound)[kept] for half in slopes])
+        for slopes in (reference.slopes, reference.reward_slopes)
+    )
     imagined, lived = _means(model.returns, sound)[kept], _means(reference.returns, sound)[kept]
     return GradientDiagnosis(
         method=method,
         input_gradient=subject.config.training.actor_input_gradient,
         through=align_means(through, real, counts),
         detached=align_means(detached, real, counts),
+        rewards=align_means(rewards, paid, counts),
         actions=align_rows(mine.flatten(1), theirs.flatten(2), counts),
+        reward_actions=align_rows(mine_paid.flatten(1), theirs_paid.flatten(2), counts),
         steps=tuple(align_rows(mine[:, h], theirs[:, :, h], counts) for h in range(starts.horizon)),
         model_return=mean_interval(imagined),
         real_return=mean_interval(lived),

@@ -28,9 +28,11 @@ and observations over delta; on the toy pendulum the sum of both is below 1% (te
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A closed loop from step `first` on. `returns` count from `first`, 0 for copies already ended."""
+    """A closed loop from step `first` on. `returns` count from `first`, 0 for copies already ended;
+    `rewards` are they without the value behind the horizon."""
 
     returns: Float[Tensor, " N"]
+    rewards: Float[Tensor, " N"]
     broken: Bool[Tensor, " N"]
     tails: list[Float[Tensor, " N"]]
     alive: list[Bool[Tensor, " N"]]
@@ -64,6 +66,7 @@ def difference_gradient(
     odd, even = pairs.median(0).values.tolist()
     return ReferenceGradient(
         slopes=torch.stack([part.slopes for part, _ in parts], dim=2),
+        reward_slopes=torch.stack([part.reward_slopes for part, _ in parts], dim=2),
         obs=torch.stack([part.obs for part, _ in parts], dim=1),
         actions=torch.stack([part.actions for part, _ in parts], dim=1),
         returns=torch.stack([part.returns for part, _ in parts]),
@@ -91,7 +94,7 @@ def _moment(
     broken = nominal.broken.clone()
     every = directions >= actions
     count = actions if every else directions
-    slopes = torch.zeros(2, objective.horizon, env.num_envs, actions, dtype=torch.float64, device=device)
+    slopes = torch.zeros(2, 2, objective.horizon, env.num_envs, actions, dtype=torch.float64, device=device)
     pairs = []
     for step in range(objective.horizon):
         discount = objective.gamma.double() ** step
@@ -105,17 +108,19 @@ def _moment(
                 for sign in (1.0, -1.0)
             )  # fmt: skip
             odd = plus.returns - minus.returns
-            estimate = (discount * odd / (2.0 * delta)).unsqueeze(-1) * along
-            if every:
-                slopes[:, step] += estimate
-            else:
-                slopes[index % 2, step] += estimate / (directions // 2)
+            for kind, change in enumerate((odd, plus.rewards - minus.rewards)):
+                estimate = (discount * change / (2.0 * delta)).unsqueeze(-1) * along
+                if every:
+                    slopes[kind, :, step] += estimate
+                else:
+                    slopes[kind, index % 2, step] += estimate / (directions // 2)
             broken |= plus.broken | minus.broken
             moved = nominal.alive[step] & (along != 0).any(-1)
             even = plus.returns + minus.returns - 2.0 * nominal.tails[step]
             pairs.append(torch.stack((odd.abs(), even.abs()), dim=-1)[moved])
     reference = ReferenceGradient(
-        slopes=slopes,
+        slopes=slopes[0],
+        reward_slopes=slopes[1],
         obs=torch.stack(nominal.obs),
         actions=torch.stack(nominal.actions),
         returns=nominal.returns,
@@ -173,8 +178,11 @@ def _roll(
         obs = done.obs.to(device)
     value = objective.value(final).double()
     gamma = objective.gamma.double()
-    total = torch.where(begun, discounted_return(torch.stack(rewards), value, torch.stack(continues), gamma), 0.0)
-    return _Rollout(total, broken, _tails(rewards, continues, value, gamma, found[0]), *found, terminated)
+    whole, alone = (
+        torch.where(begun, discounted_return(torch.stack(rewards), behind, torch.stack(continues), gamma), 0.0)
+        for behind in (value, torch.zeros_like(value))
+    )
+    return _Rollout(whole, alone, broken, _tails(rewards, continues, value, gamma, found[0]), *found, terminated)
 
 
 def _tails(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from flowmbpo.diagnostics.reference.objective import RealObjective, ReferenceGradient
 from flowmbpo.diagnostics.reference.starts import Starts
@@ -29,6 +33,7 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
     returns = torch.stack([part.returns for part in parts])
     return ReferenceGradient(
         slopes=slopes,
+        reward_slopes=torch.stack([part.reward_slopes for part in parts], dim=2),
         obs=torch.stack([part.obs for part in parts], dim=1),
         actions=torch.stack([part.actions for part in parts], dim=1),
         returns=returns,
@@ -57,22 +62,34 @@ def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group
             obs = done.obs.to(objective.device)
             final = torch.where(alive.unsqueeze(-1), obs, final)
             alive = alive & ~ended
-        returns = discounted_return(
-            torch.stack(rewards), objective.value(final).double(), torch.stack(continues), objective.gamma.double()
+        value = objective.value(final).double()
+        whole, alone = (
+            discounted_return(torch.stack(rewards), behind, torch.stack(continues), objective.gamma.double())
+            for behind in (value, torch.zeros_like(value))
         )
-        found = torch.autograd.grad(returns.sum(), [nudge for nudge, _ in taken], allow_unused=True)
+        slopes, reward_slopes = (_slopes(returns, taken) for returns in (whole, alone))
+    return ReferenceGradient(
+        slopes=slopes,
+        reward_slopes=reward_slopes,
+        obs=torch.stack(seen),
+        actions=torch.stack([action for _, action in taken]),
+        returns=whole.detach(),
+        sound=whole.isfinite(),
+        terminated=~alive,
+        bend=float("nan"),
+    )
+
+
+def _slopes(returns: Float[Tensor, " N"], taken: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "2 H N A"]:
+    """dJ/du of every step's (nudge, action), twice."""
+    nudges = [nudge for nudge, _ in taken]
+    found: Sequence[Tensor | None] = [None] * len(taken)
+    if returns.requires_grad:
+        found = torch.autograd.grad(returns.sum(), nudges, retain_graph=True, allow_unused=True)
     slopes = torch.stack(
         [
             torch.zeros_like(action) if slope is None else slope * (1.0 - action.square())
             for slope, (_, action) in zip(found, taken, strict=True)
         ]
     )
-    return ReferenceGradient(
-        slopes=slopes.expand(2, *slopes.shape),
-        obs=torch.stack(seen),
-        actions=torch.stack([action for _, action in taken]),
-        returns=returns.detach(),
-        sound=returns.isfinite(),
-        terminated=~alive,
-        bend=float("nan"),
-    )
+    return slopes.expand(2, *slopes.shape)

@@ -17,6 +17,7 @@ from flowmbpo.diagnostics.reference.policy import FixedNoise, acting
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.config import TrainingConfig
+from flowmbpo.training.returns import discounted_return
 from flowmbpo.training.updates import ActorObjective, actor_objective, frozen
 
 NOISE_REPLICAS = 8  # of a stochastic model's rollouts per start: their mean is compared
@@ -26,12 +27,15 @@ NOISE_REPLICAS = 8  # of a stochastic model's rollouts per start: their mean is 
 class ModelGradient:
     """`parameters` as training takes it and with the actor's input cut; `slopes` as in `ReferenceGradient`.
 
-    `slopes` are those of the whole closed loop, whatever training cuts.
+    `slopes` are those of the whole closed loop, whatever training cuts. `rewards` and `reward_slopes`
+    are `through` and `slopes` of the rewards alone, without the value behind the horizon.
     """
 
     through: Float[Tensor, "N P"]
     detached: Float[Tensor, "N P"]
+    rewards: Float[Tensor, "N P"]
     slopes: Float[Tensor, "H G N A"]
+    reward_slopes: Float[Tensor, "H G N A"]
     returns: Float[Tensor, "G N"]
     replicas: int
 
@@ -55,7 +59,9 @@ def model_gradient(
     actor, every = agent.actor, context.repeat(replicas)
     shape = (replicas, *sound.shape)
 
-    def differentiate(input_gradient: str) -> tuple[ActorObjective, Float[Tensor, "H B A"], Float[Tensor, "N P"]]:
+    def differentiate(
+        input_gradient: str, *, value: bool = True
+    ) -> tuple[ActorObjective, Float[Tensor, "H G N A"], Float[Tensor, "N P"]]:
         generator.set_state(state)  # the model's noise is the same each time
         size = (horizon, len(every.discount), agent.spec.action_dim)
         nudges = torch.zeros(size, device=start.device, dtype=start.dtype, requires_grad=True)
@@ -63,12 +69,21 @@ def model_gradient(
         options = config.model_copy(update={"actor_input_gradient": input_gradient})
         with acting(agent, policy), frozen(agent):
             objective = actor_objective(agent, start, context, options, generator, horizon)
-            (slopes,) = torch.autograd.grad(objective.returns.sum() / replicas, nudges)
-        z = objective.imagination.z[:-1].detach()
-        return objective, slopes, parameter_gradient(actor, policy, z, every, slopes, sound)
+            returns = objective.returns if value else _without_value(objective)
+            (slopes,) = torch.autograd.grad(returns.sum() / replicas, nudges)
+        imagined = objective.imagination
+        rows = parameter_gradient(actor, policy, imagined.z[:-1].detach(), every, slopes, sound)
+        slopes = slopes * (1.0 - imagined.actions.detach().square())
+        return objective, slopes.view(horizon, *shape, -1).sum(1), rows
 
     objective, slopes, through = differentiate("through")
     _, _, detached = differentiate("detached")
-    slopes = slopes * (1.0 - objective.imagination.actions.detach().square())
-    slopes = slopes.view(horizon, *shape, -1).sum(1)
-    return ModelGradient(through, detached, slopes, objective.returns.detach().view(shape).mean(0), replicas)
+    _, reward_slopes, rewards = differentiate("through", value=False)
+    returns = objective.returns.detach().view(shape).mean(0)
+    return ModelGradient(through, detached, rewards, slopes, reward_slopes, returns, replicas)
+
+
+def _without_value(objective: ActorObjective) -> Float[Tensor, " B"]:
+    imagined = objective.imagination
+    nothing = torch.zeros_like(objective.returns)
+    return discounted_return(imagined.rewards, nothing, imagined.continues, objective.gamma)

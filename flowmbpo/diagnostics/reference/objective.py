@@ -61,12 +61,14 @@ class ReferenceGradient:
 
     `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are
     independent given the start states, so that their inner product is an unbiased squared norm;
-    equal where the reference is deterministic. `obs` and `actions` are those of the rollout.
-    `sound` is false where a simulator broke on the way. `bend` is the median of
-    |J(+) - 2 J + J(-)| over that of |J(+) - J(-)| (nan for an exact reference).
+    equal where the reference is deterministic. `reward_slopes` is the same of the rewards alone,
+    without the value behind the horizon: what disagrees there is not the critic's doing. `obs` and
+    `actions` are those of the rollout. `sound` is false where a simulator broke on the way. `bend` is
+    the median of |J(+) - 2 J + J(-)| over that of |J(+) - J(-)| (nan for an exact reference).
     """
 
     slopes: Float[Tensor, "2 H G N A"]
+    reward_slopes: Float[Tensor, "2 H G N A"]
     obs: Float[Tensor, "H G N O"]
     actions: Float[Tensor, "H G N A"]
     returns: Float[Tensor, "G N"]
@@ -74,10 +76,10 @@ class ReferenceGradient:
     terminated: Bool[Tensor, "G N"]
     bend: float
 
-    def parameters(self, objective: RealObjective) -> Float[Tensor, "2 N P"]:
-        """The gradient of the actor's parameters, copy by copy."""
+    def parameters(self, objective: RealObjective, slopes: Float[Tensor, "2 H G N A"]) -> Float[Tensor, "2 N P"]:
+        """The gradient of the actor's parameters, copy by copy, that `slopes` (one of the two) make."""
         # dJ/da = dJ/du / (1 - a^2); where that is 0 in float32, da/dtheta is too.
-        slopes = self.slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
+        slopes = slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
         groups = self.sound.shape[0]
         with torch.no_grad():
             z = torch.stack([torch.cat([objective.latent(obs) for obs in row]) for row in self.obs])

@@ -63,8 +63,10 @@ def test_differences_agree_with_exact_differentiation_on_the_pendulum(make_subje
     torch.testing.assert_close(found.returns, exact.returns, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.actions, exact.actions, rtol=0.0, atol=1e-5)
     assert (found.slopes - exact.slopes).norm() < 0.01 * exact.slopes.norm()
-    one, other = (reference.parameters(at.objective)[0] for reference in (exact, found))
+    one, other = (reference.parameters(at.objective, reference.slopes)[0] for reference in (exact, found))
     assert (one - other).norm() < 0.01 * one.norm()
+    assert (found.reward_slopes - exact.reward_slopes).norm() < 0.01 * exact.reward_slopes.norm()
+    assert not torch.allclose(exact.reward_slopes, exact.slopes, rtol=0.01)
     assert found.bend < 1.0
 
 
@@ -73,7 +75,8 @@ def test_the_reference_is_backpropagation_through_environment_encoder_and_actor(
     subject = make_subject()
     env = subject.open_env(3)
     at = setting(subject, env, moments=1)
-    found = exact_gradient(at.objective, env, at.starts).parameters(at.objective)[0]
+    reference = exact_gradient(at.objective, env, at.starts)
+    found = reference.parameters(at.objective, reference.slopes)[0]
     env.load_state_dict(at.starts.states[0])
     copies, total = env.differentiable(), 0.0
     obs = copies.observe()
@@ -112,6 +115,21 @@ def test_the_models_gradient_is_that_of_the_actor_update(make_subject, preset, i
     torch.testing.assert_close(rows.mean(0), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert not torch.allclose(found.through, found.detached, rtol=0.01)
     assert float(found.returns.mean()) == pytest.approx(-float(loss.detach()), rel=1e-5)
+
+
+def test_a_critic_that_misleads_is_told_from_a_model_that_does(make_regulator):
+    """The model is perfect and the value random: with it the cosine is still 1, and one that only the model's
+    rewards share stays; a wrong model shows in both."""
+    perfect, wrong = make_regulator(), make_regulator(control=-1.0)
+    for subject in (perfect, wrong):
+        with torch.no_grad():
+            for parameter in subject.agent.critic.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    found = compare_gradients(perfect, perfect.open_env(8), EFFORT)
+    assert found.through.cosine.value > 0.999
+    assert found.rewards.cosine.value > 0.9999
+    assert abs(found.through.model_norm / found.rewards.model_norm - 1.0) > 0.1  # the value was left out
+    assert compare_gradients(wrong, wrong.open_env(8), EFFORT).rewards.cosine.high < 0.0
 
 
 def test_the_agents_own_actor_is_back_after_a_measurement(make_subject):

@@ -62,7 +62,10 @@ def real_gradients(subject, env, reference, **options):
     gain = subject.agent.actor.gain.detach().double()
     rows = [return_gradient(regulator(), gain, starts.obs[:, copy].double(), HORIZON, GAMMA) for copy in range(4)]
     return SimpleNamespace(
-        found=found, parameters=found.parameters(objective), closed=torch.stack(rows).flatten(1), starts=starts
+        found=found,
+        parameters=found.parameters(objective, found.slopes),
+        closed=torch.stack(rows).flatten(1),
+        starts=starts,
     )
 
 
