@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.action_columns import check_action_columns
 from flowmbpo.diagnostics.health.actor import check_actor
 from flowmbpo.diagnostics.health.alignment import check_alignment
 from flowmbpo.diagnostics.health.critic import check_critic
+from flowmbpo.diagnostics.health.dynamics import check_dynamics
 from flowmbpo.diagnostics.health.endings import check_endings
 from flowmbpo.diagnostics.health.finding import Check, Finding, HealthCheck
 from flowmbpo.diagnostics.health.latents import check_latents
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 CHECKS: tuple[HealthCheck, ...] = (
     check_reward,
+    check_dynamics,
     check_latents,
+    check_action_columns,
     check_alignment,
     check_actor,
     check_critic,

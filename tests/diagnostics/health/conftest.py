@@ -32,6 +32,12 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
+def small_overrides():
+    """What makes `quickstart-residual` small."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """The run directory of a residual world model and a Gaussian policy after some seconds of training."""
     out = tmp_path_factory.mktemp("health") / "run"

@@ -169,7 +169,7 @@ def policy() -> list[Fault]:
     return [
         Fault(name, "output layer x 100", saved=scale("actor", 100.0)),
         Fault(name, "output layer x 30", saved=scale("actor", 30.0)),
-        Fault(name, "bias 5", saved=shift_bias("actor", 5.0)),
+        Fault(name, "bias 9", saved=shift_bias("actor", 9.0)),
         Fault(name, "input of the tanh x 50", code=loud),
         Fault(name, "bias 20", saved=shift_bias("actor", 20.0)),
         Fault(name, "first dimension's bias 12", saved=shift_bias("actor", 12.0, first=True)),
