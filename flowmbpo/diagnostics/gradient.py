@@ -247,8 +247,8 @@ def _compare(
     through, detached, rewards = model.through[kept], model.detached[kept], model.rewards[kept]
     if not all(bool(rows.isfinite().all()) for rows in (real, paid, through, detached, rewards)):
         raise DataError(
-            "the actor's gradient is not finite: the weights are, or the imagined rollout is. "
-            "`flowmbpo diagnose health` says which"
+            "the actor's gradient is not finite although its weights are: the imagined or the real rollout overflows "
+            f"within {starts.horizon} steps. `flowmbpo diagnose rollout` shows from which step on"
         )
     counts = resample_counts(int(kept.sum()), effort.resamples, subject.generator("gradient/bootstrap"))
     mine, mine_paid = (_by_copy(slopes, sound)[kept] for slopes in (model.slopes, model.reward_slopes))
