@@ -105,5 +105,4 @@ def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -
 
 def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """The same labels, renumbered from 0."""
-    ranks: Tensor = number.unique(return_inverse=True)[1]
-    return ranks
+    return torch.unique(number, return_inverse=True)[1]

@@ -136,13 +136,11 @@ def spread_share(z: Tensor) -> float:
 def _velocity_findings(velocity: Velocity) -> list[Finding]:
     shapes = [shape for shape in (velocity.output, velocity.displacement) if shape is not None]
     ends_in_softmax = any(shape.on_simplex for shape in shapes)
-    deviates = velocity.deviation is not None and velocity.deviation > DEVIATION
-    if not ends_in_softmax and not deviates:
+    deviation = velocity.deviation or 0.0
+    if not ends_in_softmax and deviation <= DEVIATION:
         return []
     figures = {"smallest": min(shape.smallest for shape in shapes), "total": shapes[0].total}
-    figures["total_spread"] = shapes[0].total_spread
-    if velocity.deviation is not None:
-        figures["deviation"] = velocity.deviation
+    figures |= {"total_spread": shapes[0].total_spread, "deviation": deviation}
     if ends_in_softmax:
         said = (
             f"The dynamics' velocity is never negative and always sums to {figures['total']:.3g}: it ends in a softmax "
@@ -150,7 +148,7 @@ def _velocity_findings(velocity: Velocity) -> list[Finding]:
         )
     else:
         said = (
-            f"The dynamics' velocity is not what its linear head puts out (off by {100.0 * velocity.deviation:.2g}% of "
+            f"The dynamics' velocity is not what its linear head puts out (off by {100.0 * deviation:.2g}% of "
             "its size): something like SimNorm stands behind the head"
         )
     return [Finding("simnorm-velocity", "broken", f"{said}. Give it a plain linear head and train anew.", figures)]

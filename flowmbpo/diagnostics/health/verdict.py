@@ -12,6 +12,7 @@ from flowmbpo.diagnostics.health.actor import check_actor
 from flowmbpo.diagnostics.health.alignment import check_alignment
 from flowmbpo.diagnostics.health.critic import check_critic
 from flowmbpo.diagnostics.health.dynamics import check_dynamics
+from flowmbpo.diagnostics.health.encoder import check_encoder
 from flowmbpo.diagnostics.health.endings import check_endings
 from flowmbpo.diagnostics.health.finding import Check, Finding, HealthCheck
 from flowmbpo.diagnostics.health.latents import check_latents
@@ -29,6 +30,7 @@ CHECKS: tuple[HealthCheck, ...] = (
     check_reward,
     check_dynamics,
     check_latents,
+    check_encoder,
     check_action_columns,
     check_alignment,
     check_actor,
