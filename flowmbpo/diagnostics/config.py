@@ -17,7 +17,7 @@ class DiagnosticsConfig(FrozenConfig):
     Nothing of it touches the run's own randomness: a run with and without it is bit-equal.
     """
 
-    every: NonNegativeInt = 50
+    every: NonNegativeInt = 100
     gradients: Annotated[int, Field(ge=2)] = 4
     probes: Annotated[int, Field(ge=2)] = 4
     windows: PositiveInt = 64

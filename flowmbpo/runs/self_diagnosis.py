@@ -57,7 +57,7 @@ class SelfDiagnosis:
         mode = agent.training
         agent.eval()
         try:
-            light = measure_light(self._subject(), self.effort)
+            light = measure_light(self.subject(), self.effort)
             metrics |= light.metrics
             metrics["health/findings"] = float(len(light.findings))
             for finding in light.findings:
@@ -70,7 +70,8 @@ class SelfDiagnosis:
         self.seconds += seconds
         return metrics | {"diagnostics/seconds": seconds}
 
-    def _subject(self) -> Subject:
+    def subject(self) -> Subject:
+        """The trainer's agent as it stands, with draws of this epoch."""
         trainer = self.trainer
         return Subject(
             trainer.agent,
