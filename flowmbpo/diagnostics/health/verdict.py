@@ -33,6 +33,7 @@ CHECKS: tuple[HealthCheck, ...] = (
     check_encoder,
     check_action_columns,
     check_alignment,
+    check_encoder,
     check_actor,
     check_critic,
     check_policy,
