@@ -13,7 +13,6 @@ from flowmbpo.errors import DataError
 from flowmbpo_cli.diagnose import complete_name
 
 TINY = (
-    "name=tiny",
     "phase=test",
     "device=cpu",
     "task.num_envs=4",
@@ -50,7 +49,7 @@ class Fake(Diagnosis):
         return [("figure of " + self.name, "1.5 [1, 2]")]
 
     def draw(self, figure):
-        figure.subplots().plot([0, 1])
+        figure.text(0.5, 0.5, self.name)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,8 @@ def finished(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     threads = torch.get_num_threads()
-    runs.train(load_experiment("quickstart", TINY), out=folder, console=False)
+    config = load_experiment("quickstart", TINY).model_copy(update={"name": "tiny"})
+    runs.train(config, out=folder, console=False)
     torch.set_num_threads(threads)
     return folder
 
@@ -202,8 +202,8 @@ def test_plot_draws_one_or_all(command, diagnostics, run, tmp_path):
         (("esnr", "--plot", "p.jpg"), "must end in .png"),
         (("esnr", "--plot", "absent/p.png"), "folder 'absent' does not exist"),
         (("esnr", "--out", "here"), "only `diagnose all` writes files"),
-        (("esnr", "--episodes", "1"), "not in the range x>=2"),
-        (("esnr", "--seed", "-1"), "not in the range"),
+        (("esnr", "--episodes", "1"), "greater than or equal to 2"),
+        (("esnr", "--seed", "-1"), "greater than or equal to 0"),
         (("esnr", "--task", "walker-stan"), "walker-stand"),
         (("esnr", "--device", "tpu"), "tpu"),
     ],

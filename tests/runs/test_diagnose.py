@@ -78,7 +78,7 @@ class Fake(Diagnosis):
         return [("figure", str(self._figure))]
 
     def draw(self, figure):
-        figure.subplots().plot([0, 1])
+        figure.text(0.5, 0.5, self.name)
 
 
 @pytest.fixture
@@ -231,13 +231,14 @@ def poison(payload):
     payload["agent"] = agent
 
 
-@pytest.mark.parametrize("name", [name for name in SUMMARIES if name != "health"])
-def test_non_finite_weights_are_refused_by_every_diagnostic_but_health(diagnostics, altered, name):
+def test_non_finite_weights_are_refused_by_every_diagnostic_but_health(diagnostics, altered):
     diagnostics()
     path = altered(poison)
+    outcome = diagnosed(path, keep_going=True)
+    assert [each.name for each in outcome.failed] == [name for name in SUMMARIES if name != "health"]
+    assert all(isinstance(each.error, CheckpointError) for each in outcome.failed)
     with pytest.raises(CheckpointError, match=r"latest\.pt.*world_model\.encoder"):
-        diagnosed(path, [name])
-    assert diagnosed(path, ["health"]).measured[0].error is None
+        diagnosed(path, ["compute"])
 
 
 def test_failure_of_one_is_raised_or_kept_as_asked(diagnostics, run):
