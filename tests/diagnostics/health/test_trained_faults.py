@@ -7,9 +7,11 @@ from flowmbpo.config.load import load_experiment
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.models.dynamics.residual import ResidualDynamics
 from flowmbpo.models.reward_normalizer import RewardNormalizer
 from flowmbpo.models.rewards import ScalarReward
 from flowmbpo.models.world_model import WorldModel
+from flowmbpo.nets.simnorm import simnorm
 from flowmbpo.runs.checkpoint_subject import load_subject
 from flowmbpo.runs.train import train
 from flowmbpo.training import updates
@@ -45,6 +47,15 @@ def freeze_encoder(monkeypatch):
     """No gradient reaches the encoder."""
     encode = WorldModel.encode
     monkeypatch.setattr(WorldModel, "encode", lambda self, obs, context: encode(self, obs, context).detach())
+
+
+def end_in_simnorm(monkeypatch):
+    """The displacement is what a SimNorm makes of the head's output, before the projection."""
+
+    def forward(self, s, action, task, generator=None):
+        return self.geometry.move(s, simnorm(self.network(torch.cat([s, task, action], dim=-1)), self.dims.simnorm_dim))
+
+    monkeypatch.setattr(ResidualDynamics, "forward", forward)
 
 
 def cut_actor(monkeypatch):
@@ -83,6 +94,7 @@ def flatten_reward(monkeypatch):
         (misalign, "off-by-one-replay"),
         (swap_stored_columns, "swapped-action-columns"),
         (inflate_moments, "reward-scale"),
+        (end_in_simnorm, "simnorm-velocity"),
         (freeze_encoder, "frozen-encoder"),
         (cut_actor, "actor-without-gradient"),
         (kill_critic, "dead-critic"),
