@@ -83,10 +83,17 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
     raise AssertionError("the last attempt returns or raises")
 
 
-def load_replay(loaded: Loaded, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+class AlteredReplayError(CheckpointError):
+    """A replay file that is there, and is not the one that its checkpoint was saved with."""
+
+
+def load_replay(
+    loaded: Loaded, map_location: str | torch.device = "cpu", *, verify: bool = True
+) -> dict[str, Any] | None:
     """The replay buffer's state that belongs to a checkpoint; None if it was saved without one.
 
-    Raises CheckpointError when its file is missing or altered.
+    Without `verify` an altered file is read all the same, to be looked at; never to be trained on. Raises
+    CheckpointError when its file is missing or cannot be read, AlteredReplayError when it was altered.
     """
     reference = loaded.payload.get("replay")
     if reference is None:
@@ -98,8 +105,8 @@ def load_replay(loaded: Loaded, map_location: str | torch.device = "cpu") -> dic
             "without it these weights can be evaluated, not trained on."
         )
     with _open(path) as file:
-        if _sha256(file) != reference["sha256"]:
-            raise CheckpointError(
+        if verify and _sha256(file) != reference["sha256"]:
+            raise AlteredReplayError(
                 f"{path}: is not the replay buffer that {loaded.path.name} was saved with (its SHA-256 differs): "
                 "damaged or replaced. Resume from another checkpoint; these weights can still be evaluated."
             )

@@ -102,8 +102,8 @@ def measure_dimensions(
         across = spread_across(u[:, rows, own].tanh(), counts)
         for dimension in range(info.action_dim):
             std = None if noise is None else float(noise[dimension])
-            columns = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
-            found.append(_figures(info.name, dimension, *columns, across[dimension], std))
+            own_u, own_matched = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
+            found.append(_figures(info.name, dimension, own_u, own_matched, across[dimension], std))
     return tuple(found)
 
 

@@ -51,7 +51,8 @@ class Subject:
 
     `make_env(copies)` opens the real environment with at least so many copies, and of a set at least
     one of each task (or only those of the one task `only`, where given); the caller closes it.
-    `replay` is the run's own buffer, None where the checkpoint came without it. `optimisers` are the
+    `replay` is the run's own buffer, None where the checkpoint came without it; with a `replay_trouble` it
+    is not to be relied on, only to be judged. `optimisers` are the
     saved optimiser states by name, `initial` builds the agent as it was before training; both may be
     absent. Every draw comes from `generator(purpose)`, so that a diagnostic measures the same
     whichever others ran before it.
@@ -67,6 +68,7 @@ class Subject:
         make_env: Callable[[int], VectorEnv] | None,
         origin: Origin | None = None,
         replay: ReplayBuffer | None = None,
+        replay_trouble: str = "",
         optimisers: Mapping[str, Any] | None = None,
         initial: Callable[[], Agent] | None = None,
         episodes: int = 8,
@@ -79,6 +81,7 @@ class Subject:
         self.make_env = make_env
         self.origin = origin or Origin()
         self.replay = replay
+        self.replay_trouble = replay_trouble
         self.optimisers = optimisers
         self.initial = initial
         self.episode_count = episodes
@@ -120,8 +123,9 @@ class Subject:
 
     @property
     def windows(self) -> Windows:
-        """The run's own replay buffer, or fresh episodes without one (or where one task of a set is asked for)."""
-        return self.episodes if self.replay is None or self.only is not None else self.replay
+        """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for."""
+        usable = self.replay is not None and self.only is None and not self.replay_trouble
+        return self.replay if self.replay is not None and usable else self.episodes
 
     @property
     def windows_source(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.loader import Loaded, load, load_replay, resolve
+from flowmbpo.checkpoints.loader import AlteredReplayError, Loaded, load, load_replay, resolve
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.replay import ReplayBuffer
@@ -47,7 +47,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
     """
     path = resolve(checkpoint)
     target = resolve_device(device)
-    loaded = load(path, target)
+    loaded = _load_whole(path, target)
     payload = loaded.payload
     missing = [key for key in NEEDED if key not in payload]
     if missing:
@@ -57,6 +57,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
     spec = env_spec(config)
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
+    replay, trouble = (None, "") if only is not None else _replay(loaded, config, target)
     for notice in backend_notices(config.task):
         log.warning("%s", notice)
 
@@ -77,7 +78,8 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
             env_steps=int(payload["env_steps"]),
             nonfinite=int(payload.get("nonfinite", 0)),
         ),
-        replay=None if only is not None else _replay(loaded, config, target),
+        replay=replay,
+        replay_trouble=trouble,
         optimisers=payload.get("optimisers"),
         initial=lambda: _initial_agent(config),
         episodes=episodes,
@@ -105,17 +107,45 @@ def _initial_agent(config: ExperimentConfig) -> Agent:
         return seeded_agent(config, env_spec(config)).eval()
 
 
-def _replay(loaded: Loaded, config: ExperimentConfig, device: torch.device) -> ReplayBuffer | None:
-    """The run's buffer; None, and said so, where the checkpoint came without it."""
+def _replay(loaded: Loaded, config: ExperimentConfig, device: torch.device) -> tuple[ReplayBuffer | None, str]:
+    """The run's buffer, and what is wrong with its file; no buffer, and said so, where the checkpoint came without it.
+
+    One that was altered since the checkpoint was saved is for `health` to look at, and for nothing else.
+    """
+    trouble = ""
     try:
         state = load_replay(loaded, device)
+    except AlteredReplayError as error:
+        trouble = str(error)
+        log.warning("%s Only `health` looks at it; the rest is %s.", error, FRESH)
+        state = _altered_state(loaded, device)
+        if state is None:
+            return None, trouble
     except CheckpointError as error:
         log.warning("%s It is %s.", error, FRESH)
-        return None
+        return None, ""
     if state is None:
         log.warning("%s holds no replay buffer: it is %s.", loaded.path, FRESH)
+        return None, ""
+    return _restored(state, config, device, loaded.path), trouble
+
+
+def _altered_state(loaded: Loaded, device: torch.device) -> dict[str, Any] | None:
+    """What an altered replay file still holds; None where it cannot be read at all."""
+    try:
+        return load_replay(loaded, device, verify=False)
+    except CheckpointError as error:
+        log.warning("%s", error)
         return None
-    return _restored(state, config, device, loaded.path)
+
+
+def _load_whole(path: Path, device: torch.device) -> Loaded:
+    """The checkpoint, loaded again where a run that was saving replaced it and took its replay file away meanwhile."""
+    loaded = load(path, device)
+    reference = loaded.payload.get("replay")
+    if reference is not None and not (path.parent / Path(reference["file"]).name).is_file():
+        return load(path, device)
+    return loaded
 
 
 def _restored(state: dict[str, Any], config: ExperimentConfig, device: torch.device, path: Path) -> ReplayBuffer:

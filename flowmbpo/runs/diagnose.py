@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from flowmbpo.runs.checkpoint_subject import load_subject, newest_checkpoint
 __all__ = ["DiagnoseOutcome", "Measured", "diagnose", "load_subject", "newest_checkpoint"]
 
 HEALTH = "health"
+log = logging.getLogger("flowmbpo")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -
         if not keep_going:
             raise
         return Measured(name, time.monotonic() - began, None, error)
+    except Exception as error:  # a bug in one must not lose what the others measured
+        if not keep_going:
+            raise
+        log.exception("%s failed", name)
+        bug = FlowMBPOError(f"{type(error).__name__}: {error} (a bug of flowmbpo; the traceback is on stderr)")
+        return Measured(name, time.monotonic() - began, None, bug)
     return Measured(name, time.monotonic() - began, diagnosis)
 
 

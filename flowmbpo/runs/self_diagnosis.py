@@ -8,8 +8,6 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Finding
@@ -62,8 +60,10 @@ class SelfDiagnosis:
             metrics["health/findings"] = float(len(light.findings))
             for finding in light.findings:
                 self._warn(finding)
-        except (FlowMBPOError, torch.OutOfMemoryError) as error:
+        except FlowMBPOError as error:
             log.warning("epoch %d: the run could not be diagnosed: %s; it goes on", self.trainer.epoch, error)
+        except Exception:  # a measurement may fail in any way; the training must not be lost with it
+            log.exception("epoch %d: the run could not be diagnosed; it goes on", self.trainer.epoch)
         finally:
             agent.train(mode)
         seconds = time.monotonic() - began

@@ -13,10 +13,11 @@ import torch
 from flowmbpo.checkpoints.loader import load
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.buffer import check_buffer
 from flowmbpo.diagnostics.names import SUMMARIES
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, StorageError
-from flowmbpo.runs import diagnosis_files
+from flowmbpo.runs import checkpoint_subject, diagnosis_files
 from flowmbpo.runs.checkpoint_subject import load_subject, newest_checkpoint
 from flowmbpo.runs.diagnose import diagnose
 from flowmbpo.runs.diagnosis_files import report_page, write_report
@@ -143,8 +144,49 @@ def test_damaged_buffer_is_left_aside_and_named(subject, run, caplog):
     data = bytearray(buffer.read_bytes())
     data[len(data) // 2] ^= 1
     buffer.write_bytes(bytes(data))
-    assert subject(run).replay is None
+    found = subject(run)
+    assert found.windows is found.episodes
     assert buffer.name in caplog.text and "fresh episodes" in caplog.text
+    (finding,) = check_buffer(found, Effort()).findings
+    assert (finding.name, finding.severity) == ("replay-damaged", "broken") and buffer.name in finding.message
+
+
+def test_buffer_that_was_edited_is_there_for_health_alone(subject, run):
+    (buffer,) = (run / "checkpoints").glob("replay-*.pt")
+    content = torch.load(buffer, weights_only=True)
+    content["state"]["action"] = content["state"]["action"].roll(1, 0)
+    torch.save(content, buffer)
+    found = subject(run)
+    assert torch.equal(found.replay.state_dict()["action"], content["state"]["action"])
+    assert found.windows is found.episodes
+    assert "SHA-256" in found.replay_trouble
+
+
+def test_buffer_that_cannot_be_read_is_left_aside(subject, run):
+    (buffer,) = (run / "checkpoints").glob("replay-*.pt")
+    buffer.write_bytes(b"no archive")
+    found = subject(run)
+    assert found.replay is None and found.replay_trouble
+
+
+def test_checkpoint_that_a_run_replaces_meanwhile_is_read_again(subject, run, monkeypatch):
+    (buffer,) = (run / "checkpoints").glob("replay-*.pt")
+    moved = buffer.with_name("replay-elsewhere.pt")
+
+    def racing(path, device):
+        loaded = load(path, device)
+        if buffer.is_file():
+            buffer.rename(moved)
+        else:
+            moved.rename(buffer)
+        return loaded
+
+    monkeypatch.setattr(checkpoint_subject, "load", racing)
+    assert subject(run).replay is not None
+
+
+def test_sound_buffer_is_no_finding(subject, run):
+    assert check_buffer(subject(run), Effort()).findings == ()
 
 
 def test_missing_buffer_is_named(subject, run, caplog):

@@ -10,6 +10,7 @@ from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.action_columns import check_action_columns
 from flowmbpo.diagnostics.health.actor import check_actor
 from flowmbpo.diagnostics.health.alignment import check_alignment
+from flowmbpo.diagnostics.health.buffer import check_buffer
 from flowmbpo.diagnostics.health.critic import check_critic
 from flowmbpo.diagnostics.health.dynamics import check_dynamics
 from flowmbpo.diagnostics.health.encoder import check_encoder
@@ -32,8 +33,8 @@ CHECKS: tuple[HealthCheck, ...] = (
     check_latents,
     check_encoder,
     check_action_columns,
+    check_buffer,
     check_alignment,
-    check_encoder,
     check_actor,
     check_critic,
     check_policy,
