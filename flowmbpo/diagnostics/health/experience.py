@@ -96,6 +96,40 @@ def sampled_stretches(replay: ReplayBuffer, width: int, count: int, generator: t
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Part of a replay buffer: some of its lanes, and of those the rows between two shares of their age (0: oldest)."""
+
+    lanes: tuple[int, ...]
+    oldest: float = 0.0
+    newest: float = 1.0
+
+
+def stored_stretches(replay: ReplayBuffer, part: Part, width: int, limit: int, generator: torch.Generator) -> Stretches:
+    """At most `limit` stretches that begin in a part of the replay buffer, drawn without replacement."""
+    device = replay.device
+    lanes = torch.tensor(part.lanes, device=device)
+    count, head = replay.count[lanes], replay.head[lanes]
+    position = torch.arange(int(count.max()), device=device).unsqueeze(1)  # oldest first
+    stored = position < count
+    # Rows beyond `count` may not be allocated; they are left out below.
+    row = ((head - count + 1 + position) % replay.rows).clamp(max=len(replay.closed) - 1)
+    ends = replay.closed[row, lanes] | ~stored
+    episode = ends.long().cumsum(0) - ends.long()
+    whole = torch.zeros_like(ends)
+    if len(ends) > width:  # nothing ended between the first row and the last observation
+        whole[:-width] = episode[:-width] == episode[width:]
+    inside = (position >= part.oldest * count) & (position < part.newest * count)
+    at, column = _draw(whole & ~ends & stored & inside, limit, generator)
+    steps = at + torch.arange(width + 1, device=device).unsqueeze(1)
+    cells = (row[steps, column], lanes[column])
+    before = (row[steps[:-1], column], lanes[column])
+    number = _ranked(episode[at, column] * len(part.lanes) + column)
+    return Stretches(
+        replay.obs[cells], replay.action[before], replay.reward[before], replay.task_ids[lanes[column]], number, at
+    )
+
+
 def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Row and lane of at most `limit` usable cells, without replacement."""
     row, lane = usable.nonzero(as_tuple=True)
@@ -105,4 +139,5 @@ def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -
 
 def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """The same labels, renumbered from 0."""
-    return torch.unique(number, return_inverse=True)[1]
+    ranks: Tensor = torch.unique(number, return_inverse=True)[1]
+    return ranks

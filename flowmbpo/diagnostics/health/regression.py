@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-FEATURES = 256
+FEATURES = 128
 WEIGHT_STD = 1.5
+FURTHEST = 6.0  # standard deviations: a row out there is met as the nearest one that is known
 PENALTIES = tuple(10.0**power for power in range(-7, 1))
 
 
@@ -31,13 +32,16 @@ class Regression:
         return self.features(inputs) @ self.weights
 
     def features(self, inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B F"]:
-        """[1, x, tanh(W x + b)] of the standardised inputs x."""
-        x = (inputs.double() - self.centre) / self.spread
-        return torch.cat([torch.ones_like(x[:, :1]), x, (x @ self.directions + self.phases).tanh()], dim=1)
+        """[1, x, x^2, tanh(W x + b)] of the standardised inputs x, no further out than `FURTHEST`."""
+        x = ((inputs.double() - self.centre) / self.spread).clamp(-FURTHEST, FURTHEST)
+        waves = (x @ self.directions + self.phases).tanh()
+        return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), waves], dim=1)
 
 
-def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], seed: int) -> Regression:
-    """Ridge regression on linear and random tanh features (in the manner of Rahimi and Recht 2007).
+def fit_regression(
+    inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], seed: int, features: int = FEATURES
+) -> Regression:
+    """Ridge regression on linear, square and random tanh features (in the manner of Rahimi and Recht 2007).
 
     The penalty has the smallest generalised cross-validation error (Golub et al. 1979), every target
     weighted by its own scale. The random features depend on `seed` and the number of inputs alone.
@@ -47,15 +51,15 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
     spread = torch.where(spread > 1e-6 * (1.0 + centre.abs()), spread, 1.0)
     width = x.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(width, FEATURES, generator=generator, dtype=torch.float64) * WEIGHT_STD / width**0.5
-    phases = torch.randn(FEATURES, generator=generator, dtype=torch.float64)
+    directions = torch.randn(width, features, generator=generator, dtype=torch.float64) * WEIGHT_STD / width**0.5
+    phases = torch.randn(features, generator=generator, dtype=torch.float64)
     blank = Regression(centre, spread, directions.to(x.device), phases.to(x.device), y.new_zeros(0))
-    features = blank.features(inputs)
+    phi = blank.features(inputs)
     scale = y.std(0)
     y = y / torch.where(scale > 0.0, scale, 1.0)
-    squares, basis = torch.linalg.eigh(features.T @ features)
+    squares, basis = torch.linalg.eigh(phi.T @ phi)
     squares = squares.clamp(min=0.0)
-    projected = basis.T @ (features.T @ y)
+    projected = basis.T @ (phi.T @ y)
     total, best, chosen = float(y.square().sum()), torch.inf, squares
     for penalty in PENALTIES:
         damped = squares + penalty * squares[-1]
@@ -70,10 +74,14 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
 
 
 def predict_held_out(
-    inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], half: Bool[Tensor, " B"], seed: int
+    inputs: Float[Tensor, "B I"],
+    targets: Float[Tensor, "B Q"],
+    half: Bool[Tensor, " B"],
+    seed: int,
+    features: int = FEATURES,
 ) -> Float[Tensor, "B Q"]:
     """Every row predicted by a regression on the other half. Both halves must have rows."""
     found = torch.empty_like(targets, dtype=torch.float64)
     for part in (half, ~half):
-        found[part] = fit_regression(inputs[~part], targets[~part], seed)(inputs[part])
+        found[part] = fit_regression(inputs[~part], targets[~part], seed, features)(inputs[part])
     return found
