@@ -127,8 +127,11 @@ def check_action_columns(subject: Subject, effort: Effort) -> Check:
         findings.append(_swapped("reward head", "explored", str(rewards[0][0]), rewards[0][1]))
     explored = sources["explored"]
     matters = reality(explored)
-    shuffled = compare_shuffled(subject, explored, generator)
-    figures |= {"without_action_in_reality": matters.to_dict(), "shuffled_in_model": shuffled.to_dict()}
+    # Where it was trained a model may read the action well, and hardly at all far from there.
+    costs = {source: compare_shuffled(subject, rows, generator) for source, rows in sources.items()}
+    shuffled = max(costs.values(), key=lambda paired: paired.z)
+    figures["without_action_in_reality"] = matters.to_dict()
+    figures |= {f"{source}_shuffled_in_model": paired.to_dict() for source, paired in costs.items()}
     if not findings:
         name, paired = misplaced_inputs(subject, explored)
         figures["misplaced_input"] = {"exchange": name, **paired.to_dict()}
