@@ -73,7 +73,7 @@ def test_a_control_keeps_the_flow_s_place_size_geometry_and_loss_space():
         assert (control.phase, control.cost, control.training) == (flow.phase, flow.cost, flow.training)
         assert (b.geometry, b.units, b.parity) == (a.geometry, a.units, a.parity)
         assert b.loss_space == a.loss_space or name == "gaussian"  # its likelihood has no loss space
-        assert b.source == ("teacher" if name == "teacher" else a.source)
+        assert b.source == ("teacher" if name in ("teacher", "gaussian") else a.source)
 
 
 def test_a_control_is_of_the_kind_its_name_says():
@@ -128,7 +128,8 @@ def test_the_penalty_is_the_flow_s_own_where_it_has_one():
         ({"retraction": "project"}, "widemlp", {"retraction": "none", "widen_nfe": 8}),
         ({"spectral_norm": True}, "jacpen", {"spectral_norm": False}),
         ({"geometry": "euclidean", "spectral_norm": True}, "jacpen", {"kind": "residual"}),
-        ({"geometry": "logit", "loss_space": "logit"}, "gaussian", {"loss_space": "latent", "nll_weight": 0.05}),
+        ({"geometry": "logit", "loss_space": "logit"}, "gaussian", {"loss_space": "latent", "nll_weight": 0.005}),
+        ({"source": "rollout"}, "gaussian", {"source": "teacher", "max_logstd": 2.0}),
         ({"mode": "generative", "fm_weight": 0.005}, "gaussian", {"source": "teacher", "nll_weight": 0.005}),
         ({"mode": "generative"}, "residual", {"kind": "residual", "source": "teacher"}),
         ({"source_noise": 0.1, "mode": "displacement"}, "neuralode", {"kind": "neural_ode"}),

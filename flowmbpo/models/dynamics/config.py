@@ -45,7 +45,7 @@ class _DynamicsConfig(FrozenConfig):
     `units` are the hidden widths of the reference MLP dynamics. A variant with another input or
     head keeps `parity: true` and gets its own width solved so that its parameter count equals the
     reference's; with `parity: false` it is built at `units` as written. `spectral_norm` keeps the
-    spectral norm of the last layer at 1 or below (see `SpectralCap`).
+    spectral norm of the last layer near 1 or below (see `SpectralCap`).
     """
 
     units: Units = (512, 512)

@@ -9,7 +9,10 @@ from torch.nn.utils import parametrize
 
 
 class SpectralCap(nn.Module):
-    """W / max(1, sigma(W)): weights whose spectral norm is at most 1 (Gouk et al. 2021, arXiv 1804.04368).
+    """W / max(1, sigma(W)): weights whose spectral norm is held near 1 (Gouk et al. 2021, arXiv 1804.04368).
+
+    The estimate of sigma is never above it: a weight that grows quickly is above 1 until it is caught up with (a
+    64 x 128 layer under Adam at 1e-3, one forward pass per step: up to 1.29).
 
     torch's own `spectral_norm` divides by sigma always: a head that starts at zero becomes NaN, and any
     other is held at a norm of exactly 1, where a displacement must be able to shrink. sigma is followed by
