@@ -12,10 +12,28 @@ import pytest
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import load_experiment
 from flowmbpo.config.presets import preset_names
+from flowmbpo.config.resolution import control_names
 from flowmbpo.config.schema import dotted_keys
 
-DOCUMENTS = ("README.md", "docs/models.md", "docs/baseline-comparison.md", "docs/architecture.md")
-SECTIONS = ("model", "actor", "critic", "training", "evaluation", "checkpoint", "tracking", "compute", "task")
+DOCUMENTS = (
+    "README.md",
+    *(
+        f"docs/{name}.md"
+        for name in ("models", "baseline-comparison", "architecture", "controls", "diagnostics", "risk")
+    ),
+)
+SECTIONS = (
+    "model",
+    "actor",
+    "critic",
+    "training",
+    "evaluation",
+    "diagnostics",
+    "checkpoint",
+    "tracking",
+    "compute",
+    "task",
+)
 
 
 def expanded(text: str) -> list[str]:
@@ -46,7 +64,8 @@ def test_readme_names_presets_that_exist(repository: Path) -> None:
 
 def test_readme_names_presets_in_its_commands_that_exist(repository: Path) -> None:
     named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", (repository / "README.md").read_text()))
-    assert named and named <= set(preset_names()), sorted(named - set(preset_names()))
+    shipped = {*preset_names(), *control_names()}
+    assert named and named <= shipped, sorted(named - shipped)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
