@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,17 +117,17 @@ class GradientDiagnosis(Diagnosis):
         other = "detached" if self.input_gradient == "through" else "through"
         alternative = self.detached if other == "detached" else self.through
         rows: list[Row] = [
-            (f"cosine to the real gradient ({self.input_gradient}, as trained)", str(self.alignment.cosine)),
-            ("norm, model / real", str(self.alignment.norm_ratio)),
-            (f"cosine of the {other} gradient", str(alternative.cosine)),
-            (f"norm of the {other} gradient, model / real", str(alternative.norm_ratio)),
-            ("cosine without the critic's value at the end", str(self.rewards.cosine)),
-            ("norm without it, model / real", str(self.rewards.norm_ratio)),
-            ("cosine of the gradients to the actions", str(self.actions.cosine)),
-            ("... without the critic's value", str(self.reward_actions.cosine)),
+            (f"cosine to the real gradient ({self.input_gradient}, as trained)", self.alignment.cosine_told),
+            ("norm, model / real", self.alignment.ratio_told),
+            (f"cosine of the {other} gradient", alternative.cosine_told),
+            (f"norm of the {other} gradient, model / real", alternative.ratio_told),
+            ("cosine without the critic's value at the end", self.rewards.cosine_told),
+            ("norm without it, model / real", self.rewards.ratio_told),
+            ("cosine of the gradients to the actions", self.actions.cosine_told),
+            ("... without the critic's value", self.reward_actions.cosine_told),
         ]
         marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
-        rows += [(f"... to the action of step {mark}", str(self.steps[mark].cosine)) for mark in marks]
+        rows += [(f"... to the action of step {mark}", self.steps[mark].cosine_told) for mark in marks]
         rows += [
             ("objective in the model", str(self.model_return)),
             ("objective in the environment", str(self.real_return)),
@@ -154,8 +155,9 @@ class GradientDiagnosis(Diagnosis):
         left.fill_between(at, [c.low for c in cosines], [c.high for c in cosines], color="#4477aa", alpha=0.25)
         left.plot(at, [c.value for c in cosines], color="#4477aa", label="actions")
         used = self.alignment.cosine
-        left.axhspan(used.low, used.high, color="#ee6677", alpha=0.15)
-        left.axhline(used.value, color="#ee6677", label="parameters")
+        if not math.isnan(used.value):
+            left.axhspan(used.low, used.high, color="#ee6677", alpha=0.15)
+            left.axhline(used.value, color="#ee6677", label="parameters")
         left.axhline(0.0, color="black", linewidth=0.5)
         left.set(xlabel="step", ylabel="cosine, model to real", ylim=(-1.05, 1.05))
         left.legend()
