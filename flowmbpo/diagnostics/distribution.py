@@ -42,12 +42,14 @@ class StepDistribution:
     `states` and `rewards` compare one sample per start with what really came of it, as pooled
     distributions. `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS)
     judge each start's own M samples: an energy score, least for the true conditional distribution.
+    States are those of futures that have not ended, real and predicted (None where too few have not);
+    reward sums are those of all, what follows an ending being 0. Each has its own `n`; the scores share it.
     """
 
     step: int
-    states: EnergyDistance
+    states: EnergyDistance | None
     rewards: EnergyDistance
-    state_score: Interval
+    state_score: Interval | None
     reward_score: Interval
 
 
@@ -78,10 +80,12 @@ class Distribution:
         found: list[Row] = []
         for step in self.steps:
             for what, energy in (("states", step.states), ("reward sums", step.rewards)):
-                told = f"{energy.distance}, coefficient {energy.coefficient:.2g}  (n {energy.n})"
+                told = f"fewer than {LEAST} starts whose futures go on that long"
+                if energy is not None:
+                    told = f"{energy.distance}, coefficient {energy.coefficient:.2g}  (n {energy.n})"
                 found.append((f"energy distance of {what}, step {step.step}", told))
-            scores = f"states {step.state_score}, reward sums (CRPS) {step.reward_score}"
-            found.append((f"energy score, step {step.step}", scores))
+            states = "" if step.state_score is None else f"states {step.state_score}, "
+            found.append((f"energy score, step {step.step}", f"{states}reward sums (CRPS) {step.reward_score}"))
         for event in self.events:
             found.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
         for truth in self.conditional or ():
@@ -133,7 +137,11 @@ def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *,
 
 
 def known_outcomes(real: RealWindows, step: int) -> Bool[Tensor, " B"]:
-    """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself."""
+    """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself.
+
+    A start less than `step` before a time limit is known only if it ended first: such starts, a share of step /
+    limit, count endings too often.
+    """
     batch = real.batch
     ended: Tensor = batch.terminated[:step].any(0)
     return batch.valid[step - 1] | ended
@@ -144,24 +152,44 @@ def _steps(
 ) -> Sequence[StepDistribution]:
     found = []
     for step in futures.steps:
-        inside = real.batch.valid[step - 1]  # a window that has ended has no state to compare with
-        n = int(inside.sum())
+        known = known_outcomes(real, step)
+        n = int(known.sum())
         if n < LEAST:
             continue
         counts = resample_counts(n, resamples, generator)
-        z, predicted = real.z[step, inside], futures.z[step][:, inside]
-        total = real.batch.reward[:step, inside].double().sum(0).unsqueeze(-1)
-        sums = futures.reward_sum[step][:, inside].unsqueeze(-1)
+        total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
+        sums = futures.reward_sum[step][:, known].unsqueeze(-1)
+        states, state_score = _compare_states(real, futures, step, resamples, generator)
         found.append(
             StepDistribution(
                 step=step,
-                states=paired_energy(predicted[0], z, counts),
+                states=states,
                 rewards=paired_energy(sums[0], total, counts),
-                state_score=mean_interval(energy_score(predicted.transpose(0, 1), z)),
+                state_score=state_score,
                 reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
             )
         )
     return found
+
+
+def _compare_states(
+    real: RealWindows, futures: Futures, step: int, resamples: int, generator: torch.Generator
+) -> tuple[EnergyDistance | None, Interval | None]:
+    """Energy distance and score of states that both sides are alive in: an ended future has no state.
+
+    Of a true model the real state and a predicted one are then still alike: given its start, each is kept by
+    its own survival.
+    """
+    alive = ~futures.ended[step]
+    members = len(alive)
+    inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(members, 2))
+    n = int(inside.sum())
+    if n < LEAST:
+        return None, None
+    z, predicted, alive = real.z[step, inside], futures.z[step][:, inside], alive[:, inside]
+    first = predicted[alive.int().argmax(0), torch.arange(n, device=alive.device)]
+    distance = paired_energy(first, z, resample_counts(n, resamples, generator))
+    return distance, mean_interval(energy_score(predicted.transpose(0, 1), z, alive.T))
 
 
 def _events(

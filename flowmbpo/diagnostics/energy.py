@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.statistics import Interval, middle_interval
@@ -57,14 +57,23 @@ def sample_energy(x: Float[Tensor, "S M d"], y: Float[Tensor, "S R d"]) -> Float
     return 2.0 * _distances(x, y).mean((-2, -1)) - _within(x) - _within(y)
 
 
-def energy_score(samples: Float[Tensor, "B M d"], outcome: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
+def energy_score(
+    samples: Float[Tensor, "B M d"], outcome: Float[Tensor, "B d"], present: Bool[Tensor, "B M"] | None = None
+) -> Float[Tensor, " B"]:
     """E|X - y| - E|X - X'| / 2 of each forecast: smaller is better, and on average least for the true distribution.
 
     Unbiased in the number of samples M (Ferro's fair score); |x - y| for a single one. In one dimension it
-    is the CRPS.
+    is the CRPS. Only samples that are `present` count: each forecast needs two of them, or has one in all.
     """
-    error = _distances(samples, outcome.unsqueeze(-2)).mean((-2, -1))
-    return error - 0.5 * _within(samples) if samples.shape[-2] > 1 else error
+    across = _distances(samples, outcome.unsqueeze(-2)).squeeze(-1)
+    there = torch.ones_like(across) if present is None else present.to(across)
+    number = there.sum(-1)
+    error = (across * there).sum(-1) / number
+    if samples.shape[-2] == 1:
+        return error
+    pairs = there.unsqueeze(-1) * there.unsqueeze(-2)
+    within = (_distances(samples, samples) * pairs).sum((-2, -1)) / (number * (number - 1.0))
+    return error - 0.5 * within
 
 
 def _within(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Distributions of futures against real ones: a true model, one that sees no chance, endings, and events."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from flowmbpo.diagnostics.conditional import live_through, measure_conditional, 
 from flowmbpo.diagnostics.distribution import known_outcomes, measure_distribution
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.futures import FUTURE_STEPS, sample_futures
-from flowmbpo.diagnostics.open_loop import RealWindows, encode_windows
+from flowmbpo.diagnostics.open_loop import RealWindows, encode_windows, unroll
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.toy.gust import Gust
 
@@ -160,6 +161,61 @@ def test_no_reward_is_predicted_behind_a_predicted_ending(gusty):
         assert ending.reward_sum[k].flatten().tolist() == pytest.approx([-1.0] * 3)
         assert not going.ended[k].any()
         assert ending.ended[k].all()
+
+
+class Constant(nn.Module):
+    """The same output everywhere: of width `columns`, or none."""
+
+    def __init__(self, value, *columns):
+        super().__init__()
+        self.value, self.columns = value, columns
+
+    def forward(self, inputs):
+        return torch.full((len(inputs), *self.columns), self.value)
+
+
+def lives(subject, count, chance, seed):
+    """Windows of a system that is the subject's calm model: reward 1 a step, each the last with `chance`."""
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.rand(16, count, generator=generator) < chance
+    valid = torch.cat((torch.ones(1, count, dtype=torch.bool), ends.cumsum(0)[:-1] == 0))
+    obs = subject.agent.world_model.dynamics.system.observe(torch.randn(count, 1, generator=generator))
+    states, context = subject.encode(obs, torch.zeros(count, dtype=torch.long))
+    action = torch.zeros(16, count, 1)
+    z = unroll(subject.agent.world_model, states, action, context)
+    batch = Batch(z, action, valid.float(), ends & valid, valid, torch.zeros(count, dtype=torch.long))
+    return RealWindows(batch, context, z, z)
+
+
+def test_a_true_model_of_a_system_that_ends_is_at_distance_0(gusty):
+    """The perfect energy distance is 0: its interval leaves 0 out in 5% of cases at most, here in none of 8.
+
+    With the windows alone whose real episode went on, the reward sums' distance would be 3.8 at step 16.
+    """
+    subject = gusty(calm=True)
+    subject.agent.world_model.termination_head = Constant(math.log(0.05 / 0.95), 1)
+    subject.agent.world_model.reward_head = Constant(1.0)
+    found = measure_distribution(subject, lives(subject, 256, 0.05, seed=0), EFFORT, stochastic=True)
+    assert [step.step for step in found.steps] == list(FUTURE_STEPS)
+    for step in found.steps:
+        assert step.rewards.distance.low <= 1e-9
+        assert step.states.distance.low <= 1e-9
+        assert step.rewards.n == 256  # endings are outcomes too
+        assert step.states.n == pytest.approx(256 * 0.95**step.step, abs=32)  # 4 standard deviations of the survivors
+        assert step.state_score.value == pytest.approx(0.0, abs=1e-6)  # who lives is where the model says
+    # CRPS of the true distribution of min(G, 16), G geometric: sum over k < 16 of F(k) (1 - F(k)).
+    share = [1.0 - 0.95**k for k in range(1, 16)]
+    score = found.steps[-1].reward_score
+    assert score.low <= sum(f * (1.0 - f) for f in share) <= score.high
+
+
+def test_states_are_left_out_where_nothing_goes_on(gusty):
+    subject = gusty(calm=True)
+    subject.agent.world_model.termination_head = Constant(0.0, 1)
+    subject.agent.world_model.reward_head = Constant(1.0)
+    last = measure_distribution(subject, lives(subject, 64, 0.5, seed=0), EFFORT, stochastic=True).steps[-1]
+    assert (last.states, last.state_score) == (None, None)
+    assert last.rewards.distance.low <= 0.0 <= last.rewards.distance.high
 
 
 def test_an_outcome_is_known_inside_the_episode_and_behind_a_termination():

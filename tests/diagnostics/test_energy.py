@@ -95,6 +95,11 @@ def test_energy_score_by_hand():
     assert energy_score(samples[:, :1], outcome).tolist() == [3.0]
 
 
+def test_samples_that_are_not_present_do_not_count():
+    samples, outcome = torch.tensor([[[0.0], [99.0], [2.0]]]), torch.tensor([[3.0]])
+    assert energy_score(samples, outcome, torch.tensor([[True, False, True]])).tolist() == [2.0 - 1.0]
+
+
 @pytest.mark.parametrize("members", [2, 16])
 def test_energy_score_does_not_depend_on_the_number_of_samples(members):
     samples = torch.randn(4000, members, 1, generator=generator(), dtype=torch.float64)
