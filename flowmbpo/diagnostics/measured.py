@@ -20,7 +20,7 @@ from flowmbpo.diagnostics.flops import FlopCount
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.model_loss import model_loss
-from flowmbpo.training.updates import actor_objective, critic_targets, frozen, masked_mean
+from flowmbpo.training.updates import actor_loss, actor_objective, critic_targets, frozen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,10 +129,7 @@ def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
         start, context = subject.encode(first.obs[0], first.task)
         with frozen(agent.world_model, agent.critic):
             objective = actor_objective(agent, start, context, training, generator)
-            loss = objective.loss
-            if training.preactivation_penalty > 0.0:
-                u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
-                loss = loss + training.preactivation_penalty * masked_mean(u.square(), context.action_mask)
+            loss = actor_loss(agent, objective, start, context, training, generator)
             torch.autograd.grad(loss, [p for p in agent.actor.parameters() if p.requires_grad], allow_unused=True)
         return critic_targets(agent, objective, training)
 

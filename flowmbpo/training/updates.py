@@ -66,6 +66,11 @@ class ActorObjective:
     gamma: Float[Tensor, " B"]
 
 
+def discount(context: TaskContext, config: TrainingConfig) -> Float[Tensor, " B"]:
+    """Gamma of every row: its task's own, or the config's one for all."""
+    return context.discount if config.gamma == "task" else torch.full_like(context.discount, config.gamma)
+
+
 def actor_objective(
     agent: Agent,
     start: Float[Tensor, "B D"],
@@ -79,7 +84,7 @@ def actor_objective(
     H is `horizon`, by default the longest that the config allows.
 
     Call inside `frozen(world_model, critic)`. `noise_replicas` rolls every start state out that
-    many times with fresh noise. The division by the running std of returns is `update_actor`'s.
+    many times with fresh noise. The division by the running std of returns is `actor_loss`'s.
     """
     if config.noise_replicas > 1:
         start, context = start.repeat(config.noise_replicas, 1), context.repeat(config.noise_replicas)
@@ -92,7 +97,7 @@ def actor_objective(
         generator=generator,
         actor_input_gradient=config.actor_input_gradient,
     )
-    gamma = context.discount if config.gamma == "task" else torch.full_like(context.discount, config.gamma)
+    gamma = discount(context, config)
     terminal_value = agent.critic.value(imagination.z[-1], context)
     returns = discounted_return(imagination.rewards, terminal_value, imagination.continues, gamma)
     return ActorObjective(-returns.mean(), returns, imagination, context, gamma)
@@ -101,6 +106,27 @@ def actor_objective(
 def masked_mean(x: Float[Tensor, "B A"], mask: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
     """Mean over the action dimensions that the rows' tasks have: the others belong to no policy."""
     return (x * mask).sum() / mask.sum()
+
+
+def actor_loss(
+    agent: Agent,
+    objective: ActorObjective,
+    start: Float[Tensor, "B D"],
+    context: TaskContext,
+    config: TrainingConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """What the actor steps on: -J over the running std of returns, and the penalty on large pre-activations.
+
+    `start` and `context` are those that `objective` was imagined from, before noise replicas.
+    """
+    loss = objective.loss
+    if config.return_normalization:
+        loss = loss / agent.return_scale.std.squeeze(0)
+    if config.preactivation_penalty > 0.0:
+        u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
+        loss = loss + config.preactivation_penalty * masked_mean(u.square(), context.action_mask)
+    return loss
 
 
 def update_actor(
@@ -115,13 +141,9 @@ def update_actor(
     """One first-order gradient step on the actor, through the frozen model and critic."""
     with frozen(agent.world_model, agent.critic):
         objective = actor_objective(agent, start, context, config, generator, horizon)
-        loss = objective.loss
         if config.return_normalization:
             agent.return_scale.update(objective.returns.detach().unsqueeze(-1))
-            loss = loss / agent.return_scale.std.squeeze(0)
-        if config.preactivation_penalty > 0.0:
-            u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
-            loss = loss + config.preactivation_penalty * masked_mean(u.square(), context.action_mask)
+        loss = actor_loss(agent, objective, start, context, config, generator)
         norm, stepped = optimiser.step(loss)
     agent.actor.clamp_()
     return UpdateResult(loss.detach(), norm, stepped), objective

@@ -204,12 +204,8 @@ def _update_norm(subject: Subject, purpose: str) -> float:
     if not parameters:
         return 0.0
     with updates.frozen(agent.world_model, agent.critic):
-        loss = updates.actor_objective(agent, start, context, config, generator).loss
-        if config.return_normalization:
-            loss = loss / agent.return_scale.std.squeeze(0)
-        if config.preactivation_penalty > 0.0:
-            u = agent.actor.preactivation(agent.world_model.latent(start), context, generator)
-            loss = loss + config.preactivation_penalty * updates.masked_mean(u.square(), context.action_mask)
+        objective = updates.actor_objective(agent, start, context, config, generator)
+        loss = updates.actor_loss(agent, objective, start, context, config, generator)
         if not loss.requires_grad:
             return 0.0
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.training.updates import discount
 
 MOST_STATES = 1024
 LARGEST_BOOTSTRAP = 0.5  # share of a judged state's return that the critic's own value may make up
@@ -67,7 +68,7 @@ def discounted_returns(subject: Subject, episodes: Episodes) -> tuple[Float[Tens
     s, context = subject.encode(episodes.obs[last], episodes.task)
     share = (~episodes.terminated).double()
     tail = agent.critic.value(agent.world_model.latent(s), context).double() * share
-    gamma = context.discount.double() if subject.config.training.gamma == "task" else subject.config.training.gamma
+    gamma = discount(context, subject.config.training).double()
     reward = agent.reward_normalizer(episodes.reward).double()
     returns, shares = torch.zeros_like(reward), torch.zeros_like(reward)
     for t in reversed(range(len(reward))):

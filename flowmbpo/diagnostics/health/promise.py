@@ -17,6 +17,7 @@ from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.statistics import Interval, mean_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training.imagination import imagine
+from flowmbpo.training.updates import discount
 
 NOTED_SIZES = 0.5  # of the real return's size between the two means
 BROKEN_SIZES = 5.0
@@ -47,7 +48,7 @@ def measure_promise(subject: Subject, windows: int) -> Promise:
     batch = subject.episodes.sample(windows, config.horizon, generator)
     start, context = subject.encode(batch.obs[0], batch.task)
     rollout = imagine(agent.world_model, agent.actor, start, context, horizon=config.horizon, generator=generator)
-    gamma = context.discount if config.gamma == "task" else torch.full_like(context.discount, config.gamma)
+    gamma = discount(context, config)
     weight = gamma ** torch.arange(config.horizon, device=gamma.device).unsqueeze(-1)
     alive = torch.cat([torch.ones_like(rollout.continues[:1]), rollout.continues[:-1].cumprod(0)])
     # A window that the time limit cuts short is compared over the steps that it has.
