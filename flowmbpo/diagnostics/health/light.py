@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import Match, reach_findings, size_findings
 from flowmbpo.diagnostics.health.critic import imagine_values, member_findings, spread_findings
@@ -9,12 +11,14 @@ from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.health.history import declared_fixed
 from flowmbpo.diagnostics.health.objective import ActorObjective
 from flowmbpo.diagnostics.health.policy import measure_saturation, saturation_findings
+from flowmbpo.diagnostics.health.reward import fit_rewards, predict_real_reward
 from flowmbpo.diagnostics.health.weights import check_weights
 from flowmbpo.diagnostics.subject import Subject
 
 SLOPE_ROWS = 4
 SENSITIVITY_ROWS = 16
 STATES = 256
+FLAT = 0.05  # of the real rewards' spread; healthy heads: 0.8 and more
 
 
 def light_health(subject: Subject, effort: Effort) -> list[Finding]:
@@ -29,6 +33,7 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
     slope = ActorObjective(subject, SLOPE_ROWS, "light slope").slopes(declared_fixed(subject, "actor"), joint=True)
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "light sensitivity").sensitivity()
     found = [
+        *_reward_findings(subject),
         *reach_findings(Match.of(slope), subject),
         *size_findings(sensitivity),
         *spread_findings(subject, imagined, None),
@@ -36,3 +41,18 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
         *saturation_findings(measure_saturation(subject, max(effort.windows, STATES))),
     ]
     return [*weights.findings, *(finding for finding in found if finding.severity == "broken")]
+
+
+@torch.no_grad()  # predictions are looked at, nothing is learnt
+def _reward_findings(subject: Subject) -> list[Finding]:
+    batch = subject.windows.sample(STATES, 1, subject.generator("light reward"))
+    state, context = subject.encode(batch.obs[0], batch.task)
+    predicted = predict_real_reward(subject, subject.agent.world_model.latent(state), batch.action[0], context)
+    fit = fit_rewards(batch.reward[0], predicted, batch.reward[0])
+    if not fit.varies or fit.spread_ratio >= FLAT:
+        return []
+    message = (
+        f"On replayed transitions the predicted reward varies by {fit.spread_ratio:.2g} of what the real one varies "
+        "by: the actor has nothing to follow. `flowmbpo diagnose health` says more."
+    )
+    return [Finding("flat-reward-head", "broken", message, {"spread_ratio": fit.spread_ratio})]

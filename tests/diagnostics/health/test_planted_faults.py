@@ -7,7 +7,9 @@ from planted.catalogue import all_faults
 from planted.saved import write_broken_run
 from typer.testing import CliRunner
 
+from flowmbpo.diagnostics.config import DiagnosticsConfig
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo_cli.main import app
 
@@ -36,6 +38,16 @@ def test_a_planted_fault_is_found_by_name(finding, variant, load_small):
     subject = load_small()
     FAULTS[finding, variant].plant(subject)
     assert finding in broken_names(subject)
+
+
+@pytest.mark.parametrize(
+    "finding", ["flat-reward-head", "actor-without-gradient", "nan-weights", "dead-critic", "saturated-policy"]
+)
+def test_the_light_form_finds_what_needs_no_episodes(finding, load_small):
+    subject = load_small()
+    subject.make_env = None
+    FAULTS[finding, STRONG_AND_WEAK[finding][0]].plant(subject)
+    assert finding in {found.name for found in light_health(subject, Effort.light(DiagnosticsConfig()))}
 
 
 @pytest.mark.slow
