@@ -4,159 +4,115 @@ Real transitions are predicted once with the actions as taken and once with colu
 one's sign turned. Where another arrangement predicts better, the columns are mixed up somewhere between
 environment, buffer and network.
 
-Letters: B rows, D latent, E task embedding, A action.
+Letters: B rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.arrangement import Arrangement, Z, dynamics_error, improve, reward_error
 from flowmbpo.diagnostics.health.comparison import Paired, compare_errors
 from flowmbpo.diagnostics.health.experience import Stretches, fresh_stretches, sampled_stretches
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.health.misplaced import misplaced_inputs
+from flowmbpo.diagnostics.health.policy_columns import compare_policy_columns
 from flowmbpo.diagnostics.health.regression import predict_held_out
 from flowmbpo.diagnostics.subject import Subject
 
 ROWS = 3072
-SEARCH_ROWS = 256
-SEARCH_LIMIT = 2048  # exchanges; a wider model is only asked for whole blocks
 # Calibrated on 20 healthy checkpoints: every arrangement is worse, by a log error ratio of 0.022 (z 6) at least
 # for the least important pair of an Ant's joints, and otherwise by 0.067 (z 14) and more.
-BETTER, Z = 0.01, 5.0
+BETTER = 0.01
 REWARD_BETTER = 0.7  # rewards may be nearly symmetric in the actions: healthy heads prefer others by 0.66
+POLICY_BETTER = 0.3  # 38 healthy policies prefer no other by more than 0.01; an Ant's adjacent joints exchanged: 0.5
 MATTERS = 0.3  # what leaving out the action costs a regression: 0.48 and more
 IGNORED, IGNORED_Z = 0.03, 4.0  # what shuffled actions cost healthy models: 0.17 (z 12) and more
-BLOCK_MOVED = "actions before"
-BLOCK_REPAIRED = 1.2  # a model that is broken in another way gains 0.8 by moving its inputs about
+DEAF = 0.05  # what other actions change of a prediction, over what a step changes: healthy 0.14 to 1.2
 REPAIRED = 0.08  # exchanges with latents: healthy models are the worse for every one, planted ones -0.15 and beyond
 
 
 @dataclass(frozen=True)
-class Arrangement:
-    """Columns of the action in another order, each with a sign."""
+class Shuffled:
+    """What other rows' actions do to one-step predictions.
 
-    order: tuple[int, ...]
-    signs: tuple[float, ...]
-
-    def apply(self, action: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
-        """The rearranged actions."""
-        return action[:, list(self.order)] * action.new_tensor(self.signs)
-
-    def exchanged(self, i: int, j: int) -> Arrangement:
-        """Columns i and j exchanged."""
-        order = list(self.order)
-        order[i], order[j] = order[j], order[i]
-        return replace(self, order=tuple(order))
-
-    def turned(self, i: int) -> Arrangement:
-        """The sign of column i turned."""
-        return replace(self, signs=tuple(-sign if k == i else sign for k, sign in enumerate(self.signs)))
-
-    def __str__(self) -> str:
-        return "[" + ", ".join(f"{'-' if s < 0 else ''}{i}" for i, s in zip(self.order, self.signs, strict=True)) + "]"
-
-
-Error = Callable[[Tensor], Tensor]
-"""Squared errors of the rows for actions [B, A]."""
-
-
-def neighbours(arrangement: Arrangement) -> list[Arrangement]:
-    """One exchange or one turned sign away."""
-    width = len(arrangement.order)
-    turned = [arrangement.turned(i) for i in range(width)]
-    return turned + [arrangement.exchanged(i, j) for i, j in combinations(range(width), 2)]
-
-
-def improve(rows: Stretches, error: Error, effect: float) -> tuple[Arrangement, Paired, Paired]:
-    """Exchange and turn columns as long as one step more is better beyond doubt (by `effect` and z 5).
-
-    Returns the arrangement reached and its comparison with the actions as taken, then the comparison of
-    the first step that came closest to being better: what a healthy model's margin is.
+    `cost` compares the errors; `response` is the RMS change of the prediction over the RMS change of the
+    latent in a step, 0 where the dynamics does not read the action.
     """
-    action = rows.action[0]
-    width = action.shape[-1]
-    here = start = Arrangement(tuple(range(width)), (1.0,) * width)
-    baseline = first = error(action)
-    nearest: Paired | None = None
-    for _ in range(2 * width):
-        tried = [(option, error(option.apply(action))) for option in neighbours(here)]
-        compared = [(option, found, compare_errors(baseline, found, rows.block)) for option, found in tried]
-        option, found, paired = min(compared, key=lambda each: each[2].effect)
-        nearest = nearest or paired
-        if not paired.better(effect, Z):
-            break
-        here, baseline = option, found
-    assert nearest is not None
-    reached = compare_errors(first, baseline, rows.block) if here != start else Paired(0.0, 0.0, nearest.n)
-    return here, reached, nearest
+
+    cost: Paired
+    response: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The JSON object."""
+        return {**self.cost.to_dict(), "response": self.response}
 
 
 @torch.no_grad()  # errors are measured, nothing is learnt
 def check_action_columns(subject: Subject, effort: Effort) -> Check:
     """Arrangements of the action's columns, on fresh explored episodes and on the replay buffer.
 
-    Findings: `swapped-action-columns`; `action-ignored`, where the action matters in reality and not in
-    the model.
+    Findings: `swapped-action-columns` (of dynamics, reward head or policy); `action-ignored`, where the
+    action matters in reality and not in the model.
     """
     del effort  # a fixed number of rows
     generator = subject.generator("action columns")
     sources = {"explored": fresh_stretches(subject.explored, width=1, limit=ROWS, generator=generator)}
     if subject.replay is not None:
         sources["replay"] = sampled_stretches(subject.replay, 1, ROWS, generator)
+    sources = {source: rows for source, rows in sources.items() if rows.comparable}
+    if not sources:
+        return Check("action_columns", {"judged": "no: too few real transitions were recorded"})
     figures: dict[str, Any] = {}
-    findings: list[Finding] = []
-    rewards: list[tuple[Arrangement, Paired]] = []
-    for source, rows in sources.items():
-        arrangement, paired, nearest = improve(rows, dynamics_error(subject, rows), BETTER)
-        figures[f"{source}_rearranged"] = nearest.to_dict()
-        if paired.better(BETTER, Z):
-            findings.append(_swapped("dynamics", source, str(arrangement), paired))
-        arrangement, paired, nearest = improve(rows, reward_error(subject, rows), REWARD_BETTER)
-        figures[f"{source}_reward_rearranged"] = nearest.to_dict()
-        rewards.append((arrangement, paired))
-    if all(paired.better(REWARD_BETTER, Z) for _, paired in rewards) and len(rewards) == len(sources) == 2:
-        findings.append(_swapped("reward head", "explored", str(rewards[0][0]), rewards[0][1]))
-    explored = sources["explored"]
-    matters = reality(explored)
+    matters = reality(next(iter(sources.values())))
     # Where it was trained a model may read the action well, and hardly at all far from there.
-    costs = {source: compare_shuffled(subject, rows, generator) for source, rows in sources.items()}
-    shuffled = max(costs.values(), key=lambda paired: paired.z)
+    shuffled = {source: shuffle_actions(subject, rows, generator) for source, rows in sources.items()}
     figures["without_action_in_reality"] = matters.to_dict()
-    figures |= {f"{source}_shuffled_in_model": paired.to_dict() for source, paired in costs.items()}
+    figures |= {f"{source}_shuffled_in_model": each.to_dict() for source, each in shuffled.items()}
+    findings = _ignored(matters, shuffled, deaf=True)
     if not findings:
-        name, paired = misplaced_inputs(subject, explored)
-        figures["misplaced_input"] = {"exchange": name, **paired.to_dict()}
-        if paired.better(REPAIRED, Z):
-            findings.append(_swapped("dynamics", "explored", name, paired))
-    blind = matters.effect >= MATTERS and matters.z >= Z and (shuffled.effect < IGNORED or shuffled.z < IGNORED_Z)
-    if not findings and blind:
-        findings.append(_ignored(matters, shuffled))
+        findings = _rearranged(subject, sources, figures)
+    if not findings and "explored" in sources:
+        findings = _misplaced(subject, sources["explored"], figures)
+    if not findings:
+        findings = _ignored(matters, shuffled, deaf=False)
     return Check("action_columns", figures, tuple(findings[:1]))
 
 
-def dynamics_error(subject: Subject, rows: Stretches) -> Error:
-    """One-step latent errors; stochastic dynamics take their mean."""
-    model = subject.agent.world_model
-    state, context = subject.encode(rows.obs[0], rows.task)
-    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
-    return lambda action: (model.latent(model.next(state, action, context)) - target).square().mean(-1)
+def _rearranged(subject: Subject, sources: dict[str, Stretches], figures: dict[str, Any]) -> list[Finding]:
+    findings: list[Finding] = []
+    rewards: list[tuple[Arrangement, Paired]] = []
+    for source, rows in sources.items():
+        arrangement, paired, nearest = improve(rows.action[0], dynamics_error(subject, rows), rows.block, BETTER)
+        figures[f"{source}_rearranged"] = nearest.to_dict()
+        if paired.better(BETTER, Z):
+            findings.append(_swapped("dynamics", source, str(arrangement), paired))
+        arrangement, paired, nearest = improve(rows.action[0], reward_error(subject, rows), rows.block, REWARD_BETTER)
+        figures[f"{source}_reward_rearranged"] = nearest.to_dict()
+        rewards.append((arrangement, paired))
+    if all(paired.better(REWARD_BETTER, Z) for _, paired in rewards) and len(rewards) == 2:
+        findings.append(_swapped("reward head", "explored", str(rewards[0][0]), rewards[0][1]))
+    policy = None if subject.replay is None else compare_policy_columns(subject, subject.replay, POLICY_BETTER)
+    if policy is not None:
+        figures["policy_rearranged"] = policy.nearest.to_dict()
+        if policy.reached.better(POLICY_BETTER, Z) and policy.follows:
+            findings.append(_swapped("policy", "replay", str(policy.arrangement), policy.reached))
+    return findings
 
 
-def reward_error(subject: Subject, rows: Stretches) -> Error:
-    """Errors of the predicted learning reward."""
-    model = subject.agent.world_model
-    state, context = subject.encode(rows.obs[0], rows.task)
-    z, reward = model.latent(state), subject.agent.reward_normalizer(rows.reward[0])
-    return lambda action: (model.reward(z, action, context) - reward).square()
+def _misplaced(subject: Subject, rows: Stretches, figures: dict[str, Any]) -> list[Finding]:
+    found = misplaced_inputs(subject, rows)
+    if found is None:
+        figures["misplaced_input"] = "not judged: the dynamics' network begins with no linear layer"
+        return []
+    name, paired = found
+    figures["misplaced_input"] = {"exchange": name, **paired.to_dict()}
+    return [_swapped("dynamics", "explored", name, paired)] if paired.better(REPAIRED, Z) else []
 
 
 def reality(rows: Stretches) -> Paired:
@@ -173,79 +129,41 @@ def reality(rows: Stretches) -> Paired:
     return compare_errors(error(torch.cat([obs, action], dim=-1)), error(obs), rows.block)
 
 
-def compare_shuffled(subject: Subject, rows: Stretches, generator: torch.Generator) -> Paired:
-    """What other rows' actions cost the dynamics."""
-    error = dynamics_error(subject, rows)
-    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.action.device)
-    return compare_errors(error(rows.action[0]), error(rows.action[0][other]), rows.block)
-
-
-def misplaced_inputs(subject: Subject, rows: Stretches) -> tuple[str, Paired]:
-    """The exchange of an action's column with another at the network's input that predicts best, and how well.
-
-    Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a
-    tenth of all exchanges do half as much: then the model is broken in another way, and anything helps it.
-    """
-    linear = next(part for part in subject.agent.world_model.dynamics.modules() if isinstance(part, nn.Linear))
-    error, action = dynamics_error(subject, rows), rows.action[0]
-    few = rows.first(SEARCH_ROWS)
-    quick, few_action = dynamics_error(subject, few), few.action[0]
-    baseline = quick(few_action)
-    orders = _orders(subject, linear.in_features)
-    effects = {}
-    for name, order in orders.items():
-        with _reordered(linear, order):
-            effects[name] = compare_errors(baseline, quick(few_action), few.block).effect
-    best = min(effects, key=lambda name: effects[name])
-    alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
-    baseline = error(action)
-    with _reordered(linear, orders[best]):
-        paired = compare_errors(baseline, error(action), rows.block)
-    whole_block = best.startswith(BLOCK_MOVED)
-    doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)
-    return best, replace(paired, effect=0.0, z=0.0) if doubtful else paired
-
-
-def _orders(subject: Subject, inputs: int) -> dict[str, list[int]]:
-    dims = subject.agent.world_model.dynamics.dims
-    before, width = dims.latent_dim + dims.task_dim, dims.action_dim
-    columns = list(range(inputs))
-    latent, task = columns[: dims.latent_dim], columns[dims.latent_dim : before]
-    actions, rest = columns[before : before + width], columns[before + width :]
-    orders = {f"{BLOCK_MOVED} everything else": actions + latent + task + rest}
-    if task:
-        orders[f"{BLOCK_MOVED} the task"] = latent + actions + task + rest
-    if before * width <= SEARCH_LIMIT:
-        for i in range(width):
-            for j in range(before):
-                order = columns.copy()
-                order[j], order[before + i] = order[before + i], order[j]
-                orders[f"action {i} in the place of input {j}"] = order
-    return orders
-
-
-def _reordered(linear: nn.Linear, order: list[int]) -> AbstractContextManager[Any]:
-    def reorder(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][..., order],)
-
-    return linear.register_forward_pre_hook(reorder)
+def shuffle_actions(subject: Subject, rows: Stretches, generator: torch.Generator) -> Shuffled:
+    """Predictions with other rows' actions against those with the rows' own."""
+    model, action = subject.agent.world_model, rows.action[0]
+    state, context = subject.encode(rows.obs[0], rows.task)
+    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
+    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
+    own = model.latent(model.next(state, action, context))
+    shuffled = model.latent(model.next(state, action[other], context))
+    step, response = (target - model.latent(state)).square().mean(), (shuffled - own).square().mean()
+    cost = compare_errors((own - target).square().mean(-1), (shuffled - target).square().mean(-1), rows.block)
+    return Shuffled(cost, float((response / step.clamp(min=torch.finfo(step.dtype).tiny)).sqrt()))
 
 
 def _swapped(part: str, source: str, arrangement: str, paired: Paired) -> Finding:
     where = "explored real episodes" if source == "explored" else "the replay buffer"
     message = (
-        f"On {where} the {part} predicts better with the action's columns as {arrangement} (log error ratio "
+        f"On {where} the {part} agrees better with the action's columns as {arrangement} (log error ratio "
         f"{paired.effect:.2f}, z {paired.z:.1f}): columns are exchanged or turned between environment, buffer and "
         "network. Check the order of the inputs, and train anew."
     )
     return Finding("swapped-action-columns", "broken", message, paired.to_dict())
 
 
-def _ignored(matters: Paired, shuffled: Paired) -> Finding:
+def _ignored(matters: Paired, shuffled: dict[str, Shuffled], *, deaf: bool) -> list[Finding]:
+    """`deaf`: only where the dynamics hardly reads the action, and not where it merely makes nothing good of it."""
+    best = max(shuffled.values(), key=lambda each: each.cost.z)
+    response = max(each.response for each in shuffled.values())
+    ignored = response < DEAF if deaf else best.cost.effect < IGNORED or best.cost.z < IGNORED_Z
+    if not (ignored and matters.effect >= MATTERS and matters.z >= Z):
+        return []
     message = (
-        f"The dynamics predicts as well with other rows' actions (log error ratio {shuffled.effect:.3f}, z "
-        f"{shuffled.z:.1f}), though in reality they matter (a regression without them errs by {matters.effect:.2f} "
-        "more): no gradient reaches the actor through it. Check the action's way into the network, and its alignment."
+        f"The dynamics predicts as well with other rows' actions (log error ratio {best.cost.effect:.3f}, z "
+        f"{best.cost.z:.1f}; they change its predictions by {response:.2g} of a step), though in reality they matter "
+        f"(a regression without them errs by {matters.effect:.2f} more): no gradient of any use reaches the actor "
+        "through it. Check the action's way into the network, and its alignment."
     )
-    figures = {"shuffled": shuffled.effect, "shuffled_z": shuffled.z, "reality": matters.effect}
-    return Finding("action-ignored", "broken", message, figures)
+    figures = {"shuffled": best.cost.effect, "shuffled_z": best.cost.z, "response": response}
+    return [Finding("action-ignored", "broken", message, figures | {"reality": matters.effect})]

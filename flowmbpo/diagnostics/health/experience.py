@@ -15,6 +15,7 @@ from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.episodes import Episodes
 
 BLOCK = 25
+COMPARABLE = 64
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,14 @@ class Stretches:
 
         Errors of neighbouring steps are alike; over this many steps that is mostly forgotten.
         """
+        if not len(self):
+            return self.time
         return _ranked(self.episode * (int(self.time.max()) // BLOCK + 1) + self.time // BLOCK)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether errors on these rows can be compared and predictions held out: enough rows, in two blocks or more."""
+        return len(self) >= COMPARABLE and int(self.block.max()) > 0
 
 
 def fresh_stretches(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> Stretches:
@@ -128,6 +136,15 @@ def stored_stretches(replay: ReplayBuffer, part: Part, width: int, limit: int, g
     return Stretches(
         replay.obs[cells], replay.action[before], replay.reward[before], replay.task_ids[lanes[column]], number, at
     )
+
+
+def newest_stretches(replay: ReplayBuffer, limit: int, generator: torch.Generator) -> Stretches:
+    """About `limit` of the newest single transitions of the replay buffer, as many of each lane."""
+    lanes = tuple(range(replay.num_envs))
+    longest = int(replay.count.max())
+    wanted = -(-limit // replay.num_envs) + 1  # the newest row of a lane has no transition yet
+    oldest = max(0.0, 1.0 - wanted / longest) if longest else 0.0
+    return stored_stretches(replay, Part(lanes, oldest), 1, limit, generator)
 
 
 def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
