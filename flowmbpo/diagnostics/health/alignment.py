@@ -234,6 +234,7 @@ def _model_prefers(source: str, kind: str, shift: int, paired: Paired) -> Findin
     return Finding("off-by-one-replay", "broken", message, {"shift": float(shift), **paired.to_dict()})
 
 
+@torch.no_grad()  # errors are measured, nothing is learnt
 def profiles(subject: Subject, rows: Stretches) -> dict[str, Profile]:
     """The four profiles of the rows: by regression and by the model, of actions and of rewards."""
     model, middle = subject.agent.world_model, REACH
