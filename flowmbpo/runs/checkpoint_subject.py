@@ -19,7 +19,7 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import Agent
-from flowmbpo.runs.build import env_spec, resolve_device, seeded_agent, set_up_compute
+from flowmbpo.runs.build import env_spec, initial_agent, resolve_device, set_up_compute
 from flowmbpo.runs.evaluate import config_for_task, load_agent
 
 log = logging.getLogger("flowmbpo")
@@ -81,7 +81,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         replay=replay,
         replay_trouble=trouble,
         optimisers=payload.get("optimisers"),
-        initial=lambda: _initial_agent(config),
+        initial=lambda: initial_agent(config),
         episodes=episodes,
         only=only,
     )
@@ -92,19 +92,13 @@ def member(config: ExperimentConfig, task: str) -> int | None:
 
     Raises ConfigError for a task that the model never saw.
     """
-    changed, only = config_for_task(config, task)
-    own = env_spec(config).label
-    if env_spec(changed).label != own:
+    own = env_spec(config)
+    if len(own.tasks) == 1 and task not in (config.task.name, own.label, own.tasks[0].name, own.tasks[0].plain_name):
         raise ConfigError(
-            f"--task {task}: the checkpoint was trained on {own} alone, so its model knows nothing "
+            f"--task {task}: the checkpoint was trained on {own.label} alone, so its model knows nothing "
             f"of {task}'s rewards; leave --task away (`flowmbpo eval --task` measures its policy elsewhere)"
         )
-    return only
-
-
-def _initial_agent(config: ExperimentConfig) -> Agent:
-    with torch.random.fork_rng(devices=[]):
-        return seeded_agent(config, env_spec(config)).eval()
+    return config_for_task(config, task)[1] if config.task.set is not None else None
 
 
 def _replay(loaded: Loaded, config: ExperimentConfig, device: torch.device) -> tuple[ReplayBuffer | None, str]:

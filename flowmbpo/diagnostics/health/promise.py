@@ -73,14 +73,15 @@ def check_promise(subject: Subject, effort: Effort) -> Check:
     }
     findings = []
     certain = not gap.low <= 0.0 <= gap.high
+    cause = "the policy exploits its model" if off > 0.0 else "the model misses what the policy is paid for"
     if certain and abs(off) > NOTED_SIZES:
         findings.append(
             Finding(
                 "model-return-off",
                 "broken" if abs(off) > BROKEN_SIZES else "note",
                 f"Over {promise.horizon} steps the model promises the policy {float(promise.imagined.mean()):.3g} "
-                f"where the environment pays {float(promise.earned.mean()):.3g} (real rewards, discounted): the policy "
-                "exploits its model, or rewards are predicted in the wrong scale.",
+                f"where the environment pays {float(promise.earned.mean()):.3g} (real rewards, discounted): {cause}, "
+                "or rewards are predicted in the wrong scale.",
                 {"gap_over_size": off},
             )
         )

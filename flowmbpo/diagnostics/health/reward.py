@@ -231,7 +231,8 @@ def _reached(like: Tensor, head: Tensor, count: Tensor, rows: int) -> Tensor:
 def _fit_findings(source: str, fit: RewardFit) -> list[Finding]:
     figures = {key: float(value) for key, value in asdict(fit).items()}
     found = []
-    if fit.reference_r2 >= KNOWABLE and fit.slope < FLAT_SLOPE * fit.reference_r2:
+    flat = fit.reference_r2 >= KNOWABLE and fit.slope < FLAT_SLOPE * fit.reference_r2
+    if flat:
         message = (
             f"On {source} the predicted reward hardly follows the real one: slope {fit.slope:.2g}, correlation "
             f"{fit.correlation:.2g}, spread {fit.spread_ratio:.2g} times the real one's, where a regression explains "
@@ -241,11 +242,13 @@ def _fit_findings(source: str, fit: RewardFit) -> list[Finding]:
         found.append(Finding("flat-reward-head", "broken", message, figures))
     off = not 1.0 / SCALE <= fit.rms_ratio <= SCALE
     steep = fit.correlation >= SAME_SHAPE and not 1.0 / SCALE <= fit.slope <= SCALE
-    if (off and max(fit.cosine, fit.correlation) >= SAME_SHAPE and fit.rms_ratio > 0.0) or steep:
+    # A constant has the direction (cosine) of any rewards far from 0, but not their shape.
+    alike = fit.correlation if flat else max(fit.cosine, fit.correlation)
+    if (off and alike >= SAME_SHAPE and fit.rms_ratio > 0.0) or steep:
         message = (
-            f"On {source} the predicted reward has the shape of the real one (correlation {fit.correlation:.2f}) but "
-            f"{fit.rms_ratio:.3g} times its size (slope {fit.slope:.3g}): check the reward normaliser's moments and "
-            "what scales rewards before and after the head."
+            f"On {source} the predicted reward has the shape of the real one (correlation {fit.correlation:.2f}, "
+            f"cosine {fit.cosine:.2f}) but {fit.rms_ratio:.3g} times its size (slope {fit.slope:.3g}): check the "
+            "reward normaliser's moments and what scales rewards before and after the head."
         )
         found.append(Finding("reward-scale", "broken", message, figures))
     return found
