@@ -66,6 +66,12 @@ def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
     return build_agent(config, spec)
 
 
+def initial_agent(config: ExperimentConfig) -> Agent:
+    """The agent as the run began with it, in evaluation mode. Leaves the global generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return seeded_agent(config, env_spec(config)).eval()
+
+
 def make_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device, run_dir: Path) -> FoGTrainer:
     """The trainer of a new run; nothing is written before an update is not finite. Raises ConfigError."""
     agent = seeded_agent(config, env.spec)

@@ -18,7 +18,6 @@ from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices
 from flowmbpo.errors import CheckpointError, ConfigError
-from flowmbpo.models.agent import Agent
 from flowmbpo.runs.build import env_spec, initial_agent, resolve_device, set_up_compute
 from flowmbpo.runs.evaluate import config_for_task, load_agent
 

@@ -14,6 +14,7 @@ from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.light import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.errors import FlowMBPOError
+from flowmbpo.runs.build import initial_agent
 from flowmbpo.training.fog import FoGTrainer
 
 log = logging.getLogger("flowmbpo")
@@ -82,6 +83,7 @@ class SelfDiagnosis:
             origin=Origin(epoch=trainer.epoch, env_steps=trainer.env_steps, nonfinite=trainer.nonfinite),
             replay=trainer.replay,
             optimisers={name: optimiser.state_dict() for name, optimiser in trainer.optimisers.items()},
+            initial=lambda: initial_agent(self.config),
             episodes=0,
         )
 
