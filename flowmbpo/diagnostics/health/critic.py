@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.consistency import Consistency, measure_consistency
 from flowmbpo.diagnostics.health.finding import Check, Finding
-from flowmbpo.diagnostics.health.history import History, read_history
+from flowmbpo.diagnostics.health.history import History, declared_fixed, read_history
 from flowmbpo.diagnostics.health.monte_carlo import MonteCarlo, judge_values
 from flowmbpo.diagnostics.statistics import fit_line
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training import updates
+from flowmbpo.training.returns import td_lambda
 
 STARTS = 256  # states whose TD(lambda) targets are imagined
 
@@ -32,6 +34,12 @@ SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 a
 SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
 SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
 CONSTANT = 1e-6  # a ratio below it is rounding; the youngest healthy critic (10 epochs): 2e-4
+# (slope, residual) of Consistency. Sound checkpoints whose critic has settled: 0.45 +- 0.21 and more, up to 0.48. One
+# that still moves falls behind for some epochs when the policy changes: 0.20 and more, up to 0.86.
+SETTLED = (0.35, 0.7)
+MOVING = (0.15, 0.95)
+SETTLED_TRAVEL = 0.3
+LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has learnt something else than its targets
 FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
 OFF_SIZES = 1.0  # of the returns' size between value and returns is worth knowing; healthy runs: up to 0.76
 BROKEN_SIZES = 5.0
@@ -39,17 +47,26 @@ BROKEN_SIZES = 5.0
 
 @dataclass(frozen=True)
 class Imagined:
-    """Every member's value at start states, the TD(lambda) targets there, and |d V_m / d z| (mean over states)."""
+    """Every member's value at start states, the TD(lambda) targets there, and |d V_m / d z| (mean over states).
+
+    `rewards` is the part of the targets that is made of rewards alone.
+    """
 
     values: Float[Tensor, "M S"]
     value: Float[Tensor, " S"]
     targets: Float[Tensor, " S"]
+    rewards: Float[Tensor, " S"]
     slopes: Float[Tensor, " M"]
 
     @property
     def ratio(self) -> float:
         """Spread of the value over that of its targets; nan where the targets do not vary."""
         return _ratio(float(self.value.std()), float(self.targets.std()))
+
+    @property
+    def consistency(self) -> Consistency:
+        """The values against the rewards within the horizon."""
+        return measure_consistency(self.values, self.targets, self.rewards)
 
 
 def imagine_values(subject: Subject, count: int) -> Imagined:
@@ -61,6 +78,9 @@ def imagine_values(subject: Subject, count: int) -> Imagined:
     with torch.no_grad():  # targets carry no gradient in training either
         objective = updates.actor_objective(agent, start, context, config, generator)
         _, _, targets = updates.critic_targets(agent, objective, config)
+        path = objective.imagination
+        no_values = torch.zeros_like(path.rewards)
+        rewards = td_lambda(path.rewards, no_values, path.continues, objective.gamma, config.lam)[0]
     z = agent.world_model.latent(start).detach().requires_grad_()
     values = agent.critic(z, context)
     slopes = []
@@ -71,7 +91,7 @@ def imagine_values(subject: Subject, count: int) -> Imagined:
         slopes.append(torch.zeros(()) if found is None else found.norm(dim=-1).mean().cpu())
     with torch.no_grad():  # figures of a trained critic
         value = agent.critic.value(z, context)
-    return Imagined(values.detach(), value, targets[:count], torch.stack(slopes))
+    return Imagined(values.detach(), value, targets[:count], rewards, torch.stack(slopes))
 
 
 def check_critic(subject: Subject, effort: Effort) -> Check:
@@ -79,7 +99,9 @@ def check_critic(subject: Subject, effort: Effort) -> Check:
     del effort
     judged = judge_values(subject, subject.episodes)
     imagined = imagine_values(subject, STARTS)
+    consistency = imagined.consistency
     history = read_history(subject, "critic", "critic")
+    frozen = _frozen_tensors(subject)
     fit = fit_line(judged.value, judged.returns)
     figures: dict[str, Any] = {
         "states": len(judged.returns),
@@ -92,16 +114,19 @@ def check_critic(subject: Subject, effort: Effort) -> Check:
         "correlation": fit.correlation,
         "slope": fit.slope,
         "offset_over_size": judged.offset,
+        "rewards_accounted_for": {"slope": consistency.slope, "standard_error": consistency.error},
+        "residual_over_targets": consistency.residual,
         "output_travel": output_travel(subject),
         "member_spreads": imagined.values.std(-1).tolist(),
         "member_gradients": imagined.slopes.tolist(),
         "bootstrapped_share": judged.bootstrap,
         "untrained_tensors": sorted({*history.idle, *history.initial}),
+        "frozen_tensors": frozen,
     }
     findings = [
-        *spread_findings(subject, imagined, judged),
+        *value_findings(subject, imagined, judged),
         *member_findings(imagined),
-        *_history_findings(history),
+        *_history_findings(history, frozen),
         *_level_findings(judged),
     ]
     curves = {"value": judged.value.tolist(), "return": judged.returns.tolist()}
@@ -125,6 +150,45 @@ def output_travel(subject: Subject) -> float | None:
         return None
     farthest = updates_done * training.critic_lr
     return float((now - before).square().mean().sqrt()) / farthest if farthest > 0.0 else None
+
+
+def value_findings(subject: Subject, imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
+    """Whether the value varies as its targets do, and holds the rewards that lie between them."""
+    return spread_findings(subject, imagined, judged) or consistency_findings(subject, imagined.consistency)
+
+
+def consistency_findings(subject: Subject, consistency: Consistency) -> list[Finding]:
+    """A value that holds too little of the rewards within the horizon, something else, or many times as much.
+
+    One that holds little, but whose weights have gone as far as they could, is young and not dead: a note.
+    """
+    figures = {"slope": consistency.slope, "slope_error": consistency.error, "residual": consistency.residual}
+    measured = (
+        f"Over one horizon the value accounts for {consistency.slope:.2g} (standard error {consistency.error:.2g}) of "
+        "the imagined rewards (healthy: 0.45 to 1.25), and leaves "
+        f"{consistency.residual:.2g} of its targets' spread unexplained (healthy: up to 0.5)"
+    )
+    if consistency.too_large:
+        message = (
+            f"{measured}: it is many times what the rewards come to. Its weights are not those that were trained, or "
+            "the reward's scale changed under it."
+        )
+        return [Finding("critic-off", "broken", message, figures)]
+    if not consistency.below(SETTLED[0]) and not consistency.leaves(SETTLED[1]):
+        return []
+    travel = output_travel(subject)  # only now: it may have to build the agent that the run began with
+    slope, residual = SETTLED if travel is not None and travel < SETTLED_TRAVEL else MOVING
+    if not consistency.below(slope) and not consistency.leaves(residual):
+        return []
+    growing = CONSTANT < consistency.spread < LOW_TARGET_SPREAD and not consistency.opposed
+    if travel is not None and travel > FULL_TRAVEL and growing:
+        message = f"{measured}, but its weights still move at full speed: it needs more updates."
+        return [Finding("critic-young", "note", message, figures)]
+    message = (
+        f"{measured}: the critic does not tell good states from bad ones. Look at its last layer, its learning rate "
+        "and its optimiser."
+    )
+    return [Finding("dead-critic", "broken", message, figures)]
 
 
 def spread_findings(subject: Subject, imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
@@ -185,11 +249,23 @@ def _ratio(x: float, y: float) -> float:
     return x / y if y > 0.0 else math.nan
 
 
-def _history_findings(history: History) -> list[Finding]:
+def _frozen_tensors(subject: Subject) -> list[str]:
+    fixed = declared_fixed(subject, "critic")
+    return [n for n, p in subject.agent.critic.named_parameters() if not p.requires_grad and n not in fixed]
+
+
+def _history_findings(history: History, frozen: list[str]) -> list[Finding]:
     untrained = sorted({*history.idle, *history.initial})
+    findings = []
+    if frozen:
+        message = (
+            f"{len(frozen)} tensors of the critic are set not to learn (requires_grad is off): {', '.join(frozen[:4])}."
+        )
+        findings.append(Finding("dead-critic", "broken", message, {"frozen_tensors": float(len(frozen))}))
     if not untrained and not history.unlisted:
-        return []
+        return findings
     return [
+        *findings,
         Finding(
             "dead-critic",
             "broken",
@@ -197,7 +273,7 @@ def _history_findings(history: History) -> list[Finding]:
             "(unknown to the saved optimiser, without moments, or still at their initial values)"
             + (f": {', '.join(untrained[:4])}." if untrained else "."),
             {"untrained_tensors": float(len(untrained) + history.unlisted)},
-        )
+        ),
     ]
 
 

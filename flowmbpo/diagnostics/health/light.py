@@ -6,7 +6,7 @@ import torch
 
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import Match, reach_findings, size_findings
-from flowmbpo.diagnostics.health.critic import imagine_values, member_findings, spread_findings
+from flowmbpo.diagnostics.health.critic import imagine_values, member_findings, value_findings
 from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.health.history import declared_fixed
 from flowmbpo.diagnostics.health.objective import ActorObjective
@@ -36,7 +36,7 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
         *_reward_findings(subject),
         *reach_findings(Match.of(slope), subject),
         *size_findings(sensitivity),
-        *spread_findings(subject, imagined, None),
+        *value_findings(subject, imagined, None),
         *member_findings(imagined),
         *saturation_findings(measure_saturation(subject, max(effort.windows, STATES))),
     ]

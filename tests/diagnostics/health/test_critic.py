@@ -62,7 +62,7 @@ def test_states_that_are_mostly_bootstrap_are_left_out(make_subject):
 def imagined(spread, members=(1.0, 1.0, 1.0), slopes=(1.0, 1.0, 1.0)):
     base = torch.linspace(-1.0, 1.0, 11)
     values = torch.stack([spread * member * base for member in members])
-    return Imagined(values, values[0], base, torch.tensor(slopes))
+    return Imagined(values, values[0], base, base, torch.tensor(slopes))
 
 
 def test_a_value_with_the_spread_of_its_targets_is_alive(make_subject):
