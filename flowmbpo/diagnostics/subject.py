@@ -89,7 +89,8 @@ class Subject:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator that depends on the seed and the purpose alone."""
-        return torch.Generator(self.device).manual_seed((self.seed << 32) + zlib.crc32(purpose.encode()))
+        # torch's CPU generator reads the lower 32 bits of its seed and no more: both must be in them.
+        return torch.Generator(self.device).manual_seed(zlib.crc32(f"{self.seed} {purpose}".encode()))
 
     def open_env(self, copies: int) -> VectorEnv:
         """The real environment. Raises DataError for a subject that has none."""
