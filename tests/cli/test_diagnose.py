@@ -125,6 +125,16 @@ def test_real_diagnostic_measures_a_real_run(command, run):
     assert document["compute"]["measured"]["model"]["flops"] > 0
 
 
+@pytest.mark.slow
+def test_every_real_diagnostic_measures_a_real_run(command, run, tmp_path):
+    finished = command("diagnose", "all", run, "--episodes", "2", "--json")
+    assert finished.code in (0, 3)  # two epochs make no good agent
+    assert finished.document["failed"] == []
+    assert all("error" not in finished.document[name] for name in SUMMARIES)
+    html = (tmp_path / finished.document["files"]["html"]).read_text()
+    assert html.count("data:image/png;base64,") == len(SUMMARIES)
+
+
 def test_newest_run_is_taken_where_none_is_named_and_said(command, diagnostics, run):
     diagnostics()
     finished = command("diagnose", "esnr", "--json")
