@@ -30,6 +30,7 @@ from flowmbpo.diagnostics.health.experience import (
 )
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.regression import fit_regression, predict_held_out
+from flowmbpo.diagnostics.health.stored_rewards import Disagreement, find_disagreement
 from flowmbpo.diagnostics.subject import Subject
 
 REACH = 3
@@ -41,7 +42,7 @@ Z = 6.0  # two-sided 2e-9: beyond any number of shifts and tasks tried
 # Calibrated on 14 trained runs of 9 presets and 6 tasks. Whole buffers: aligned actions have an unshifted similarity
 # of 0.97 and more, above every shifted one by 0.99; aligned rewards 0.56 and more, above by 0.34. Shifted on
 # purpose, actions 0.98 by 0.95, rewards 0.57 by 0.30. Parts of buffers, actions: aligned at worst 0.64 by 0.17,
-# shifted 0.99 by 1.0; rewards of so few rows tell nothing.
+# shifted 0.99 by 1.0; profiles of rewards tell nothing there.
 SIMILAR = 0.5
 SIMILARITY_GAP = 0.2
 PART_SIMILAR, PART_GAP = 0.9, 0.5
@@ -141,28 +142,12 @@ def check_alignment(subject: Subject, effort: Effort) -> Check:
     figures: dict[str, Any] = {"fresh_rows": len(fresh), "replay_rows": 0 if stored is None else len(stored)}
     measured = {}
     for source, rows in (("fresh", fresh), ("replay", stored)):
-        if rows is not None and len(rows) >= ENOUGH_ROWS:
+        if rows is not None and len(rows) >= ENOUGH_ROWS and rows.comparable:
             measured[source] = profiles(subject, rows)
             figures |= {f"{source}_{name}": profile.to_dict() for name, profile in measured[source].items()}
-    findings: list[Finding] = []
-    if "fresh" in measured and "replay" in measured:
-        for kind in ("action", "reward"):
-            judged = compare_profiles(measured["replay"][kind], measured["fresh"][kind])
-            if judged is None:
-                figures[f"replay_{kind}_alignment"] = (
-                    "cannot be judged: fresh experience does not tell the shifts apart"
-                )
-                continue
-            figures[f"replay_{kind}_alignment"] = asdict(judged)
-            if judged.found:
-                findings.append(_shifted(f"{kind}s in the replay buffer", judged))
-        if not findings and subject.replay is not None:
-            shifted = shifted_parts(subject.replay, fresh, generator)
-            figures["shifted_parts_of_replay"] = {name: part.shift for name, part in shifted.items()}
-            if shifted:
-                findings.append(
-                    _shifted(f"actions in {', '.join(shifted)} of the replay buffer", next(iter(shifted.values())))
-                )
+    findings = _compare_whole(measured, figures)
+    if not findings and subject.replay is not None:
+        findings = _compare_parts(subject.replay, fresh if "fresh" in measured else None, generator, figures)
     for source, found in measured.items():
         for kind, least in PREFERENCES.items():
             profile = found[f"model_{kind}"]
@@ -173,21 +158,64 @@ def check_alignment(subject: Subject, effort: Effort) -> Check:
     return Check("alignment", figures, tuple(findings[:1]))
 
 
-def shifted_parts(replay: ReplayBuffer, fresh: Stretches, generator: torch.Generator) -> dict[str, Misalignment]:
-    """Lanes (some, of many) and periods of the replay buffer whose actions are misaligned, by name."""
-    order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
-    parts = {f"lane {lane}": Part((lane,)) for lane in sorted(order[:PARTS])}
-    every = tuple(range(replay.num_envs))
-    for period in range(PERIODS):
-        parts[f"quarter {period + 1}"] = Part(every, period / PERIODS, (period + 1) / PERIODS)
+def _compare_whole(measured: dict[str, dict[str, Profile]], figures: dict[str, Any]) -> list[Finding]:
+    """The buffer's profiles against those of fresh episodes."""
+    findings: list[Finding] = []
+    if not {"fresh", "replay"} <= measured.keys():
+        return findings
+    for kind in ("action", "reward"):
+        judged = compare_profiles(measured["replay"][kind], measured["fresh"][kind])
+        if judged is None:
+            figures[f"replay_{kind}_alignment"] = "cannot be judged: fresh experience does not tell the shifts apart"
+            continue
+        figures[f"replay_{kind}_alignment"] = asdict(judged)
+        if judged.found:
+            findings.append(_shifted(f"{kind}s in the replay buffer", judged))
+    return findings
+
+
+def _compare_parts(
+    replay: ReplayBuffer, fresh: Stretches | None, generator: torch.Generator, figures: dict[str, Any]
+) -> list[Finding]:
+    """Actions of parts of the buffer against fresh episodes, rewards of parts against each other."""
+    families = (stored_lanes(replay, generator), stored_periods(replay, generator))
+    if fresh is not None:
+        shifted = shifted_parts(families[0] | families[1], fresh)
+        figures["shifted_parts_of_replay"] = {name: part.shift for name, part in shifted.items()}
+        if shifted:
+            named = f"actions in {', '.join(shifted)} of the replay buffer"
+            return [_shifted(named, next(iter(shifted.values())))]
+    disagreements = [find_disagreement(parts) for parts in families]
+    return [_rewards_disagree(each) for each in disagreements if each is not None]
+
+
+def shifted_parts(parts: dict[str, Stretches], fresh: Stretches) -> dict[str, Misalignment]:
+    """Those parts of the replay buffer whose actions are misaligned, by name."""
     reference = _action_profile(fresh.first(PART_ROWS))
     found = {}
-    for name, part in parts.items():
-        rows = stored_stretches(replay, part, WIDTH, PART_ROWS, generator)
-        judged = compare_profiles(_action_profile(rows), reference) if len(rows) >= ENOUGH_ROWS else None
+    for name, rows in parts.items():
+        judged = compare_profiles(_action_profile(rows), reference)
         if judged is not None and judged.similarity >= PART_SIMILAR and judged.gap >= PART_GAP:
             found[name] = judged
     return found
+
+
+def stored_lanes(replay: ReplayBuffer, generator: torch.Generator) -> dict[str, Stretches]:
+    """Stretches of some of the lanes, by name; lanes with too few are left out."""
+    order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
+    return _stored(replay, {f"lane {lane}": Part((lane,)) for lane in sorted(order[:PARTS])}, generator)
+
+
+def stored_periods(replay: ReplayBuffer, generator: torch.Generator) -> dict[str, Stretches]:
+    """Stretches of each quarter of the stored time, oldest first."""
+    every = tuple(range(replay.num_envs))
+    parts = {f"quarter {k + 1}": Part(every, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)}
+    return _stored(replay, parts, generator)
+
+
+def _stored(replay: ReplayBuffer, parts: dict[str, Part], generator: torch.Generator) -> dict[str, Stretches]:
+    rows = {name: stored_stretches(replay, part, WIDTH, PART_ROWS, generator) for name, part in parts.items()}
+    return {name: each for name, each in rows.items() if len(each) >= ENOUGH_ROWS and each.comparable}
 
 
 def _action_profile(rows: Stretches) -> Profile:
@@ -222,6 +250,16 @@ def _shifted(what: str, judged: Misalignment) -> Finding:
         )
     message = f"{said[0].upper()}{said[1:]}. Check where transitions are stored and windows are cut, and train anew."
     return Finding("off-by-one-replay", "broken", message, figures)
+
+
+def _rewards_disagree(found: Disagreement) -> Finding:
+    message = (
+        f"In the replay buffer the rewards of {found.late} stand {found.steps} step(s) later than those of "
+        f"{found.early}: a regression of the reward fitted on either explains the other's better when moved so (log "
+        f"error ratio {found.paired.effect:.2f}, z {found.paired.z:.1f}, at least). Check where transitions are "
+        "stored, and train anew."
+    )
+    return Finding("off-by-one-replay", "broken", message, {"shift": float(found.steps), **found.paired.to_dict()})
 
 
 def _model_prefers(source: str, kind: str, shift: int, paired: Paired) -> Finding:

@@ -15,6 +15,7 @@ from flowmbpo.diagnostics.health.alignment import (
     make_profile,
     profiles,
     shifted_parts,
+    stored_lanes,
 )
 from flowmbpo.diagnostics.health.comparison import Paired
 from flowmbpo.diagnostics.health.experience import fresh_stretches, sampled_stretches
@@ -119,7 +120,7 @@ def test_single_lanes_that_are_shifted_are_named(load_small):
     subject.replay.action[:, 2] = subject.replay.action[:, 2].roll(1, 0)
     generator = subject.generator("test")
     fresh = fresh_stretches(subject.episodes, subject.explored, width=WIDTH, limit=1000, generator=generator)
-    assert list(shifted_parts(subject.replay, fresh, generator)) == ["lane 2"]
+    assert list(shifted_parts(stored_lanes(subject.replay, generator), fresh)) == ["lane 2"]
 
 
 def test_a_model_that_prefers_shifted_actions_is_found_without_a_buffer(load_small, monkeypatch):
