@@ -190,12 +190,18 @@ def _compare_parts(
 
 
 def shifted_parts(parts: dict[str, Stretches], fresh: Stretches) -> dict[str, Misalignment]:
-    """Those parts of the replay buffer whose actions are misaligned, by name."""
+    """Those parts of the replay buffer whose actions are misaligned, by name.
+
+    Some hundred transitions of a noisy task are not enough to tell.
+    """
     reference = _action_profile(fresh.first(PART_ROWS))
     found = {}
     for name, rows in parts.items():
-        judged = compare_profiles(_action_profile(rows), reference)
-        if judged is not None and judged.similarity >= PART_SIMILAR and judged.gap >= PART_GAP:
+        profile = _action_profile(rows)
+        judged = compare_profiles(profile, reference)
+        # Few rows of a noisy task can look like anything: here the shift must stand out by itself as well.
+        stands_out = profile.preferred(PREFERENCES["action"]) is not None
+        if judged is not None and stands_out and judged.similarity >= PART_SIMILAR and judged.gap >= PART_GAP:
             found[name] = judged
     return found
 
