@@ -70,7 +70,8 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
         if not isinstance(env, BatchVectorEnv) or not isinstance(env.simulator, ToyBatch):
             return None
         system = env.simulator.system
-        if not system.noise_dim or system.task.episode_length <= max(FUTURE_STEPS):
+        endless = not system.task.can_terminate  # `live_through` does not stop where a task ends itself
+        if not (endless and system.noise_dim) or system.task.episode_length <= max(FUTURE_STEPS):
             return None
         rng = torch.Generator().manual_seed(subject.seed)  # on the CPU, where the toys live
         start = _record_starts(subject, env, rng)

@@ -31,7 +31,7 @@ LEVELS = (0.05, 0.1)  # quantiles of the real reward sum that make it a low one
 MARGIN = (
     0.05  # standard deviations that a low sum may lie above the quantile: one value reached often is not cut in two
 )
-THRESHOLD_WINDOWS = 4  # times as many windows as are judged: independent ones, for the quantiles
+THRESHOLD_WINDOWS = 4  # times as many windows as are judged, drawn anew, for the quantiles
 LEAST = 8  # complete windows below which a step is left out: its intervals would say nothing
 
 
@@ -91,7 +91,7 @@ class Distribution:
         for truth in self.conditional or ():
             found.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
         if self.conditional is None:
-            found.append(("against true futures of one start", "not possible: no noise that can be drawn anew"))
+            found.append(("against true futures of one start", "not possible: no noise to draw anew, or endings"))
         return found
 
     def draw(self, axes: Any) -> None:
@@ -225,11 +225,11 @@ def _events(
 def _thresholds(
     subject: Subject, horizon: int, effort: Effort, generator: torch.Generator
 ) -> dict[tuple[int, float], Float[Tensor, " tasks"]]:
-    """By steps and level: below what a reward sum is low, for each task, from windows of their own.
+    """By steps and level: below what a reward sum is low, for each task, from other windows of the same episodes.
 
     The quantile of its real reward sums and a margin; -inf where a task has none.
     """
-    batch = subject.windows.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
+    batch = subject.episodes.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
     found = {}
     for step in (step for step in FUTURE_STEPS if step <= horizon):
         known = batch.valid[step - 1] | batch.terminated[:step].any(0)

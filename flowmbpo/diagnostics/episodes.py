@@ -53,11 +53,16 @@ class Episodes:
         Padded as `Batch` says where a window outlasts its episode. Raises DataError where no episode
         has a transition.
         """
+        start, lane = self.draw(batch_size, generator)
+        return self.cut(start, lane, horizon)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """Steps, and episodes that they belong to: as `sample` draws its starts."""
         time, lane = self.valid.nonzero(as_tuple=True)
         if not len(time):
             raise DataError("no real transition was recorded: every episode broke at its first step")
-        chosen = torch.randint(len(time), (batch_size,), generator=generator, device=generator.device).to(time.device)
-        return self.cut(time[chosen], lane[chosen], horizon)
+        chosen = torch.randint(len(time), (count,), generator=generator, device=generator.device).to(time.device)
+        return time[chosen], lane[chosen]
 
     def cut(self, start: Int[Tensor, " B"], lane: Int[Tensor, " B"], horizon: int) -> Batch:
         """Windows of `horizon` transitions from these (existing) steps of these episodes, padded as `Batch` says."""

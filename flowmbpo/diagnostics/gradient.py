@@ -194,7 +194,7 @@ def compare_gradients(
         lambda obs, task: agent.act(obs, task, generator),
         env,
         moments=REPLAY_MOMENTS if env.restores_by_replay else MOMENTS,
-        horizon=training.longest_actor_horizon,
+        horizon=subject.actor_horizon,
         seed=ENV_SEED_BASE + (EPISODES << 32) + subject.seed,
         generator=generator,
     )

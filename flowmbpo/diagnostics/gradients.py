@@ -41,18 +41,19 @@ def actor_gradients(subject: Subject, starts: Literal["fixed", "resampled"]) -> 
 
     `fixed`: all from the same start states, so that only the noise of policy and model differs;
     `resampled`: the start states are drawn again too. The penalty on preactivations is left out: it
-    is no estimate of a return's gradient.
+    is no estimate of a return's gradient. All have the horizon `subject.actor_horizon`.
     """
     agent, training = subject.agent, subject.config.training
     parameters = [p for p in agent.actor.parameters() if p.requires_grad]
     scale = agent.return_scale.std.squeeze(0) if training.return_normalization else 1.0
+    horizon = subject.actor_horizon
     fixed = subject.starts(subject.batch_size, subject.generator("esnr/starts")) if starts == "fixed" else None
 
     def gradient(row: int) -> Tensor:
         generator = subject.generator(f"esnr/actor/{starts}/{row}")
         start, context = fixed or subject.starts(subject.batch_size, generator)
         with frozen(agent.world_model, agent.critic):
-            loss = actor_objective(agent, start, context, training, generator).loss / scale
+            loss = actor_objective(agent, start, context, training, generator, horizon).loss / scale
             return _finite(flat_gradient(loss, parameters), "actor")
 
     return gradient

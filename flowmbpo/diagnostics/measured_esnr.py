@@ -49,11 +49,13 @@ class EsnrDiagnosis(Diagnosis):
     policy: GradientSnr
     total: GradientSnr
     model: GradientSnr
+    horizon: int
     source: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; an infinite ESNR has `value` null and `infinite` true."""
         return {
+            "horizon": self.horizon,
             "actor": {"policy": self.policy.to_dict(), "total": self.total.to_dict()},
             "model": self.model.to_dict(),
             "samples_from": self.source,
@@ -71,6 +73,7 @@ class EsnrDiagnosis(Diagnosis):
             found.append((f"ESNR: {name}", f"{snr.esnr}, N {snr.batch} {snr.of} ({drawn})"))
             found.append((f"  length of a gradient: {name}", f"{snr.esnr.norm}, {snr.size:,} coordinates"))
             found.append((f"  per-coordinate SNR (PWM's code): {name}", str(snr.per_coordinate)))
+        found.append(("imagined steps of the actor's gradient", str(self.horizon)))
         found.append(("samples come from", self.source))
         return found
 
@@ -109,6 +112,7 @@ def measure_esnr(subject: Subject, effort: Effort) -> EsnrDiagnosis:
         policy=measure("policy", actor_gradients(subject, "fixed"), subject.batch_size, states),
         total=measure("total", actor_gradients(subject, "resampled"), subject.batch_size, states),
         model=measure("model", model_gradients(subject), training.wm_batch_size, "windows"),
+        horizon=subject.actor_horizon,
         source=subject.windows_source,
     )
 

@@ -34,6 +34,7 @@ from flowmbpo.diagnostics.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SOURCE = "fresh episodes of the policy"
 LIGHT_STEPS = (1, 4, 8, 16)
 SHOWN_STEPS = (1, 2, 4, 8, 16, 32)
 NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
@@ -61,7 +62,7 @@ class RolloutDiagnosis(Diagnosis):
 
     name: ClassVar[str] = "rollout"
     windows: int
-    source: str
+    episodes: int
     stochastic: bool
     trained_horizon: int
     steps: tuple[StepError, ...]
@@ -72,7 +73,8 @@ class RolloutDiagnosis(Diagnosis):
         """Every step, every noise scale, the distribution."""
         return {
             "windows": self.windows,
-            "source": self.source,
+            "episodes": self.episodes,
+            "source": SOURCE,
             "stochastic": self.stochastic,
             "trained_horizon": self.trained_horizon,
             "steps": [asdict(step) for step in self.steps],
@@ -83,7 +85,8 @@ class RolloutDiagnosis(Diagnosis):
     def rows(self) -> list[Row]:
         """The steps 1, 2, 4, ... 32, then noise, then the distribution."""
         found: list[Row] = [
-            ("judged by", f"{self.windows} windows of {self.source}; 1.0 = no better than 'nothing changes'"),
+            ("judged by", f"{self.windows} windows of {SOURCE}; 1.0 = no better than 'nothing changes'"),
+            ("intervals", f"of errors: over {self.episodes} episodes; of distributions: over windows, which overlap"),
             ("horizon that the model is trained on", f"{self.trained_horizon} steps"),
         ]
         for step in self._shown():
@@ -129,16 +132,19 @@ def _band(axes: Any, k: Sequence[int], values: Sequence[Interval], label: str) -
 
 
 def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
-    """Judge the model by `effort.windows` windows of `effort.horizon` transitions.
+    """Judge the model by `effort.windows` windows of `effort.horizon` transitions of fresh episodes.
 
-    Intervals are bootstraps over windows: they speak of other windows of the same experience, and are too
-    narrow where that is so little that windows overlap. Raises DataError where no real transition is there.
+    The model was trained on what the replay buffer holds; on these it was not. Intervals of errors are bootstraps
+    over episodes, of which there are few: rough. Those of the distribution are over windows, which overlap: too narrow.
+    Raises DataError where no real transition is there.
     """
     generator = subject.generator("rollout")
     agent = subject.agent
-    batch = subject.windows.sample(effort.windows, effort.horizon, generator)
+    episodes = subject.episodes
+    first, episode = episodes.draw(effort.windows, generator)
+    batch = episodes.cut(first, episode, effort.horizon)
     real = encode_windows(agent.world_model, batch)
-    counts = resample_counts(effort.windows, effort.resamples, generator)
+    counts = resample_counts(len(episodes.length), effort.resamples, generator)[:, episode.cpu()]
     stochastic = draws_noise(agent.world_model, real.states[0], batch.action[0], real.context)
     predicted = unroll(agent.world_model, real.states[0], batch.action, real.context)
     rewards = _rewards_along(subject, predicted, real)
@@ -148,7 +154,7 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
         sampled = relative_errors(once, real, counts)
     return RolloutDiagnosis(
         windows=effort.windows,
-        source=subject.windows_source,
+        episodes=len(episodes.length),
         stochastic=stochastic,
         trained_horizon=subject.config.training.horizon,
         steps=step_errors(predicted, real, rewards, counts, sampled),

@@ -20,6 +20,7 @@ from flowmbpo.envs.base import VectorEnv
 from flowmbpo.errors import DataError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.training.horizon import trusted_steps
 
 ENV_SEED_BASE = (2**30 + 16) << 32
 """Diagnostic episodes start above this: the upper word of the seed is one that neither training nor evaluation uses
@@ -120,13 +121,12 @@ class Subject:
     @property
     def own_windows(self) -> bool:
         """Whether `windows` come from the run's own replay buffer."""
-        return self.replay is not None and self.only is None
+        return self.replay is not None and self.only is None and not self.replay_trouble
 
     @property
     def windows(self) -> Windows:
         """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for."""
-        usable = self.replay is not None and self.only is None and not self.replay_trouble
-        return self.replay if self.replay is not None and usable else self.episodes
+        return self.replay if self.replay is not None and self.own_windows else self.episodes
 
     @property
     def windows_source(self) -> str:
@@ -134,9 +134,26 @@ class Subject:
         return "the run's replay buffer" if self.own_windows else "fresh episodes of the policy"
 
     def starts(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], TaskContext]:
-        """Encoded start states of imagination, drawn as training draws them, and their task contexts."""
-        batch = self.windows.sample(count, 1, generator)
+        """Encoded start states of imagination and their task contexts.
+
+        Drawn from the replay buffer as training draws them; without one, from fresh episodes, uniform over steps.
+        """
+        source = self.windows
+        if isinstance(source, ReplayBuffer):
+            return self.encode(*source.sample_starts(count, generator))
+        batch = source.sample(count, 1, generator)
         return self.encode(batch.obs[0], batch.task)
+
+    @cached_property
+    def actor_horizon(self) -> int:
+        """Steps that an actor update imagines; an adaptive horizon is measured on `wm_batch_size` windows, once."""
+        training = self.config.training
+        longest = training.longest_actor_horizon
+        if training.adaptive_horizon is None:
+            return longest
+        batch = self.windows.sample(training.wm_batch_size, longest, self.generator("actor horizon"))
+        steps = trusted_steps(self.agent.world_model, batch, training.adaptive_horizon.tolerance)
+        return max(training.adaptive_horizon.minimum, int(steps))
 
     @torch.no_grad()  # states to measure at; the encoder is not what is measured
     def encode(self, obs: Float[Tensor, "N O"], task: Int[Tensor, " N"]) -> tuple[Float[Tensor, "N D"], TaskContext]:

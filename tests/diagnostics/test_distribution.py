@@ -113,6 +113,14 @@ def test_a_system_without_noise_has_no_other_futures(make_subject):
     assert measure_conditional(make_subject(), {1: 0.0}) is None
 
 
+def test_a_system_that_can_end_is_not_lived_through(gusty, monkeypatch):
+    subject = gusty()
+    system = make_env(subject.config.task, num_envs=1).simulator.system
+    ending = replace(system.task, can_terminate=True)
+    monkeypatch.setattr(Gust, "task", property(lambda self: ending, lambda self, value: None), raising=False)
+    assert measure_conditional(subject, {1: 0.0}) is None
+
+
 def test_a_subject_without_environment_has_no_true_futures(gusty):
     subject = gusty()
     subject.make_env = None

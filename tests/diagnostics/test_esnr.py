@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.esnr import PER_COORDINATE_FLOOR, esnr, esnr_from_gram, inner_products, per_coordinate_snr
 from flowmbpo.diagnostics.gradients import actor_gradients, collect, model_gradients
@@ -166,6 +167,36 @@ def test_actor_gradient_is_that_of_the_update(make_subject):
     assert torch.allclose(gradient, expected, rtol=1e-5, atol=1e-8)
     assert float(gradient.norm()) > 0.0
     assert all(p.requires_grad for p in subject.agent.world_model.parameters())
+
+
+def test_the_actors_gradient_has_the_adaptive_horizon_that_training_would_take(make_subject):
+    """A tolerance that no step meets leaves the minimum, 2 of the 4 steps; one that all meet leaves 4."""
+    few, all_steps = (
+        make_subject(f"training.adaptive_horizon={{tolerance: {tolerance}, minimum: 2}}") for tolerance in (1e-9, 1e9)
+    )
+    assert (few.actor_horizon, all_steps.actor_horizon) == (2, 4)
+    rng = few.generator("esnr/actor/resampled/0")
+    start, context = few.starts(few.batch_size, rng)
+    with frozen(few.agent.world_model, few.agent.critic):
+        loss = actor_objective(few.agent, start, context, few.config.training, rng, 2).loss
+    expected = torch.autograd.grad(loss, list(few.agent.actor.parameters()))
+    scale = few.agent.return_scale.std.squeeze(0)
+    found = actor_gradients(few, "resampled")(0)
+    assert torch.allclose(found, torch.cat([p.flatten() for p in expected]) / scale, rtol=1e-5, atol=1e-8)
+    assert measure_esnr(few, Effort(gradients=2, resamples=10)).to_dict()["horizon"] == 2
+
+
+def test_starts_from_a_replay_buffer_are_those_of_training(make_subject):
+    """Of 1 transition in each of 4 lanes, half of what training imagines from is the newest observation."""
+    subject = make_subject("model.latent_dim=16")
+    env = subject.open_env(4)
+    subject.replay = ReplayBuffer(100, 4, env.spec.obs_dim, env.spec.action_dim, env.task_ids)
+    subject.replay.start(env.reset(0))
+    subject.replay.add(torch.ones(4, 1), env.step(torch.ones(4, 1)))
+    obs, task = subject.replay.sample_starts(50, generator(1))
+    expected, _ = subject.encode(obs, task)
+    assert torch.equal(subject.starts(50, generator(1))[0], expected)
+    assert len(expected.unique(dim=0)) == 8
 
 
 def test_variants_draw_what_they_say(make_subject):

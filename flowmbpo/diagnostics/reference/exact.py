@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.reference.objective import RealObjective, ReferenceGradient
@@ -21,7 +19,7 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
 
     The gradient is pathwise: of what happens under the noise that was drawn. Where reward or
     transition jump in the state, the jump's own contribution is not in it. Starts whose derivative is
-    not finite are not sound.
+    not finite are not sound; what a simulator does behind a termination is not differentiated.
     """
     parts = []
     for group, state in enumerate(starts.states):
@@ -46,7 +44,7 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
 def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group: int) -> ReferenceGradient:
     """One moment: tensors as in `ReferenceGradient`, without their dimension G."""
     alive = torch.ones(len(objective.gamma), dtype=torch.bool, device=objective.device)
-    seen, taken, rewards, continues = [], [], [], []
+    seen, taken, rewards, continues, lasts = [], [], [], [], []
     with frozen(objective.agent.actor, objective.agent.world_model, objective.agent.critic):
         final = obs = copies.observe().to(objective.device)
         for step in range(objective.horizon):
@@ -59,15 +57,22 @@ def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group
             rewards.append(torch.where(alive, objective.learning_reward(done.reward), 0.0).double())
             ended = done.terminated.to(objective.device)
             continues.append((~ended).double())
+            lasts.append(alive & ended)
             obs = done.obs.to(objective.device)
             final = torch.where(alive.unsqueeze(-1), obs, final)
             alive = alive & ~ended
-        value = objective.value(final).double()
+        value, gamma = objective.value(final).double(), objective.gamma.double()
+        nothing = torch.zeros_like(value)
         whole, alone = (
-            discounted_return(torch.stack(rewards), behind, torch.stack(continues), objective.gamma.double())
-            for behind in (value, torch.zeros_like(value))
+            discounted_return(torch.stack(rewards), behind, torch.stack(continues), gamma)
+            for behind in (value, nothing)
         )
-        slopes, reward_slopes = (_slopes(returns, taken) for returns in (whole, alone))
+        ended_returns = [
+            (last, discounted_return(torch.stack(rewards[:step]), nothing, torch.stack(continues[:step]), gamma))
+            for step, last in enumerate(lasts, start=1)
+            if bool(last.any())
+        ]
+        slopes, reward_slopes = (_slopes([(alive, returns), *ended_returns], taken) for returns in (whole, alone))
     return ReferenceGradient(
         slopes=slopes,
         reward_slopes=reward_slopes,
@@ -80,16 +85,20 @@ def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group
     )
 
 
-def _slopes(returns: Float[Tensor, " N"], taken: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "2 H N A"]:
-    """dJ/du of every step's (nudge, action), twice."""
+def _slopes(
+    parts: list[tuple[Bool[Tensor, " N"], Float[Tensor, " N"]]], taken: list[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "2 H N A"]:
+    """dJ/du of every step's (nudge, action), twice; `parts` are rows with their returns.
+
+    Rows that ended come apart from the others, by their last step: the steps behind it, masked with zeros, would make
+    nan of a derivative that is not finite there, and the row would be left out for how it ended.
+    """
     nudges = [nudge for nudge, _ in taken]
-    found: Sequence[Tensor | None] = [None] * len(taken)
-    if returns.requires_grad:
-        found = torch.autograd.grad(returns.sum(), nudges, retain_graph=True, allow_unused=True)
-    slopes = torch.stack(
-        [
-            torch.zeros_like(action) if slope is None else slope * (1.0 - action.square())
-            for slope, (_, action) in zip(found, taken, strict=True)
-        ]
-    )
+    slopes = torch.stack([torch.zeros_like(action) for _, action in taken])
+    for rows, returns in parts:
+        if returns.requires_grad and bool(rows.any()):
+            found = torch.autograd.grad(returns[rows].sum(), nudges, retain_graph=True, allow_unused=True)
+            for step, (slope, (_, action)) in enumerate(zip(found, taken, strict=True)):
+                if slope is not None:
+                    slopes[step, rows] = (slope * (1.0 - action.square()))[rows]
     return slopes.expand(2, *slopes.shape)

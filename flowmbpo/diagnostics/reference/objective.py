@@ -14,7 +14,9 @@ from torch import Tensor
 from flowmbpo.diagnostics.reference.policy import LARGEST_ACTION, FixedNoise
 from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import Agent
+from flowmbpo.models.rewards import TwoHotReward
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.nets.two_hot import symlog
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class RealObjective:
         return self.agent.critic.value(self.latent(obs), self.context)
 
     def learning_reward(self, reward: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """A real reward in the units that the agent learns in."""
+        """A real reward in the units of the model's rewards, and so of the critic: a head may stay in symlog space."""
         normalised: Tensor = self.agent.reward_normalizer(reward.to(self.device))
-        return normalised
+        head = self.agent.world_model.reward_head
+        in_symlog = isinstance(head, TwoHotReward) and head.config.decode == "symlog"
+        return symlog(normalised) if in_symlog else normalised
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Letters: T steps, B = N W rows (N episodes of W rows each, episode by episode), 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,35 +20,44 @@ from flowmbpo.diagnostics.statistics import (
     ratio_intervals,
 )
 
+UNDEFINED = "no relative gap: the real sum may be 0"
+
 
 @dataclass(frozen=True)
 class Gap:
     """Mean sums of rewards from the same starts, in real reward units, with 95% intervals over episodes.
 
-    `relative` is (model - real) / |real| of the sums over all starts. Student's t for the sums and
-    for the paired gap, a bootstrap for `relative`; unbounded for a single episode.
+    `relative` is (model - real) / |real| of the sums over all starts; None where the real sum may be 0 (its
+    bootstrap interval holds it, or a single episode leaves it without one). Student's t for the sums and for the
+    paired gap, unbounded for a single episode; a bootstrap for `relative`.
     """
 
     model: Interval
     real: Interval
     gap: Interval
-    relative: Interval
+    relative: Interval | None
     episodes: int
     starts: int
     steps: int
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
-        figures = {"model": self.model, "real": self.real, "gap": self.gap, "relative": self.relative}
+        figures = {"model": self.model, "real": self.real, "gap": self.gap}
+        relative = {"note": UNDEFINED} if self.relative is None else {}
         return {name: figure.to_dict() for name, figure in figures.items()} | {
+            "relative": None if self.relative is None else self.relative.to_dict(),
+            **relative,
             "episodes": self.episodes,
             "starts": self.starts,
             "steps": self.steps,
         }
 
     def __str__(self) -> str:
+        sums = f"model {self.model}, real {self.real}"
+        if self.relative is None:
+            return f"{sums}; {UNDEFINED}"
         share = Interval(100.0 * self.relative.value, 100.0 * self.relative.low, 100.0 * self.relative.high)
-        return f"model {self.model}, real {self.real}; relative gap {share} %"
+        return f"{sums}; relative gap {share} %"
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,11 @@ class RewardPairs:
         """Of the sums over the first `steps` steps. `counts` are resamples of the episodes."""
         model, real = (self._per_episode(rewards, steps) for rewards in (self.model, self.real))
         gap = model - real
-        value = float(gap.sum() / real.sum().abs())
-        relative = Interval(value, -math.inf, math.inf)
-        if self.episodes > 1:
-            relative = middle_interval(value, (counts @ gap) / (counts @ real).abs())
+        relative = None
+        earned = counts @ real
+        size = middle_interval(float(real.sum()), earned)
+        if self.episodes > 1 and (size.low > 0.0 or size.high < 0.0):
+            relative = middle_interval(float(gap.sum() / real.sum().abs()), (counts @ gap) / earned.abs())
         return Gap(
             model=mean_interval(model),
             real=mean_interval(real),

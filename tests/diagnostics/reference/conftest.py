@@ -100,7 +100,7 @@ def gain():
 def make_regulator(gain):
     """A subject on `toy-lqr` whose model is the regulator itself; `control` multiplies B, `offset` adds to rewards."""
 
-    def make(*overrides, control=1.0, offset=0.0, dtype=torch.float32):
+    def make(*overrides, control=1.0, offset=0.0, dtype=torch.float32, episodes=4):
         config = load_experiment("risk-obs-residual", (*OPTIONS, *overrides))
         with torch.random.fork_rng(devices=[]):
             agent = build_agent(config, make_env(config.task).spec).eval()
@@ -119,7 +119,7 @@ def make_regulator(gain):
             device=torch.device("cpu"),
             seed=0,
             make_env=lambda copies: make_env(config.task, num_envs=copies),
-            episodes=4,
+            episodes=episodes,
         )
 
     return make

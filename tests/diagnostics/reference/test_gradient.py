@@ -17,11 +17,12 @@ from flowmbpo.diagnostics.reference.exact import exact_gradient
 from flowmbpo.diagnostics.reference.model import model_gradient
 from flowmbpo.diagnostics.reference.objective import RealObjective
 from flowmbpo.diagnostics.reference.policy import FixedNoise, acting, displaced
-from flowmbpo.diagnostics.reference.starts import collect_starts
+from flowmbpo.diagnostics.reference.starts import Starts, collect_starts
 from flowmbpo.diagnostics.statistics import resample_counts
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.batch.vector import BatchVectorEnv
 from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.differentiable import DifferentiableCopies, DifferentiableStep
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import DataError
@@ -162,6 +163,59 @@ def test_random_signs_estimate_the_differences_without_bias(make_subject):
     env.close()
 
 
+class Sharp(DifferentiableCopies):
+    """x' = x + a, reward x'; ends above `stop`, and behind that its derivatives are not finite."""
+
+    def __init__(self, x, stop):
+        self.x, self.stop = x, stop
+
+    def observe(self):
+        return torch.stack((self.x, self.x), dim=-1)
+
+    def step(self, action):
+        behind, before = self.x > self.stop, self.x
+        self.x = before + action[:, 0]
+        self.x[behind] = self.x[behind] + (before - before.detach())[behind].sqrt()
+        return DifferentiableStep(self.observe(), self.x, self.x.detach() > self.stop)
+
+
+def test_what_follows_a_termination_does_not_decide_whether_a_start_counts(counter):
+    """Copy 1 ends in its first step and copy 2 in a later one: their slopes are those of the steps they lived."""
+    subject, _ = counter([0.0])
+    first, stop = torch.tensor([0.0, 5.0, 3.4]), 3.5
+    env = SimpleNamespace(load_state_dict=lambda state: None, differentiable=lambda: Sharp(first.clone(), stop))
+    task = torch.zeros(3, dtype=torch.long)
+    policy = FixedNoise(subject.agent.actor, torch.zeros(3, 1, dtype=torch.long), 3)
+    context = subject.agent.world_model.context(task)
+    objective = RealObjective(subject.agent, policy, context, torch.full((3,), 0.9), 3)
+    starts = Starts(({},), torch.zeros(1, 3, 2), task, 3)
+    found = exact_gradient(objective, env, starts)
+    assert found.sound.tolist() == [[True, True, True]]
+    assert found.terminated[0, :2].tolist() == [False, True]
+    a = found.actions[:, 0, :, 0]
+    assert float(found.returns[0, 1]) == pytest.approx(5.0 + float(a[0, 1]), abs=1e-5)
+    slopes = found.slopes[0, :, 0, 1, 0]
+    assert float(slopes[0]) == pytest.approx(1.0 - float(a[0, 1]) ** 2, abs=1e-5)
+    assert slopes[1:].tolist() == [0.0, 0.0]
+    assert (found.slopes[0, :, 0, 0, 0] != 0.0).all()
+
+
+def test_the_gradient_has_the_horizon_that_training_trusts(make_subject):
+    subject = make_subject("training.adaptive_horizon={tolerance: 1.0e-9, minimum: 2}")
+    found = compare_gradients(subject, subject.open_env(8), EFFORT)
+    assert found.to_dict()["horizon"] == len(found.steps) == 2
+
+
+def test_real_rewards_are_in_the_units_of_a_head_that_stays_in_symlog_space(make_subject):
+    """log(1 + 3) of a reward of 3: the model's return is a sum of such, and the critic learns it."""
+    head = "{kind: two_hot, units: [8], decode: %s}"
+    reward, context = torch.tensor([3.0, -3.0]), None
+    for decode, expected in (("symlog", [math.log(4.0), -math.log(4.0)]), ("symexp", [3.0, -3.0])):
+        subject = make_subject(f"model.reward={head % decode}", "training.reward_normalization=none")
+        objective = RealObjective(subject.agent, None, context, torch.ones(2), 1)
+        assert objective.learning_reward(reward).tolist() == pytest.approx(expected)
+
+
 class Counter(BatchSimulator):
     """x' = x + a; reward x', observation [x, x]; ends above `stop`; breaks where x passes `rupture`."""
 
@@ -215,7 +269,7 @@ def test_a_termination_ends_the_reward_and_the_bootstrap(counter):
     a = found.actions[:, 0, :, 0]
     assert found.terminated.tolist() == [[False, True]]
     assert float(found.returns[0, 1]) == pytest.approx(5.0 + float(a[0, 1]), abs=1e-5)
-    x = torch.cumsum(a[:, 0], dim=0)
+    x = at.starts.obs[0, 0, 0] + torch.cumsum(a[:, 0], dim=0)
     value = at.objective.value(torch.stack((torch.stack((x[2], x[2])), torch.zeros(2))))[0]
     expected = x[0] + 0.9 * x[1] + 0.81 * x[2] + 0.729 * value
     assert float(found.returns[0, 0]) == pytest.approx(float(expected.detach()), abs=1e-5)
