@@ -112,11 +112,13 @@ def measure_gradient(subject: Subject) -> Gradient:
     finally:
         hook.remove()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+    frozen = [name for name, p in model.named_parameters() if name.startswith(PREFIX) and not p.requires_grad]
+    if not loss.requires_grad:
+        return Gradient(0.0, 0.0, 0.0, [name for name, _ in model.named_parameters() if name.startswith(PREFIX)])
     outputs = [output for _, output in calls]
     wanted = [*named.values(), *outputs]
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     gradients = dict(zip(named, found, strict=False))
-    frozen = [name for name, p in model.named_parameters() if name.startswith(PREFIX) and not p.requires_grad]
     unreached = frozen + [name for name, each in gradients.items() if name.startswith(PREFIX) and _is_zero(each)]
     norm = _norm(gradients, PREFIX)
     expected = _expected_norm(model.encoder, calls, found[len(named) :])
@@ -141,7 +143,7 @@ def _expected_norm(
 
 
 def read_memory(subject: Subject) -> Memory | None:
-    """None without a saved optimiser of the model."""
+    """None without a saved optimiser of the model, or with one whose tensors are not told from their number."""
     if subject.optimisers is None or "model" not in subject.optimisers:
         return None
     saved = subject.optimisers["model"]
@@ -150,7 +152,7 @@ def read_memory(subject: Subject) -> Memory | None:
     if len(order) != len(names):
         # A frozen tensor is in no optimiser; where just the encoder's are missing, the rest keep their order.
         rest = [name for name in names if not name.startswith(PREFIX)]
-        return Memory(missing=len(order) <= len(rest), steps=0.0, size=0.0)
+        return Memory(missing=True, steps=0.0, size=0.0) if len(order) == len(rest) else None
     states: dict[str, Mapping[str, Tensor]] = {
         name: saved["state"][index] for name, index in zip(names, order, strict=True) if index in saved["state"]
     }
@@ -197,9 +199,9 @@ def _gradient_reasons(gradient: Gradient) -> list[str]:
     reasons = []
     if gradient.unreached:
         reasons.append(f"no gradient of the model's loss reaches {_listed(gradient.unreached)}")
-    elif gradient.norm < SMALL * gradient.dynamics:
+    elif not gradient.norm >= SMALL * gradient.dynamics:  # a NaN is no good news
         reasons.append(f"its gradient is {_ratio(gradient.norm, gradient.dynamics):.2g} of the dynamics'")
-    elif gradient.chain < CHAIN:
+    elif not gradient.chain >= CHAIN:
         reasons.append(f"its gradient is {gradient.chain:.2g} of what its outputs' gradient makes of it")
     return reasons
 
@@ -207,16 +209,16 @@ def _gradient_reasons(gradient: Gradient) -> list[str]:
 def _memory_reasons(memory: Memory) -> list[str]:
     if memory.missing:
         return ["the saved optimiser holds nothing of it"]
-    if memory.steps < BEHIND:
+    if not memory.steps >= BEHIND:
         return [f"the optimiser has stepped it {memory.steps:.2g} times as often as the rest of the model"]
-    return [f"its gradients over the run were {memory.size:.2g} of the dynamics'"] if memory.size < SMALL else []
+    return [] if memory.size >= SMALL else [f"its gradients over the run were {memory.size:.2g} of the dynamics'"]
 
 
 def _movement_reasons(movement: Movement) -> list[str]:
     reasons = []
     if movement.untouched:
         reasons.append(f"still exactly as constructed: {_listed(movement.untouched)}")
-    if movement.least is not None and movement.least < SMALL:
+    if movement.least is not None and not movement.least >= SMALL:
         reasons.append(f"{movement.least_name} has moved {movement.least:.2g} as far as the dynamics' weights")
     return reasons
 

@@ -18,6 +18,7 @@ from flowmbpo.diagnostics.health.comparison import block_sums
 from flowmbpo.diagnostics.health.experience import Stretches, fresh_stretches, sampled_stretches
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.regression import predict_held_out
+from flowmbpo.diagnostics.health.reward_action import ActionShare, flat_in_action, share_of_action
 from flowmbpo.diagnostics.statistics import Interval, bootstrap_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.rewards import TwoHotReward
@@ -96,9 +97,9 @@ def predict_real_reward(
 def check_reward(subject: Subject, effort: Effort) -> Check:
     """Predicted against real reward on fresh episodes and on the replay buffer; its gradient; its scale.
 
-    Findings: `flat-reward-head` (predictions that do not follow the real rewards, or a gradient that does
-    not follow the predictions) and `reward-scale` (the right shape at the wrong size, or a running scale
-    that is not that of the stored rewards).
+    Findings: `flat-reward-head` (predictions that do not follow the real rewards, are the same for every
+    action, or have a gradient that does not follow them) and `reward-scale` (the right shape at the wrong
+    size, or a running scale that is not that of the stored rewards).
     """
     generator = subject.generator("reward")
     fresh = fresh_stretches(subject.episodes, subject.explored, width=1, limit=ROWS, generator=generator)
@@ -107,6 +108,9 @@ def check_reward(subject: Subject, effort: Effort) -> Check:
     sources = {"fresh episodes": fresh}
     if subject.replay is not None:
         sources["replayed transitions"] = sampled_stretches(subject.replay, 1, ROWS, generator)
+    sources = {source: rows for source, rows in sources.items() if rows.comparable}
+    if not sources:
+        return Check("reward", {"judged": "no: too few real transitions were recorded"})
     curves: dict[str, list[float]] = {}
     for source, rows in sources.items():
         predicted, fit = _fit(subject, rows)
@@ -120,7 +124,11 @@ def check_reward(subject: Subject, effort: Effort) -> Check:
             figures["judged"] = f"not on {source}: their rewards do not vary"
             continue
         findings += _fit_findings(source, fit)
-    agreement = gradient_agreement(subject, fresh, generator)
+    share = _action_share(subject, generator)
+    if share is not None:
+        figures["action"] = share.to_dict()
+        findings += [flat_in_action(share)] if share.ignored else []
+    agreement = gradient_agreement(subject, next(iter(sources.values())), generator)
     figures |= {f"gradient_to_{name}": asdict(each) for name, each in agreement.items()}
     findings += [_wrong_gradient(name, each) for name, each in agreement.items() if not each.follows]
     figures["stored_over_running_rms"] = ratio = stored_scale(subject)
@@ -137,6 +145,19 @@ def _fit(subject: Subject, rows: Stretches) -> tuple[Tensor, RewardFit]:
     inputs = torch.cat([obs, action], dim=-1)
     reference = predict_held_out(inputs, real.unsqueeze(-1), rows.block % 2 == 0, seed=0).squeeze(-1)
     return predicted, fit_rewards(real, predicted, reference)
+
+
+@torch.no_grad()  # predictions are measured, nothing is learnt
+def _action_share(subject: Subject, generator: torch.Generator) -> ActionShare | None:
+    """On explored episodes: there actions are not the state's alone. None where these do not tell."""
+    rows = fresh_stretches(subject.explored, width=1, limit=ROWS, generator=generator)
+    if not rows.comparable or float(rows.reward.std()) <= CONSTANT * float(rows.reward.abs().amax()):
+        return None
+    state, context = subject.encode(rows.obs[0], rows.task)
+    z, action = subject.agent.world_model.latent(state), rows.action[0]
+    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
+    predicted, shuffled = (predict_real_reward(subject, z, each, context) for each in (action, action[other]))
+    return share_of_action(rows, predicted, shuffled, other)
 
 
 def intervals(
@@ -210,7 +231,7 @@ def gradient_agreement(subject: Subject, rows: Stretches, generator: torch.Gener
         # Differences below rounding say nothing.
         rounding = 1e-5 * float(plus.abs().amax()) / STEP
         rms = float(difference.square().mean().sqrt())
-        found[name] = Agreement(slope, rms if rms > rounding else 0.0)
+        found[name] = Agreement(slope, 0.0 if rms <= rounding else rms)
     return found
 
 

@@ -80,6 +80,21 @@ def test_an_optimiser_that_was_made_without_the_encoder_is_found(load_small):
     assert "holds nothing of it" in reasons(subject)
 
 
+def test_an_optimiser_that_lacks_other_tensors_says_nothing_of_the_encoder(load_small):
+    subject = load_small()
+    model = subject.optimisers["model"]
+    (group,) = model["param_groups"]
+    fewer = {**group, "params": group["params"][:-1]}
+    subject.optimisers = {**subject.optimisers, "model": {**model, "param_groups": [fewer]}}
+    assert read_memory(subject) is None and reasons(subject) == ""
+
+
+def test_a_model_all_of_which_is_frozen_has_a_frozen_encoder(load_small):
+    subject = load_small()
+    subject.agent.world_model.requires_grad_(False)
+    assert "no gradient of the model's loss reaches encoder.0.linear.weight and 7 more" in reasons(subject)
+
+
 def test_an_encoder_frozen_half_way_is_behind(load_small):
     subject = load_small()
     model = subject.optimisers["model"]
