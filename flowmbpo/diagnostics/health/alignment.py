@@ -49,6 +49,8 @@ PART_SIMILAR, PART_GAP = 0.9, 0.5
 PARTS, PERIODS, PART_ROWS = 8, 4, 1024
 DEEP = 0.3  # their fresh profiles are 0.7 to 11 deep, stored ones 0.6 to 12
 VANISHED, VANISHED_DEPTH = 0.25, 0.15
+CONTRADICTED = 0.25
+"""A model that prefers a shift of the stored rewards by this, and none on fresh ones, contradicts the buffer."""
 PREFERENCES = {"action": 0.05, "reward": 0.7}  # healthy models prefer shift 0, actions by 0.06 and rewards by 0.02
 SHIFTS = tuple(range(-REACH, REACH + 1))
 CANDIDATES = (-2, -1, 1, 2)
@@ -151,11 +153,21 @@ def check_alignment(subject: Subject, effort: Effort) -> Check:
     for source, found in measured.items():
         for kind, least in PREFERENCES.items():
             profile = found[f"model_{kind}"]
-            preferred = profile.preferred(least)
+            needed = least
+            if source == "replay" and kind == "reward" and "fresh" in measured:
+                needed = _needed_preference(profile, measured["fresh"][f"model_{kind}"], least)
+            preferred = profile.preferred(needed)
             # What a head makes of states of one policy is no evidence of rewards; the whole buffer's is.
             if preferred is not None and (kind == "action" or source == "replay"):
                 findings.append(_model_prefers(source, kind, preferred, profile.shifts[preferred]))
     return Check("alignment", figures, tuple(findings[:1]))
+
+
+def _needed_preference(stored: Profile, fresh: Profile, alone: float) -> float:
+    """How clearly the model must prefer its best shift of the stored rewards: less where fresh rewards deny it."""
+    best = min(stored.shifts, key=lambda shift: stored.shifts[shift].effect)
+    denied = fresh.shifts[best].effect > CONTRADICTED and fresh.shifts[best].z >= Z
+    return CONTRADICTED if denied else alone
 
 
 def _compare_whole(measured: dict[str, dict[str, Profile]], figures: dict[str, Any]) -> list[Finding]:
