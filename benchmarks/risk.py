@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +82,6 @@ def main() -> None:
     if chosen.references:
         print("\n".join(references(chosen.tasks)))
         return
-    logging.getLogger("flowmbpo").setLevel(logging.WARNING)
     done = {row.key for row in read_rows(chosen.out)} if chosen.out.exists() else set()
     keys = list(product(chosen.seeds, chosen.tasks, chosen.representations, chosen.models))
     missing = [key for key in keys if key not in done]
