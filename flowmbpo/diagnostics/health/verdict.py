@@ -47,7 +47,10 @@ SHOWN_VALUES = 8
 
 @dataclass(frozen=True)
 class HealthDiagnosis(Diagnosis):
-    """All checks of one checkpoint. `measurable` false: its weights are not finite, and nothing else was measured."""
+    """All checks of one checkpoint.
+
+    `measurable` false: its weights or outputs are not finite, and nothing else was measured.
+    """
 
     name: ClassVar[str] = "health"
     checks: tuple[Check, ...]
@@ -71,7 +74,7 @@ class HealthDiagnosis(Diagnosis):
         notes = _names(self.findings, "note")
         if not broken:
             return "healthy" + (f"; worth knowing: {', '.join(notes)}" if notes else "")
-        rest = "" if self.measurable else "; the weights are not finite, so nothing else could be measured"
+        rest = "" if self.measurable else "; its numbers are not finite, so nothing else could be measured"
         return f"broken: {', '.join(broken)}{rest}"
 
     def to_dict(self) -> dict[str, Any]:
