@@ -27,6 +27,7 @@ SMALLEST_SENSITIVITY = 1e-4  # healthy runs: 1e-2 to 0.5 spreads of the return p
 NO_SENSITIVITY = 1e-7
 LARGEST_SENSITIVITY = 1e2
 LARGEST_GROWTH = 1e3  # healthy runs: 0.6 to 16 over the horizon
+LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy runs: 0.15 and more
 SMALLEST_HISTORY = 0.15  # healthy runs: 0.66 to 3.0
 
 
@@ -64,11 +65,13 @@ def check_actor(subject: Subject, effort: Effort) -> Check:
     match = Match.of(ActorObjective(subject, SLOPE_ROWS, "actor slopes").slopes(fixed))
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "actor sensitivity").sensitivity()
     history = read_history(subject, "actor", "actor")
-    share = _remembered_share(subject, history)
+    fresh = _fresh_gradients(subject) if history.gradients else {}
+    share = _remembered_share(history, fresh)
+    lost = [name for name, norm in history.gradients.items() if not fresh.get(name, 0.0) >= LOST_GRADIENT * norm]
     findings = [
         *reach_findings(match, subject),
         *size_findings(sensitivity),
-        *_history_findings(history, share),
+        *_history_findings(history, share, lost),
     ]
     figures: dict[str, Any] = {
         "gradient_mismatch": match.mismatch,
@@ -82,6 +85,7 @@ def check_actor(subject: Subject, effort: Effort) -> Check:
         "imagined_return_spread": sensitivity.spread,
         "untrained_tensors": sorted({*history.idle, *history.initial}),
         "saved_over_measured_gradient": share,
+        "tensors_that_lost_their_gradient": lost,
     }
     return Check("actor", figures, tuple(findings), {"action_gradient_norms": sensitivity.norms})
 
@@ -159,9 +163,18 @@ def _frozen_tensors(subject: Subject) -> list[str]:
     return [n for n, p in subject.agent.actor.named_parameters() if not p.requires_grad and n not in fixed]
 
 
-def _history_findings(history: History, share: float | None) -> list[Finding]:
+def _history_findings(history: History, share: float | None, lost: list[str]) -> list[Finding]:
     untrained = sorted({*history.idle, *history.initial})
     findings = []
+    if history.stopped:
+        message = "The learning rate of the actor's saved optimiser is 0: the actor stands still."
+        findings.append(Finding("actor-without-gradient", "broken", message, {"learning_rate": 0.0}))
+    if lost:
+        message = (
+            f"{len(lost)} of the actor's {history.trainable} tensors got a gradient in training and get none now: "
+            f"{', '.join(lost[:4])}. Weights behind them are zero, or what they feed is cut off or saturated."
+        )
+        findings.append(Finding("actor-without-gradient", "broken", message, {"lost_tensors": float(len(lost))}))
     if untrained or history.unlisted:
         names = f": {', '.join(untrained[:4])}" if untrained else ""
         findings.append(
@@ -186,28 +199,40 @@ def _history_findings(history: History, share: float | None) -> list[Finding]:
     return findings
 
 
-def _remembered_share(subject: Subject, history: History) -> float | None:
+def _remembered_share(history: History, fresh: dict[str, float]) -> float | None:
     """RMS gradient norm in Adam's memory over that of fresh updates; None where either is missing or zero."""
-    if not history.gradient_rms:
-        return None
-    norms = torch.tensor([_update_norm(subject, f"actor update {draw}") for draw in range(HISTORY_DRAWS)])
-    measured = float(norms.square().mean().sqrt())
-    return history.gradient_rms / measured if measured > 0.0 else None
+    measured = math.hypot(*fresh.values()) if fresh else 0.0
+    remembered = history.gradient_rms
+    return None if remembered is None or measured == 0.0 else remembered / measured
 
 
-def _update_norm(subject: Subject, purpose: str) -> float:
-    """Norm, after clipping, of the gradient that `update_actor` would step on."""
+def _fresh_gradients(subject: Subject) -> dict[str, float]:
+    """By tensor, the RMS norm over draws of the gradient, after clipping, that `update_actor` would step on."""
+    squares: dict[str, float] = {}
+    for draw in range(HISTORY_DRAWS):
+        for name, square in _update_squares(subject, f"actor update {draw}").items():
+            squares[name] = squares.get(name, 0.0) + square / HISTORY_DRAWS
+    return {name: math.sqrt(square) for name, square in squares.items()}
+
+
+def _update_squares(subject: Subject, purpose: str) -> dict[str, float]:
+    """Squared norms, by tensor, of the clipped gradient of one actor update."""
     agent, config = subject.agent, subject.config.training
     generator = subject.generator(purpose)
     start, context = subject.starts(subject.batch_size, generator)
-    parameters = [parameter for parameter in agent.actor.parameters() if parameter.requires_grad]
+    parameters = {name: parameter for name, parameter in agent.actor.named_parameters() if parameter.requires_grad}
     if not parameters:
-        return 0.0
+        return {}
     with updates.frozen(agent.world_model, agent.critic):
         objective = updates.actor_objective(agent, start, context, config, generator)
         loss = updates.actor_loss(agent, objective, start, context, config, generator)
         if not loss.requires_grad:
-            return 0.0
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients if gradient is not None))
-    return norm if config.clip.actor is None else min(norm, config.clip.actor)
+            return {}
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    squares = {
+        name: 0.0 if gradient is None else float(gradient.double().square().sum())
+        for name, gradient in zip(parameters, gradients, strict=True)
+    }
+    total, clip = sum(squares.values()), config.clip.actor
+    scale = 1.0 if clip is None or total <= clip**2 else clip**2 / total
+    return {name: scale * square for name, square in squares.items()}

@@ -50,11 +50,6 @@ class Consistency:
         """The targets vary clearly, and the value leaves more than this share of their spread unexplained."""
         return self.target_spread > LEAST_SPREAD and not self.residual <= residual
 
-    @property
-    def opposed(self) -> bool:
-        """Beyond doubt the value falls where rewards rise, or goes its own way as widely as the targets go theirs."""
-        return self.slope + SIGMAS * self.error < 0.0 and self.spread > LEAST_SPREAD
-
 
 def measure_consistency(
     values: Float[Tensor, "M S"], targets: Float[Tensor, " S"], rewards: Float[Tensor, " S"]

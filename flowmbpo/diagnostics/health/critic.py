@@ -33,11 +33,12 @@ LOW_RETURN_RATIO = 0.1  # of real returns' spread; healthy runs: 0.12 to 1.35
 SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 and more
 SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
 SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
-CONSTANT = 1e-6  # a ratio below it is rounding; the youngest healthy critic (10 epochs): 2e-4
-# (slope, residual) of Consistency. Sound checkpoints whose critic has settled: 0.45 +- 0.21 and more, up to 0.48. One
-# that still moves falls behind for some epochs when the policy changes: 0.20 and more, up to 0.86.
+CONSTANT = 1e-6  # of the values' or the targets' size: rounding; the youngest healthy critic (10 epochs): 4e-5
+# (slope, residual) of Consistency, by how far the critic's weights have come. Sound ones that have settled: 0.83 and
+# more, up to 0.48. One that moves falls behind for some epochs when the policy changes: 0.20, 0.86. Large values that
+# are still growing hold next to nothing of the rewards of one horizon: -0.01 and more, up to 1.01.
 SETTLED = (0.35, 0.7)
-MOVING = (0.15, 0.95)
+MOVING = (-0.1, 0.95)
 SETTLED_TRAVEL = 0.3
 LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has learnt something else than its targets
 FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
@@ -62,6 +63,12 @@ class Imagined:
     def ratio(self) -> float:
         """Spread of the value over that of its targets; nan where the targets do not vary."""
         return _ratio(float(self.value.std()), float(self.targets.std()))
+
+    @property
+    def varies(self) -> bool:
+        """Whether the value differs over states by more than rounding."""
+        size = max(float(self.value.square().mean().sqrt()), float(self.targets.std()))
+        return float(self.value.std()) > CONSTANT * size
 
     @property
     def consistency(self) -> Consistency:
@@ -154,7 +161,10 @@ def output_travel(subject: Subject) -> float | None:
 
 def value_findings(subject: Subject, imagined: Imagined, judged: MonteCarlo | None) -> list[Finding]:
     """Whether the value varies as its targets do, and holds the rewards that lie between them."""
-    return spread_findings(subject, imagined, judged) or consistency_findings(subject, imagined.consistency)
+    by_spread = spread_findings(subject, imagined, judged)
+    if any(finding.severity == "broken" for finding in by_spread):
+        return by_spread
+    return consistency_findings(subject, imagined.consistency) or by_spread
 
 
 def consistency_findings(subject: Subject, consistency: Consistency) -> list[Finding]:
@@ -180,7 +190,7 @@ def consistency_findings(subject: Subject, consistency: Consistency) -> list[Fin
     slope, residual = SETTLED if travel is not None and travel < SETTLED_TRAVEL else MOVING
     if not consistency.below(slope) and not consistency.leaves(residual):
         return []
-    growing = CONSTANT < consistency.spread < LOW_TARGET_SPREAD and not consistency.opposed
+    growing = 0.0 < consistency.spread < LOW_TARGET_SPREAD and not consistency.below(slope)
     if travel is not None and travel > FULL_TRAVEL and growing:
         message = f"{measured}, but its weights still move at full speed: it needs more updates."
         return [Finding("critic-young", "note", message, figures)]
@@ -209,7 +219,7 @@ def spread_findings(subject: Subject, imagined: Imagined, judged: MonteCarlo | N
         f"The value varies over states by {target_ratio:.2g} of what its own targets vary by (healthy: 0.9 to 1.1)"
     )
     travel = output_travel(subject)
-    if travel is not None and travel > FULL_TRAVEL and target_ratio > CONSTANT:
+    if travel is not None and travel > FULL_TRAVEL and imagined.varies:
         message = f"{measured}{real}, but its weights still move at full speed: it needs more updates."
         return [Finding("critic-young", "note", message, figures)]
     return [
@@ -262,6 +272,9 @@ def _history_findings(history: History, frozen: list[str]) -> list[Finding]:
             f"{len(frozen)} tensors of the critic are set not to learn (requires_grad is off): {', '.join(frozen[:4])}."
         )
         findings.append(Finding("dead-critic", "broken", message, {"frozen_tensors": float(len(frozen))}))
+    if history.stopped:
+        message = "The learning rate of the critic's saved optimiser is 0: the critic stands still."
+        findings.append(Finding("dead-critic", "broken", message, {"learning_rate": 0.0}))
     if not untrained and not history.unlisted:
         return findings
     return [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowmbpo.diagnostics.parameters import build_meta_agent
 from flowmbpo.diagnostics.subject import Subject
@@ -17,16 +19,23 @@ class History:
     """Names of trainable tensors that show no training.
 
     `unlisted` counts tensors that the saved optimiser does not know; `idle` have no moments, no steps, or
-    moments of exactly zero; `initial` hold the very values that the run began with. `gradient_rms` is the root
-    of Adam's second moments summed over all entries: the typical norm of the last gradients (after clipping),
-    None without a saved optimiser.
+    moments (either of the two) of exactly zero; `initial` hold the very values that the run began with. `stopped`
+    says that the optimiser's learning rate is 0, which no schedule comes down to (`training.final_lr` is positive).
+    `gradients` has, by tensor, the root of Adam's second moments summed over its entries: the typical norm of its
+    last gradients (after clipping).
     """
 
     trainable: int
     unlisted: int
     idle: list[str]
     initial: list[str]
-    gradient_rms: float | None
+    stopped: bool
+    gradients: dict[str, float]
+
+    @property
+    def gradient_rms(self) -> float | None:
+        """The typical norm of the whole gradient; None where the optimiser remembers none."""
+        return math.hypot(*self.gradients.values()) if self.gradients else None
 
 
 def declared_fixed(subject: Subject, part: str) -> set[str]:
@@ -47,22 +56,29 @@ def read_history(subject: Subject, part: str, optimiser: str) -> History:
     trained = subject.origin.epoch > 0
     initial = _initial(subject, part, names) if trained and subject.initial is not None else []
     if subject.optimisers is None:
-        return History(len(names), 0, [], initial, None)
+        return History(len(names), 0, [], initial, False, {})
     saved = subject.optimisers.get(optimiser, {})
     groups = saved.get("param_groups", [])
     listed = [(index, group) for group in groups for index in group["params"]]
     state = saved.get("state", {})
-    idle, total = [], 0.0
-    for name, (index, group) in zip(names, listed, strict=False):
-        moments = state.get(index)
-        steps = float(moments["step"]) if moments is not None else 0.0
-        square = float(moments["exp_avg_sq"].double().sum()) if moments is not None else 0.0
-        if steps <= 0.0 or square == 0.0:
-            idle.append(name)
-            continue
-        total += square / (1.0 - group["betas"][1] ** steps)
-    unlisted = max(len(names) - len(listed), 0)
-    return History(len(names), unlisted if trained else 0, idle if trained else [], initial, total**0.5)
+    found = {
+        name: _gradient_norm(state.get(index), group["betas"][1])
+        for name, (index, group) in zip(names, listed, strict=False)
+    }
+    gradients = {name: norm for name, norm in found.items() if norm > 0.0}
+    if not trained:
+        return History(len(names), 0, [], initial, False, gradients)
+    idle = [name for name in found if name not in gradients]
+    stopped = any(group["lr"] == 0.0 for group in groups)
+    return History(len(names), max(len(names) - len(listed), 0), idle, initial, stopped, gradients)
+
+
+def _gradient_norm(moments: Mapping[str, Tensor] | None, decay: float) -> float:
+    """0 where nothing is remembered, nan where the moments are."""
+    if moments is None or float(moments["step"]) <= 0.0 or not bool(moments["exp_avg"].any()):
+        return 0.0
+    square = float(moments["exp_avg_sq"].double().sum()) / (1.0 - decay ** float(moments["step"]))
+    return math.sqrt(square)
 
 
 def _initial(subject: Subject, part: str, names: list[str]) -> list[str]:

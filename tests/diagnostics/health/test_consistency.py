@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.consistency import measure_consistency
-from flowmbpo.diagnostics.health.critic import consistency_findings, imagine_values
+from flowmbpo.diagnostics.health.critic import check_critic, consistency_findings, imagine_values, output_travel
+from flowmbpo.diagnostics.subject import Origin
 
 STATES = 256
 GAMMA = 0.9
@@ -34,7 +36,7 @@ def test_correlation_with_targets_would_not_show_it():
     found = scaled_critic(0.1, later_spread=100.0)
     assert found.spread == pytest.approx(1.0, abs=0.1)
     assert found.residual < 0.1
-    assert found.below(0.15)
+    assert found.below(0.35)
 
 
 def test_standard_error_covers_noise():
@@ -81,8 +83,23 @@ def test_rewards_are_the_targets_of_a_critic_that_knows_nothing(make_subject):
     ("factor", "name"), [(1.0, None), (0.1, "dead-critic"), (-1.0, "dead-critic"), (100.0, "critic-off")]
 )
 def test_critics_of_the_wrong_size_are_named(factor, name, make_subject):
-    names = [finding.name for finding in consistency_findings(make_subject(), scaled_critic(factor))]
+    subject = make_subject()
+    subject.origin = Origin(epoch=1000)  # its weights have moved by 0.1, and could have moved by far more
+    names = [finding.name for finding in consistency_findings(subject, scaled_critic(factor))]
     assert names == ([] if name is None else [name])
+
+
+def test_a_critic_that_still_moves_may_hold_little(make_subject):
+    """It falls behind where the policy changes, and large values hold next to nothing while they grow."""
+    subject = make_subject()
+    training = subject.config.training
+    subject.origin = Origin(epoch=1)
+    with torch.no_grad():
+        steps = training.rounds * training.critic_iterations * training.critic_batches
+        subject.agent.critic.network.weights[-1].fill_(0.5 * steps * training.critic_lr)
+    assert output_travel(subject) == pytest.approx(0.5)
+    assert consistency_findings(subject, scaled_critic(0.1)) == []
+    assert [f.name for f in consistency_findings(subject, scaled_critic(-1.0))] == ["dead-critic"]
 
 
 def test_a_value_that_goes_its_own_way_is_dead(make_subject):
@@ -90,3 +107,10 @@ def test_a_value_that_goes_its_own_way_is_dead(make_subject):
     value, target = torch.randn(2, STATES, generator=generator)
     found = measure_consistency(value.unsqueeze(0), target, target)
     assert [f.name for f in consistency_findings(make_subject(), found)] == ["dead-critic"]
+
+
+def test_a_critic_set_not_to_learn_is_dead(make_subject):
+    subject = make_subject()
+    next(iter(subject.agent.critic.parameters())).requires_grad_(False)
+    (finding,) = [f for f in check_critic(subject, Effort()).findings if "frozen_tensors" in f.figures]
+    assert (finding.name, finding.severity) == ("dead-critic", "broken")
