@@ -181,9 +181,15 @@ def _compare_whole(measured: dict[str, dict[str, Profile]], figures: dict[str, A
             figures[f"replay_{kind}_alignment"] = "cannot be judged: fresh experience does not tell the shifts apart"
             continue
         figures[f"replay_{kind}_alignment"] = asdict(judged)
-        if judged.found:
+        if judged.found and not (kind == "action" and _denied(measured["replay"][kind], judged)):
             findings.append(_shifted(f"{kind}s in the replay buffer", judged))
     return findings
+
+
+def _denied(stored: Profile, judged: Misalignment) -> bool:
+    """Whether the shift that would mend the actions explains the stored rows worse than none: it mends nothing."""
+    mended = stored.shifts[-judged.shift]
+    return not judged.vanished and mended.effect > 0.0 and mended.z >= Z
 
 
 def _compare_parts(

@@ -10,6 +10,7 @@ from flowmbpo.diagnostics.health.alignment import (
     SHIFTS,
     WIDTH,
     Profile,
+    _compare_whole,
     check_alignment,
     compare_profiles,
     make_profile,
@@ -57,6 +58,20 @@ def test_a_profile_of_another_depth_is_still_the_same(reference, scale):
 def test_a_profile_that_is_flat_where_the_fresh_one_is_not_has_vanished():
     judged = compare_profiles(profile_of(0.01, 0.0, 0.02, 0.0, 0.01, 0.02, 0.0), SHARP)
     assert judged.vanished and judged.found
+
+
+def test_actions_that_are_best_where_they_stand_are_not_misaligned_whatever_the_rest_looks_like():
+    """As found with a policy that does the same everywhere: the fresh profile has a second dent, two steps off."""
+    fresh = profile_of(0.16, 0.47, 0.4, 0.0, 0.27, 0.07, 0.41)
+    stored = profile_of(0.33, 0.22, 0.19, 0.0, 0.27, 0.29, 0.32)
+    figures = {}
+    assert (
+        _compare_whole(
+            {"fresh": {"action": fresh, "reward": SHARP}, "replay": {"action": stored, "reward": SHARP}}, figures
+        )
+        == []
+    )
+    assert figures["replay_action_alignment"]["shift"] == 2
 
 
 def test_nothing_is_judged_by_a_fresh_profile_that_is_flat_or_chance():
