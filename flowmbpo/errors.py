@@ -55,6 +55,7 @@ class DataError(FlowMBPOError):
     """Stored data that is damaged or does not fit."""
 
     kind = "data"
+    exit_code = 2
 
 
 class StorageError(FlowMBPOError):

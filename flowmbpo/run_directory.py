@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
-from flowmbpo.checkpoints.atomic import TEMPORARY_SUFFIX, refused, remove_leftovers, write_bytes_atomic
+from flowmbpo.atomic import TEMPORARY_SUFFIX, refused, remove_leftovers, write_bytes_atomic
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import RunDirectoryError
 from flowmbpo.tracking.provenance import now, provenance

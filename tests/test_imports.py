@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "wandb", "mujoco", "dm_control", "matplotlib"}
-FOUNDATION = ("flowmbpo.errors", "flowmbpo.config.base", "flowmbpo.nets")
+FOUNDATION = ("flowmbpo.errors", "flowmbpo.atomic", "flowmbpo.config.base", "flowmbpo.nets")
 # Services around a run: they know files and the schema, nothing of models or training.
 LEAVES = ("flowmbpo.checkpoints", "flowmbpo.tracking", "flowmbpo.run_directory")
 # From the bottom up: a module imports from its own layer and from those before it.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.atomic import write_bytes_atomic
+from flowmbpo.atomic import write_bytes_atomic
 from flowmbpo.errors import CheckpointError
 
 NAME = "manifest.json"

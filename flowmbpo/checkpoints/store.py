@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.atomic import StagedFile, refused, remove_leftovers, sync_folder
+from flowmbpo.atomic import StagedFile, refused, remove_leftovers, sync_folder
 from flowmbpo.checkpoints.loader import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.manifest import Entry, Manifest, read_or_set_aside
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION, check_plain

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from flowmbpo.checkpoints.atomic import StagedFile
+from flowmbpo.atomic import StagedFile
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 
 SIZE = (9.0, 5.0)  # inches

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.atomic import refused, write_bytes_atomic
+from flowmbpo.atomic import refused, write_bytes_atomic
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.returns import Evaluation
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.atomic import StagedFile, refused
+from flowmbpo.atomic import StagedFile, refused
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.errors import StorageError
 from flowmbpo.runs.diagnose import HEALTH, DiagnoseOutcome, Measured

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.atomic import refused, write_bytes_atomic
+from flowmbpo.atomic import refused, write_bytes_atomic
 from flowmbpo.errors import DataError, RunDirectoryError
 from flowmbpo.tracking.sink import MetricSink, Row
 

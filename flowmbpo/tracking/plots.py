@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from flowmbpo.checkpoints.atomic import StagedFile
+from flowmbpo.atomic import StagedFile
 from flowmbpo.errors import DataError
 from flowmbpo.tracking.jsonl import read_rows
 

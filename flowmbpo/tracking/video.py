@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from flowmbpo.checkpoints.atomic import refused
+from flowmbpo.atomic import refused
 from flowmbpo.errors import DataError, StorageError
 
 

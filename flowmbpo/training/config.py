@@ -52,9 +52,15 @@ class TrainingConfig(FrozenConfig):
     `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start
     states: first-order gradients vanish in a saturated tanh, and a policy that got there stays.
     `exploration_noise` is the std of Gaussian noise on collected actions, clipped to [-1, 1].
+    `mode: offline` learns from a dataset and collects nothing; `learn: model` leaves the policy alone,
+    `policy` keeps the world model as it is. `pretrain_steps` model updates on a dataset come before the
+    first epoch of an online run.
     `max_faults` is how many episodes that the simulator broke may be thrown away before the run stops.
     """
 
+    mode: Literal["online", "offline"] = "online"
+    learn: Literal["all", "model", "policy"] = "all"
+    pretrain_steps: NonNegativeInt = 0
     epochs: PositiveInt = 15_000
     horizon: PositiveInt = 16
     actor_horizon: PositiveInt | None = None  # null: horizon
@@ -96,6 +102,16 @@ class TrainingConfig(FrozenConfig):
     def _warmup_has_data(self) -> TrainingConfig:
         if self.warmup_model_updates > 0 and self.random_episodes == 0:
             raise ValueError("warmup_model_updates needs data: set random_episodes to at least 1, or the warm-up to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_what_the_mode_allows(self) -> TrainingConfig:
+        if self.mode == "online" and self.learn == "model":
+            raise ValueError("learn 'model' needs mode 'offline': an online run collects with its policy")
+        if self.mode == "offline" and self.pretrain_steps > 0:
+            raise ValueError("pretrain_steps belong to online runs; an offline run has epochs alone")
+        if self.learn == "policy" and self.pretrain_steps > 0:
+            raise ValueError("pretrain_steps train the world model, which learn 'policy' keeps as it is")
         return self
 
     @model_validator(mode="after")

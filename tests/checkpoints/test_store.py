@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.checkpoints import atomic
+from flowmbpo import atomic
 from flowmbpo.checkpoints.loader import load, load_replay, resolve
 from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
 from flowmbpo.errors import CheckpointError, StorageError
