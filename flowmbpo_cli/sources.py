@@ -86,7 +86,7 @@ def resolve_config(
     unknown task or a backend that does not run it.
     """
     from flowmbpo.config.load import load_experiment, override
-    from flowmbpo.envs.resolve import pin_as_stored, pin_backend, task_spec
+    from flowmbpo.envs.resolve import pin_as_stored, pin_backend, run_label
 
     if stored is None:
         name = preset or DEFAULT_PRESET
@@ -96,7 +96,7 @@ def resolve_config(
         base = run if preset is None else load_experiment(preset).model_copy(update={"name": run.name})
         config = override(base, overrides, task=task, seed=seed, device=device, track=track)
         config = config.model_copy(update={"task": pin_as_stored(config.task, run.task)})
-    task_spec(config.task)  # refuses what is not known, before torch is imported
+    run_label(config.task)  # refuses what is not known, before torch is imported
     return config.model_copy(update={"task": pin_backend(config.task)})
 
 
@@ -128,7 +128,7 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
 
 def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
     """Where runs of this config would lie: of an alias with `auto`, with every backend, its choice first."""
-    from flowmbpo.envs.resolve import pin_backend, task_spec
+    from flowmbpo.envs.resolve import pin_backend, run_label
     from flowmbpo.envs.tasks import ALIASES
     from flowmbpo.run_directory import default_path
 
@@ -138,4 +138,4 @@ def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
         backends += [other for other in ALIASES[name] if other != backends[0]]
     for choice in backends:
         task = own.model_copy(update={"backend": choice})
-        yield default_path(Path(), config, task_spec(task).label)
+        yield default_path(Path(), config, run_label(task))

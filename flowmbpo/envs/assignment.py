@@ -26,6 +26,11 @@ def assign_tasks(spec: EnvSpec, num_envs: int, seed: int) -> list[int]:
     return [int(task) for task in rng.permutation(ids)] if tasks > 1 else ids.tolist()
 
 
+def lane_tasks(spec: EnvSpec, lanes: int, seed: int, only: int | None) -> list[int]:
+    """The task id of each lane of a replay buffer: the one member that runs, or as `assign_tasks` has it."""
+    return assign_tasks(spec, lanes, seed) if only is None else [only] * lanes
+
+
 def check_copies(spec: EnvSpec, num_envs: int) -> None:
     """Raises ConfigError where a task of the set would have no copy."""
     tasks = len(spec.tasks)

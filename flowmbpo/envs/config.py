@@ -33,6 +33,9 @@ class PerturbationConfig(FrozenConfig):
 class TaskConfig(FrozenConfig):
     """One task by `name`, or several by `set`: a shipped one, or any name together with its `tasks`.
 
+    `only` is the one member of a set that all copies run: the agent keeps the widths, ids and embeddings
+    of the whole set (a policy for one task of a multi-task model).
+
     `backend: auto` takes the task's own simulator (for `ant` and `hopper`: dflex where it is
     installed, otherwise MuJoCo); `workers: null` one process per core.
     """
@@ -40,6 +43,7 @@ class TaskConfig(FrozenConfig):
     name: str | None = "toy-pendulum-swingup"
     set: str | None = None
     tasks: tuple[str, ...] | None = None
+    only: str | None = None
     backend: str = "auto"
     perturbation: PerturbationConfig = PerturbationConfig()
     num_envs: PositiveInt = 128
@@ -57,6 +61,8 @@ class TaskConfig(FrozenConfig):
                 raise ValueError("name one task (task.name) or one task set (task.set)")
             if self.tasks is not None:
                 raise ValueError("tasks needs a set that they make up: give task.set a name of your own")
+            if self.only is not None:
+                raise ValueError(f"only '{self.only}' picks a member of a set, and no task.set is named")
         elif self.name is not None:
             raise ValueError(f"name '{self.name}' and set '{self.set}' exclude each other: set one of them to null")
         elif self.backend != "auto":

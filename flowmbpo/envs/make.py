@@ -12,7 +12,7 @@ from flowmbpo.envs.batch.simulator import BatchSimulator
 from flowmbpo.envs.batch.vector import BatchVectorEnv
 from flowmbpo.envs.config import PerturbationConfig, TaskConfig
 from flowmbpo.envs.mixed import MixedVectorEnv
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import only_id, task_spec
 from flowmbpo.envs.simulators import require_installed
 from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.workers.simulator import SimulatorFactory
@@ -36,11 +36,12 @@ def make_env(
     Simulators that step single copies get one worker process per core unless told otherwise, never
     more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
     over the copies; `device` is where a simulator that can (dflex, rewarped) computes. `only` is the
-    id of one task of the set that all copies run, with the set's widths and ids: only its simulator
-    is needed. Raises ConfigError on an unknown task or backend, EnvironmentUnavailableError where a
+    id of one task of the set that all copies run (by default the one that `config.only` names), with the
+    set's widths and ids: only its simulator is needed. Raises ConfigError on an unknown task or backend, EnvironmentUnavailableError where a
     simulator is missing.
     """
     spec = task_spec(config)
+    only = only_id(config) if only is None else only
     for task in spec.tasks if only is None else (spec.tasks[only],):
         require_installed(task.simulator, task.name)
     count = config.num_envs if num_envs is None else num_envs

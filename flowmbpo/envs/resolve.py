@@ -9,7 +9,7 @@ from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.task_sets import TASK_SETS, task_set
 from flowmbpo.envs.tasks import ALIASES, task_info, task_names
-from flowmbpo.errors import ConfigError
+from flowmbpo.errors import ConfigError, nearest
 
 _PERTURBABLE = ("dmcontrol", "mujoco")
 
@@ -21,6 +21,33 @@ def task_spec(config: TaskConfig) -> EnvSpec:
         return EnvSpec((_perturbed(task_info(config.name, config.backend), config),))
     tasks = tuple(_perturbed(task, config) for task in _members(config))
     return EnvSpec(tasks, config.set + config.perturbation.suffix)
+
+
+def only_id(config: TaskConfig) -> int | None:
+    """The id of the member that `config.only` names, None where all of them run. Raises ConfigError."""
+    if config.only is None:
+        return None
+    spec = task_spec(config)
+    member = member_id(spec, config.only)
+    if member is None:
+        names = [task.plain_name for task in spec.tasks]
+        raise ConfigError(
+            f"task.only: '{config.only}' is not one of the tasks of '{spec.label}'.{nearest(config.only, names)} "
+            f"They are: {', '.join(names)}."
+        )
+    return member
+
+
+def run_label(config: TaskConfig) -> str:
+    """What really runs, as paths and reports name it: the task, the set, or the one member of it that runs."""
+    spec, only = task_spec(config), only_id(config)
+    return spec.label if only is None else spec.tasks[only].name
+
+
+def running_tasks(config: TaskConfig) -> EnvSpec:
+    """The tasks that are really stepped: the whole spec, or the one member that `only` names."""
+    spec, only = task_spec(config), only_id(config)
+    return spec if only is None else EnvSpec((spec.tasks[only],))
 
 
 def pin_backend(config: TaskConfig) -> TaskConfig:

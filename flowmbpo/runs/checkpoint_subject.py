@@ -13,10 +13,10 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.envs.assignment import assign_tasks
+from flowmbpo.envs.assignment import lane_tasks
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.resolve import backend_notices
+from flowmbpo.envs.resolve import backend_notices, only_id, running_tasks
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.runs.build import env_spec, initial_agent, resolve_device, set_up_compute
 from flowmbpo.runs.evaluate import config_for_task, load_agent
@@ -53,7 +53,6 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, so it cannot be diagnosed; name another checkpoint")
     config = experiment_from_dict(payload["config"], str(path))
     only = None if task is None else member(config, task)
-    spec = env_spec(config)
     set_up_compute(config)
     agent = load_agent(loaded, config).to(target)
     replay, trouble = (None, "") if only is not None else _replay(loaded, config, target)
@@ -61,7 +60,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         log.warning("%s", notice)
 
     def open_env(copies: int) -> VectorEnv:
-        enough = copies if only is not None else max(copies, len(spec.tasks))
+        enough = copies if only is not None else max(copies, len(running_tasks(config.task).tasks))
         return make_env(config.task, num_envs=enough, seed=config.seed, device=str(target), only=only)
 
     return Subject(
@@ -144,7 +143,7 @@ def _load_whole(path: Path, device: torch.device) -> Loaded:
 def _restored(state: dict[str, Any], config: ExperimentConfig, device: torch.device, path: Path) -> ReplayBuffer:
     spec = env_spec(config)
     lanes = len(state["head"]) if "head" in state else config.task.num_envs
-    assigned = torch.tensor(assign_tasks(spec, lanes, config.seed))
+    assigned = torch.tensor(lane_tasks(spec, lanes, config.seed, only_id(config.task)))
     buffer = ReplayBuffer(config.training.wm_buffer_size, lanes, spec.obs_dim, spec.action_dim, assigned, device)
     try:
         buffer.load_state_dict(state)

@@ -7,31 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.base import EnvStep, VectorEnv
 from flowmbpo.envs.faults import Fault
-from flowmbpo.errors import EnvironmentFailure, NonFiniteError
+from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.config import TrainingConfig
-from flowmbpo.training.horizon import trusted_steps
-from flowmbpo.training.optimiser import GuardedOptimiser
-from flowmbpo.training.schedule import learning_rate
-from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
+from flowmbpo.training.trainer import Dump, Trainer, Warmstart, WindowSource, means
 
 log = logging.getLogger("flowmbpo")
 
-Dump = Callable[[str, Mapping[str, Tensor | str | int]], None]
-"""Receives a name for what broke (an update that was not finite, an episode), and all that reproduces it."""
-
 RECENT_EPISODES = 20
-GENERATORS = ("exploration", "replay", "imagination", "model", "critic")
 
 
 def action_figures(taken: Float[Tensor, "T N A"], mask: Float[Tensor, "N A"]) -> dict[str, float]:
@@ -49,67 +42,32 @@ def action_figures(taken: Float[Tensor, "T N A"], mask: Float[Tensor, "N A"]) ->
     return {"actions/std": float(torch.cat(spreads).mean()), "actions/saturation": float(saturated.float().mean())}
 
 
-class FoGTrainer:
-    """Owns the agent, its optimisers, the replay buffer and the environment between epochs.
-
-    Every source of randomness is one of `generators`, seeded from `seed`: equal seeds, device and
-    thread count give bit-equal runs on CPU.
-    """
+class FoGTrainer(Trainer):
+    """Online: collects with its own policy, and learns from the replay buffer that this fills."""
 
     def __init__(
-        self, agent: Agent, env: VectorEnv, config: TrainingConfig, *, seed: int, device: torch.device, dump: Dump
+        self,
+        agent: Agent,
+        env: VectorEnv,
+        config: TrainingConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        dump: Dump,
+        windows: WindowSource | None = None,
+        warmstart: Warmstart | None = None,
     ) -> None:
-        self.agent = agent.to(device)
+        super().__init__(agent, config, seed=seed, device=device, dump=dump, windows=windows, warmstart=warmstart)
         self.env = env
-        self.config = config
-        self.device = device
-        self.dump = dump
-        self.epoch = 0
-        self.env_steps = 0
-        self.nonfinite = 0
-        self.faults = 0
-        self.updates = 0
-        self.started = False
         spec = env.spec
         self.task_ids = env.task_ids.to(device)
         self.replay = ReplayBuffer(
             config.wm_buffer_size, env.num_envs, spec.obs_dim, spec.action_dim, env.task_ids, device
         )
-        self.optimisers = self._make_optimisers()
-        self.generators = {
-            name: torch.Generator(device).manual_seed(seed * len(GENERATORS) + offset)
-            for offset, name in enumerate(GENERATORS)
-        }
         self.env_seed = seed
         self.obs = torch.empty(0)
         self.running_return = torch.zeros(env.num_envs)
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
-
-    def _make_optimisers(self) -> dict[str, GuardedOptimiser]:
-        config = self.config
-        return {
-            "model": GuardedOptimiser(
-                self.agent.world_model.parameters(),
-                lr=config.model_lr,
-                betas=config.model_betas,
-                weight_decay=config.weight_decay,
-                clip=config.clip.model,
-            ),
-            "actor": GuardedOptimiser(
-                self.agent.actor.parameters(),
-                lr=config.actor_lr,
-                betas=config.betas,
-                weight_decay=0.0,
-                clip=config.clip.actor,
-            ),
-            "critic": GuardedOptimiser(
-                self.agent.critic.parameters(),
-                lr=config.critic_lr,
-                betas=config.betas,
-                weight_decay=0.0,
-                clip=config.clip.critic,
-            ),
-        }
 
     def start(self) -> None:
         """First reset, random episodes, and model-only warm-up updates. Once, before the first epoch."""
@@ -118,30 +76,24 @@ class FoGTrainer:
         finished = torch.zeros(self.env.num_envs, dtype=torch.long)
         while int(finished.min()) < self.config.random_episodes:
             finished += self._step_env(self._random_action())
-        for _ in range(self.config.warmup_model_updates):
-            self._model_update()
+        self._warmstart(self._model_batch)
+        if self.learns_model:
+            for _ in range(self.config.warmup_model_updates):
+                self._model_update()
         self.started = True
 
     def run_epoch(self) -> dict[str, float]:
         """One epoch: `horizon` steps in every copy, then the rounds of updates. Returns its metrics."""
-        config = self.config
         if not self.started:
             self.start()
         rates = self._set_learning_rates()
         actions = []
-        for _ in range(config.horizon):
+        for _ in range(self.config.horizon):
             action = self._explore()
             actions.append(action)
             self._step_env(action)
-        sums: dict[str, list[Tensor]] = {}
-        for _ in range(config.rounds):
-            for _ in range(config.wm_iterations):
-                for name, value in self._model_update().items():
-                    sums.setdefault(name, []).append(value)
-            for name, value in self._policy_update().items():
-                sums.setdefault(name, []).append(value)
+        metrics = means(self._rounds())
         self.epoch += 1
-        metrics = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
         metrics |= action_figures(torch.stack(actions), self.agent.world_model.context(self.task_ids).action_mask)
         metrics["nonfinite/count"] = float(self.nonfinite)
         metrics["faults/count"] = float(self.faults)
@@ -149,14 +101,17 @@ class FoGTrainer:
             metrics["train/return_mean"] = sum(self.recent_returns) / len(self.recent_returns)
         return metrics | rates
 
-    def _set_learning_rates(self) -> dict[str, float]:
-        config = self.config
-        rates = {}
-        for name, initial in (("model", config.model_lr), ("actor", config.actor_lr), ("critic", config.critic_lr)):
-            rate = learning_rate(initial, config.final_lr, self.epoch, config.epochs, config.lr_schedule)
-            self.optimisers[name].set_lr(rate)
-            rates[f"lr/{name}"] = rate
-        return rates
+    def cpu_seconds(self) -> float:
+        """Of the environment's worker processes."""
+        return self.env.cpu_seconds()
+
+    def _model_batch(self) -> Batch:
+        return self.replay.sample(self.config.wm_batch_size, self.config.horizon, self.generators["replay"])
+
+    def _starts(self) -> tuple[Float[Tensor, "B O"], Int[Tensor, " B"]]:
+        return self.replay.sample_starts(
+            self.config.actor_batch_size or self.env.num_envs, self.generators["replay"]
+        )
 
     def _random_action(self) -> Tensor:
         shape = (self.env.num_envs, self.env.spec.action_dim)
@@ -190,8 +145,11 @@ class FoGTrainer:
     def _measure_reward(self, step: EnvStep) -> None:
         """Add the step's real rewards to the statistics, without the zeros that stand for broken steps.
 
-        Rewards that a broken episode earned before it broke stay in: they are real, and few.
+        Rewards that a broken episode earned before it broke stay in: they are real, and few. A world model
+        that is kept as it is keeps the scale that its reward head was trained in.
         """
+        if not self.learns_model:
+            return
         reward, broken = step.reward, [fault.index for fault in step.faults if not fault.at_start]
         if broken:
             whole = torch.ones(len(reward), dtype=torch.bool)
@@ -212,95 +170,18 @@ class FoGTrainer:
                 f"None was trained on; their seeds and actions are in the run's nonfinite/ folder. The last: {fault}"
             )
 
-    def _model_update(self) -> dict[str, Tensor]:
-        batch = self.replay.sample(self.config.wm_batch_size, self.config.horizon, self.generators["replay"])
-        result, losses = update_model(
-            self.agent, batch, self.optimisers["model"], self.config, self.generators["model"]
-        )
-        self._check("model", result, lambda: vars(batch))
-        return {
-            "loss/dynamics": losses.dynamics.detach(),
-            "loss/reward": losses.reward.detach(),
-            "grad_norm/model": result.grad_norm,
-        }
-
-    def _actor_horizon(self) -> int:
-        """Steps that the next actor update imagines.
-
-        An adaptive one is measured on windows drawn from the replay generator, and on nothing that was
-        measured before: a resumed run decides as the uninterrupted one does.
-        """
-        config, longest = self.config, self.config.longest_actor_horizon
-        if config.adaptive_horizon is None:
-            return longest
-        batch = self.replay.sample(config.wm_batch_size, longest, self.generators["replay"])
-        steps = trusted_steps(self.agent.world_model, batch, config.adaptive_horizon.tolerance)
-        return max(config.adaptive_horizon.minimum, int(steps))
-
-    def _policy_update(self) -> dict[str, Tensor]:
-        agent, config = self.agent, self.config
-        horizon = self._actor_horizon()
-        obs, task = self.replay.sample_starts(config.actor_batch_size or self.env.num_envs, self.generators["replay"])
-        with torch.no_grad():  # the actor learns through the model, not through the encoder or the embedding
-            context = agent.world_model.context(task)
-            start = agent.world_model.encode(obs, context)
-        result, objective = update_actor(
-            agent, start, context, self.optimisers["actor"], config, self.generators["imagination"], horizon
-        )
-        self._check("actor", result, lambda: {"obs": obs, "task": task})
-        metrics = {"loss/actor": result.loss, "grad_norm/actor": result.grad_norm}
-        if config.actor_horizon is not None or config.adaptive_horizon is not None:
-            metrics["horizon/actor"] = torch.tensor(float(horizon))
-        if not result.stepped:
-            return metrics  # the critic's targets come from the same rollout
-        results = update_critic(agent, objective, self.optimisers["critic"], config, self.generators["critic"])
-        for critic_result in results:
-            self._check("critic", critic_result, lambda: {"obs": obs, "task": task})
-        metrics["loss/critic"] = torch.stack([r.loss for r in results]).mean()
-        metrics["grad_norm/critic"] = torch.stack([r.grad_norm for r in results]).mean()
-        return metrics
-
-    def _check(self, name: str, result: UpdateResult, tensors: Callable[[], dict[str, Tensor]]) -> None:
-        self.updates += 1
-        if result.stepped:
-            return
-        self.nonfinite += 1
-        self.dump(f"epoch{self.epoch:06d}-{name}-{self.nonfinite}", tensors())
-        if self.nonfinite > self.config.max_nonfinite:
-            raise NonFiniteError(
-                f"{self.nonfinite} non-finite updates (the last: {name}, epoch {self.epoch}); "
-                f"training.max_nonfinite allows {self.config.max_nonfinite}. No optimiser stepped on them; "
-                "their batches are in the run's nonfinite/ folder. Lower the learning rates or the clips."
-            )
-
     def state_dict(self) -> dict[str, Any]:
-        """All that a bit-equal continuation needs, save the replay buffer and the generators."""
-        return {
-            "agent": self.agent.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+        """The trainer's own state, the environment's, and the returns of running and recent episodes."""
+        return super().state_dict() | {
             "env": self.env.state_dict() if self.started else {},
-            "started": self.started,
-            "epoch": self.epoch,
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "nonfinite": self.nonfinite,
-            "faults": self.faults,
             "running_return": self.running_return.clone(),
             "recent_returns": list(self.recent_returns),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict` (the replay buffer and generators are restored by the caller)."""
-        self.agent.load_state_dict(state["agent"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        self.started = bool(state["started"])
+        """Restore `state_dict`."""
+        super().load_state_dict(state)
         if self.started:
             self.obs = self.env.load_state_dict(state["env"])
-        self.epoch = int(state["epoch"])
-        self.env_steps = int(state["env_steps"])
-        self.updates = int(state["updates"])
-        self.nonfinite = int(state["nonfinite"])
-        self.faults = int(state.get("faults", 0))  # checkpoints of 0.1 do not count them
         self.running_return = state["running_return"].clone()
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)

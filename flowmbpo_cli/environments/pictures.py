@@ -61,7 +61,7 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
 def _write_picture(frame: Any, out: Path) -> None:
     from matplotlib.image import imsave
 
-    from flowmbpo.checkpoints.atomic import StagedFile
+    from flowmbpo.atomic import StagedFile
 
     with StagedFile(out) as staged:
         imsave(staged, frame, format="png")  # type: ignore[arg-type]  # it writes, which is all that is asked
