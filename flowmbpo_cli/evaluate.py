@@ -27,9 +27,21 @@ def evaluate(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "auto",
     video: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Film real episodes.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the run's learning curve.")] = None,
+    planner: Annotated[
+        Literal["policy", "mppi"], typer.Option(help="What acts: the policy, or a search in the world model.")
+    ] = "policy",
+    planner_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of the planner, e.g. horizon=5. May be repeated."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Measure the real return of a trained policy."""
+    """Measure the real return of a trained policy, or of a planner in its world model."""
+    from flowmbpo.planning.settings import mppi_config
+
+    if planner_set and planner == "policy":
+        raise typer.BadParameter("sets a planner's options; add --planner mppi.", param_hint="--planner-set")
+    settings = None if planner == "policy" else mppi_config(planner_set or ())
     if task is not None:
         from flowmbpo.envs.tasks import task_info
 
@@ -50,6 +62,7 @@ def evaluate(
             device=device,
             video=video,
             plot=plot,
+            planner=settings,
         ).to_dict()
     if json_:
         print_document(outcome)

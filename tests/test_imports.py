@@ -27,7 +27,7 @@ LAYERS = (
     ("flowmbpo.training",),
     ("flowmbpo.config",),  # the whole tree of options, presets and overrides
     LEAVES,
-    ("flowmbpo.diagnostics", "flowmbpo.evaluation"),
+    ("flowmbpo.diagnostics", "flowmbpo.evaluation", "flowmbpo.planning"),
     ("flowmbpo.runs",),
     ("flowmbpo_cli",),
 )

@@ -23,10 +23,11 @@ README_HEAD = """\
 
 Returns of whole episodes in the real environment. Each evaluation is a `.json` file (everything that
 is known about it) and a `.csv` file (one row per episode). The checkpoint is named by the SHA-256 of
-its file: compare with `sha256sum`. `+-` is the population standard deviation over episodes.
+its file: compare with `sha256sum`. `+-` is the population standard deviation over episodes. The last
+column says what acted: the checkpoint's policy, or a planner, its values and its settings.
 
-| evaluation | checkpoint | SHA-256 | task | seed | episodes | return | success |
-|---|---|---|---|---|---|---|---|
+| evaluation | checkpoint | SHA-256 | task | seed | episodes | return | success | planner |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -43,8 +44,9 @@ def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any])
     """Write `evaluation` into `folder` under `{checkpoint stem}-{hash}-seed{seed}`.
 
     `meta` holds at least the checkpoint's path, its `checkpoint_sha256` and the `seed`, and must be
-    JSON-able; `task` is filled in from the evaluation where absent. An evaluation of the same
-    checkpoint and seed that is already there and differs is kept: the new one gets `-2`, `-3`, ...
+    JSON-able; `task` is filled in from the evaluation where absent, and `planner` (what acted: its
+    `kind`, and a planner's `values` and `settings`) as the policy. An evaluation of the same checkpoint
+    and seed that is already there and differs is kept: the new one gets `-2`, `-3`, ...
 
     Raises ValueError where `meta` lacks a key or shadows one of the evaluation's own, StorageError
     when the disk refuses.
@@ -54,7 +56,8 @@ def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any])
     if missing or shadowed:
         raise ValueError(f"meta lacks {sorted(missing)} and must not hold {sorted(shadowed)}")
     task = "+".join(dict.fromkeys(evaluation.tasks))
-    document = json.dumps({"task": task, **meta, **figures}, indent=2, allow_nan=False) + "\n"
+    meta = {"task": task, "planner": {"kind": "policy"}, **meta}
+    document = json.dumps({**meta, **figures}, indent=2, allow_nan=False) + "\n"
     stem = f"{Path(meta['checkpoint']).stem}-{meta['checkpoint_sha256'][:HASH_DIGITS]}-seed{meta['seed']}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,7 @@ def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any])
     path = _claim(folder, stem, document.encode())
     files = ResultFiles(json=path, csv=path.with_suffix(".csv"), readme=folder / "README.md")
     try:
-        write_bytes_atomic(files.csv, _table(evaluation).encode())
+        write_bytes_atomic(files.csv, _table(evaluation, _planner_label(meta["planner"])).encode())
         write_bytes_atomic(files.json, document.encode())
     except StorageError:
         if not path.stat().st_size:  # the bare claim; a file with content is an evaluation
@@ -88,13 +91,21 @@ def _claim(folder: Path, stem: str, document: bytes) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def _table(evaluation: Evaluation) -> str:
+def _planner_label(planner: Mapping[str, Any]) -> str:
+    """`policy`, or `mppi on critic: horizon 3, samples 512, ...`."""
+    if "settings" not in planner:
+        return str(planner["kind"])
+    settings = ", ".join(f"{key} {value}" for key, value in planner["settings"].items())
+    return f"{planner['kind']} on {planner['values']}: {settings}"
+
+
+def _table(evaluation: Evaluation, planner: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("episode", "task", "return", "length", "success"))
+    writer.writerow(("episode", "task", "return", "length", "success", "planner"))
     columns = zip(evaluation.tasks, evaluation.returns, evaluation.lengths, evaluation.successes, strict=True)
     for episode, (task, total, length, success) in enumerate(columns):
-        writer.writerow((episode, task, repr(total), length, "" if success is None else success))
+        writer.writerow((episode, task, repr(total), length, "" if success is None else success, planner))
     return text.getvalue()
 
 
@@ -113,8 +124,9 @@ def _readme_row(path: Path) -> str:
             found["episodes"],
             f"{found['return_mean']:.1f} +- {found['return_std']:.1f}",
             "-" if found["success"] is None else f"{found['success']:.2f}",
+            _planner_label(found.get("planner", {"kind": "policy"})),  # earlier files name none
         )
     except (OSError, ValueError, KeyError, TypeError):
         # Somebody else's file, or an evaluation that is just being written: no reason to lose ours.
-        return f"| `{path.stem}` | not readable | | | | | | |\n"
+        return f"| `{path.stem}` | not readable | | | | | | | |\n"
     return f"| `{path.stem}` | " + " | ".join(str(cell) for cell in cells) + " |\n"

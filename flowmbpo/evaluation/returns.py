@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.envs.base import VectorEnv
@@ -19,6 +19,8 @@ log = logging.getLogger("flowmbpo")
 
 Policy = Callable[[Float[Tensor, "N O"], Int[Tensor, " N"]], Float[Tensor, "N A"]]
 """Observations and task ids to actions; called with gradients off."""
+OnStart = Callable[[Bool[Tensor, " N"]], None]
+"""Told which copies' next observation is the first of an episode, for policies that remember."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,15 @@ class Evaluation:
 
 
 @torch.no_grad()  # real returns are only measured; nothing is learnt from them here
-def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evaluation:
+def evaluate(
+    policy: Policy, env: VectorEnv, episodes: int, seed: int, *, on_start: OnStart | None = None
+) -> Evaluation:
     """Run `episodes` whole episodes from `env.reset(seed)`, closed loop, and report them.
 
     How many each copy runs is fixed beforehand (they differ by at most one), because taking the
     first that finish would favour short episodes. A copy that is done is stepped on, uncounted. An
-    episode that the simulator breaks is run again as the copy's next one.
+    episode that the simulator breaks is run again as the copy's next one. `on_start` is called before
+    the first action of all, and whenever copies have begun an episode since the last action.
 
     Raises EnvironmentFailure on a non-finite reward, where more episodes broke than were asked for,
     and whatever `env` raises.
@@ -122,11 +127,15 @@ def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evalua
     earned = torch.zeros(env.num_envs, dtype=torch.float64)
     lasted = torch.zeros(env.num_envs, dtype=torch.long)
     pending, faults = episodes, 0
+    begins = torch.ones(env.num_envs, dtype=torch.bool)
     while pending:
+        if on_start is not None and begins.any():
+            on_start(begins)
         step = env.step(policy(obs, env.task_ids).to(obs.device))
         obs = step.obs
         earned += step.reward.to(earned)
         lasted += 1
+        begins = step.done.cpu().clone()
         for copy in step.done.nonzero().flatten().tolist():
             if len(finished[copy]) < quota[copy]:
                 finished[copy].append(_episode(float(earned[copy]), int(lasted[copy]), float(step.success[copy]), copy))
@@ -134,6 +143,7 @@ def evaluate(policy: Policy, env: VectorEnv, episodes: int, seed: int) -> Evalua
             earned[copy] = 0.0
             lasted[copy] = 0
         for fault in step.faults:
+            begins[fault.index] = True
             earned[fault.index] = 0.0
             lasted[fault.index] = 0
             if len(finished[fault.index]) < quota[fault.index]:

@@ -15,15 +15,17 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.envs.inspection.opening import open_env
-from flowmbpo.envs.resolve import backend_notices, member_id
+from flowmbpo.envs.resolve import backend_notices, member_id, only_id
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
 from flowmbpo.evaluation.results import write_results
-from flowmbpo.evaluation.returns import Evaluation, Policy
+from flowmbpo.evaluation.returns import Evaluation
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
 from flowmbpo.models.agent import Agent
+from flowmbpo.planning.config import MPPIConfig
+from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
 from flowmbpo.runs.build import env_spec, evaluation_env, evaluation_episodes, resolve_device, set_up_compute
 
 log = logging.getLogger("flowmbpo")
@@ -48,6 +50,7 @@ class EvalOutcome:
     task: str
     simulator: str
     seed: int
+    planner: dict[str, Any]
     evaluation: Evaluation
     results: str
     video: str | None
@@ -65,6 +68,7 @@ class EvalOutcome:
             "task": self.task,
             "simulator": self.simulator,
             "seed": self.seed,
+            "planner": self.planner,
             **{key: figures[key] for key in ("episodes", "return_mean", "return_std", "success", "length_mean")},
             "faults": figures["faults"],
             "per_task": figures["per_task"],
@@ -86,24 +90,26 @@ def evaluate(
     device: str = "auto",
     video: Path | None = None,
     plot: Path | None = None,
+    planner: MPPIConfig | None = None,
 ) -> EvalOutcome:
-    """Roll the checkpoint's policy out in the real environment and write the figures to `results/`.
+    """Roll the checkpoint's policy (or `planner` in its world model) out in the real environment.
 
-    `task` is one task of the set that the checkpoint was trained on, or for a single task's
-    checkpoint another task of the same widths. Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
+    The figures go to `results/`, a planner's into a folder of their own. `task` is one task of the set that
+    the checkpoint was trained on, or for a single task's checkpoint another task of the same widths; by
+    default what the run itself ran. Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
     """
     path = resolve(checkpoint)
     metrics = None if plot is None else _metrics_beside(path)  # before minutes of episodes are run for it
     target = resolve_device(device)
     loaded = load(path, target)
-    config = experiment_from_dict(loaded.payload["config"], str(path))
-    config, only = (config, None) if task is None else config_for_task(config, task)
+    check_trained(loaded, "policy" if planner is None else "mppi")
+    config, only = _chosen(experiment_from_dict(loaded.payload["config"], str(path)), task)
     evaluated = _evaluated(config, only)
     tasks = len(evaluated.tasks)
     if video is not None and tasks > 1:
         raise ConfigError(f"--video: films one task, and {evaluated.label} has {tasks}; name one with --task")
     set_up_compute(config)
-    agent = load_agent(loaded, config).to(target)
+    agent = load_agent(loaded, config if planner is None else planning_config(config, loaded.payload)).to(target)
     count = config.evaluation.episodes if episodes is None else episodes
     if only is None:
         count = evaluation_episodes(config, count)
@@ -114,38 +120,35 @@ def evaluate(
     for notice in backend_notices(config.task):
         log.warning("%s", notice)
 
+    acting = make_acting(agent, loaded, config, target, used_seed, planner)
     env = evaluation_env(config, count, target, only=only)
     try:
-        figures = evaluate_policy(_policy(agent, config, target, used_seed), env, count, used_seed)
+        figures = evaluate_policy(acting.act, env, count, used_seed, on_start=acting.on_start)
     finally:
         env.close()
-    meta = {
+    origin: dict[str, Any] = {
         "checkpoint": str(path),
         "checkpoint_sha256": loaded.sha256,
-        "seed": named_seed,
         "epoch": int(loaded.payload["epoch"]),
         "env_steps": int(loaded.payload["env_steps"]),
-        "config": config.name,
         "task": evaluated.label,
         "simulator": simulators(evaluated),
+        "seed": named_seed,
+        "planner": acting.record(),
     }
     folder = Path("results") / config.phase / evaluated.label / config.name / f"seed{config.seed}"
-    files = write_results(folder, figures, meta)
+    if planner is not None:
+        folder /= origin["planner"]["kind"]
+    files = write_results(folder, figures, origin | {"config": config.name})
     if video is not None:
-        _film(_policy(agent, config, target, used_seed), config, used_seed, video, only)
+        _film(make_acting(agent, loaded, config, target, used_seed, planner), config, used_seed, video, only)
     if plot is not None and metrics is not None:
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
         plot_learning_curve(metrics, plot)
     return EvalOutcome(
-        checkpoint=str(path),
-        checkpoint_sha256=loaded.sha256,
+        **origin,
         verified=loaded.verified,
-        epoch=int(loaded.payload["epoch"]),
-        env_steps=int(loaded.payload["env_steps"]),
-        task=evaluated.label,
-        simulator=simulators(evaluated),
-        seed=named_seed,
         evaluation=figures,
         results=str(files.json),
         video=None if video is None else str(video),
@@ -164,10 +167,9 @@ def load_agent(loaded: Loaded, config: ExperimentConfig) -> Agent:
     return agent.eval()
 
 
-def _policy(agent: Agent, config: ExperimentConfig, device: torch.device, seed: int) -> Policy:
-    """The agent's actions: deterministic, or seeded samples where the config evaluates those."""
-    generator = None if config.evaluation.deterministic else torch.Generator(device).manual_seed(seed)
-    return lambda obs, task: agent.act(obs.to(device), task.to(device), generator)
+def _chosen(config: ExperimentConfig, task: str | None) -> tuple[ExperimentConfig, int | None]:
+    """What to evaluate: `task`, or what the run itself ran; and its id where that is one member of a set."""
+    return (config, only_id(config.task)) if task is None else config_for_task(config, task)
 
 
 def config_for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConfig, int | None]:
@@ -184,7 +186,7 @@ def config_for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConf
             )
     elif task == config.task.name:
         return config, None  # with the run's own backend
-    chosen = {"name": task, "set": None, "tasks": None, "backend": "auto"}
+    chosen = {"name": task, "set": None, "tasks": None, "only": None, "backend": "auto"}
     changed = config.model_copy(update={"task": config.task.model_copy(update=chosen)})
     other = env_spec(changed)
     if (own.obs_dim, own.action_dim) != (other.obs_dim, other.action_dim):
@@ -201,11 +203,11 @@ def _evaluated(config: ExperimentConfig, only: int | None) -> EnvSpec:
     return spec if only is None else EnvSpec((spec.tasks[only],))
 
 
-def _film(policy: Policy, config: ExperimentConfig, seed: int, video: Path, only: int | None) -> None:
+def _film(acting: Acting, config: ExperimentConfig, seed: int, video: Path, only: int | None) -> None:
     from flowmbpo.tracking.video import write_video
 
     with open_env(config.task, copies=1, workers=0, only=only) as env:
-        write_video(record_episodes(policy, env, 1, seed), video, FRAMES_PER_SECOND)
+        write_video(record_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
 
 
 def _metrics_beside(checkpoint: Path) -> Path:

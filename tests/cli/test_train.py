@@ -155,6 +155,7 @@ def test_eval_of_a_run_directory_takes_its_latest(command, engine, checkpoint, t
         "device": "cpu",
         "video": Path("a.mp4"),
         "plot": Path("b.png"),
+        "planner": None,
     }
     assert "Wrote a.mp4" in finished.stdout and "Wrote b.png" in finished.stdout
 

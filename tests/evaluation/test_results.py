@@ -28,7 +28,7 @@ def test_names_carry_checkpoint_hash_and_seed(tmp_path):
 
 def test_json_holds_the_evaluation_and_what_it_was_of(tmp_path):
     document = json.loads(write_results(tmp_path, EVALUATION, META).json.read_text())
-    assert document == {**META, "task": "walker-stand", **EVALUATION.to_dict()}
+    assert document == {**META, "task": "walker-stand", "planner": {"kind": "policy"}, **EVALUATION.to_dict()}
     assert document["success"] == 1.0 and document["return_mean"] == pytest.approx(0.9)
 
 

@@ -1,0 +1,155 @@
+"""The Q ensemble and the policy prior of a TD-MPC2 checkpoint: its own planner's values.
+
+As TD-MPC2 defines them (Hansen et al. 2024, and its published code): Q(z, e, a) is a distribution over
+symlog values; a plan ends in the average of two members drawn at random, at an action sampled from the
+prior, tanh(mean + std eps), log std = low + (high - low)/2 (tanh(raw) + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.checkpoints.payload import architecture_mismatch
+from flowmbpo.errors import CheckpointError
+from flowmbpo.models.actors.base import standard_normal
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.task_context import TaskContext
+from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.two_hot import symexp, two_hot_expectation
+from flowmbpo.planning.values import Objective
+
+KIND = "tdmpc2"
+MEMBERS_DRAWN = 2
+
+
+class PolicyPrior(nn.Module):
+    """The Gaussian prior pi(a | z, e_task), squashed by tanh and masked."""
+
+    def __init__(self, network: nn.Sequential, low: float, high: float) -> None:
+        super().__init__()
+        self.network = network
+        self.low = low
+        self.high = high
+
+    def forward(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
+    ) -> Float[Tensor, "B A"]:
+        """A sample; without a generator tanh of the mean."""
+        mean, raw = self.network(context.append_to(z)).chunk(2, dim=-1)
+        if generator is not None:
+            log_std = self.low + 0.5 * (self.high - self.low) * (raw.tanh() + 1.0)
+            mean = mean + log_std.exp() * standard_normal(mean, generator)
+        action: Tensor = mean.tanh() * context.action_mask
+        return action
+
+
+class QEnsemble(nn.Module):
+    """Q_1..Q_N(z, e_task, a) as bin logits, decoded to real units."""
+
+    bins: Tensor
+
+    def __init__(self, members: list[nn.Sequential], bins: int, low: float, high: float) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("bins", torch.linspace(low, high, bins), persistent=False)
+
+    def forward(
+        self,
+        z: Float[Tensor, "B D"],
+        action: Float[Tensor, "B A"],
+        context: TaskContext,
+        generator: torch.Generator,
+    ) -> Float[Tensor, " B"]:
+        """The average of two members drawn without replacement, the same two for every row."""
+        inputs = torch.cat([z, context.embedding, action], dim=-1)
+        order = torch.randperm(len(self.members), generator=generator, device=generator.device)
+        drawn = [self.members[index] for index in order[:MEMBERS_DRAWN].tolist()]
+        values = [symexp(two_hot_expectation(member(inputs), self.bins)) for member in drawn]
+        return torch.stack(values).mean(0)
+
+
+class TDMPC2Objective(Objective):
+    """An imported file's prior and Q ensemble over the agent's world model, in units of the real reward."""
+
+    name = KIND
+
+    def __init__(self, agent: Agent, prior: PolicyPrior, critics: QEnsemble) -> None:
+        super().__init__(agent.world_model)
+        self._real_reward = agent.reward_normalizer.inverse
+        self._prior = prior
+        self._critics = critics
+
+    def policy(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
+    ) -> Float[Tensor, "B A"]:
+        """The prior."""
+        action: Tensor = self._prior(z, context, generator)
+        return action
+
+    def reward(
+        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
+    ) -> Float[Tensor, " B"]:
+        """The real reward."""
+        return self._real_reward(self.model.reward(z, action, context))
+
+    def terminal(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
+    ) -> Float[Tensor, " B"]:
+        """Q at the prior's sample."""
+        value: Tensor = self._critics(z, self._prior(z, context, generator), context, generator)
+        return value
+
+    def gamma(self, context: TaskContext) -> Float[Tensor, " B"]:
+        """Each task's own, as TD-MPC2 sets it from the episode's length."""
+        return context.discount
+
+
+def imported_objective(agent: Agent, saved: Mapping[str, Any], where: str) -> TDMPC2Objective:
+    """The planner's networks of a checkpoint's `planner` entry, on the agent's device, in evaluation mode.
+
+    `where` names the file. Raises CheckpointError where the entry is of another kind or does not fit the agent.
+    """
+    if saved.get("kind") != KIND:
+        raise CheckpointError(
+            f"{where}: its planner is of kind {saved.get('kind')!r}; this flowmbpo plans with '{KIND}'. "
+            "Import the original file again."
+        )
+    config, action_dim = agent.world_model.config, agent.spec.action_dim
+    context_dim = config.latent_dim + config.task_dim
+    try:
+        pi, q, bins = dict(saved["pi"]), dict(saved["q"]), int(saved["bins"])
+        bounds = [float(saved[key]) for key in ("log_std_min", "log_std_max", "low", "high")]
+        members = len(q["0.linear.weight"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: its planner is incomplete ({error}); import the original file again."
+        ) from error
+    prior = PolicyPrior(_loaded(pi, context_dim, 2 * action_dim, f"{where}: planner.pi"), bounds[0], bounds[1])
+    networks = [
+        _loaded(
+            {name: value[member] for name, value in q.items()}, context_dim + action_dim, bins, f"{where}: planner.q"
+        )
+        for member in range(members)
+    ]
+    critics = QEnsemble(networks, bins, bounds[2], bounds[3])
+    device = agent.world_model.tasks.action_masks.device
+    return TDMPC2Objective(agent, prior.eval().to(device), critics.eval().to(device))
+
+
+def _loaded(state: dict[str, Tensor], in_dim: int, out_dim: int, where: str) -> nn.Sequential:
+    """The network of the saved names, its hidden widths read from the tensors."""
+    units: list[int] = []
+    while f"{len(units)}.linear.weight" in state:
+        units.append(int(state[f"{len(units)}.linear.weight"].shape[0]))
+    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
+        network = normed_mlp(in_dim, units, out_dim, normed_output=False)
+    mismatch = architecture_mismatch(network.state_dict(), state)
+    if mismatch is not None:
+        raise CheckpointError(f"{where}: {mismatch}")
+    network.load_state_dict(state)
+    return network
