@@ -144,3 +144,35 @@ def test_figures_are_given_per_task():
         "walk": {"episodes": 2, "return_mean": 2.0, "success": 0.5},
         "run": {"episodes": 1, "return_mean": 10.0, "success": None},
     }
+
+
+def test_policies_that_remember_are_told_where_episodes_begin(scripted):
+    env = scripted([(2, True, NAN), (3, False, NAN)], [(4, True, NAN)])
+    told = []
+
+    def policy(obs, task_ids):
+        told.append("act")
+        return obs[:, :1] * 0
+
+    evaluate(policy, env, episodes=3, seed=0, on_start=lambda begins: told.append(begins.tolist()))
+    # steps:    1            2                          3      4 (copy 1 is stepped on)         5
+    assert told == [[True, True], "act", "act", [True, False], "act", "act", [False, True], "act"]
+
+
+def test_episodes_that_follow_a_fault_are_begun_too(scripted, monkeypatch):
+    env = scripted([(3, True, NAN)])
+    plain, told = env.step, []
+
+    def breaks_once(action):
+        step = plain(action)
+        if len(env.actions) != 2:
+            return step
+        obs = env.reset(1)
+        fault = Fault(0, "scripted", 0, 0, 2, "a result is absurd", "state", np.zeros((1, 1), np.float32))
+        return dataclasses.replace(step, obs=obs, final_obs=obs, faults=(fault,))
+
+    monkeypatch.setattr(env, "step", breaks_once)
+    evaluate(
+        tenth_of_the_clock, env, episodes=1, seed=0, on_start=lambda begins: told.append((len(env.actions), begins))
+    )
+    assert told == [(0, torch.tensor([True])), (2, torch.tensor([True]))]

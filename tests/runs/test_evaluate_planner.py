@@ -1,0 +1,158 @@
+"""Evaluating with a planner: its own results, the same episodes, and weights that were never trained."""
+
+import json
+
+import pytest
+import torch
+
+from flowmbpo import runs
+from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.planning.config import MPPIConfig
+from flowmbpo.runs.acting import planning_config
+
+SMALL = MPPIConfig(horizon=2, iterations=2, samples=16, elites=4, policy_samples=4)
+TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-pendulum-swingup"], "num_envs": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def run(folder, train, config):
+    """A finished run, shared by the module: evaluating changes nothing in it."""
+    if not (folder / "run").exists():
+        train(config(), out=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def toys(folder, train, config):
+    """A finished run over three tasks of different widths, shared too."""
+    if not (folder / "toys").exists():
+        train(config(task=TOYS, **{"model.task_dim": 4, "training.epochs": 1}), out=folder / "toys")
+    return folder / "toys"
+
+
+@pytest.fixture
+def altered(tmp_path):
+    """The latest checkpoint of a run with entries added or replaced."""
+
+    def alter(run, **entries):
+        payload = load(run / "checkpoints" / "latest.pt").payload
+        kept = {key: value for key, value in payload.items() if key not in ("format", "version", "replay")}
+        return CheckpointStore(tmp_path / "altered").save("latest", kept | entries)
+
+    return alter
+
+
+def imported_planner(latent, action, members=3):
+    """Random prior and Q functions as an import keeps them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        networks = [normed_mlp(latent, (8,), 2 * action, normed_output=False)]
+        networks += [normed_mlp(latent + action, (8,), 11, normed_output=False) for _ in range(members)]
+        states = [{k: v + 0.3 * torch.randn_like(v) for k, v in net.state_dict().items()} for net in networks]
+    q = {name: torch.stack([state[name] for state in states[1:]]) for name in states[1]}
+    bounds = {"log_std_min": -10.0, "log_std_max": 2.0, "bins": 11, "low": -10.0, "high": 10.0}
+    return {"kind": "tdmpc2", "pi": states[0], "q": q, **bounds}
+
+
+def test_planned_results_lie_beside_the_policys_and_name_their_planner(run, tmp_path):
+    policy = runs.evaluate(run, seed=5)
+    before = (tmp_path / policy.results).read_bytes()
+    planned = runs.evaluate(run, seed=5, planner=SMALL)
+    folder = tmp_path / "results" / "test" / "toy-pendulum-swingup" / "tiny" / "seed0"
+    assert (tmp_path / policy.results).parent == folder and (tmp_path / planned.results).parent == folder / "mppi"
+    assert (tmp_path / policy.results).read_bytes() == before
+    assert json.loads(before)["planner"] == {"kind": "policy"} == policy.to_dict()["planner"]
+    stored = json.loads((tmp_path / planned.results).read_text())["planner"]
+    assert stored == planned.to_dict()["planner"]
+    assert (stored["kind"], stored["values"], stored["settings"]) == ("mppi", "critic", SMALL.model_dump())
+    # 2 copies x 100 steps; 16 sequences in each of 2 iterations
+    assert stored["counts"] == {"plans": 200, "sequences": 6400, "nonfinite": 0, "fallbacks": 0}
+    assert "| mppi on critic: horizon 2, iterations 2, samples 16," in (folder / "mppi" / "README.md").read_text()
+    assert (folder / "README.md").read_text().rstrip().endswith("| policy |")
+    table = (tmp_path / planned.results).with_suffix(".csv").read_text()
+    assert table.count("mppi on critic: horizon 2") == 2
+
+
+def test_other_settings_are_kept_apart_and_defaults_are_written_out(run, tmp_path):
+    first = runs.evaluate(run, episodes=1, planner=SMALL)
+    other = runs.evaluate(run, episodes=1, planner=SMALL.model_copy(update={"iterations": None}))
+    assert first.results != other.results
+    assert json.loads((tmp_path / other.results).read_text())["planner"]["settings"]["iterations"] == 6
+    assert len(list((tmp_path / first.results).parent.glob("*.json"))) == 2
+
+
+def test_the_seed_decides_plans_and_episodes(run):
+    first, again, other = (runs.evaluate(run, seed=seed, planner=SMALL).evaluation for seed in (5, 5, 6))
+    assert first == again and first != other
+    assert first.returns != runs.evaluate(run, seed=5).evaluation.returns
+
+
+def test_planning_leaves_the_global_generator_alone(run):
+    before = torch.get_rng_state()
+    runs.evaluate(run, episodes=1, planner=SMALL)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_planner_films_too(run, tmp_path):
+    runs.evaluate(run, episodes=1, planner=SMALL, video=tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_tasks_of_a_set_are_planned_with_their_own_widths(toys):
+    outcome = runs.evaluate(toys, episodes=3, planner=SMALL)
+    assert set(outcome.evaluation.tasks) == set(TOYS["tasks"])
+    alone = runs.evaluate(toys, episodes=1, task="toy-two-goals", planner=SMALL)
+    assert alone.task == "toy-two-goals" and "/toy-two-goals/tiny/seed0/mppi/" in alone.results
+
+
+def test_one_member_of_a_set_is_evaluated_by_default_and_another_by_name(toys, altered):
+    saved = load(toys / "checkpoints" / "latest.pt").payload["config"]
+    path = altered(toys, config=saved | {"task": saved["task"] | {"only": "toy-two-goals"}})
+    own = runs.evaluate(path, episodes=2)
+    assert own.task == "toy-two-goals" and own.evaluation.episodes == 2
+    assert own.evaluation.returns == runs.evaluate(toys, episodes=2, task="toy-two-goals").evaluation.returns
+    assert runs.evaluate(path, episodes=1, task="toy-lqr").task == "toy-lqr"
+    with pytest.raises(ConfigError, match=r"cheetah-run: is not one of the tasks"):
+        runs.evaluate(path, task="cheetah-run")
+
+
+def test_imported_q_functions_and_prior_are_what_plans(run, altered):
+    path = altered(run, planner=imported_planner(16, 1), imported={"untrained": ["actor", "critic"]})
+    planned = runs.evaluate(path, episodes=1, planner=SMALL)
+    assert planned.planner["values"] == "tdmpc2"
+    assert planned.evaluation.returns != runs.evaluate(run, episodes=1, planner=SMALL).evaluation.returns
+    with pytest.raises(CheckpointError, match=r"actor is untrained\. Plan instead \(--planner mppi\), or train one"):
+        runs.evaluate(path)
+
+
+def test_planner_of_another_size_is_refused(run, altered, tmp_path):
+    path = altered(run, planner=imported_planner(24, 1))
+    with pytest.raises(CheckpointError, match=r"planner\.pi: .*0\.linear\.weight is \(8, 24\), needed \(8, 16\)"):
+        runs.evaluate(path, planner=SMALL)
+    assert not (tmp_path / "results").exists()
+
+
+def test_untrained_weights_are_refused_with_what_can_be_done(run, altered, tmp_path):
+    path = altered(run, imported={"untrained": ["actor", "critic"]})
+    with pytest.raises(CheckpointError, match=r"actor is untrained\. Train one in its world model: flowmbpo train"):
+        runs.evaluate(path)
+    with pytest.raises(CheckpointError, match=r"nothing to plan with\. Import the file again with its planner"):
+        runs.evaluate(path, planner=SMALL)
+    assert not (tmp_path / "results").exists()
+    path = altered(run, imported={"untrained": []})
+    assert runs.evaluate(path, episodes=1).evaluation.episodes == 1
+
+
+def test_symlog_rewards_are_decoded_where_q_functions_plan(config):
+    two_hot = config(**{"model.reward": {"kind": "two_hot", "units": [16], "decode": "symlog"}})
+    assert planning_config(two_hot, {"planner": {}}).model.reward.decode == "symexp"
+    assert planning_config(two_hot, {}) == two_hot  # the critic was trained on them as they are
+    assert planning_config(config(), {"planner": {}}) == config()
