@@ -1,0 +1,145 @@
+"""What a path holds, of the formats that can be converted; and where else to look when it is near."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from flowmbpo.data.convert.dflex import DflexSource, Squash
+from flowmbpo.data.convert.episodes import TaskColumns
+from flowmbpo.data.convert.mmbench import MMBenchSource
+from flowmbpo.data.convert.source import Source, known_columns, set_columns
+from flowmbpo.data.convert.tdmpc2 import CHUNK, TDMPC2Source, chunk_files
+from flowmbpo.data.convert.tensors import open_archive
+from flowmbpo.data.offline.manifest import MANIFEST
+from flowmbpo.errors import DataError
+
+Format = Literal["auto", "tdmpc2", "mmbench", "pwm-dflex"]
+_WHERE = "`flowmbpo data where` shows how published files are laid out."
+_DFLEX_FILE = re.compile(r"ep_data_(\w+?)(?:Env)?_ep\d+")  # as SHAC names what it records
+
+
+def open_source(
+    path: Path,
+    form: Format = "auto",
+    *,
+    set_name: str | None = None,
+    task: str | None = None,
+    drop_padding: bool = False,
+    squash: Squash = "auto",
+) -> Source:
+    """The published source at `path`, in the format `form` or the one that it looks like.
+
+    Raises DataError on a path that holds none, naming the one above or below where that does.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: does not exist. {_WHERE}")
+    if path.is_dir() and (path / MANIFEST).is_file():
+        raise DataError(f"{path}: is a dataset of flowmbpo already; train on it as it is.")
+    kind = _looks_like(path) if form == "auto" else form
+    if kind == "tdmpc2":
+        return TDMPC2Source(_chunks(path), set_name, drop_padding=drop_padding)
+    if kind == "mmbench":
+        return _mmbench(path, set_name, task, drop_padding)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; PWM's dflex data are one file per task. Name one of {_some(path)}.")
+    return DflexSource(path, _dflex_task(path, task), squash)
+
+
+def _looks_like(path: Path) -> Format:
+    if path.is_file():
+        if CHUNK.fullmatch(path.name):
+            return "tdmpc2"
+        return _file_format(path)
+    if chunk_files(path):
+        return "tdmpc2"
+    files = _archives(path)
+    if files:
+        return _file_format(files[0])
+    raise DataError(f"{path}: holds neither chunk_*.pt nor other .pt files.{_near(path)} {_WHERE}")
+
+
+def _file_format(path: Path) -> Format:
+    tensors = open_archive(path).tensors
+    if "episode" in tensors:
+        return "mmbench"
+    if {"obs", "action", "reward"} <= tensors.keys():
+        return "tdmpc2" if "task" in tensors else "pwm-dflex"
+    raise DataError(
+        f"{path}: holds {', '.join(tensors)}, which is no published set of episodes: at least obs, action and reward "
+        "are needed. Checkpoints are read by `flowmbpo checkpoint import`."
+    )
+
+
+def _chunks(path: Path) -> list[Path]:
+    """The chunks in a folder. Raises DataError where they lie one level above or below."""
+    if path.is_file():
+        raise DataError(f"{path}: is one file of a set, one level too low. Name its folder: {path.absolute().parent}.")
+    files = chunk_files(path)
+    if not files:
+        raise DataError(f"{path}: holds no chunk_*.pt.{_near(path)} {_WHERE}")
+    return files
+
+
+def _near(path: Path) -> str:
+    """A hint at chunks one level below or above."""
+    below = [child for child in sorted(path.iterdir()) if child.is_dir() and chunk_files(child)]
+    if below:
+        return f" It is one level too high; name one of: {', '.join(map(str, below[:4]))}."
+    above = path.absolute().parent
+    if chunk_files(above):
+        return f" It is one level too low; name {above}."
+    return ""
+
+
+def _archives(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix == ".pt")
+
+
+def _mmbench(path: Path, set_name: str | None, task: str | None, drop_padding: bool) -> Source:
+    if path.is_file():
+        name = task or path.stem
+        columns = known_columns(name)
+        return MMBenchSource(columns.name if columns else name, [name], [path], drop_padding=drop_padding)
+    files = {_plain(file.stem): file for file in _archives(path)}
+    if not files:
+        raise DataError(f"{path}: holds no <task>.pt. {_WHERE}")
+    if task is not None:
+        if _plain(task) not in files:
+            raise DataError(f"{path}: holds no demonstrations of {task}; it has {_some(path)}.")
+        return MMBenchSource(_plain(task), [task], [files[_plain(task)]], drop_padding=drop_padding)
+    if set_name is None:
+        return MMBenchSource("mmbench", list(files), list(files.values()), drop_padding=drop_padding)
+    wanted = [columns.name for columns in set_columns(set_name)]
+    missing = [name for name in wanted if name not in files]
+    if missing:
+        raise DataError(
+            f"{path}: --set {set_name} needs files that are not there: {', '.join(f'{name}.pt' for name in missing)}."
+        )
+    return MMBenchSource(set_name, wanted, [files[name] for name in wanted], drop_padding=drop_padding)
+
+
+def _plain(name: str) -> str:
+    columns = known_columns(name)
+    return columns.name if columns else name
+
+
+def _dflex_task(path: Path, task: str | None) -> TaskColumns:
+    """The dflex task that `task` or the file's name says. Raises DataError."""
+    from flowmbpo.envs.dflex.tasks import TASKS
+
+    known = {info.name: TaskColumns(info.name, info.obs_dim, info.action_dim) for info in TASKS}
+    recorded = _DFLEX_FILE.fullmatch(path.stem)
+    asked = task or (recorded[1] if recorded else path.stem)
+    flat = asked.lower().removeprefix("dflex").replace("-", "").replace("_", "")
+    found = [columns for name, columns in known.items() if name.removeprefix("dflex").replace("-", "") == flat]
+    if not found:
+        raise DataError(
+            f"{path}: '{asked}' is no task of dflex. Say which one it is with --task; there are {', '.join(known)}."
+        )
+    return found[0]
+
+
+def _some(folder: Path) -> str:
+    return ", ".join(path.name for path in _archives(folder)[:6]) or "its files"

@@ -1,0 +1,114 @@
+"""MMBench's demonstrations: one <task>.pt each, a flat TensorDict of episodes one after the other (Newt).
+
+Keys `obs` [R, 128], `action` [R, 16], `reward`, `value`, `terminated`, `episode` [R], and sometimes `feat`. A demo of
+L transitions takes L + 1 rows with the same `episode`; the widths are nominal, a task's own columns come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowmbpo.data.convert.episodes import Block, Place, Portion, TaskColumns, realign
+from flowmbpo.data.convert.selection import Selection
+from flowmbpo.data.convert.source import PORTION_BYTES, Source, known_columns
+from flowmbpo.data.convert.tensors import Archive, open_archive
+from flowmbpo.errors import DataError
+
+
+class MMBenchSource(Source):
+    """Demonstrations of the tasks `names`, one file each; a task's id is its place among them.
+
+    A task that this project knows has the widths of its table; those of another are read off the data: the last
+    column that is not 0 everywhere. Raises DataError.
+    """
+
+    format: ClassVar[str] = "mmbench"
+
+    def __init__(
+        self, set_name: str, names: Sequence[str], files: Sequence[Path], *, drop_padding: bool = False
+    ) -> None:
+        self._drop_padding = drop_padding
+        tasks = [known_columns(name) or _columns_of(name, path) for name, path in zip(names, files, strict=True)]
+        super().__init__(set_name, tasks, files)
+
+    def options(self) -> dict[str, Any]:
+        return {"drop_padding": True} if self._drop_padding else {}
+
+    def count(self, number: int) -> list[int]:
+        starts = _starts(open_archive(self.files[number]))
+        return [len(starts) - 1 if task == number else 0 for task in range(len(self.tasks))]
+
+    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
+        starts = _starts(archive)
+        lengths = np.diff(starts)
+        width = archive.tensors["obs"].shape[1] + archive.tensors["action"].shape[1] + 1
+        begin = int(np.searchsorted(starts, start))
+        while begin < len(lengths):
+            same = int((np.append(lengths[begin:], -1) != lengths[begin]).argmax())  # episodes of one length
+            count = min(same, max(1, PORTION_BYTES // (4 * int(lengths[begin]) * width)))
+            chosen = np.flatnonzero(selection.choose(np.full(count, number, dtype=np.int64)))
+            first = starts[begin : begin + count]
+            blocks = [self._block(archive, number, first, int(lengths[begin]), chosen)] if len(chosen) else []
+            begin += count
+            yield Portion(int(starts[begin]), count, blocks)
+
+    def _block(
+        self, archive: Archive, task: int, first: NDArray[np.int64], length: int, chosen: NDArray[np.int64]
+    ) -> Block:
+        begin, end = int(first[0]), int(first[-1]) + length
+        tensors = archive.tensors
+        obs, action, reward = (tensors[name].float_rows(begin, end) for name in ("obs", "action", "reward"))
+        ended = tensors["terminated"].values[begin:end].astype(np.bool_) if "terminated" in tensors else None
+        shape = (len(first), length)
+        return realign(
+            task,
+            self.tasks[task],
+            Place(archive.path, first[chosen], flat=True),
+            chosen,
+            obs.reshape(*shape, -1)[chosen],
+            action.reshape(*shape, -1)[chosen],
+            reward.reshape(shape)[chosen],
+            None if ended is None else ended.reshape(shape)[chosen],
+            drop_padding=self._drop_padding,
+        )
+
+
+def _starts(archive: Archive) -> NDArray[np.int64]:
+    """The first row of every episode, and the number of rows behind the last. Raises DataError."""
+    archive.need("obs", "action", "reward", "episode")
+    ids = archive.tensors["episode"].values.reshape(-1)
+    rows = {name: archive.tensors[name].shape[0] for name in ("obs", "action", "reward", "episode")}
+    if len(set(rows.values())) > 1 or len(ids) != rows["obs"]:
+        raise DataError(f"{archive.path}: its columns have different numbers of rows: {rows}.")
+    if not len(ids):
+        raise DataError(f"{archive.path}: holds no rows.")
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)])).astype(np.int64)
+    first = ids[starts[:-1]]
+    unique, counts = np.unique(first, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{archive.path}: episode {int(unique[counts.argmax()])} occurs in more than one place; rows of an "
+            "episode must lie together."
+        )
+    if (np.diff(starts) < 2).any():
+        row = int(starts[int(np.diff(starts).argmin())])
+        raise DataError(f"{archive.path}, row {row}: an episode of a single row holds no transition.")
+    return starts
+
+
+def _columns_of(name: str, path: Path) -> TaskColumns:
+    archive = open_archive(path)
+    starts = _starts(archive)
+    widths = []
+    for key in ("obs", "action"):
+        values = archive.tensors[key].float_rows(0, int(starts[-1]))
+        if key == "action":
+            values[starts[:-1]] = 0.0  # an episode's first action was never taken
+        used = np.flatnonzero(values.any(axis=0))
+        widths.append(int(used[-1]) + 1 if len(used) else 1)
+    return TaskColumns(name, *widths)

@@ -1,0 +1,171 @@
+"""TD-MPC2's MT30 and MT80: a folder of chunk_*.pt, each a TensorDict of whole episodes (Hansen et al. 2024).
+
+| | MT30 | MT80 |
+|---|---|---|
+| batch shape | [E, 501] | [E, 101] |
+| obs, action | [E, 501, 24], [E, 501, 6] | [E, 101, 39], [E, 101, 6] |
+| reward, task | [E, 501] | [E, 101] |
+
+There is no `terminated`: these tasks end by time alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from flowmbpo.data.convert.episodes import Block, Place, Portion, realign
+from flowmbpo.data.convert.selection import Selection
+from flowmbpo.data.convert.source import PORTION_BYTES, Source, set_columns
+from flowmbpo.data.convert.tensors import Archive, MappedTensor, open_archive
+from flowmbpo.errors import DataError
+
+log = logging.getLogger("flowmbpo")
+
+CHUNK = re.compile(r"chunk_(\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published set's shapes: rows of an episode, columns, and how many files and episodes there are in all."""
+
+    rows: int
+    obs_dim: int
+    action_dim: int
+    chunks: int
+    episodes: int
+
+
+LAYOUTS = {"mt30": Layout(501, 24, 6, 4, 690_000), "mt80": Layout(101, 39, 6, 20, 5_450_000)}
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    """The chunks in `folder`, by number."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := CHUNK.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+class TDMPC2Source(Source):
+    """The chunks of one set.
+
+    Raises DataError on shapes of neither set, on chunks of both sets in one folder, or of another set than asked for.
+    """
+
+    format: ClassVar[str] = "tdmpc2"
+
+    def __init__(self, files: Sequence[Path], set_name: str | None = None, *, drop_padding: bool = False) -> None:
+        self._layout_name = _layout_of(open_archive(files[0]), set_name)
+        self._drop_padding = drop_padding
+        super().__init__(self._layout_name, set_columns(self._layout_name), files)
+        expected = LAYOUTS[self._layout_name].chunks
+        missing = sorted(set(range(expected)) - {int(CHUNK.fullmatch(path.name)[1]) for path in files})  # type: ignore[index]
+        if missing:
+            log.warning(
+                "%s: %d of the %d published chunks of %s are here; missing: %s. The rest is converted.",
+                *(files[0].parent, expected - len(missing), expected, self.set_name),
+                ", ".join(f"chunk_{number}.pt" for number in missing),
+            )
+
+    def options(self) -> dict[str, Any]:
+        return {"drop_padding": True} if self._drop_padding else {}
+
+    def open(self, number: int) -> Archive:
+        archive = super().open(number)
+        self._check(archive)
+        return archive
+
+    def count(self, number: int) -> list[int]:
+        archive = open_archive(self.files[number])
+        self._check(archive)
+        task = _column(archive, "task")
+        first = self._ids(archive.path, 0, task[:, :1])
+        return [int(number) for number in np.bincount(first, minlength=len(self.tasks))]
+
+    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
+        task = _column(archive, "task")
+        obs, action = archive.tensors["obs"], archive.tensors["action"]
+        episodes, rows = task.shape
+        size = max(1, PORTION_BYTES // (4 * rows * (obs.shape[2] + action.shape[2] + 1)))
+        for begin in range(start, episodes, size):
+            end = min(begin + size, episodes)
+            ids = self._ids(archive.path, begin, task[begin:end])
+            chosen = np.flatnonzero(selection.choose(ids))
+            yield Portion(end, end - begin, self._blocks(archive, begin, end, ids, chosen))
+
+    def _blocks(
+        self, archive: Archive, begin: int, end: int, ids: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> list[Block]:
+        if not len(chosen):
+            return []
+        obs = archive.tensors["obs"].float_rows(begin, end)
+        action = archive.tensors["action"].float_rows(begin, end)
+        reward = _float_column(archive.tensors["reward"], begin, end)
+        blocks = []
+        for task in np.unique(ids[chosen]).tolist():
+            own = chosen[ids[chosen] == task]
+            place = Place(archive.path, begin + own)
+            rows = (obs[own], action[own], reward[own])
+            columns = self.tasks[task]
+            blocks.append(realign(task, columns, place, own, *rows, drop_padding=self._drop_padding))
+        return blocks
+
+    def _check(self, archive: Archive) -> None:
+        found = _layout_of(archive, None)
+        if found != self.set_name:
+            raise DataError(
+                f"{archive.path}: is a chunk of {found}, but {self.files[0].name} beside it is one of {self.set_name}. "
+                "Keep every set in a folder of its own and name that."
+            )
+
+    def _ids(self, path: Path, begin: int, task: NDArray[Any]) -> Int[NDArray[np.int64], " E"]:
+        """The one task id of every episode."""
+        first = task[:, 0]
+        whole = first.astype(np.int64)
+        mixed = (task != first[:, None]).any(axis=1)
+        wrong = (whole < 0) | (whole >= len(self.tasks)) | (whole != first)
+        for bad, what in ((mixed, "its task changes within the episode"), (wrong, "its task id is unknown")):
+            if bad.any():
+                row = int(bad.argmax())
+                raise DataError(
+                    f"{path}, row {begin + row}: {what} ({', '.join(map(str, np.unique(task[row])[:4].tolist()))}); "
+                    f"{self.set_name} has the ids 0 to {len(self.tasks) - 1}. The file is damaged or of another set."
+                )
+        return whole
+
+
+def _layout_of(archive: Archive, wanted: str | None) -> str:
+    """The set whose shapes a chunk has. Raises DataError."""
+    archive.need("obs", "action", "reward", "task")
+    shapes = {name: archive.tensors[name].shape for name in ("obs", "action", "reward", "task")}
+    for name, layout in LAYOUTS.items():
+        rows = (*shapes["obs"][:1], layout.rows)
+        expected = {"obs": (*rows, layout.obs_dim), "action": (*rows, layout.action_dim)}
+        columns = all(shapes[key] in (rows, (*rows, 1)) for key in ("reward", "task"))
+        if columns and all(shapes[key] == shape for key, shape in expected.items()):
+            if wanted not in (None, name):
+                raise DataError(f"{archive.path}: is a chunk of {name}, not of {wanted} as --set says.")
+            return name
+    found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    known = "; ".join(
+        f"{name}: obs [E, {known.rows}, {known.obs_dim}], action [E, {known.rows}, {known.action_dim}]"
+        for name, known in LAYOUTS.items()
+    )
+    raise DataError(f"{archive.path}: wrong widths: {found} are the shapes of no published set ({known}).")
+
+
+def _column(archive: Archive, name: str) -> NDArray[Any]:
+    values = archive.tensors[name].values
+    return values[..., 0] if values.ndim == 3 else values
+
+
+def _float_column(tensor: MappedTensor, begin: int, end: int) -> NDArray[np.float32]:
+    values = tensor.float_rows(begin, end)
+    return values[..., 0] if values.ndim == 3 else values
