@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from flowmbpo.config.base import FrozenConfig, NonNegativeFloat, PositiveFloat, PositiveInt, Units
+from flowmbpo.models.transfer.config import check_solved_units
 
 if TYPE_CHECKING:
     from flowmbpo.models.actors.base import Actor
@@ -50,15 +51,25 @@ class GaussianActorConfig(_ActorConfig):
 
 
 class FlowActorConfig(_ActorConfig):
-    """An ODE from noise to action: a_0 = W z + b + eps, da/dtau = u(a, z, tau, e_task)."""
+    """An ODE from noise to action: a_0 = W z + b + eps, da/dtau = u(a, z, tau, e_task).
+
+    `solved_units` are widths to build instead of solving for parity: those of the checkpoint that the run
+    starts from, for what parity solves depends on the number of actions.
+    """
 
     kind: Literal["flow"] = "flow"
+    solved_units: Units | None = None
     substeps: PositiveInt = 2
     integrator: Literal["euler", "heun", "midpoint", "rk4"] = "heun"
     linear_start: bool = True
     noise_std: PositiveFloat = 0.3679  # exp(-1): the Gaussian actor's initial std
     learn_noise_std: bool = True
     min_noise_std: NonNegativeFloat = 0.24  # exp(-1.427): the Gaussian actor's floor
+
+    @model_validator(mode="after")
+    def _replaces_what_would_be_solved(self) -> FlowActorConfig:
+        check_solved_units(self.solved_units, self.units, solves=self.parity)
+        return self
 
     @model_validator(mode="after")
     def _starts_above_floor(self) -> FlowActorConfig:

@@ -108,6 +108,8 @@ class FlowActor(Actor):
 def _matched_units(config: FlowActorConfig, context_dim: int, action_dim: int) -> tuple[int, ...]:
     if not config.parity:
         return config.units
+    if config.solved_units is not None:
+        return config.solved_units
     linear = (context_dim + 1) * action_dim if config.linear_start else 0
     # Both actors hold action_dim log-stds, which cancel.
     target = policy_mlp_parameters(context_dim, config.units, action_dim) - linear

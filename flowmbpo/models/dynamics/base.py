@@ -122,6 +122,8 @@ def widened_units(config: _SinglePassConfig, dims: DynamicsDims) -> tuple[int, .
     """
     if config.widen_nfe == 1:
         return config.units
+    if config.solved_units is not None:
+        return config.solved_units
 
     def flops(widths: Sequence[int]) -> int:
         return network_flops(_inputs(dims), widths, dims.latent_dim)
@@ -135,7 +137,9 @@ def matched_network(
     """A linear-headed network on [s, task, a, extra], its widths solved for parity if asked."""
     in_dim = _inputs(dims) + extra_inputs
     units = config.units
-    if config.parity:
+    if config.solved_units is not None:
+        units = config.solved_units
+    elif config.parity:
         target = reference_parameters(dims, config.units)
         units = solve_widths(
             config.units, target, lambda widths: normed_mlp_parameters(in_dim, widths, out_dim, normed_output=False)

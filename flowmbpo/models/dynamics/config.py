@@ -19,6 +19,7 @@ from flowmbpo.config.base import (
     UnitInterval,
     Units,
 )
+from flowmbpo.models.transfer.config import check_solved_units
 
 if TYPE_CHECKING:
     from flowmbpo.models.dynamics.base import Dynamics
@@ -44,18 +45,31 @@ class _DynamicsConfig(FrozenConfig):
 
     `units` are the hidden widths of the reference MLP dynamics. A variant with another input or
     head keeps `parity: true` and gets its own width solved so that its parameter count equals the
-    reference's; with `parity: false` it is built at `units` as written. `spectral_norm` keeps the
-    spectral norm of the last layer near 1 or below (see `SpectralCap`).
+    reference's; with `parity: false` it is built at `units` as written. `solved_units` are widths to
+    build instead of solving: those of the checkpoint that the run starts from, for what parity solves
+    depends on the number of actions. `spectral_norm` keeps the spectral norm of the last layer near 1
+    or below (see `SpectralCap`).
     """
 
     units: Units = (512, 512)
     parity: bool = True
+    solved_units: Units | None = None
     geometry: Geometry = "tangent"
     source: Source = "rollout"
     loss_space: Literal["latent", "logit"] = "latent"
     retraction: Literal["none", "project"] = "none"
     jacobian_penalty: NonNegativeFloat = 0.0
     spectral_norm: bool = False
+
+    @property
+    def solves_widths(self) -> bool:
+        """Whether the widths to build are solved for instead of being `units`."""
+        return self.parity
+
+    @model_validator(mode="after")
+    def _replaces_what_would_be_solved(self) -> _DynamicsConfig:
+        check_solved_units(self.solved_units, self.units, solves=self.solves_widths)
+        return self
 
     @model_validator(mode="after")
     def _spaces_fit(self) -> _DynamicsConfig:
@@ -83,6 +97,11 @@ class MLPDynamicsConfig(_SinglePassConfig):
     """PWM's dynamics: z' = SimNorm(f([z, e_task, a]))."""
 
     kind: Literal["mlp"] = "mlp"
+
+    @property
+    def solves_widths(self) -> bool:
+        """Where it is widened: it is the reference itself."""
+        return self.widen_nfe > 1
 
     @model_validator(mode="after")
     def _lives_on_the_simplex(self) -> MLPDynamicsConfig:
@@ -117,6 +136,11 @@ class ResidualDynamicsConfig(_SinglePassConfig):
     """Control without flow matching: s' = s + P f([s, e_task, a])."""
 
     kind: Literal["residual"] = "residual"
+
+    @property
+    def solves_widths(self) -> bool:
+        """For parity, or for a flow's FLOPs."""
+        return self.parity or self.widen_nfe > 1
 
     def build(self, dims: DynamicsDims) -> Dynamics:
         from flowmbpo.models.dynamics.residual import ResidualDynamics
