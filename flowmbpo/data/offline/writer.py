@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,23 +14,23 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from flowmbpo.atomic import StagedFile, refused, remove_leftovers, sync_folder
+from flowmbpo.atomic import refused, remove_leftovers
 from flowmbpo.config.base import path_part
 from flowmbpo.data.offline.episode_ids import EpisodeIds
 from flowmbpo.data.offline.episodes import Episodes, check_episodes
 from flowmbpo.data.offline.manifest import (
     MANIFEST,
     Manifest,
-    ShardRecord,
     SpoolRecord,
     TaskRecord,
     read_manifest,
     write_manifest,
 )
 from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.shard import EPISODE, encode_shard, read_episodes_index
+from flowmbpo.data.offline.sealing import Sealer
+from flowmbpo.data.offline.shard import EPISODE, read_episodes_index
 from flowmbpo.data.offline.spool import FOLDER, Spool
-from flowmbpo.errors import DataError
+from flowmbpo.errors import DataError, StorageError
 
 SHARD_BYTES = 64 * 2**20  # of rows before compression; MT80's 97 GB make some 1500 files in 80 folders
 PART_BYTES = 8 * 2**20  # rows that are laid out at once
@@ -69,7 +68,9 @@ class DatasetWriter:
         self._failed = False
         self._ids = EpisodeIds()
         self._figures = [record.model_dump() for record in manifest.tasks]
-        self._shards = [list(manifest.shards(task)) for task in range(len(manifest.tasks))]
+        self._shards = {record.name: list(manifest.shards(task)) for task, record in enumerate(manifest.tasks)}
+        self._numbers = [len(shards) for shards in self._shards.values()]  # of each task's next shard
+        self._sealer = Sealer(path)
         self._spools: dict[int, Spool] = {}
         self._emptied: list[Spool] = []  # sealed since the last checkpoint, which still needs them
 
@@ -121,7 +122,7 @@ class DatasetWriter:
         try:
             writer = cls(path, read_manifest(path), lock)
             writer._restore()
-        except BaseException:
+        except (DataError, StorageError):
             os.close(lock)
             raise
         return writer
@@ -225,6 +226,7 @@ class DatasetWriter:
     def close(self) -> None:
         """Let another writer have the folder. What was added after the last checkpoint is not kept."""
         if self._lock is not None:
+            self._sealer.close()
             os.close(self._lock)
             self._lock = None
 
@@ -245,7 +247,7 @@ class DatasetWriter:
         while len(episodes):
             spool = self._spools.get(task)
             if spool is None:
-                spool = Spool(self.path, record.name, len(self._shards[task]), width)
+                spool = Spool(self.path, record.name, self._numbers[task], width)
                 self._spools[task] = spool
             # Whole episodes until the shard is full, wherever the calls' borders fall.
             room = -(-(shard_rows - spool.rows) // rows_each)
@@ -265,33 +267,16 @@ class DatasetWriter:
         figures["reward_square_sum"] += float(np.square(episodes.reward, dtype=np.float64).sum())
 
     def _seal(self, task: int) -> None:
-        """Turn the task's spool into the next shard."""
-        spool, name = self._spools[task], self._name(task)
-        rows, index = spool.read()
-        data = encode_shard(name, self._manifest.tasks[task].obs_dim, rows, index)
-        relative = f"{name}/{spool.number:05d}.h5"
-        path = self.path / relative
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with StagedFile(path) as staged:
-                staged.write(data)
-                staged.commit()
-            sync_folder(self.path)
-        except OSError as error:
-            raise refused(path, error) from error
-        self._shards[task].append(
-            ShardRecord(
-                name=relative,
-                task=name,
-                sha256=hashlib.sha256(data).hexdigest(),
-                size=len(data),
-                episodes=len(index),
-                transitions=int(index["length"].sum()),
-            )
-        )
-        self._emptied.append(self._spools.pop(task))
+        """Have the task's spool made the next shard."""
+        spool = self._spools.pop(task)
+        self._emptied.append(spool)
+        self._numbers[task] = spool.number + 1
+        self._sealer.submit(self._manifest.tasks[task], spool)
 
     def _publish(self, *, complete: bool, progress: dict[str, Any], spools: tuple[SpoolRecord, ...]) -> None:
+        self._failed = True  # unless all goes well: a writer that met an error is to be resumed
+        for record in self._sealer.collect():
+            self._shards[record.task].append(record)
         self._manifest = self._manifest.model_copy(
             update={
                 "complete": complete,
@@ -299,7 +284,7 @@ class DatasetWriter:
                 "progress": progress,
                 "tasks": self.tasks,
                 "spools": spools,
-                "files": tuple(record for shards in self._shards for record in shards),
+                "files": tuple(record for shards in self._shards.values() for record in shards),
             }
         )
         write_manifest(self.path, self._manifest)
@@ -307,6 +292,7 @@ class DatasetWriter:
             for path in spool.paths:
                 path.unlink(missing_ok=True)
         self._emptied.clear()
+        self._failed = False
 
     def _restore(self) -> None:
         """Bring the folder to its last checkpoint."""
