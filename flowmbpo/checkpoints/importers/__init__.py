@@ -1,0 +1,1 @@
+"""Published checkpoints of other projects, read and mapped onto this one's agent."""

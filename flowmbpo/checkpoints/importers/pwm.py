@@ -1,0 +1,122 @@
+"""PWM's own checkpoints (Georgiev et al. 2024): world model, actor, critic and running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from flowmbpo.checkpoints.importers.foreign import (
+    ForeignModel,
+    Layer,
+    Network,
+    PWMParts,
+    check_chain,
+    check_model,
+    finite,
+    plain_tensors,
+    take_network,
+)
+from flowmbpo.checkpoints.importers.statistics import CLIP, Statistics
+from flowmbpo.errors import CheckpointError
+
+PWM = "pwm"
+_KEYS = {"actor", "critic", "world_model"}
+_OPTIMISERS = ("actor_opt", "critic_opt", "world_model_opt")
+_CLIP_NOTE = (
+    f"Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-{CLIP:g}."
+)
+_MASK_NOTE = "PWM never masked actions: where a task has fewer than the widest, its policy's spare ones are now 0."
+
+
+def is_pwm(content: Mapping[str, object]) -> bool:
+    """Whether the file has the parts that PWM saves."""
+    return content.keys() >= _KEYS
+
+
+def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
+    """The model, actor and critic of a file. Raises CheckpointError naming the tensor that does not fit."""
+    for key in _KEYS:
+        if not isinstance(content[key], Mapping):
+            raise CheckpointError(f"{key}: is a {type(content[key]).__name__}, not a state dict")
+    tensors = plain_tensors(content["world_model"])
+    embeddings = tensors.pop("_task_emb.weight", None)
+    notes = [] if embeddings is None else [_MASK_NOTE]
+    actor, logstd, dropped = _actor(plain_tensors(content["actor"]))
+    obs = _statistics(content, "obs_rms")
+    if obs is not None and obs.seen:
+        notes.append(_CLIP_NOTE)
+    parts = PWMParts(
+        actor=actor,
+        logstd=logstd,
+        critic=_critic(plain_tensors(content["critic"])),
+        obs=obs,
+        reward=_statistics(content, "rew_rms"),
+        returns=_statistics(content, "ret_rms"),
+    )
+    model = ForeignModel(
+        format=PWM,
+        encoder=take_network(tensors, "_encoder.", normed_output=True),
+        dynamics=take_network(tensors, "_dynamics.", normed_output=True),
+        reward=take_network(tensors, "_reward.", normed_output=False),
+        embeddings=None if embeddings is None else finite("_task_emb.weight", embeddings),
+        pwm=parts,
+        dropped=(*dropped, *(key for key in _OPTIMISERS if content.get(key) is not None)),
+        notes=tuple(notes),
+    )
+    if tensors:
+        raise CheckpointError(
+            f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files: another architecture"
+        )
+    check_model(model)
+    return model
+
+
+def _actor(tensors: dict[str, Tensor]) -> tuple[Network | None, Tensor | None, tuple[str, ...]]:
+    """Layers at 0, 3, 6, ... with their LayerNorm two places on, behind the activation; and the log-std."""
+    if "logstd" not in tensors or "mu_net.0.weight" not in tensors:
+        return None, None, ("actor (not PWM's Gaussian)",)
+    layers = []
+    place = 0
+    while f"mu_net.{place}.weight" in tensors:
+        names = [f"mu_net.{place}.weight", f"mu_net.{place}.bias"]
+        if f"mu_net.{place + 2}.weight" in tensors:
+            names += [f"mu_net.{place + 2}.weight", f"mu_net.{place + 2}.bias"]
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise CheckpointError(f"actor: {missing[0]} is missing: another architecture")
+        layers.append(Layer(*(finite(f"actor {name}", tensors.pop(name)) for name in names)))
+        place += 3
+    logstd = finite("actor logstd", tensors.pop("logstd"))
+    if tensors:
+        raise CheckpointError(f"actor: {', '.join(sorted(tensors)[:4])}: not known in PWM's files")
+    network = tuple(layers)
+    _check_norms(network, "actor mu_net layer ")
+    if tuple(logstd.shape) != (network[-1].outputs,):
+        raise CheckpointError(f"actor: logstd is {tuple(logstd.shape)}, the policy has {network[-1].outputs} actions")
+    return network, logstd, ()
+
+
+def _critic(tensors: dict[str, Tensor]) -> Network:
+    """Stacked `params.{n}`, in the order weight, bias, LayerNorm weight, bias per hidden layer."""
+    names = [f"params.{number}" for number in range(len(tensors))]
+    if not names or set(names) != set(tensors) or len(names) % 4 != 2:
+        raise CheckpointError(f"critic: holds {', '.join(sorted(tensors)[:4])}, not PWM's params.0, params.1, ...")
+    values = [finite(f"critic {name}", tensors[name]) for name in names]
+    network = tuple(Layer(*values[start : start + 4]) for start in range(0, len(values), 4))
+    _check_norms(network, "critic layer ")
+    return network
+
+
+def _check_norms(network: Network, where: str) -> None:
+    check_chain(network, where)
+    if any((layer.norm_weight is None) != (layer is network[-1]) for layer in network):
+        raise CheckpointError(f"{where}*: a LayerNorm is expected behind every hidden layer and none at the end")
+
+
+def _statistics(content: Mapping[str, Any], key: str) -> Statistics | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, Statistics):
+        raise CheckpointError(f"{key}: is a {type(value).__name__}, not PWM's running statistics")
+    return value

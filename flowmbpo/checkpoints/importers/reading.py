@@ -1,0 +1,98 @@
+"""Reading a foreign checkpoint file without running anything from it."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmbpo.checkpoints.importers.statistics import PICKLED_NAME, Statistics
+from flowmbpo.errors import CheckpointError
+
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """What a file holds: plain containers, numbers and tensors (mapped from the disk where possible)."""
+
+    path: Path
+    sha256: str
+    content: dict[str, Any]
+
+
+def read_foreign(path: Path) -> ForeignFile:
+    """Load `path` on the CPU.
+
+    Only tensors, plain values and PWM's running statistics (as inert data) are accepted. Raises
+    CheckpointError on a missing, damaged or hostile file; nothing in it is ever executed.
+    """
+    sha256 = file_sha256(path)
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _check_archive(path)
+    try:
+        with torch.serialization.safe_globals([(Statistics, PICKLED_NAME)]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds Python objects that a checkpoint has no need of, or is no checkpoint at all "
+            f"({_first_line(error)}). Nothing of it was run. Import a file with tensors and plain values only."
+        ) from error
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({_first_line(error)}): truncated, damaged, or another kind "
+            "of file. Fetch it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, where checkpoints hold a dictionary. "
+            "Name a file of TD-MPC2, PWM, Newt or flowmbpo."
+        )
+    return ForeignFile(path, sha256, content)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes. Raises CheckpointError where it cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}. Name a checkpoint file.") from error
+
+
+def _check_archive(path: Path) -> None:
+    """The checksums of every member: torch itself reads flipped bits without a word."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: is truncated or damaged ({_first_line(error)}). Fetch it again.") from error
+    if broken is not None:
+        raise CheckpointError(f"{path}: is damaged (the checksum of {broken} does not fit). Fetch it again.")
+
+
+def _first_line(error: BaseException) -> str:
+    """The part of torch's message that names the cause; the rest advises on unsafe loading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line or PICKLED_NAME in line]
+    chosen = (named or lines or [type(error).__name__])[0]
+    return chosen.split(" Please ")[0].rstrip(".")

@@ -1,0 +1,113 @@
+"""`flowmbpo checkpoint`: look into checkpoint files, import published ones, export one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.sources import complete_task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(help="Inspect, import and export checkpoint files.", no_args_is_help=True, rich_markup_mode=None)
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.command("inspect")
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .pt file (ours, TD-MPC2's, PWM's, Newt's), a run or an exported folder."
+        ),
+    ],
+    json_: _Json = False,
+) -> None:
+    """Show what a checkpoint holds, and of a published one what an import would keep and drop."""
+    from flowmbpo.runs.inspect_checkpoint import inspect_checkpoint
+
+    with only_document(json_):
+        document = inspect_checkpoint(file.expanduser())
+    if json_:
+        print_document(document)
+        return
+    _print(people(json_), "checkpoint", document)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file of TD-MPC2, PWM or Newt, or an exported folder.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="CKPT.pt", help="Where to write it. [default: named after its config]")
+    ] = None,
+    task_set: Annotated[
+        str | None, typer.Option(metavar="SET", help="The set it was trained on. [default: told by the shapes]")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a single-task file: its task. Of a set's: the one member to run.", autocompletion=complete_task
+        ),
+    ] = None,
+    keep_planner: Annotated[
+        bool, typer.Option("--keep-planner/--no-planner", help="Take along what `eval --planner mppi` plans with.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
+    json_: _Json = False,
+) -> None:
+    """Make a published checkpoint one that every command here accepts. Nothing in it is ever executed."""
+    from flowmbpo.runs.import_checkpoint import import_checkpoint
+
+    with only_document(json_):
+        outcome = import_checkpoint(
+            file.expanduser(),
+            out=None if out is None else out.expanduser(),
+            task_set=task_set,
+            task=task,
+            keep_planner=keep_planner,
+            overwrite=overwrite,
+        ).to_dict()
+    if json_:
+        print_document(outcome)
+        return
+    _print(people(json_), "imported", outcome)
+
+
+@app.command("export")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint (.pt), or a run: its latest.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    json_: _Json = False,
+) -> None:
+    """Write safetensors, config and a model card; `checkpoint import DIR` reads them back bit for bit."""
+    from flowmbpo.runs.export_checkpoint import export_checkpoint
+
+    with only_document(json_):
+        document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())
+    if json_:
+        print_document(document)
+        return
+    _print(people(json_), "exported", document)
+
+
+def _print(console: Console, title: str, document: dict[str, Any]) -> None:
+    """Plain values under each other, then what is nested, then notes in full."""
+    from flowmbpo_cli.tables import print_pairs, print_table
+
+    nested = {key: value for key, value in document.items() if isinstance(value, dict)}
+    flat = {key: value for key, value in document.items() if key not in nested and key != "notes"}
+    print_pairs(console, title, flat)
+    for key, value in nested.items():
+        if key == "parameters":
+            print_table(console, key, ["part", "number"], [[name, number] for name, number in value.items()])
+        else:
+            print_pairs(console, key, value)
+    for note in document.get("notes", ()):
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,8 @@
+"""Lets these tests import the synthetic files beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
