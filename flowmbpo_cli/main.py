@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import diagnose, doctor, envs, evaluate, parity, presets, train, version
+from flowmbpo_cli import checkpoint, diagnose, doctor, envs, evaluate, parity, presets, train, version
 from flowmbpo_cli.contract import ContractGroup, report_bug
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("train", cls=train.TrainCommand)(train.train)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
 app.add_typer(envs.app, name="envs")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.command("diagnose")(diagnose.diagnose)
 app.command("parity")(parity.parity)
 app.command("doctor")(doctor.doctor)
