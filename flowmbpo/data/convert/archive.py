@@ -161,6 +161,8 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("torch", "Size"): _size,
     ("torch", "device"): _ignored,
     ("collections", "OrderedDict"): _dictionary,
+    ("builtins", "set"): _ignored,  # tensordict 0.2 keeps its locks' holders so; protocol 2 calls the module as below
+    ("__builtin__", "set"): _ignored,
     ("tensordict._reductions", "_make_td"): _make_collection,
     ("tensordict._td", "TensorDict"): Collection,
     ("tensordict.tensordict", "TensorDict"): Collection,

@@ -62,7 +62,7 @@ def _old_tensordict(tensors, *, pair):
     """TensorDict as tensordict 0.1 to 0.2 had it: in another module, with slots and no reduction of its own."""
 
     class TensorDict:
-        __slots__ = ("_batch_size", "_device", "_is_locked", "_is_memmap", "_is_shared", "_td_dim_names", "_tensordict")
+        __slots__ = ("_batch_size", "_device", "_is_locked", "_is_memmap", "_is_shared", "_lock_id", "_tensordict")
 
         def __getstate__(self):
             state = {name: getattr(self, name) for name in self.__slots__}
@@ -73,7 +73,7 @@ def _old_tensordict(tensors, *, pair):
     made._tensordict = tensors
     made._batch_size, made._device = torch.Size((4, 5)), torch.device("cpu")
     made._is_locked = made._is_memmap = made._is_shared = False
-    made._td_dim_names = None
+    made._lock_id = set()
     return made
 
 
