@@ -27,7 +27,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import load_experiment, preset_info
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
-from flowmbpo.runs.build import make_trainer
+from flowmbpo.runs.trainers import make_trainer
 from flowmbpo.training import fog
 
 PHASES = ("phase1", "phase1p5", "phase2")

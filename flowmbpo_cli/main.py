@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import checkpoint, diagnose, doctor, envs, evaluate, parity, presets, train, version
+from flowmbpo_cli import checkpoint, diagnose, doctor, envs, evaluate, parity, presets, stages, train, version
 from flowmbpo_cli.contract import ContractGroup, report_bug
+from flowmbpo_cli.execution import TrainCommand
 
 app = typer.Typer(
     name="flowmbpo",
@@ -38,7 +39,9 @@ def root(
         typer.echo(context.get_help())
 
 
-app.command("train", cls=train.TrainCommand)(train.train)
+app.command("train", cls=TrainCommand)(train.train)
+for stage in (stages.pretrain, stages.finetune, stages.specialize):
+    app.command(cls=TrainCommand)(stage)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
 app.add_typer(envs.app, name="envs")

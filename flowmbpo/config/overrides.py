@@ -16,7 +16,10 @@ from flowmbpo.errors import ConfigError, nearest
 
 _EXAMPLE = "write key=value, for instance --set training.gamma=0.99"
 # These are in the run directory's path already, or have a flag of their own that leaves the name alone.
-_UNNAMED = ("name", "phase", "description", "cost", "seed", "device", "task.name", "tracking.sinks")
+_UNNAMED = (
+    *("name", "phase", "description", "cost", "seed", "device", "task.name", "task.only", "tracking.sinks"),
+    *("data.path", "data.threads", "data.prefetch", "initial.checkpoint", "initial.sha256"),
+)
 
 
 def parse_overrides(overrides: Sequence[str]) -> Document:

@@ -36,9 +36,9 @@ def make_env(
     Simulators that step single copies get one worker process per core unless told otherwise, never
     more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
     over the copies; `device` is where a simulator that can (dflex, rewarped) computes. `only` is the
-    id of one task of the set that all copies run (by default the one that `config.only` names), with the
-    set's widths and ids: only its simulator is needed. Raises ConfigError on an unknown task or backend, EnvironmentUnavailableError where a
-    simulator is missing.
+    id of one task of the set that all copies run (by default the one that `config.only` names), with
+    the set's widths and ids: only its simulator is needed. Raises ConfigError on an unknown task or
+    backend, EnvironmentUnavailableError where a simulator is missing.
     """
     spec = task_spec(config)
     only = only_id(config) if only is None else only

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
@@ -11,12 +10,11 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.resolve import pin_backend, task_spec
+from flowmbpo.envs.resolve import pin_backend, run_label, running_tasks, task_spec
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent
-from flowmbpo.runs.nonfinite import NonFiniteDump
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.runs.initial import load_initial
 
 EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most (a set: at least one of each task)
 EVALUATION_SEED_BASE = 2**62 + 2**61
@@ -39,7 +37,7 @@ def env_spec(config: ExperimentConfig) -> EnvSpec:
 
 def env_name(config: ExperimentConfig) -> str:
     """The task (or set) that really runs, as paths and reports name it."""
-    return task_spec(config.task).label
+    return run_label(config.task)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -67,16 +65,15 @@ def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
 
 
 def initial_agent(config: ExperimentConfig) -> Agent:
-    """The agent as the run began with it, in evaluation mode. Leaves the global generator as it is."""
+    """The agent as the run began with it, in evaluation mode. Leaves the global generator as it is.
+
+    Raises CheckpointError where it began with a checkpoint's weights and that file is gone or another one now.
+    """
     with torch.random.fork_rng(devices=[]):
-        return seeded_agent(config, env_spec(config)).eval()
-
-
-def make_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device, run_dir: Path) -> FoGTrainer:
-    """The trainer of a new run; nothing is written before an update is not finite. Raises ConfigError."""
-    agent = seeded_agent(config, env.spec)
-    dump = NonFiniteDump(run_dir / "nonfinite")
-    return FoGTrainer(agent, env, config.training, seed=config.seed, device=device, dump=dump)
+        agent = seeded_agent(config, env_spec(config)).eval()
+    if config.initial is not None:
+        load_initial(config.initial).take_over(agent)
+    return agent
 
 
 def training_env(config: ExperimentConfig, device: torch.device) -> VectorEnv:
@@ -86,7 +83,7 @@ def training_env(config: ExperimentConfig, device: torch.device) -> VectorEnv:
 
 def evaluation_episodes(config: ExperimentConfig, episodes: int) -> int:
     """`episodes`, rounded up so that every task of a set gets equally many; says so where it rounds."""
-    tasks = len(env_spec(config).tasks)
+    tasks = len(running_tasks(config.task).tasks)
     even = _episodes_per_task(episodes, tasks) * tasks
     if even != episodes:
         log.info(
@@ -104,7 +101,7 @@ def evaluation_env(
     Of a set, every task gets equally many copies and every copy equally many episodes: those that
     `evaluation_episodes` gives. `only` is the id of the one task of a set to evaluate.
     """
-    tasks = 1 if only is not None else len(env_spec(config).tasks)
+    tasks = 1 if only is not None else len(running_tasks(config.task).tasks)
     copies = min(episodes, EVALUATION_COPIES) if tasks == 1 else tasks * _rounds(episodes, tasks)
     return make_env(config.task, num_envs=copies, seed=config.seed, device=str(device), only=only)
 

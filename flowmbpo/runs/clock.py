@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from flowmbpo.envs.base import VectorEnv
 
 
 class TrainingClock:
-    """`wall_s` and `cpu_s` of training, summed over resumes; `cpu_s` includes the environment's workers."""
+    """`wall_s` and `cpu_s` of training, summed over resumes; `others` tells the CPU seconds of other processes."""
 
-    def __init__(self, env: VectorEnv, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
-        self._env = env
+    def __init__(self, others: Callable[[], float], wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
+        self._others = others
         self._wall = wall_s - time.monotonic()
         self._cpu = cpu_s - self._cpu_now()
 
@@ -38,4 +36,4 @@ class TrainingClock:
             self._cpu -= self._cpu_now() - cpu
 
     def _cpu_now(self) -> float:
-        return time.process_time() + self._env.cpu_seconds()
+        return time.process_time() + self._others()

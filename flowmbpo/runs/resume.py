@@ -11,11 +11,15 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.flat import Difference, config_differences
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from flowmbpo.models.actors.config import FlowActorConfig
 from flowmbpo.run_directory import RunDirectory
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.trainer import Trainer
 
 FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")
-FREE_KEYS = ("device", "compute.threads", "task.workers", "description", "cost", "high_cost")
+FREE_KEYS = (
+    *("device", "compute.threads", "task.workers", "description", "cost", "high_cost"),
+    *("data.path", "data.threads", "data.prefetch"),  # the data themselves are told by their fingerprint
+)
 EPOCHS = "training.epochs"
 
 
@@ -49,13 +53,14 @@ def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
     return run_dir, checkpoint
 
 
-def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> Loaded:
-    """Load `checkpoint` and check that `config` may continue it.
+def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded, ExperimentConfig]:
+    """Load `checkpoint` and check that `config` may continue it; also `config` as the run began with it.
 
     Raises ConfigError showing every difference that a resume cannot accept.
     """
     loaded = load(checkpoint)
     stored = experiment_from_dict(loaded.payload["config"], str(checkpoint))
+    config = as_started(config, stored)
     refused = [d for d in config_differences(stored, config) if not _accepted(d, int(loaded.payload["epoch"]))]
     if refused:
         shown = "\n".join(f"  {difference}" for difference in refused)
@@ -64,10 +69,32 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> Loaded:
             "A resume accepts a longer training.epochs and changes of evaluation, diagnostics, tracking, checkpoint, "
             "device and threads only. Start a new run with --out for anything else."
         )
-    return loaded
+    return loaded, config
 
 
-def restore(trainer: FoGTrainer, loaded: Loaded) -> None:
+def has_begun(loaded: Loaded) -> bool:
+    """Whether the run has done what it does once with the checkpoint that it starts from."""
+    return bool(loaded.payload["started"]) or int(loaded.payload.get("pretrained", 0)) > 0
+
+
+def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> ExperimentConfig:
+    """`config` with what a run learns from the checkpoint that it starts from: its hash, and the widths adopted.
+
+    So that the command line which started the run resumes it too.
+    """
+    if config.initial is None or stored.initial is None or config.initial.sha256 is not None:
+        return config
+    dynamics, actor = config.model.dynamics, config.actor
+    if dynamics.solved_units is None:
+        dynamics = dynamics.model_copy(update={"solved_units": stored.model.dynamics.solved_units})
+    if isinstance(actor, FlowActorConfig) and isinstance(stored.actor, FlowActorConfig) and actor.solved_units is None:
+        actor = actor.model_copy(update={"solved_units": stored.actor.solved_units})
+    initial = config.initial.model_copy(update={"sha256": stored.initial.sha256})
+    model = config.model.model_copy(update={"dynamics": dynamics})
+    return config.model_copy(update={"model": model, "actor": actor, "initial": initial})
+
+
+def restore(trainer: Trainer, loaded: Loaded) -> None:
     """Put the trainer where the checkpoint left it, its random generators and replay buffer included.
 
     Raises CheckpointError on another architecture, or where the checkpoint has no replay buffer.

@@ -15,7 +15,7 @@ from flowmbpo.diagnostics.light import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.errors import FlowMBPOError
 from flowmbpo.runs.build import initial_agent
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.trainer import Trainer
 
 log = logging.getLogger("flowmbpo")
 
@@ -28,7 +28,7 @@ class SelfDiagnosis:
     names found so far and `seconds` what all of it took; both belong to a checkpoint (`state`).
     """
 
-    def __init__(self, config: ExperimentConfig, trainer: FoGTrainer, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: ExperimentConfig, trainer: Trainer, state: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.trainer = trainer
         self.effort = Effort.light(config.diagnostics)

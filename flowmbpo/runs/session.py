@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,31 +20,36 @@ from flowmbpo.envs.base import VectorEnv
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 from flowmbpo.run_directory import RunDirectory
-from flowmbpo.runs.build import evaluation_env, evaluation_episodes, evaluation_seed
+from flowmbpo.runs.build import env_name, evaluation_env, evaluation_episodes, evaluation_seed
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.interrupts import StopRequest
+from flowmbpo.runs.milestones import Milestones
+from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
 from flowmbpo.tracking.factory import make_sinks
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.trainer import PRETRAINING_SLICE, Trainer
 
 log = logging.getLogger("flowmbpo")
 
+SAVED_PRETRAINING = 10 * PRETRAINING_SLICE  # model updates between two checkpoints of a pretraining
 FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no epoch has it
 
 
 class TrainingSession:
     """Everything between taking a run directory and letting it go.
 
-    `trainer` stands where `loaded`, the checkpoint that the run goes on from, left it.
+    `trainer` stands where `loaded`, the checkpoint that the run goes on from, left it. `history` is what
+    every checkpoint of the run says of where it comes from (see `runs.origin`).
     """
 
     def __init__(
         self,
         config: ExperimentConfig,
-        trainer: FoGTrainer,
+        trainer: Trainer,
         run_dir: RunDirectory,
         loaded: Loaded | None,
+        history: Origins,
         *,
         console: bool,
     ) -> None:
@@ -53,20 +58,22 @@ class TrainingSession:
         self.trainer = trainer
         self.device = trainer.device
         self.store = CheckpointStore(run_dir.checkpoints, config.checkpoint.keep)
-        self.cost = estimate_cost(config, trainer.env.spec)
+        self.history = history
+        self.cost = estimate_cost(config, trainer.spec)
         self.best: float | None = None
         self.eval_env: VectorEnv | None = None
-        self.eval_episodes = evaluation_episodes(config, config.evaluation.episodes)
+        self.eval_episodes = evaluation_episodes(config, config.evaluation.episodes) if trainer.learns_policy else 0
+        self.milestones = Milestones(config.evaluation, None if loaded is None else loaded.payload.get("milestones"))
         resume_epoch = None
         clock = (0.0, 0.0)
         if loaded is not None:
             self.best = loaded.payload["best"]
             clock = (float(loaded.payload["wall_s"]), float(loaded.payload["cpu_s"]))
             resume_epoch = trainer.epoch
-        self.clock = TrainingClock(trainer.env, *clock)
+        self.clock = TrainingClock(trainer.cpu_seconds, *clock)
         earlier = None if loaded is None else loaded.payload.get("self_diagnosis")  # 0.2 saved none
         self.self_diagnosis = SelfDiagnosis(config, trainer, earlier)
-        name = trainer.env.spec.label
+        name = env_name(config)
         self.sinks = make_sinks(config, run_dir, config.training.epochs, name, resume_epoch, console=console)
         self.status = "failed"
 
@@ -85,17 +92,22 @@ class TrainingSession:
     def run(self, stop: StopRequest) -> TrainOutcome:
         """Train to the last epoch or to a stop request; saves and reports either way."""
         epochs = self.config.training.epochs
+        self._evaluate_at_start()
+        while self.trainer.pretraining_left and self.trainer.epoch == 0 and not stop:
+            self._pretrain()
         while self.trainer.epoch < epochs and not stop:
             self._epoch()
         checkpoint = self._save()  # before the evaluation: whatever breaks there costs no training
         final: Evaluation | None = None
-        if not stop:
+        status: Literal["done", "interrupted"] = "interrupted" if stop else "done"
+        if not stop and self.trainer.learns_policy:
             final = self._evaluate(FINAL)
+            self.milestones.note(self.trainer.env_steps, final)
             self.sinks.log(self._final_row(final))
-        self.status = "done" if final is not None else "interrupted"
+        self.status = status
         outcome = TrainOutcome(
             run_dir=str(self.run_dir.path),
-            status="done" if final is not None else "interrupted",
+            status=status,
             env_steps=self.trainer.env_steps,
             epochs=self.trainer.epoch,
             final_return_mean=None if final is None else final.return_mean,
@@ -108,8 +120,14 @@ class TrainingSession:
             faults=self.trainer.faults,
             findings=tuple(self.self_diagnosis.findings),
             diagnostics_s=self.self_diagnosis.seconds,
+            per_task=None if final is None else final.per_task(),
+            start=self.milestones.start,
+            retained_percent=self.milestones.retained_percent(final),
+            steps_to_threshold=self.milestones.steps_to_threshold,
+            lineage=self.history.lineage(self.trainer),
+            data=self.history.data,
         )
-        self.run_dir.update_status("done" if final is not None else "interrupted", outcome=outcome.to_dict())
+        self.run_dir.update_status(status, outcome=outcome.to_dict())
         return outcome
 
     def _final_row(self, final: Evaluation) -> dict[str, float | int | str]:
@@ -122,6 +140,22 @@ class TrainingSession:
         }
         every = self.config.evaluation.every
         return row if every > 0 and self.trainer.epoch % every == 0 else row | _eval_row(final)
+
+    def _evaluate_at_start(self) -> None:
+        """What the run begins with, measured once, where the config asks for it."""
+        if not self.milestones.wants_start or self.trainer.epoch > 0 or not self.trainer.learns_policy:
+            return
+        evaluation = self._evaluate(0)
+        self.milestones.begin(evaluation)
+        self.sinks.log({"epoch": 0, "env_steps": 0, **_eval_row(evaluation)})
+
+    def _pretrain(self) -> None:
+        """A slice of the pretraining; a checkpoint after every so many, so that a long one can be interrupted."""
+        metrics = self.trainer.pretrain()
+        times = {"wall_s": self.clock.wall_s, "cpu_s": self.clock.cpu_s}
+        self.sinks.log({"epoch": 0, "env_steps": self.trainer.env_steps, **times, **metrics})
+        if self.trainer.pretrained % SAVED_PRETRAINING == 0:
+            self._save()
 
     def _epoch(self) -> None:
         config, trainer = self.config, self.trainer
@@ -140,7 +174,8 @@ class TrainingSession:
         diagnosed = self.self_diagnosis.due
         if diagnosed:
             row |= self._diagnose()
-        due = config.evaluation.every > 0 and trainer.epoch % config.evaluation.every == 0
+        every = config.evaluation.every if trainer.learns_policy else 0
+        due = every > 0 and trainer.epoch % every == 0
         if due:
             try:
                 evaluation = self._evaluate(trainer.epoch)
@@ -148,6 +183,7 @@ class TrainingSession:
                 self._rescue(row)
                 raise
             row |= _eval_row(evaluation)
+            self.milestones.note(trainer.env_steps, evaluation)
             if self.best is None or evaluation.return_mean > self.best:
                 self.best = evaluation.return_mean
                 self.store.save("best", self._payload())
@@ -175,7 +211,8 @@ class TrainingSession:
     def _costs(self) -> dict[str, float | int]:
         """Compute spent so far and memory in use."""
         training = self.config.training
-        warmup = training.warmup_model_updates * self.cost.model_update.flops
+        before = self.trainer.pretrained + (training.warmup_model_updates if training.mode == "online" else 0)
+        warmup = before * self.cost.model_update.flops
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
         costs: dict[str, float | int] = {
             "compute/nfe": self.cost.nfe,
@@ -209,13 +246,14 @@ class TrainingSession:
             "rng": rng.capture(self.trainer.generators),
             "best": self.best,
             "self_diagnosis": self.self_diagnosis.state_dict(),
+            "milestones": self.milestones.state_dict(),
+            **self.history.payload(self.trainer),
             "wall_s": self.clock.wall_s,
             "cpu_s": self.clock.cpu_s,
         }
 
     def _save(self) -> str:
-        replay = self.trainer.replay.state_dict() if self.trainer.started else None
-        return str(self.store.save("latest", self._payload(), replay))
+        return str(self.store.save("latest", self._payload(), self.trainer.saved_replay))
 
 
 def _eval_row(evaluation: Evaluation) -> dict[str, float | int | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,19 @@ from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_c
 from flowmbpo.envs.assignment import check_copies
 from flowmbpo.envs.resolve import backend_notices
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.errors import Interrupted, StorageError
+from flowmbpo.errors import ConfigError, Interrupted, StorageError
+from flowmbpo.models.transfer.report import TransferReport
 from flowmbpo.run_directory import RunDirectory, default_path
-from flowmbpo.runs.build import env_name, env_spec, make_trainer, pinned, resolve_device, set_up_compute, training_env
+from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, set_up_compute
 from flowmbpo.runs.dry_run import total_env_steps
+from flowmbpo.runs.initial import load_initial
 from flowmbpo.runs.interrupts import stop_on_signals
+from flowmbpo.runs.offline import open_dataset
+from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
-from flowmbpo.runs.resume import load_for_resume, restore, resume_target
+from flowmbpo.runs.resume import has_begun, load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
+from flowmbpo.runs.trainers import prepare
 
 log = logging.getLogger("flowmbpo")
 log.setLevel(logging.INFO)
@@ -46,20 +52,25 @@ def train(
     """
     config = pinned(config)
     spec = env_spec(config)
-    check_copies(spec, config.task.num_envs)
+    check_config(config, spec)
     device = resolve_device(config.device)
     set_up_compute(config)
     path = out.expanduser() if out is not None else default_path(Path(), config, env_name(config))
     checkpoint: Path | None = None
     if resume is not None:
         path, checkpoint = resume_target(path if resume == "auto" else resume, out)
-    loaded = load_for_resume(checkpoint, config) if checkpoint is not None else None
+    loaded, config = load_for_resume(checkpoint, config) if checkpoint is not None else (None, config)
     # Before the directory is taken: what cannot be built or restored leaves it as it was.
-    env = training_env(config, device)
+    initial = None
+    if config.initial is not None and (loaded is None or not has_begun(loaded)):
+        initial = load_initial(config.initial)
+        config = initial.adopt(config)
+    prepared = prepare(config, device, path, initial, open_dataset(config))
+    trainer, origins = prepared.trainer, prepared.origins
     try:
-        trainer = make_trainer(config, env, device, path)
         if loaded is not None:
             restore(trainer, loaded)
+            origins = Origins.restored(config, loaded.payload)
         run_dir = RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path)
         with run_dir, failure_recorded(run_dir):
             if loaded is not None:
@@ -71,10 +82,49 @@ def train(
                 log_backend(config)
                 log_parity(config, spec)
                 log_high_cost(config, spec)
-                with TrainingSession(config, trainer, run_dir, loaded, console=console) as session:
+                if prepared.report is not None and loaded is None:
+                    run_dir.write_json_atomic("initial.json", origins.initial)
+                    log_transfer(origins, prepared.report, console=console)
+                with TrainingSession(config, trainer, run_dir, loaded, origins, console=console) as session:
                     return session.run(stop)
     finally:
-        env.close()
+        prepared.close()
+
+
+def check_config(config: ExperimentConfig, spec: EnvSpec) -> None:
+    """Refuse what only a whole experiment shows. Raises ConfigError."""
+    training = config.training
+    if training.mode == "online" and config.task.only is None:
+        check_copies(spec, config.task.num_envs)
+    if config.data is None and training.mode == "offline":
+        raise ConfigError(
+            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add --data DIR "
+            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
+        )
+    if config.data is None and training.pretrain_steps > 0:
+        raise ConfigError(
+            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add --data DIR, "
+            "or set it to 0"
+        )
+    if config.initial is None and training.learn == "policy":
+        raise ConfigError(
+            f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
+            "name a trained one with --from CKPT"
+        )
+
+
+def log_transfer(origins: Origins, report: TransferReport, *, console: bool) -> None:
+    """Say what was taken over from the initial checkpoint, what is new and what was dropped."""
+    assert origins.initial is not None
+    began = f"starts from {origins.initial['checkpoint']} (SHA-256 {origins.initial['sha256']})"
+    log.info("%s", began)
+    if console:
+        print(began, file=sys.stderr)
+    kept = {key: origins.initial[key] for key in ("optimisers", "replay", "planner")}
+    for line in [*report.lines(), *(f"{part}: {what}" for part, what in kept.items() if what != "none")]:
+        log.info("%s", line)
+        if console:
+            print(f"  {line}", file=sys.stderr)
 
 
 @contextmanager

@@ -105,13 +105,16 @@ class FoGTrainer(Trainer):
         """Of the environment's worker processes."""
         return self.env.cpu_seconds()
 
+    def close(self) -> None:
+        """Stop the environment's workers and the dataset's readers."""
+        self.env.close()
+        super().close()
+
     def _model_batch(self) -> Batch:
         return self.replay.sample(self.config.wm_batch_size, self.config.horizon, self.generators["replay"])
 
     def _starts(self) -> tuple[Float[Tensor, "B O"], Int[Tensor, " B"]]:
-        return self.replay.sample_starts(
-            self.config.actor_batch_size or self.env.num_envs, self.generators["replay"]
-        )
+        return self.replay.sample_starts(self.config.actor_batch_size or self.env.num_envs, self.generators["replay"])
 
     def _random_action(self) -> Tensor:
         shape = (self.env.num_envs, self.env.spec.action_dim)

@@ -54,6 +54,11 @@ class OfflineTrainer(Trainer):
         self.epoch += 1
         return metrics | rates | {"nonfinite/count": float(self.nonfinite)}
 
+    def close(self) -> None:
+        """Stop both readers."""
+        super().close()
+        self.starts.close()
+
     def _model_batch(self) -> Batch:
         assert self.windows is not None
         return self.windows.next()

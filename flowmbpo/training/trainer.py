@@ -45,8 +45,12 @@ class WindowSource(Protocol):
         """Go on from there."""
         ...
 
+    def close(self) -> None:
+        """Let its threads go."""
+        ...
 
-Warmstart = Callable[[Callable[[], Batch], torch.Generator], dict[str, float]]
+
+Warmstart = Callable[[Callable[[], Batch], torch.Generator], dict[str, Any]]
 """Trains what could not be copied from the initial checkpoint, on batches of real windows. Returns its figures."""
 
 
@@ -78,7 +82,7 @@ class Trainer(ABC):
         self.dump = dump
         self.windows = windows
         self.warmstart = warmstart
-        self.warmstarted: dict[str, float] = {}
+        self.warmstarted: dict[str, Any] = {}
         self.epoch = 0
         self.env_steps = 0
         self.nonfinite = 0
@@ -171,8 +175,10 @@ class Trainer(ABC):
             self.pretrained += 1
         return {"pretrain/updates": float(self.pretrained)} | means(sums)
 
-    def close(self) -> None:  # noqa: B027  not abstract: most trainers hold nothing that needs it
+    def close(self) -> None:
         """Let threads and processes go."""
+        if self.windows is not None:
+            self.windows.close()
 
     def _warmstart(self, batches: Callable[[], Batch]) -> None:
         if self.warmstart is not None and not self.warmstarted:

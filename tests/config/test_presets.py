@@ -10,7 +10,9 @@ from flowmbpo.envs.resolve import task_spec
 
 PAPER = [name for name in preset_names() if name.startswith(("phase", "canonical"))]
 MINI = ("mlp", "residual", "gaussian", "neuralode", "flow", "genflow", "fullflow")
-PHASES = {"quickstart", "mini", "dmc", "phase1", "phase1p5", "phase2"}
+PHASES = {"quickstart", "mini", "dmc", "phase1", "phase1p5", "phase2", "phase3", "phase4", "phase6"}
+PHASES |= {"stage-a", "stage-b", "stage-c"}
+ARMS = ("baseline", "flowpolicy", "flowwm", "fullflow", "residual")
 
 
 def keys_that_differ(a, b):
@@ -54,6 +56,9 @@ def test_every_preset_of_the_study_is_there():
         for sibling in ("logit", "endpoint"):
             expected |= {f"phase1-flow-{k}-{sibling}{size}" for k in ("k2", "k4", "k8-euler")}
             expected |= {f"phase2-{arm}-{sibling}{size}" for arm in ("flowwm", "fullflow")}
+    staged = ("stage-a", "stage-b", "stage-c", "phase3-mt30", "phase3-mt80", "phase4", "phase6")
+    staged += ("mini3-a", "mini3-b", "mini3-c", "mini3-policy")
+    expected |= {f"{family}-{arm}" for family in staged for arm in ARMS} | {f"phase6-{arm}-48m" for arm in ARMS}
     expected |= {f"phase1p5-{h}-{decay}" for h in ("h8", "h16") for decay in ("base", "strong")}
     ablations = "h3 k2 k8 euler midpoint-tau jacobian-penalty substep-noise two-hot teacher"
     ablations += " spectral-norm truncated-h4 adaptive-horizon through"

@@ -9,9 +9,10 @@ import torch
 from flowmbpo.config.load import load_experiment
 from flowmbpo.config.presets import preset_names
 from flowmbpo.envs.make import make_env
-from flowmbpo.runs.build import make_trainer
+from flowmbpo.runs.trainers import make_trainer
 
 SMALL = (
+    "task.set=null",
     "task.name=toy-pendulum-swingup",
     "task.num_envs=2",
     "model.latent_dim=16",
@@ -20,6 +21,8 @@ SMALL = (
     "model.reward.units=[16]",
     "actor.units=[16, 16]",
     "critic.units=[16]",
+    "training.mode=online",
+    "training.learn=all",
     "training.horizon=4",
     "training.rounds=1",
     "training.wm_iterations=1",

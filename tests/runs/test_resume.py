@@ -188,7 +188,7 @@ def test_foreign_file_in_place_of_the_checkpoint_is_refused(refused, config, run
 
 
 def test_weights_of_another_architecture_are_refused_naming_the_tensors(refused, config, run):
-    loaded = load_for_resume(run / "checkpoints" / "latest.pt", config())
+    loaded, _ = load_for_resume(run / "checkpoints" / "latest.pt", config())
     agent = dict(loaded.payload["agent"])
     agent["actor.mean.0.weight"] = torch.zeros(3, 3)
     del agent["actor.logstd"]
@@ -207,9 +207,9 @@ def test_run_that_another_process_holds_is_refused(train, config, run):
 
 def test_restore_brings_the_whole_trainer_back(config, run):
     from flowmbpo.envs.make import make_env
-    from flowmbpo.runs.build import make_trainer
+    from flowmbpo.runs.trainers import make_trainer
 
-    loaded = load_for_resume(run / "checkpoints" / "latest.pt", config())
+    loaded, _ = load_for_resume(run / "checkpoints" / "latest.pt", config())
     trainer = make_trainer(config(), make_env(config().task), torch.device("cpu"), run)
     restore(trainer, loaded)
     assert (trainer.epoch, trainer.started) == (4, True)

@@ -1,0 +1,157 @@
+"""The config of a stage: a preset, or what a checkpoint was trained with, placed on its task, weights and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.load import experiment_from_dict, load_experiment, override
+from flowmbpo.config.overrides import config_name
+from flowmbpo.data.config import DataConfig
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.resolve import member_id, pin_backend, run_label, task_spec
+from flowmbpo.envs.task_sets import TASK_SETS
+from flowmbpo.envs.tasks import task_info
+from flowmbpo.errors import ConfigError
+from flowmbpo.models.transfer.config import InitialConfig
+
+Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
+FROM = "+from-"
+OFFLINE_STARTS = 512
+"""Start states of an actor update without an environment, where the config names none (PWM's)."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What a stage means: the phase of a run without a preset, and what every run of it has."""
+
+    phase: str
+    training: Mapping[str, Any]
+
+
+STAGES: dict[Stage, StageKind] = {
+    "pretrain": StageKind("stage-a", {"mode": "offline"}),
+    "finetune": StageKind("stage-b", {"mode": "online", "learn": "all"}),
+    "specialize": StageKind("stage-c", {"mode": "online", "learn": "all"}),
+    "policy": StageKind("phase3", {"mode": "offline", "learn": "policy"}),
+    "train": StageKind("train", {"mode": "online"}),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stage's command line asks for; `source` is the config inside the checkpoint `checkpoint`."""
+
+    stage: Stage
+    preset: str | None = None
+    checkpoint: Path | None = None
+    source: ExperimentConfig | None = None
+    data: Path | None = None
+    task: str | None = None
+    embedding_from: str | None = None
+    overrides: Sequence[str] = ()
+    seed: int | None = None
+    device: str | None = None
+    track: Sequence[str] | None = None
+    learn: Literal["all", "model"] | None = None
+
+
+def stage_config(request: Request) -> ExperimentConfig:
+    """The resolved config of the run. Raises ConfigError.
+
+    `--set` wins over everything. The name says where the weights come from: `mini3-c-flow+from-mini3-b-flow`.
+    """
+    base = _base(request)
+    changes: dict[str, Any] = {"task": _task(request, base.task).model_dump(mode="json")}
+    training = base.training.model_dump(mode="json") | dict(STAGES[request.stage].training)
+    if request.learn is not None:
+        training["learn"] = request.learn
+    if training["mode"] == "offline":
+        training["pretrain_steps"] = 0
+        training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
+    changes["training"] = training
+    changes["data"] = _data(request, base)
+    changes["initial"] = _initial(request, base)
+    if request.checkpoint is not None:
+        changes["evaluation"] = base.evaluation.model_dump(mode="json") | {"at_start": True}
+    staged = experiment_from_dict(base.model_dump(mode="json") | changes, base.name)
+    config = override(staged, request.overrides, seed=request.seed, device=request.device, track=request.track)
+    name = config_name(staged, config) if request.overrides else staged.name
+    if request.source is not None:
+        name += FROM + request.source.name
+    run_label(config.task)  # refuses a task or set that is not known
+    return config.model_copy(update={"name": name, "task": pin_backend(config.task)})
+
+
+def _base(request: Request) -> ExperimentConfig:
+    if request.preset is not None:
+        return load_experiment(request.preset)
+    if request.source is None:
+        raise ConfigError(
+            f"`{request.stage}` needs a preset (--preset NAME, see `flowmbpo presets list`) "
+            "or a checkpoint to take the config from (--from CKPT)"
+        )
+    phase = STAGES[request.stage].phase
+    fresh = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
+    everywhere = request.source.task.model_copy(update={"only": None})
+    return request.source.model_copy(update={**fresh, "task": everywhere, "data": None, "initial": None})
+
+
+def _task(request: Request, own: TaskConfig) -> TaskConfig:
+    """Where the run takes place. A stage for one task takes the set (and so the embeddings) of its checkpoint."""
+    if request.task is None:
+        return own
+    known = own
+    if request.source is not None:
+        known = _known_tasks(request, own)
+    return placed(known, request.task)
+
+
+def _known_tasks(request: Request, own: TaskConfig) -> TaskConfig:
+    assert request.source is not None
+    theirs = request.source.task
+    shipped = [name for name in (own.set, theirs.set) if name in TASK_SETS]
+    if request.preset is not None and len(set(shipped)) > 1:
+        raise ConfigError(
+            f"--preset {request.preset} is for the task set '{own.set}', and the checkpoint {request.checkpoint} "
+            f"knows '{theirs.set}': take a preset of its set, or leave --preset away"
+        )
+    chosen = {"name": theirs.name, "set": theirs.set, "tasks": theirs.tasks, "only": None, "backend": theirs.backend}
+    return own.model_copy(update=chosen)
+
+
+def placed(known: TaskConfig, task: str) -> TaskConfig:
+    """`known` with all copies on `task`: a member of its set, a new member, or the one task of a single-task run."""
+    if known.set is None:
+        backend = known.backend if task == known.name else "auto"
+        return known.model_copy(update={"name": task, "backend": backend})
+    spec = task_spec(known)
+    member = member_id(spec, task)
+    if member is not None:
+        return known.model_copy(update={"only": spec.tasks[member].plain_name})
+    added = task_info(task).name
+    members = (*(info.plain_name for info in spec.tasks), added)
+    return known.model_copy(update={"set": f"{known.set}-with-{added}", "tasks": members, "only": added})
+
+
+def _data(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
+    own = base.data
+    if request.data is None:
+        return None if own is None else own.model_dump(mode="json")
+    path = str(request.data.expanduser())
+    return DataConfig(path=path).model_dump(mode="json") | _options(own) | {"path": path}
+
+
+def _initial(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
+    own = base.initial
+    if request.checkpoint is None:
+        return None if own is None else own.model_dump(mode="json")
+    named = {"checkpoint": str(request.checkpoint), "sha256": None, "embedding_from": request.embedding_from}
+    return InitialConfig(checkpoint=str(request.checkpoint)).model_dump(mode="json") | _options(own) | named
+
+
+def _options(section: DataConfig | InitialConfig | None) -> dict[str, Any]:
+    return {} if section is None else section.model_dump(mode="json")

@@ -1,0 +1,146 @@
+"""The trainer that a config describes, online or offline, and what it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.errors import ConfigError
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.transfer.report import TransferReport
+from flowmbpo.runs.build import env_spec, seeded_agent, training_env
+from flowmbpo.runs.initial import Initial
+from flowmbpo.runs.nonfinite import NonFiniteDump
+from flowmbpo.runs.offline import dataset_facts, diagnosed_episodes, measure_rewards, sampler
+from flowmbpo.runs.origin import Origins
+from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.offline import OfflineTrainer
+from flowmbpo.training.trainer import Trainer, Warmstart, WindowSource
+
+NORMALIZER = "reward_normalizer"
+FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world model that is kept as it is
+WINDOW_SEED, START_SEED = 0, 1  # of the two orders in which a run reads its dataset
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A trainer with what it was given: where its weights and data come from, the report of what was taken over."""
+
+    trainer: Trainer
+    origins: Origins
+    report: TransferReport | None
+
+    def close(self) -> None:
+        """Let the trainer's threads and processes go."""
+        self.trainer.close()
+
+
+def prepare(
+    config: ExperimentConfig, device: torch.device, run_dir: Path, initial: Initial | None, dataset: Dataset | None
+) -> Prepared:
+    """Build the trainer of a run; nothing is written before an update is not finite. Raises ConfigError."""
+    agent = seeded_agent(config, env_spec(config))
+    report = None if initial is None else initial.take_over(agent)
+    warmstart = None if initial is None or report is None else initial.warmstart(agent, config, report)
+    if report is not None:
+        _check_frozen_model(config, report, warmstart)
+    if dataset is not None and (report is None or NORMALIZER in report.parts("reinitialised")):
+        measure_rewards(agent, dataset, config)
+    origins = Origins(
+        config,
+        ancestors=[] if initial is None else initial.lineage,
+        initial=None if initial is None or report is None else _record(initial, report),
+        data=None if dataset is None else dataset_facts(dataset, config),
+    )
+    dump = NonFiniteDump(run_dir / "nonfinite")
+    trainer: Trainer
+    if config.training.mode == "offline":
+        assert dataset is not None
+        trainer = _offline_trainer(agent, config, dataset, device, dump, warmstart)
+    else:
+        windows = None if dataset is None else sampler(dataset, config, config.training.horizon, WINDOW_SEED, device)
+        env = training_env(config, device)
+        try:
+            trainer = make_trainer(config, env, device, run_dir, agent=agent, windows=windows, warmstart=warmstart)
+        except BaseException:  # its workers must not outlive what could not be built
+            env.close()
+            raise
+    return Prepared(trainer, origins, report)
+
+
+def make_trainer(
+    config: ExperimentConfig,
+    env: VectorEnv,
+    device: torch.device,
+    run_dir: Path,
+    *,
+    agent: Agent | None = None,
+    windows: WindowSource | None = None,
+    warmstart: Warmstart | None = None,
+) -> FoGTrainer:
+    """The online trainer of a run, in `env`; without `agent`, of a new one."""
+    return FoGTrainer(
+        seeded_agent(config, env.spec) if agent is None else agent,
+        env,
+        config.training,
+        seed=config.seed,
+        device=device,
+        dump=NonFiniteDump(run_dir / "nonfinite"),
+        windows=windows,
+        warmstart=warmstart,
+    )
+
+
+def _check_frozen_model(config: ExperimentConfig, report: TransferReport, warmstart: Warmstart | None) -> None:
+    """Raises ConfigError where a world model would be kept as it is that nothing has trained."""
+    new = [part for part in report.parts("reinitialised") if part in FROZEN]
+    if warmstart is not None:
+        new = [part for part in new if part != "dynamics"]
+    if config.training.learn == "policy" and new:
+        details = "; ".join(f"{row.part}: {row.detail}" for row in report.rows if row.part in new)
+        raise ConfigError(
+            f"training.learn 'policy' keeps the world model as it is, and these parts of the checkpoint's do not fit: "
+            f"{details}. Take a preset with the checkpoint's model, set initial.distill_updates above 0 for dynamics "
+            "of another kind, or train the model too (training.learn all)"
+        )
+
+
+def _offline_trainer(
+    agent: Agent,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    device: torch.device,
+    dump: NonFiniteDump,
+    warmstart: Warmstart | None,
+) -> OfflineTrainer:
+    return OfflineTrainer(
+        agent,
+        config.training,
+        windows=sampler(dataset, config, config.training.horizon, WINDOW_SEED, device),
+        starts=sampler(dataset, config, 1, START_SEED, device),
+        replay=diagnosed_episodes(dataset, config, device),
+        seed=config.seed,
+        device=device,
+        dump=dump,
+        warmstart=warmstart,
+    )
+
+
+def _record(initial: Initial, report: TransferReport) -> dict[str, Any]:
+    payload = initial.loaded.payload
+    return {
+        "checkpoint": str(initial.loaded.path),
+        "sha256": initial.loaded.sha256,
+        "name": initial.config.name,
+        "phase": initial.config.phase,
+        "transfer": report.to_dict(),
+        "optimisers": "reinitialised",
+        "replay": "dropped" if payload.get("replay") is not None else "none",
+        "planner": "dropped" if payload.get("planner") is not None else "none",
+    }
