@@ -66,6 +66,10 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
         )
     config = TaskConfig(name=task)
     spec = task_spec(config)
+    padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (OBS_DIM, ACTION_DIM)
+    if padded and spec.obs_dim <= OBS_DIM and spec.action_dim <= ACTION_DIM:
+        note = f"Newt pads every task to {OBS_DIM} observations and {ACTION_DIM} actions; {task}'s columns are kept."
+        return Purpose(config, spec, Target(spec.obs_dim, spec.action_dim, ()), (note,))
     _check_widths(model, spec, f"--task {task}: ", _tasks_of_width(model))
     return Purpose(config, spec, Target(model.obs_dim, model.action_dim, ()))
 

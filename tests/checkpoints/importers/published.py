@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def layer_names(layout: str, network: str, layers: int, member: int = 0) -> list
 
 def draw_network(state: dict, names: list, dims: list[int], g: torch.Generator, lead: tuple = ()) -> None:
     """Random tensors of a network: outputs of order 1, LayerNorms away from the identity."""
-    for layer, (fan_in, fan_out) in zip(names, zip(dims, dims[1:], strict=False), strict=True):
+    for layer, (fan_in, fan_out) in zip(names, pairwise(dims), strict=True):
         state[layer[0]] = torch.randn(*lead, fan_out, fan_in, generator=g) / fan_in**0.5
         state[layer[1]] = 0.1 * torch.randn(*lead, fan_out, generator=g)
         if len(layer) == 4:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import parity
 import published
 import pytest
@@ -139,7 +141,7 @@ def test_parameter_counts_are_the_published_ones(monkeypatch, task_set, size):
     from flowmbpo.checkpoints.importers.tdmpc2 import read_tdmpc2
 
     def shapes_only(state, names, dims, g, lead=()):
-        for layer, (fan_in, fan_out) in zip(names, zip(dims, dims[1:], strict=False), strict=True):
+        for layer, (fan_in, fan_out) in zip(names, pairwise(dims), strict=True):
             state |= {name: torch.ones(()).expand(*lead, fan_out) for name in layer}
             state[layer[0]] = torch.ones(()).expand(*lead, fan_out, fan_in)
 
