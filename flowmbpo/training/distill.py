@@ -61,7 +61,7 @@ class DistillReport:
         skipped = f", {self.skipped} skipped as not finite" if self.skipped else ""
         return [
             f"dynamics distilled by {self.updates} updates in {self.seconds:.1f} s{skipped}",
-            f"squared error against the teacher / that of predicting no change: {ratios}",
+            f"squared error against the teacher / that of predicting no change: {ratios or 'nothing moves'}",
         ]
 
 

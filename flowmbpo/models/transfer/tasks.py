@@ -85,7 +85,8 @@ def take_embeddings(
     said = []
     if rows != list(range(len(table))) and room:
         known = sum(start.how == "known" for start in starts)
-        said.append(f"{known} of {len(table)} rows by name, {len(starts) - known} new ones as their nearest or named")
+        new = f", {len(starts) - known} as the nearest or the named task's" if known < len(starts) else ""
+        said.append(f"{known} of {len(table)} rows by name{new}")
     if width != room:
         said.append(f"{width} -> {room} columns")
     return Outcome(taken, "adapted" if said else "loaded", "; ".join(said), len(starts) * shared)

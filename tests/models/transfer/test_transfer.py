@@ -271,6 +271,32 @@ def test_a_target_network_that_nobody_needs_is_dropped(make_agent, specs, take):
     assert "target_critic: 6 tensors dropped (this agent has none)" in report.lines()
 
 
+def test_models_whose_state_is_the_observation(make_agent, specs, take):
+    """No encoder to load; other observations are another state."""
+    euclidean = {
+        "encoder": {"kind": "identity"},
+        "dynamics": {"kind": "residual", "units": [14], "geometry": "euclidean"},
+    }
+    agents = {
+        name: make_agent(specs(name), seed=seed, model={**euclidean, "latent_dim": width})
+        for seed, (name, width) in enumerate((("walker-stand", 6), ("walker-run", 6), ("reacher-easy", 4)))
+    }
+    report = take(agents["walker-stand"], agents["walker-run"])
+    assert report.parts("reinitialised") == () and report.parts("loaded")[1:3] == ("dynamics", "reward")
+    report = take(agents["walker-stand"], agents["reacher-easy"])
+    assert report.parts("reinitialised") == ("dynamics", "reward", "actor", "critic", "return_scale")
+    assert "critic: 6 tensors reinitialised (the latent that it reads is another: latent_dim 6 -> 4)" in report.lines()
+
+
+def test_hidden_widths_that_differ_are_named(make_agent, specs, take):
+    spec = specs("walker-stand")
+    target = make_agent(spec, seed=1, model={"dynamics": {"kind": "mlp", "units": [14, 15]}})
+    report = take(make_agent(spec), target)
+    assert report.to_distill
+    (line,) = [line for line in report.lines() if "hidden widths" in line]
+    assert line.startswith("dynamics: 12 tensors reinitialised (hidden widths differ: network.1.linear.weight [14, 14]")
+
+
 def test_untrained_parts_are_left_as_built(make_agent, specs, take):
     spec = specs("walker-stand")
     report = take(make_agent(spec), make_agent(spec, seed=1, built=True), untrained=("actor", "critic"))
