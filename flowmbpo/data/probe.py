@@ -79,7 +79,8 @@ def _stream(dataset: Dataset, name: str, turn: int, turns: int, buffer: ReplayBu
     task = dataset.task_id(name)
     record = dataset.tasks[task]
     steps = min(LANE_STEPS, buffer.rows // 2)
-    wanted = max(steps * record.episodes // record.transitions, 1)
+    share = -(-record.episodes // turns)  # of a small dataset no episode is taken twice in a lane
+    wanted = min(max(steps * record.episodes // record.transitions, 1), share)
     lane = _Lane(buffer.obs.shape[-1], buffer.action.shape[-1])
     for place in range(wanted):
         episode = (turn + turns * place) * record.episodes // (turns * wanted)
