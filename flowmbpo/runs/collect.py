@@ -1,0 +1,211 @@
+"""A dataset recorded in real environments, by policies that need no learning and by those of checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowmbpo.data.offline.manifest import MANIFEST, read_manifest
+from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.data.recording import record_episodes
+from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import backend_notices, only_id, pin_backend, task_spec
+from flowmbpo.envs.simulators import simulators
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.errors import DataError
+from flowmbpo.runs.build import resolve_device
+from flowmbpo.runs.policies import Disturbance, PolicyRequest, RecordingPolicy, load_policy
+
+log = logging.getLogger("flowmbpo")
+
+_SEED_DOMAIN = 0xDA7A  # keeps the episodes of datasets apart from those of training and evaluation
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one policy, by its place in the list, did in one task."""
+
+    task: str
+    policy: int
+    episodes: int
+    transitions: int
+    return_mean: float
+    return_std: float
+    success: float | None
+    faults: int
+
+
+@dataclass(frozen=True)
+class CollectOutcome:
+    """What `data collect --json` prints."""
+
+    path: str
+    set: str
+    episodes: int
+    transitions: int
+    fingerprint: str
+    policies: list[dict[str, Any]]
+    recorded: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How episodes are simulated. Copies change which episodes come out, workers and device only the speed."""
+
+    seed: int = 0
+    num_envs: int = 16
+    workers: int | None = None
+    device: str = "cpu"
+
+
+_DEFAULT, _NONE = Simulation(), Disturbance()
+
+
+def collect(
+    dest: Path,
+    config: TaskConfig,
+    requests: Sequence[PolicyRequest],
+    *,
+    episodes: int,
+    simulation: Simulation = _DEFAULT,
+    disturbance: Disturbance = _NONE,
+    report: Callable[[Recorded], None] | None = None,
+) -> CollectOutcome:
+    """Record `episodes` (or a policy's own number of) episodes of every task by every policy into a dataset.
+
+    A checkpoint supplies the tasks that it was trained on, matched by plain name; a single task's supplies that one.
+    Its actions are disturbed by `disturbance`. Equal arguments give equal datasets. An interrupted call is repeated:
+    what is there up to the last finished policy of a task is kept, and the end is the same.
+
+    Raises ConfigError, CheckpointError, EnvironmentUnavailableError, EnvironmentFailure, DataError, StorageError.
+    """
+    config = pin_backend(config)
+    spec, only = task_spec(config), only_id(config)
+    wanted = range(len(spec.tasks)) if only is None else [only]
+    device = resolve_device(simulation.device)
+    policies = [load_policy(request, spec, wanted, episodes, disturbance, device) for request in requests]
+    for notice in backend_notices(config):
+        log.warning("%s", notice)
+    asked = {
+        "kind": "collected",
+        "policies": [policy.record for policy in policies],
+        "seed": simulation.seed,
+        "num_envs": simulation.num_envs,
+        "simulators": simulators(spec),
+    }
+    units = [(task, place) for task in wanted for place, policy in enumerate(policies) if task in policy.members]
+    with _begin(dest, spec, asked) as writer:
+        rows: list[dict[str, Any]] = list(writer.progress.get("recorded", []))
+        recorder = _Recorder(config, spec, policies, simulation)
+        try:
+            for task, place in units[len(rows) :]:
+                recorded = recorder.record(writer, task, place)
+                rows.append(asdict(recorded))
+                writer.source = {**asked, "recorded": rows}
+                writer.checkpoint({"asked": asked, "recorded": rows})
+                if report is not None:
+                    report(recorded)
+        finally:
+            recorder.close()
+        return _outcome(writer.finish())
+
+
+def _outcome(dataset: Dataset) -> CollectOutcome:
+    return CollectOutcome(
+        path=str(dataset.path),
+        set=dataset.set_name,
+        episodes=dataset.episodes,
+        transitions=dataset.transitions,
+        fingerprint=dataset.fingerprint,
+        policies=dataset.source["policies"],
+        recorded=dataset.source["recorded"],
+    )
+
+
+def _begin(dest: Path, spec: EnvSpec, asked: dict[str, Any]) -> DatasetWriter:
+    """A new dataset, or the unfinished one that the same call began. Raises DataError."""
+    if not (dest / MANIFEST).is_file():
+        return DatasetWriter.create(dest, spec.label, spec.tasks, {**asked, "recorded": []})
+    manifest = read_manifest(dest)
+    if manifest.complete:
+        raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
+    begun = {key: manifest.source.get(key) for key in asked}
+    same_tasks = [task.name for task in manifest.tasks] == [task.name for task in spec.tasks]
+    if begun != asked or not same_tasks or manifest.set_name != spec.label:
+        raise DataError(
+            f"{dest}: holds an unfinished dataset of other tasks, policies, seed or copies. Give the same command as "
+            "then to go on with it, or remove the folder, or name another."
+        )
+    return DatasetWriter.resume(dest)
+
+
+class _Recorder:
+    """Runs the policies, one task's environment at a time."""
+
+    def __init__(
+        self, config: TaskConfig, spec: EnvSpec, policies: Sequence[RecordingPolicy], simulation: Simulation
+    ) -> None:
+        self._config, self._spec, self._policies, self._simulation = config, spec, policies, simulation
+        self._env: tuple[int, VectorEnv] | None = None
+
+    def close(self) -> None:
+        """Give the running environment back."""
+        if self._env is not None:
+            self._env[1].close()
+            self._env = None
+
+    def record(self, writer: DatasetWriter, task: int, place: int) -> Recorded:
+        """All episodes of one policy in one task."""
+        policy = self._policies[place]
+        env_seed, policy_seed = self._seeds(task, place)
+        env = self._open(task)
+        behaviour = policy.behaviour(self._spec, task, env.num_envs, policy_seed)
+        returns, transitions, successes, faults = [], 0, [], 0
+        for episode in record_episodes(env, behaviour, policy.episodes, env_seed):
+            writer.add(task, episode.obs, episode.action, episode.reward, episode.terminated, source=place)
+            returns.append(episode.return_)
+            transitions += len(episode.reward)
+            faults += episode.faults
+            if episode.success is not None:
+                successes.append(episode.success)
+        return Recorded(
+            task=self._spec.tasks[task].name,
+            policy=place,
+            episodes=policy.episodes,
+            transitions=transitions,
+            return_mean=statistics.fmean(returns),
+            return_std=statistics.pstdev(returns),
+            success=statistics.fmean(successes) if successes else None,
+            faults=faults,
+        )
+
+    def _open(self, task: int) -> VectorEnv:
+        """The task's environment; the one of another task is closed first."""
+        if self._env is None or self._env[0] != task:
+            self.close()
+            copies = min(self._simulation.num_envs, self._most(task))
+            device = str(resolve_device(self._simulation.device))
+            self._env = (task, make_env(self._config, copies, self._simulation.workers, device=device, only=task))
+        return self._env[1]
+
+    def _most(self, task: int) -> int:
+        """The most episodes that any policy records of a task."""
+        return max(policy.episodes for policy in self._policies if task in policy.members)
+
+    def _seeds(self, task: int, place: int) -> tuple[int, int]:
+        """Seeds of the episodes and of the policy, of their own for every task and policy."""
+        drawn = np.random.SeedSequence([_SEED_DOMAIN, self._simulation.seed, task, place]).generate_state(2, np.uint64)
+        return int(drawn[0] >> np.uint64(1)), int(drawn[1] >> np.uint64(2))

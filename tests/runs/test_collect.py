@@ -1,0 +1,180 @@
+"""Datasets recorded in real environments: toy tasks, policies of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.make import make_env
+from flowmbpo.errors import ConfigError, DataError
+from flowmbpo.runs.collect import Simulation, collect
+from flowmbpo.runs.policies import Disturbance, PolicyRequest, parse_policy
+
+PAIR = TaskConfig(name=None, set="pair", tasks=("toy-pendulum-swingup", "toy-cartpole-swingup"))
+PENDULUM = TaskConfig(name="toy-pendulum-swingup")
+SMALL = Simulation(num_envs=2)
+
+
+@pytest.fixture
+def checkpoint(train, config):
+    """A checkpoint of the pendulum alone, barely trained."""
+    return Path(train(config(**{"training.epochs": 1})).checkpoint)
+
+
+def first_episode(dataset, task, place=0):
+    block = dataset.read_episodes(task, range(place, place + 1))
+    return block.obs, block.action[:-1], block.reward[:-1]
+
+
+def test_every_task_gets_every_policys_episodes_and_the_record_says_so(tmp_path):
+    outcome = collect(
+        tmp_path / "data", PAIR, [parse_policy("random"), parse_policy("noise@3")], episodes=2, simulation=SMALL
+    )
+    dataset = Dataset.open(tmp_path / "data", verify=True)
+    assert (outcome.set, outcome.episodes, outcome.fingerprint) == ("pair", 10, dataset.fingerprint)
+    assert [task.episodes for task in dataset.tasks] == [5, 5]
+    for task in range(2):
+        table = dataset.episode_table(task)
+        assert table["source"].tolist() == [0, 0, 1, 1, 1]
+        rows = [row for row in outcome.recorded if row["task"] == dataset.tasks[task].name]
+        assert [row["policy"] for row in rows] == [0, 1]
+        assert rows[0]["return_mean"] == pytest.approx(table["return"][:2].mean(), rel=1e-6)
+        assert rows[1]["return_std"] == pytest.approx(table["return"][2:].std(), rel=1e-6)
+    assert [policy["kind"] for policy in dataset.source["policies"]] == ["random", "noise"]
+    assert dataset.source["seed"] == 0
+
+
+def test_recorded_steps_are_those_of_the_environment(tmp_path):
+    """The recorded actions, taken again from the first recorded state, earn the recorded rewards."""
+    collect(tmp_path / "data", PENDULUM, [parse_policy("noise")], episodes=1, simulation=SMALL)
+    dataset = Dataset.open(tmp_path / "data")
+    obs, action, reward = first_episode(dataset, 0)
+    drawn = np.random.SeedSequence([0xDA7A, 0, 0, 0]).generate_state(2, np.uint64)
+    env = make_env(PENDULUM, 1, 0)
+    seen = [env.reset(int(drawn[0] >> np.uint64(1)))[0]]
+    earned = []
+    for taken in action:
+        step = env.step(torch.from_numpy(taken)[None])
+        seen.append(step.final_obs[0])
+        earned.append(float(step.reward[0]))
+    np.testing.assert_array_equal(torch.stack(seen).numpy(), obs)
+    np.testing.assert_array_equal(np.array(earned, np.float32), reward)
+
+
+def test_equal_calls_give_equal_datasets_and_another_seed_another(tmp_path):
+    found = [
+        collect(tmp_path / str(place), PENDULUM, [parse_policy("noise")], episodes=2, simulation=simulation).fingerprint
+        for place, simulation in enumerate((SMALL, SMALL, Simulation(num_envs=2, seed=1)))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_checkpoint_of_one_task_supplies_that_task_alone(tmp_path, checkpoint):
+    policies = [parse_policy("random"), parse_policy(str(checkpoint))]
+    outcome = collect(tmp_path / "data", PAIR, policies, episodes=2, simulation=SMALL)
+    assert [(row["task"], row["policy"]) for row in outcome.recorded] == [
+        ("toy-pendulum-swingup", 0),
+        ("toy-pendulum-swingup", 1),
+        ("toy-cartpole-swingup", 0),
+    ]
+    record = outcome.policies[1]
+    assert record["tasks"] == ["toy-pendulum-swingup"]
+    assert len(record["sha256"]) == 64
+
+
+def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
+    """Padded to the set's widths and under another id, it takes the actions of the plain agent."""
+    from flowmbpo.checkpoints.loader import load
+    from flowmbpo.config.load import experiment_from_dict
+    from flowmbpo.runs.evaluate import load_agent
+
+    swapped = TaskConfig(name=None, set="swapped", tasks=tuple(reversed(PAIR.tasks)))
+    collect(tmp_path / "data", swapped, [parse_policy(f"{checkpoint}")], episodes=1, simulation=SMALL)
+    dataset = Dataset.open(tmp_path / "data")
+    assert dataset.tasks[1].name == "toy-pendulum-swingup"
+    obs, action, _ = first_episode(dataset, 1)
+    loaded = load(checkpoint)
+    agent = load_agent(loaded, experiment_from_dict(loaded.payload["config"], ""))
+    expected = agent.act(torch.from_numpy(obs[:-1]), torch.zeros(len(obs) - 1, dtype=torch.int64))
+    # One observation at a time and all at once round differently in the last bits.
+    np.testing.assert_allclose(action, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("disturbance", [Disturbance(noise=0.3), Disturbance(sample=True)])
+def test_noise_and_samples_change_a_checkpoints_actions_reproducibly(tmp_path, checkpoint, disturbance):
+    def run(name, chosen):
+        folder = tmp_path / name
+        request = [PolicyRequest("checkpoint", checkpoint)]
+        collect(folder, PENDULUM, request, episodes=1, simulation=SMALL, disturbance=chosen)
+        return first_episode(Dataset.open(folder), 0)[1]
+
+    plain, once, again = run("plain", Disturbance()), run("once", disturbance), run("again", disturbance)
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - plain).max() > 0.01
+    assert np.abs(once).max() <= 1.0
+
+
+def test_what_a_checkpoint_cannot_supply_is_refused(tmp_path, checkpoint):
+    with pytest.raises(ConfigError, match="it would supply nothing"):
+        collect(
+            *(tmp_path / "data", TaskConfig(name="toy-cartpole-swingup"), [parse_policy(str(checkpoint))]), episodes=1
+        )
+    with pytest.raises(ConfigError, match="was trained on toy-pendulum-swingup; name one of them"):
+        collect(tmp_path / "data", PAIR, [parse_policy(f"{checkpoint}:toy-cartpole-swingup")], episodes=1)
+    assert not (tmp_path / "data").exists()
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [0, 3, 5])
+def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeypatch, kill_at):
+    def call(name, seed=0):
+        policies = [parse_policy("random"), parse_policy("noise")]
+        return collect(tmp_path / name, PAIR, policies, episodes=2, simulation=Simulation(seed, num_envs=2))
+
+    whole, real, added = call("whole"), DatasetWriter.add, []
+
+    def killing(self, *arguments, **options):
+        if len(added) == kill_at:
+            raise _Killed
+        added.append(None)
+        real(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DatasetWriter, "add", killing)
+        with pytest.raises(_Killed):
+            call("data")
+    with pytest.raises(DataError, match="unfinished"):
+        Dataset.open(tmp_path / "data")
+    with pytest.raises(DataError, match="unfinished dataset of other tasks, policies, seed or copies"):
+        call("data", seed=1)
+    assert call("data").fingerprint == whole.fingerprint
+    with pytest.raises(DataError, match="holds a finished dataset"):
+        call("data")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("random", PolicyRequest("random")),
+        ("noise@7", PolicyRequest("noise", episodes=7)),
+        ("runs/a.pt", PolicyRequest("checkpoint", Path("runs/a.pt"))),
+        ("runs/a.pt:walker-stand@5", PolicyRequest("checkpoint", Path("runs/a.pt"), "walker-stand", 5)),
+        ("user@host/a.pt", PolicyRequest("checkpoint", Path("user@host/a.pt"))),
+    ],
+)
+def test_policies_are_named_in_one_word(text, expected):
+    assert parse_policy(text) == expected
+
+
+def test_a_policy_of_no_episodes_is_refused():
+    with pytest.raises(ConfigError, match="0 episodes"):
+        parse_policy("random@0")
