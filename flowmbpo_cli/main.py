@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import checkpoint, diagnose, doctor, envs, evaluate, parity, presets, stages, train, version
+from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, stages, train, version
 from flowmbpo_cli.contract import ContractGroup, report_bug
 from flowmbpo_cli.execution import TrainCommand
 
@@ -46,6 +46,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
 app.add_typer(envs.app, name="envs")
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(data.app, name="data")
 app.command("diagnose")(diagnose.diagnose)
 app.command("parity")(parity.parity)
 app.command("doctor")(doctor.doctor)

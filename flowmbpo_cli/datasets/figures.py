@@ -1,0 +1,147 @@
+"""What a dataset holds, in numbers and pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowmbpo.atomic import write_bytes_atomic
+from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.errors import DataError
+
+READ_EPISODES = 256  # at once
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """One task with episodes: its table, and the ranges of what is stored."""
+
+    name: str
+    table: NDArray[Any]
+    reward: tuple[float, float]
+    obs: tuple[float, float]
+    action: tuple[float, float]
+    terminated: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of the JSON document."""
+        returns, lengths = self.table["return"], self.table["length"]
+        return {
+            "name": self.name,
+            "episodes": len(self.table),
+            "transitions": int(lengths.sum()),
+            "length": [int(lengths.min()), int(lengths.max())],
+            "return_mean": float(returns.mean()),
+            "return_quantiles": [float(value) for value in np.quantile(returns, _QUANTILES)],
+            "reward": list(self.reward),
+            "obs": list(self.obs),
+            "action": list(self.action),
+            "terminated": self.terminated,
+        }
+
+
+def inspect(dataset: Dataset) -> list[TaskFigures]:
+    """Figures of every task that has episodes; reads all rows, a few hundred episodes at a time."""
+    return [_task_figures(dataset, task) for task, record in enumerate(dataset.tasks) if record.episodes]
+
+
+def _task_figures(dataset: Dataset, task: int) -> TaskFigures:
+    record = dataset.tasks[task]
+    ranges = {name: [np.inf, -np.inf] for name in ("reward", "obs", "action")}
+    terminated = 0
+    for begin in range(0, record.episodes, READ_EPISODES):
+        block = dataset.read_episodes(task, range(begin, min(begin + READ_EPISODES, record.episodes)))
+        left = np.ones(len(block.reward), dtype=np.bool_)  # the last row of an episode has no transition
+        left[block.start + block.length] = False
+        for name, values in (("reward", block.reward[left]), ("obs", block.obs), ("action", block.action[left])):
+            ranges[name] = [min(ranges[name][0], float(values.min())), max(ranges[name][1], float(values.max()))]
+        terminated += int(block.terminated.sum())
+    pairs = {name: (low, high) for name, (low, high) in ranges.items()}
+    return TaskFigures(record.name, dataset.episode_table(task), terminated=terminated, **pairs)
+
+
+def document(dataset: Dataset, figures: list[TaskFigures]) -> dict[str, Any]:
+    """What `data inspect --json` prints."""
+    return {
+        "path": str(dataset.path),
+        "set": dataset.set_name,
+        "tasks_of_the_set": len(dataset.tasks),
+        "obs_dim": dataset.obs_dim,
+        "action_dim": dataset.action_dim,
+        "episodes": dataset.episodes,
+        "transitions": dataset.transitions,
+        "files": len(dataset.manifest.files),
+        "bytes": sum(record.size for record in dataset.manifest.files),
+        "fingerprint": dataset.fingerprint,
+        "tasks": [task.to_dict() for task in figures],
+        "without_episodes": [record.name for record in dataset.tasks if not record.episodes],
+        "source": dict(dataset.source),
+    }
+
+
+def source_rows(source: Mapping[str, Any]) -> list[list[Any]]:
+    """One row for every policy or file that the data come from: number, what, details."""
+    if source.get("kind") == "collected":
+        return [
+            [place, policy.get("checkpoint", policy["kind"]), _details(policy, ("kind", "checkpoint"))]
+            for place, policy in enumerate(source["policies"])
+        ]
+    files = source.get("files", [])
+    return [[place, file["name"], _details(file, ("name",))] for place, file in enumerate(files)]
+
+
+def _details(record: Mapping[str, Any], known: tuple[str, ...]) -> str:
+    parts = []
+    for key, value in record.items():
+        if key not in known and value not in (None, False, 0.0):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{key} {shown[:12] if 'sha256' in key else shown}")
+    return "; ".join(parts)
+
+
+def draw(figures: list[TaskFigures], title: str, out: Path) -> None:
+    """A picture as PNG: one row per task with its returns and lengths, and at the end all rewards' ranges.
+
+    Raises DataError where no task has episodes, StorageError where the disk refuses.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not figures:
+        raise DataError("--plot: the dataset has no episodes to draw")
+    rows = len(figures)
+    figure = Figure(figsize=(11.0, 1.5 + 1.25 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    grid = figure.add_gridspec(rows, 3, width_ratios=[2.0, 1.2, 1.6])
+    for row, task in enumerate(figures):
+        returns = figure.add_subplot(grid[row, 0])
+        returns.hist(task.table["return"], bins=40, color="#4477aa")
+        returns.set_ylabel(task.name, rotation=0, ha="right", va="center", fontsize=8)
+        lengths = figure.add_subplot(grid[row, 1])
+        lengths.hist(task.table["length"], bins=20, color="#228833")
+        for axes, name in ((returns, "return of an episode"), (lengths, "transitions of an episode")):
+            axes.tick_params(labelsize=7)
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title(f"{name}: how many", fontsize=9, loc="left")
+    ranges = figure.add_subplot(grid[:, 2])
+    places = np.arange(rows)
+    low, high = (np.array([task.reward[end] for task in figures]) for end in (0, 1))
+    ranges.barh(places, high - low, left=low, height=0.5, color="#aa8800", alpha=0.6)
+    means = [float(task.table["return"].sum() / task.table["length"].sum()) for task in figures]
+    ranges.plot(means, places, "k|", markersize=10, label="mean")
+    ranges.set_yticks(places, [task.name for task in figures], fontsize=7)
+    ranges.set_ylim(rows - 0.5, -0.5)
+    ranges.tick_params(axis="x", labelsize=7)
+    ranges.set_title("reward of a step: least, mean, most", fontsize=9, loc="left")
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    write_bytes_atomic(out, data.getvalue())
