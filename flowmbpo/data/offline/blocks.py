@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.shard import read_episodes_index
+from flowmbpo.data.offline.shard import read_lengths, row_starts
 
 BLOCK_ROWS = 4096  # as much as one compressed chunk holds: reading less costs the same
 FINAL_BYTES = 4  # per row: the final row of its episode, int32
@@ -48,8 +48,8 @@ def cut_blocks(dataset: Dataset, task: int, horizon: int) -> Blocks:
     }
     short = 0
     for shard, path in enumerate(dataset.shard_paths(task)):
-        index = read_episodes_index(path)
-        length, start = index["length"], index["start"]
+        length = read_lengths(path)
+        start = row_starts(length)
         # An episode belongs to the block that its first row falls into.
         first = np.flatnonzero(np.diff(start // BLOCK_ROWS, prepend=-1))
         columns["shard"].append(np.full(len(first), shard))

@@ -94,3 +94,9 @@ def read_episodes_index(path: Path) -> dict[str, Array]:
     """Columns `start, length, id, return, source` [E] of one shard."""
     with open_shard(path) as file:
         return {name: file[f"episodes/{name}"][:] for name in ("start", *EPISODE_FIELDS)}
+
+
+def read_lengths(path: Path) -> npt.NDArray[np.int64]:
+    """`episodes/length` [E] of one shard alone; `row_starts` follow from it."""
+    with open_shard(path) as file:
+        return np.asarray(file["episodes/length"][:], np.int64)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from flowmbpo.data.offline.blocks import Blocks, cut_groups, window_starts
 from flowmbpo.data.offline.reader import Dataset, RowArrays
-from flowmbpo.data.offline.shard import read_episodes_index
+from flowmbpo.data.offline.shard import read_lengths
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -114,9 +114,9 @@ class TaskStream:
             first, end = blocks.first_row[group[here]], blocks.first_row[group[here]] + blocks.rows[group[here]]
             spans = zip(first.tolist(), end.tolist(), to[here].tolist(), strict=True)
             self.dataset.read_rows(self.task, int(shard), spans, rows)
-            index = read_episodes_index(self.dataset.shard_paths(self.task)[shard])["length"]
+            known = read_lengths(self.dataset.shard_paths(self.task)[shard])
             episode, count = blocks.first_episode[group[here]], blocks.episodes[group[here]]
-            length += [index[e : e + n] for e, n in zip(episode, count, strict=True)]
+            length += [known[e : e + n] for e, n in zip(episode, count, strict=True)]
         lengths = np.concatenate(length)
         final = np.repeat((np.cumsum(lengths + 1) - 1).astype(np.int32), lengths + 1)
         return EpisodeRows(rows, final, lengths)
