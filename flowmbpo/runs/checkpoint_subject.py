@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from flowmbpo.envs.assignment import lane_tasks
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices, only_id, running_tasks
-from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
+from flowmbpo.models.agent import Agent
 from flowmbpo.runs.build import env_spec, initial_agent, resolve_device, set_up_compute
 from flowmbpo.runs.evaluate import config_for_task, load_agent
 
@@ -79,10 +81,22 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         replay=replay,
         replay_trouble=trouble,
         optimisers=payload.get("optimisers"),
-        initial=lambda: initial_agent(config),
+        initial=_initial(config),
         episodes=episodes,
         only=only,
     )
+
+
+def _initial(config: ExperimentConfig) -> Callable[[], Agent] | None:
+    """What builds the agent that the run began with; None, and said so, where its initial checkpoint is gone."""
+    if config.initial is None:
+        return lambda: initial_agent(config)
+    try:
+        began = initial_agent(config)
+    except FlowMBPOError as error:
+        log.warning("what the run began with cannot be rebuilt: %s It is not compared with that.", error)
+        return None
+    return lambda: began
 
 
 def member(config: ExperimentConfig, task: str) -> int | None:

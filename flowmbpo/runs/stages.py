@@ -141,7 +141,7 @@ def _data(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
     own = base.data
     if request.data is None:
         return None if own is None else own.model_dump(mode="json")
-    path = str(request.data.expanduser())
+    path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
     return DataConfig(path=path).model_dump(mode="json") | _options(own) | {"path": path}
 
 
@@ -149,8 +149,9 @@ def _initial(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
     own = base.initial
     if request.checkpoint is None:
         return None if own is None else own.model_dump(mode="json")
-    named = {"checkpoint": str(request.checkpoint), "sha256": None, "embedding_from": request.embedding_from}
-    return InitialConfig(checkpoint=str(request.checkpoint)).model_dump(mode="json") | _options(own) | named
+    path = str(request.checkpoint.absolute())
+    named = {"checkpoint": path, "sha256": None, "embedding_from": request.embedding_from}
+    return InitialConfig(checkpoint=path).model_dump(mode="json") | _options(own) | named
 
 
 def _options(section: DataConfig | InitialConfig | None) -> dict[str, Any]:

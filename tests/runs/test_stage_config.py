@@ -19,7 +19,7 @@ def source(preset="mini3-a-residual", **changes):
 def test_pretraining_is_offline_on_the_dataset_and_names_no_weights():
     config = stage_config(Request("pretrain", preset="mini3-a-flowwm", data=Path("some/data"), seed=3))
     assert (config.training.mode, config.training.learn) == ("offline", "all")
-    assert config.data.path == "some/data" and config.initial is None
+    assert config.data.path == str(Path("some/data").absolute()) and config.initial is None
     assert (config.name, config.phase, config.seed) == ("mini3-a-flowwm", "stage-a", 3)
 
 
@@ -43,7 +43,7 @@ def test_specialising_keeps_the_whole_set_and_runs_one_task(preset):
     assert (config.task.set, config.task.only) == ("mini3", "walker-stand")
     assert env_name(config) == "walker-stand"
     assert (config.training.mode, config.training.learn, config.phase) == ("online", "all", "stage-c")
-    assert config.initial.checkpoint == str(CKPT) and config.evaluation.at_start
+    assert config.initial.checkpoint == str(CKPT.absolute()) and config.evaluation.at_start
     assert config.name == (preset or "stage-c") + "+from-mini3-a-residual"
 
 
