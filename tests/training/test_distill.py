@@ -18,11 +18,11 @@ HORIZON = 4
 KINDS = {
     "mlp": {"kind": "mlp"},
     "residual": {"kind": "residual", "retraction": "project"},
-    "flow": {"kind": "flow", "substeps": 2, "endpoint_weight": 1.0, "retraction": "project"},
-    "logit flow": {"kind": "flow", "substeps": 2, "geometry": "logit", "endpoint_weight": 1.0},
-    "neural_ode": {"kind": "neural_ode", "substeps": 2},
+    "flow": {"kind": "flow", "integrator": "euler", "substeps": 2, "endpoint_weight": 1.0, "retraction": "project"},
+    "logit flow": {"kind": "flow", "integrator": "euler", "substeps": 2, "geometry": "logit", "endpoint_weight": 1.0},
+    "neural_ode": {"kind": "neural_ode", "integrator": "euler", "substeps": 2},
     "gaussian": {"kind": "gaussian", "source": "teacher"},
-    "generative": {"kind": "flow", "mode": "generative", "substeps": 2},
+    "generative": {"kind": "flow", "mode": "generative", "integrator": "euler", "substeps": 2},
 }
 
 
@@ -105,7 +105,7 @@ def trained(pendulum):
             config = TrainingConfig(horizon=HORIZON, dynamics_weight=20.0, reward_weight=1.0)
             optimiser = GuardedOptimiser(model.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=20.0)
             generator = torch.Generator().manual_seed(0)
-            for _ in range(200):
+            for _ in range(100):
                 window = batch()
                 optimiser.step(model_loss(model, window, window.reward, config, generator).total)
             made[kind] = model.eval().requires_grad_(False)
@@ -128,10 +128,10 @@ def distill(training):
 
 @pytest.mark.parametrize(
     ("kind", "other", "updates"),
-    [("mlp", "logit flow", 200), ("logit flow", "mlp", 500)],  # an MLP must first learn the identity
+    [("mlp", "logit flow", 100), ("logit flow", "mlp", 500)],  # an MLP must first learn the identity
 )
 def test_a_trained_model_teaches_another_kind_of_dynamics(trained, pendulum, distill, kind, other, updates):
-    """A fifth of the trivial predictor's error is asked for; 0.02 and 0.04 were measured."""
+    """A fifth of the trivial predictor's error is asked for; 0.02 and some 0.1 were measured."""
     teacher = trained(kind)
     report = distill(teacher, pupil(teacher, pendulum[0], other), windows(pendulum), updates=updates)
     assert report.relative < 0.2
@@ -145,8 +145,8 @@ def test_a_trained_model_teaches_another_kind_of_dynamics(trained, pendulum, dis
         ("flow", "mlp", 150),
         ("logit flow", "residual", 150),
         ("mlp", "neural_ode", 100),
-        ("flow", "gaussian", 150),
-        ("residual", "generative", 400),  # each update sees one noise and one flow time per transition
+        ("flow", "gaussian", 200),
+        ("residual", "generative", 500),  # each update sees one noise and one flow time per transition
     ],
 )
 def test_every_kind_learns_by_its_own_loss(pendulum, distill, kind, other, updates):
@@ -157,30 +157,30 @@ def test_every_kind_learns_by_its_own_loss(pendulum, distill, kind, other, updat
 
 
 def drifting_teacher(spec):
-    """s' = s + 0.01 (c + eps), c alternately 2 and -2, eps standard normal: a drift with as known a spread."""
+    """s' = s + 0.02 (c + eps), c alternately 2 and -2, eps standard normal: a drift with as known a spread."""
     teacher = world_model(spec, "gaussian", [8], seed=0)
     dynamics = teacher.dynamics
     for parameter in dynamics.parameters():
         torch.nn.init.zeros_(parameter.data)
     dynamics.network[-1].bias.data[:16] = torch.tensor([2.0, -2.0]).repeat_interleave(2).repeat(4)
     dynamics.scale.weight.fill_(1.0)
-    dynamics.scale.square.fill_(1e-4)
+    dynamics.scale.square.fill_(4e-4)
     return teacher.eval()
 
 
-@pytest.mark.parametrize("other", ["residual", "gaussian"])
+@pytest.mark.parametrize("other", ["neural_ode", "gaussian"])
 def test_a_stochastic_teacher_teaches_its_mean_and_to_those_that_have_one_its_spread(pendulum, distill, other):
     teacher = drifting_teacher(pendulum[0])
     student = pupil(teacher, pendulum[0], other)
-    report = distill(teacher, student, windows(pendulum), updates=150)
+    report = distill(teacher, student, windows(pendulum), updates=100)
     assert report.relative < 0.2
     batch = windows(pendulum, width=256)()
     with torch.no_grad():
         context = student.context(batch.task)
         s = student.encode(batch.obs[0], context)
         mean, drawn = (student.next(s, batch.action[0], context, rng) for rng in (None, torch.Generator()))
-    # Of 256 x 16 draws the std is known to 1%; the students' are off by what 150 updates leave.
-    assert float((drawn - mean).std()) == pytest.approx(0.01 if other == "gaussian" else 0.0, rel=0.1)
+    # Of 256 x 16 draws the std is known to 1%; the students' are off by what 100 updates leave.
+    assert float((drawn - mean).std()) == pytest.approx(0.02 if other == "gaussian" else 0.0, rel=0.1)
 
 
 def test_nothing_but_the_student_s_dynamics_moves(pendulum, distill):
@@ -221,13 +221,12 @@ def test_a_student_that_stands_still_has_the_trivial_error(pendulum, distill):
     assert report.relative == pytest.approx(1.0, rel=1e-5)
 
 
-def test_padding_counts_in_no_error(pendulum, distill):
+def test_padding_counts_in_no_error_and_no_update(pendulum, distill):
     """The last steps of half the windows do not exist; what stands there changes nothing."""
     teacher = random_teacher(pendulum[0], "mlp")
-    student = pupil(teacher, pendulum[0], "residual")
     found = []
     for filler in (0.0, 0.9):
-        draw = windows(pendulum)
+        student, draw = pupil(teacher, pendulum[0], "gaussian"), windows(pendulum)
 
         def padded(draw=draw, filler=filler):
             batch = draw()
@@ -235,8 +234,11 @@ def test_padding_counts_in_no_error(pendulum, distill):
             batch.action[2:, ::2] = filler
             return batch
 
-        found.append(distill(teacher, student, padded, updates=0).trivial)
-    assert found[0] == found[1]
+        report = distill(teacher, student, padded, updates=2)
+        found.append((report.before, report.after, report.trivial, snapshot(student)))
+    for first, second in zip(*(held[:3] for held in found), strict=True):
+        assert first == second
+    assert all(torch.equal(tensor, found[1][3][name]) for name, tensor in found[0][3].items())
 
 
 def spoiled(pendulum, bad):

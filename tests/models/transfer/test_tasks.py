@@ -27,6 +27,11 @@ def test_an_unknown_task_starts_from_its_own_body(specs, task, source):
     assert starts(specs, task) == (source, "nearest")
 
 
+def test_the_body_counts_before_the_widths(specs):
+    known = ("cheetah-run", "walker-stand")
+    assert starts(specs, "walker-crawl", known, walker_crawl=(5, 3)) == ("walker-stand", "nearest")
+
+
 def test_without_the_body_the_same_widths_are_nearest(specs):
     known = ("humanoid-stand", "cheetah-run", "reacher-easy")
     assert starts(specs, "hopper-stand", known, hopper_stand=(4, 2)) == ("reacher-easy", "nearest")

@@ -196,6 +196,29 @@ def test_dynamics_of_another_kind_are_to_be_distilled_and_all_else_is_taken(make
     assert any(line.startswith("dynamics: ") and "to be distilled" in line for line in report.lines())
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"kind": "flow"}, {"kind": "flow", "mode": "generative"}, "mode displacement -> generative"),
+        ({"kind": "neural_ode"}, {"kind": "neural_ode", "tau_features": "fourier"}, "tau_features scalar -> fourier"),
+        ({"kind": "residual"}, {"kind": "residual", "spectral_norm": True}, "spectral_norm False -> True"),
+        ({"kind": "neural_ode"}, {"kind": "flow"}, "kind neural_ode -> flow"),
+    ],
+)
+def test_dynamics_of_like_shapes_and_another_meaning_are_not_loaded(make_agent, specs, take, before, after, said):
+    spec, widths = specs("walker-stand"), {"units": [14, 14], "parity": False}
+    source = make_agent(spec, model={"dynamics": {**before, **widths}})
+    report = take(source, make_agent(spec, seed=1, model={"dynamics": {**after, **widths}}))
+    assert [row.detail for row in report.rows if row.action == "reinitialised"] == [f"{said}, to be distilled"]
+
+
+def test_a_flow_policy_without_its_linear_start_is_another(make_agent, specs, take):
+    spec = specs("walker-stand")
+    source, target = (make_agent(spec, seed=seed, actor=ACTORS[name]) for seed, name in enumerate(tuple(ACTORS)[1:]))
+    report = take(source, target)
+    assert [row.detail for row in report.rows if row.action == "reinitialised"] == ["linear_start True -> False"]
+
+
 def test_another_geometry_leaves_encoder_and_heads_as_they_were(make_agent, specs, take):
     spec = specs("walker-stand")
     flow = DYNAMICS["flow"]
