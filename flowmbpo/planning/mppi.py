@@ -134,7 +134,7 @@ class MPPIPlanner:
         """
         config, mask = self.config, context.action_mask
         policy_actions = self._policy_actions(start, context)
-        std = mask.expand_as(mean) * config.max_std
+        std = torch.full_like(mean, config.max_std)
         for proposals in noise.proposals:
             sampled = (mean.unsqueeze(2) + std.unsqueeze(2) * proposals).clamp(-1.0, 1.0) * mask.unsqueeze(1)
             actions = torch.cat([policy_actions, sampled], dim=2)
@@ -143,10 +143,10 @@ class MPPIPlanner:
             found = elites.weights[:, :1] > 0.0  # [N, 1]: some sequence had a finite value
             new_mean, new_std = elites.moments()
             mean = torch.where(found, new_mean, mean)
-            std = torch.where(found, new_std.clamp(config.min_std, config.max_std) * mask, std)
+            std = torch.where(found, new_std.clamp(config.min_std, config.max_std), std)
         action = elites.choose(noise.choice)
         if config.explore:
-            action = (action + std[0] * noise.action).clamp(-1.0, 1.0)
+            action = (action + std[0] * noise.action).clamp(-1.0, 1.0) * mask
         action, mean = self._fall_back(action, mean, found, start, context)
         self._plans += len(action)
         return action, mean
