@@ -123,10 +123,9 @@ def light_esnr(subject: Subject, effort: Effort) -> dict[str, float]:
     A figure that is infinite, or whose gradient is not finite (the update guards count those), is left out.
     """
     found = {}
-    for key, gradient in (
-        ("esnr/actor", actor_gradients(subject, "resampled")),
-        ("esnr/model", model_gradients(subject)),
-    ):
+    wanted = [("esnr/actor", actor_gradients(subject, "resampled"))] if subject.trains_policy else []
+    wanted += [("esnr/model", model_gradients(subject))] if subject.trains_model else []
+    for key, gradient in wanted:
         try:
             estimate = esnr_from_gram(collect(gradient, effort.gradients).gram)
         except NonFiniteError:

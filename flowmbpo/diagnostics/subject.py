@@ -119,6 +119,16 @@ class Subject:
         return self.run(behaviour, offset=1)
 
     @property
+    def trains_model(self) -> bool:
+        """Whether the run trains its world model; one that it was given is judged by what it does alone."""
+        return self.config.training.learn != "policy"
+
+    @property
+    def trains_policy(self) -> bool:
+        """Whether the run trains actor and critic; otherwise they are as built, or as they were taken over."""
+        return self.config.training.learn != "model"
+
+    @property
     def own_windows(self) -> bool:
         """Whether `windows` come from the run's own replay buffer."""
         return self.replay is not None and self.only is None and not self.replay_trouble

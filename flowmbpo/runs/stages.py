@@ -16,6 +16,7 @@ from flowmbpo.envs.resolve import member_id, pin_backend, run_label, task_spec
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
+from flowmbpo.models.actors.config import FlowActorConfig
 from flowmbpo.models.transfer.config import InitialConfig
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
@@ -95,9 +96,15 @@ def _base(request: Request) -> ExperimentConfig:
             "or a checkpoint to take the config from (--from CKPT)"
         )
     phase = STAGES[request.stage].phase
-    fresh = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
-    everywhere = request.source.task.model_copy(update={"only": None})
-    return request.source.model_copy(update={**fresh, "task": everywhere, "data": None, "initial": None})
+    fresh: dict[str, Any] = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
+    source = request.source
+    everywhere = source.task.model_copy(update={"only": None})
+    # Widths that an earlier stage adopted are adopted anew; another kind that is asked for may not have them.
+    dynamics = source.model.dynamics.model_copy(update={"solved_units": None})
+    fresh["model"] = source.model.model_copy(update={"dynamics": dynamics})
+    if isinstance(source.actor, FlowActorConfig):
+        fresh["actor"] = source.actor.model_copy(update={"solved_units": None})
+    return source.model_copy(update={**fresh, "task": everywhere, "data": None, "initial": None})
 
 
 def _task(request: Request, own: TaskConfig) -> TaskConfig:

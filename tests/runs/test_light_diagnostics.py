@@ -14,9 +14,9 @@ from flowmbpo.diagnostics.light import LightDiagnosis
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
 from flowmbpo.runs import self_diagnosis
-from flowmbpo.runs.trainers import make_trainer
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
 from flowmbpo.runs.session import TrainingSession
+from flowmbpo.runs.trainers import make_trainer
 from flowmbpo.tracking.jsonl import read_rows
 
 KEYS = {

@@ -18,7 +18,7 @@ def source(preset="mini3-a-residual", **changes):
 
 def test_pretraining_is_offline_on_the_dataset_and_names_no_weights():
     config = stage_config(Request("pretrain", preset="mini3-a-flowwm", data=Path("some/data"), seed=3))
-    assert (config.training.mode, config.training.learn) == ("offline", "all")
+    assert (config.training.mode, config.training.learn) == ("offline", "model")
     assert config.data.path == str(Path("some/data").absolute()) and config.initial is None
     assert (config.name, config.phase, config.seed) == ("mini3-a-flowwm", "stage-a", 3)
 

@@ -11,10 +11,13 @@ from flowmbpo.checkpoints.loader import load
 from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.offline.manifest import TaskRecord
 from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
+from flowmbpo.runs.checkpoint_subject import load_subject
 from flowmbpo.runs.stages import Request, stage_config
 from flowmbpo.runs.train import train
 
@@ -150,6 +153,24 @@ def test_world_model_alone_needs_no_simulator_and_reports_no_return(dataset, tmp
     assert outcome.status == "done" and outcome.final_return_mean is None and outcome.eval_episodes == 0
 
 
+def checks(run):
+    subject = load_subject(run, task=None, device="cpu", seed=0, episodes=2)
+    diagnosis = measure_health(subject, Effort.light(subject.config.diagnostics))
+    return {check.name: check for check in diagnosis.checks}
+
+
+def test_what_a_run_does_not_train_is_not_called_broken(stage_a, dataset, tmp_path):
+    a, _ = stage_a
+    model, policy = tmp_path / "model", tmp_path / "policy"
+    train(offline(dataset, training={"learn": "model"}), out=model, console=False)
+    assert not {"actor", "critic", "policy", "promise", "endings"} & checks(model).keys()
+    source = experiment_from_dict(payload(a)["config"])
+    request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
+    train(stage_config(request), out=policy, console=False)
+    found = checks(policy)
+    assert not found["encoder"].findings and {"actor", "critic"} <= found.keys()
+
+
 def test_another_dataset_is_refused_on_resume(stage_a, dataset, tmp_path):
     other = tmp_path / "other"
     info = task_info(TOYS[0])
@@ -214,9 +235,7 @@ def test_what_a_run_begins_with_is_what_the_checkpoint_held(stage_a, tmp_path):
 def test_policy_alone_leaves_the_world_model_bit_equal(stage_a, dataset, tmp_path):
     a, _ = stage_a
     source = experiment_from_dict(payload(a)["config"])
-    request = Request(
-        "policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0]
-    )
+    request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
     run = tmp_path / "run"
     outcome = train(stage_config(request), out=run, console=False)
     assert outcome.env_steps == 0

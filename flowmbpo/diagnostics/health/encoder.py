@@ -76,6 +76,8 @@ def check_encoder(subject: Subject, effort: Effort) -> Check:
     model = subject.agent.world_model
     if not list(model.encoder.parameters()):
         return Check("encoder", {"parameters": 0, "judged": "no: the observation is the state"})
+    if not subject.trains_model:
+        return Check("encoder", {"judged": "no: this run keeps its world model as it is"})
     gradient = measure_gradient(subject)
     figures: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),

@@ -29,18 +29,24 @@ def light_health(subject: Subject, effort: Effort) -> list[Finding]:
     weights = check_weights(subject, effort)
     if not weights.figures["finite"]:
         return list(weights.findings)
+    found = _reward_findings(subject)
+    if subject.trains_policy:
+        found += _policy_findings(subject, effort)
+    return [*weights.findings, *(finding for finding in found if finding.severity == "broken")]
+
+
+def _policy_findings(subject: Subject, effort: Effort) -> list[Finding]:
+    """Of actor and critic, in the run's own imagination."""
     imagined = imagine_values(subject, max(effort.windows, STATES))
     slope = ActorObjective(subject, SLOPE_ROWS, "light slope").slopes(declared_fixed(subject, "actor"), joint=True)
     sensitivity = ActorObjective(subject, SENSITIVITY_ROWS, "light sensitivity").sensitivity()
-    found = [
-        *_reward_findings(subject),
+    return [
         *reach_findings(Match.of(slope), subject),
         *size_findings(sensitivity),
         *value_findings(subject, imagined, None),
         *member_findings(imagined),
         *saturation_findings(measure_saturation(subject, max(effort.windows, STATES))),
     ]
-    return [*weights.findings, *(finding for finding in found if finding.severity == "broken")]
 
 
 @torch.no_grad()  # predictions are looked at, nothing is learnt

@@ -27,7 +27,7 @@ from flowmbpo.diagnostics.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHECKS: tuple[HealthCheck, ...] = (
+MODEL_CHECKS: tuple[HealthCheck, ...] = (
     check_reward,
     check_dynamics,
     check_latents,
@@ -35,13 +35,15 @@ CHECKS: tuple[HealthCheck, ...] = (
     check_action_columns,
     check_buffer,
     check_alignment,
+)
+POLICY_CHECKS: tuple[HealthCheck, ...] = (
     check_actor,
     check_critic,
     check_policy,
     check_promise,
     check_endings,
 )
-"""In the order of the table. `check_weights` comes before them all."""
+"""In the order of the table, after those of the model. `check_weights` comes before them all."""
 SHOWN_VALUES = 8
 
 
@@ -100,11 +102,15 @@ class HealthDiagnosis(Diagnosis):
 
 
 def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
-    """Run every check. Where the weights are not finite no other check runs."""
+    """Run every check. Where the weights are not finite no other check runs.
+
+    A run that trains its world model alone has no policy to judge.
+    """
     weights = check_weights(subject, effort)
     if not weights.figures["finite"]:
         return HealthDiagnosis((weights,), measurable=False)
-    return HealthDiagnosis((weights, *(check(subject, effort) for check in CHECKS)))
+    checks = [*MODEL_CHECKS, *(POLICY_CHECKS if subject.trains_policy else ())]
+    return HealthDiagnosis((weights, *(check(subject, effort) for check in checks)))
 
 
 def _names(findings: tuple[Finding, ...], severity: str) -> list[str]:
