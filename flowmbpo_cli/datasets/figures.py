@@ -113,6 +113,7 @@ def draw(figures: list[TaskFigures], title: str, out: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not figures:
         raise DataError("--plot: the dataset has no episodes to draw")
@@ -127,6 +128,7 @@ def draw(figures: list[TaskFigures], title: str, out: Path) -> None:
         returns.set_ylabel(task.name, rotation=0, ha="right", va="center", fontsize=8)
         lengths = figure.add_subplot(grid[row, 1])
         lengths.hist(task.table["length"], bins=20, color="#228833")
+        lengths.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         for axes, name in ((returns, "return of an episode"), (lengths, "transitions of an episode")):
             axes.tick_params(labelsize=7)
             axes.set_yticks([])

@@ -39,9 +39,13 @@ def open_source(
         raise DataError(f"{path}: is a dataset of flowmbpo already; train on it as it is.")
     kind = _looks_like(path) if form == "auto" else form
     if kind == "tdmpc2":
+        if task is not None:
+            raise DataError(f"--task {task}: the chunks in {path} hold all tasks of a set; leave it away.")
         return TDMPC2Source(_chunks(path), set_name, drop_padding=drop_padding)
     if kind == "mmbench":
         return _mmbench(path, set_name, task, drop_padding)
+    if set_name is not None:
+        raise DataError(f"--set {set_name}: PWM's dflex data are of one task, which --task names; leave it away.")
     if path.is_dir():
         raise DataError(f"{path}: is a folder; PWM's dflex data are one file per task. Name one of {_some(path)}.")
     return DflexSource(path, _dflex_task(path, task), squash)

@@ -32,10 +32,13 @@ def content():
     }
 
 
-@pytest.mark.parametrize("kind", ["tensordict", "dictionary"])
+@pytest.mark.parametrize("kind", ["tensordict", "locked", "dictionary"])
 def test_every_tensor_is_mapped_with_its_values(tmp_path, content, kind):
     path = tmp_path / "file.pt"
-    torch.save(TensorDict(content, batch_size=(4,)) if kind == "tensordict" else content, path)
+    made = TensorDict(content, batch_size=(4,), device="cpu", names=["episode"])
+    if kind == "locked":
+        made.lock_()
+    torch.save(content if kind == "dictionary" else made, path)
     found = open_archive(path, checksums=True).tensors
     assert {name: tensor.shape for name, tensor in found.items()} == {n: tuple(t.shape) for n, t in content.items()}
     for name, tensor in content.items():

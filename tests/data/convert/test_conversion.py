@@ -187,6 +187,8 @@ def test_what_is_no_source_is_refused(tmp_path, chunk, folder_of):
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "checkpoint.pt")
     with pytest.raises(DataError, match=r"no published set of episodes.*checkpoint import"):
         open_source(tmp_path / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"--task walker-run: the chunks in .* hold all tasks of a set"):
+        open_source(folder_of(chunk([0]), name="mt30"), task="walker-run")
     dataset = convert(open_source(folder_of(chunk([0]))), tmp_path / "data")
     with pytest.raises(DataError, match="is a dataset of flowmbpo already"):
         open_source(dataset.path)

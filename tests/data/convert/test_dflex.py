@@ -57,6 +57,8 @@ def test_another_tasks_widths_and_unknown_tasks_are_refused(tmp_path, recorded):
         open_source(tmp_path / "data.pt")
     with pytest.raises(DataError, match="wrong widths: 37 observations and 8 actions, but dflex-hopper has 11 and 3"):
         open_source(tmp_path / "data.pt", task="dflex-hopper")
+    with pytest.raises(DataError, match="--set mt30: PWM's dflex data are of one task"):
+        open_source(tmp_path / "data.pt", set_name="mt30")
     assert open_source(tmp_path / "data.pt", task="dflex-ant").tasks[0].obs_dim == 37
     with pytest.raises(DataError, match=r"is a folder; PWM's dflex data are one file per task. Name one of data\.pt"):
         open_source(tmp_path)
