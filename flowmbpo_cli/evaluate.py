@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -70,15 +71,24 @@ def evaluate(
     from flowmbpo_cli.tables import print_pairs, print_table
 
     console = people(json_)
-    print_pairs(
-        console, "evaluation", {key: value for key, value in outcome.items() if key not in ("per_task", "tasks")}
-    )
+    shown = {key: value for key, value in outcome.items() if key not in ("per_task", "tasks")}
+    print_pairs(console, "evaluation", shown | _planner_lines(outcome["planner"]))
     if len(outcome["per_task"]) > 1:
         rows = [[task, *figures.values()] for task, figures in outcome["per_task"].items()]
         print_table(console, "per task", ["task", "episodes", "return", "success"], rows)
     for path in (video, plot):
         if path is not None:
             console.print(f"Wrote {path}", markup=False)
+
+
+def _planner_lines(planner: Mapping[str, Any]) -> dict[str, str]:
+    """What acted, and how often a planner found nothing finite, in words."""
+    from flowmbpo.evaluation.results import planner_label
+
+    lines = {"planner": planner_label(planner)}
+    if "counts" in planner:
+        lines["planned"] = ", ".join(f"{count} {name}" for name, count in planner["counts"].items())
+    return lines
 
 
 def check_suffix(flag: str, path: Path | None, suffix: str) -> None:

@@ -66,7 +66,7 @@ def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any])
     path = _claim(folder, stem, document.encode())
     files = ResultFiles(json=path, csv=path.with_suffix(".csv"), readme=folder / "README.md")
     try:
-        write_bytes_atomic(files.csv, _table(evaluation, _planner_label(meta["planner"])).encode())
+        write_bytes_atomic(files.csv, _table(evaluation, planner_label(meta["planner"])).encode())
         write_bytes_atomic(files.json, document.encode())
     except StorageError:
         if not path.stat().st_size:  # the bare claim; a file with content is an evaluation
@@ -91,8 +91,8 @@ def _claim(folder: Path, stem: str, document: bytes) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def _planner_label(planner: Mapping[str, Any]) -> str:
-    """`policy`, or `mppi on critic: horizon 3, samples 512, ...`."""
+def planner_label(planner: Mapping[str, Any]) -> str:
+    """What acted, of an evaluation's `planner` entry: `policy`, or `mppi on critic: horizon 3, samples 512, ...`."""
     if "settings" not in planner:
         return str(planner["kind"])
     settings = ", ".join(f"{key} {value}" for key, value in planner["settings"].items())
@@ -124,7 +124,7 @@ def _readme_row(path: Path) -> str:
             found["episodes"],
             f"{found['return_mean']:.1f} +- {found['return_std']:.1f}",
             "-" if found["success"] is None else f"{found['success']:.2f}",
-            _planner_label(found.get("planner", {"kind": "policy"})),  # earlier files name none
+            planner_label(found.get("planner", {"kind": "policy"})),  # earlier files name none
         )
     except (OSError, ValueError, KeyError, TypeError):
         # Somebody else's file, or an evaluation that is just being written: no reason to lose ours.

@@ -44,3 +44,12 @@ def test_planner_that_cannot_be_had_is_refused_before_the_engine_starts(command,
     finished = command("eval", checkpoint, *flags)
     assert finished.code == 2 and message in finished.stderr
     assert not engine.calls
+
+
+def test_people_read_what_planned_and_how_it_went(command, engine, checkpoint):
+    counts = {"plans": 100, "sequences": 307200, "nonfinite": 7, "fallbacks": 0}
+    planner = {"kind": "mppi", "values": "critic", "settings": {"horizon": 3}, "counts": counts}
+    engine.outcome = {"task": "t", "planner": planner, "per_task": {}}
+    shown = command("eval", checkpoint, "--planner", "mppi").stdout
+    assert "mppi on critic: horizon 3" in shown
+    assert "100 plans, 307200 sequences, 7 nonfinite, 0 fallbacks" in shown

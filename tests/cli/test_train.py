@@ -143,7 +143,8 @@ def checkpoint(tmp_path):
 
 
 def test_eval_of_a_run_directory_takes_its_latest(command, engine, checkpoint, tmp_path):
-    engine.outcome = {"task": "t", "return_mean": 3.0, "per_task": {"t": {"episodes": 3, "return_mean": 3.0}}}
+    per_task = {"t": {"episodes": 3, "return_mean": 3.0}}
+    engine.outcome = {"task": "t", "return_mean": 3.0, "planner": {"kind": "policy"}, "per_task": per_task}
     flags = "--episodes 3 --seed 5 --task walker-stand --device cpu --video a.mp4 --plot b.png"
     finished = command("eval", checkpoint.parent.parent, *flags.split())
     name, (path,), kwargs = asked(engine)
