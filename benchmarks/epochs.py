@@ -15,8 +15,9 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,11 +29,14 @@ from flowmbpo.config.load import load_experiment, preset_info
 from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.runs.trainers import make_trainer
-from flowmbpo.training import fog
+from flowmbpo.training import trainer
 
 PHASES = ("phase1", "phase1p5", "phase2")
 NO_START = ("training.random_episodes=0", "training.warmup_model_updates=0")
 PARTS = ("environment", "model", "actor", "critic")
+Place = tuple[str, object, str]
+"""A part's name, and the function that is timed for it: its owner (a module, an object) and its name there."""
+UPDATES: tuple[Place, ...] = tuple((part, trainer, f"update_{part}") for part in ("model", "actor", "critic"))
 FIELDS = (
     "preset",
     "task",
@@ -52,42 +56,51 @@ def small_presets() -> list[str]:
     return [info.name for info in preset_info() if info.phase in PHASES and not info.name.endswith("-48m")]
 
 
-@contextmanager
-def timed(spent: dict[str, float], env: VectorEnv) -> Iterator[None]:
-    """Add up the wall seconds of the environment's steps and of each kind of update."""
+@dataclass
+class Spent:
+    """Seconds by the clock and of this process's CPU (all its threads), and how many calls took them."""
 
-    def timer(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    calls: int = 0
+
+
+@contextmanager
+def timed(places: Iterable[Place]) -> Iterator[dict[str, Spent]]:
+    """What each part takes while inside; places of the same part add up."""
+    spent: dict[str, Spent] = {}
+
+    def timer(part: Spent, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             result = function(*args, **kwargs)
-            spent[part] += time.perf_counter() - start
+            part.seconds += time.perf_counter() - start
+            part.cpu_seconds += time.process_time() - start_cpu
+            part.calls += 1
             return result
 
         return call
 
-    with (
-        mock.patch.object(env, "step", timer("environment", env.step)),
-        mock.patch.object(fog, "update_model", timer("model", fog.update_model)),
-        mock.patch.object(fog, "update_actor", timer("actor", fog.update_actor)),
-        mock.patch.object(fog, "update_critic", timer("critic", fog.update_critic)),
-    ):
-        yield
+    with ExitStack() as stack:
+        for part, owner, name in places:
+            function = timer(spent.setdefault(part, Spent()), getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, function))
+        yield spent
 
 
 def measure(config: ExperimentConfig, env: VectorEnv, warm_up: bool) -> dict[str, Any]:
     """One row of the table."""
-    spent = dict.fromkeys(PARTS, 0.0)
-    trainer = make_trainer(config, env, torch.device("cpu"), Path("unused"))
-    with timed(spent, env):
-        if warm_up:
-            trainer.run_epoch()
-        before, steps = dict(spent), trainer.env_steps
+    fog = make_trainer(config, env, torch.device("cpu"), Path("unused"))
+    if warm_up:
+        fog.run_epoch()
+    steps = fog.env_steps
+    with timed([("environment", env, "step"), *UPDATES]) as spent:
         start, start_cpu = time.perf_counter(), time.process_time()
-        metrics = trainer.run_epoch()
+        metrics = fog.run_epoch()
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    shares = {part: (spent[part] - before[part]) / seconds for part in PARTS}
+    shares = {part: spent[part].seconds / seconds for part in PARTS}
     row = {"preset": config.name, "task": env.spec.label, "seconds": seconds, "cpu_seconds": cpu_seconds, **shares}
-    row |= {"rest": 1.0 - sum(shares.values()), "env_steps": trainer.env_steps - steps}
+    row |= {"rest": 1.0 - sum(shares.values()), "env_steps": fog.env_steps - steps}
     return row | {f"loss_{name}": metrics[f"loss/{name}"] for name in ("dynamics", "actor", "critic")}
 
 
