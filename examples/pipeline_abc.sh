@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The stages A -> B -> C in small, from nothing, on reacher-easy, walker-stand and cheetah-run:
 #
-#   three single-task runs -> a dataset of random, noise and their behaviour -> A: world model and policy offline
+#   three single-task runs -> a dataset of random, noise and their behaviour -> A: a world model, offline
 #   -> B: online on all three tasks -> C: online on one of them -> returns of the policy and of a planner
 #
 # Finished steps are not repeated: call it again after an interruption.
@@ -65,7 +65,7 @@ fi
 # Word splitting of `epochs` is wanted: an option and its value, or nothing.
 # shellcheck disable=SC2046
 {
-    step "stage A: world model and policy of three tasks, offline"
+    step "stage A: a world model of three tasks, offline"
     run "$out/a" pretrain --preset "mini3-a-$arm" --data "$data" $(epochs "$a_epochs")
     step "stage B: online on three tasks"
     run "$out/b" finetune --preset "mini3-b-$arm" --from "$out/a" $(epochs "$b_epochs")

@@ -14,10 +14,12 @@ run_stage() { # COMMAND [OPTIONS]
     local seed=${SLURM_ARRAY_TASK_ID:?submit an array whose task ids are the seeds, such as --array=0-2}
     local run=${RUN_ROOT:?the run directory without its last part, such as outputs/stage-a/mt30/stage-a-baseline}/seed$seed
     local name=${SLURM_JOB_NAME%_s"$seed"}_s$seed # a job that comes back has it already
+    # Not SLURM_JOB_ID: of one task it is the id of the whole array.
+    local job=${SLURM_ARRAY_JOB_ID}_$seed
     local trainer code=0 signalled=0 time_is_up=0
 
     # The tasks of an array share one name until they take their own.
-    scontrol update JobId="$SLURM_JOB_ID" JobName="$name" || echo "the job keeps the name $SLURM_JOB_NAME" >&2
+    scontrol update JobId="$job" JobName="$name" || echo "the job keeps the name $SLURM_JOB_NAME" >&2
     if [ -n "${SETUP:-}" ]; then
         # shellcheck source=/dev/null
         source "$SETUP"
@@ -35,7 +37,7 @@ run_stage() { # COMMAND [OPTIONS]
     done
     if [ "$code" -eq 75 ] && [ "$time_is_up" -eq 1 ]; then
         echo "$(date -Is) saved; back into the queue"
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     return "$code"
 }

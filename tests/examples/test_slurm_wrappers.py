@@ -28,7 +28,8 @@ def job(scripts):
     scripts.add("scontrol", SCONTROL)
     return {
         "SLURM_SUBMIT_DIR": str(scripts.folder),
-        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_ID": "7",  # as of the task that has the array's own id
+        "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_JOB_NAME": "flowmbpo_stage-a_mini3_x",
         "SLURM_ARRAY_TASK_ID": "2",
         "RUN_ROOT": "outputs/stage-a/mini3/x",
@@ -48,7 +49,7 @@ def test_wrapper_runs_its_command_with_the_task_id_as_seed(scripts, job, wrapper
     code, _, err = scripts.run(f"examples/slurm/{wrapper}.sbatch", *options, **job)
     assert code == 0, err
     assert scripts.calls == [
-        "scontrol update JobId=7 JobName=flowmbpo_stage-a_mini3_x_s2",
+        "scontrol update JobId=7_2 JobName=flowmbpo_stage-a_mini3_x_s2",
         f"{WRAPPERS[wrapper]} --preset p --from a/seed2 --seed 2 --out outputs/stage-a/mini3/x/seed2",
     ]
 
@@ -65,7 +66,7 @@ def test_a_job_that_comes_back_keeps_its_name_and_resumes(scripts, job, record):
     name = {"SLURM_JOB_NAME": "flowmbpo_stage-a_mini3_x_s2", "SLURM_RESTART_COUNT": "1"}
     assert scripts.run("examples/slurm/pretrain.sbatch", **{**job, **name})[0] == 0
     assert scripts.calls == [
-        "scontrol update JobId=7 JobName=flowmbpo_stage-a_mini3_x_s2",
+        "scontrol update JobId=7_2 JobName=flowmbpo_stage-a_mini3_x_s2",
         "pretrain --seed 2 --out outputs/stage-a/mini3/x/seed2 --resume outputs/stage-a/mini3/x/seed2",
     ]
 
@@ -80,7 +81,7 @@ def test_a_stop_reaches_the_trainer_and_only_the_end_of_time_queues_it_again(scr
     finally:
         process.kill()
         process.communicate()
-    assert ("scontrol requeue 7" in scripts.calls) is requeued
+    assert ("scontrol requeue 7_2" in scripts.calls) is requeued
     assert '"interrupted"' in (scripts.folder / "outputs/stage-a/mini3/x/seed2/run.json").read_text()
 
 
@@ -166,6 +167,7 @@ def test_an_array_is_stopped_queued_again_and_resumed(scripts, tmp_path):
 
     try:
         wait_for(lambda: all(map(interrupted, runs)), QUEUE_SECONDS)
+        wait_for(lambda: "R" not in slurm("squeue", "--noheader", "--array", "--format=%t", f"--jobs={number}"), 60.0)
         names = slurm("squeue", "--noheader", "--array", "--format=%j", f"--jobs={number}").split()
         assert sorted(names) == ["flowmbpo_quickstart_toy_fast_s0", "flowmbpo_quickstart_toy_fast_s1"]
         for seed in (0, 1):

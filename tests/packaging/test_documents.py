@@ -8,21 +8,29 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import load_experiment
 from flowmbpo.config.presets import preset_names
 from flowmbpo.config.resolution import control_names
 from flowmbpo.config.schema import dotted_keys
+from flowmbpo_cli.main import app
 
 DOCUMENTS = (
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("models", "baseline-comparison", "architecture", "controls", "diagnostics", "risk")
+        for name in (
+            *("models", "baseline-comparison", "architecture", "controls", "diagnostics", "risk"),
+            *("pipeline", "data", "checkpoints", "planning"),
+        )
     ),
 )
 SECTIONS = (
+    "data",
+    "initial",
     "model",
     "actor",
     "critic",
@@ -74,7 +82,7 @@ def test_dotted_keys_in_documents_are_config_keys(repository: Path, document: st
     for span in code_spans((repository / document).read_text()):
         for key in expanded(span.replace(", ", ",")):
             match = re.fullmatch(rf"((?:{'|'.join(SECTIONS)})(?:\.[a-z_0-9]+)+)(?:[:=].*)?", key)
-            if match is not None:
+            if match is not None and not match[1].endswith((".json", ".safetensors", ".py")):  # a file of that name
                 assert any(name == match[1] or name.startswith(match[1] + ".") for name in known), f"{document}: {key}"
 
 
@@ -93,10 +101,40 @@ def test_example_preset_loads_and_changes_what_it_says(repository: Path) -> None
     assert config.task == base.task and config.actor == base.actor
 
 
-@pytest.mark.parametrize("script", ["examples/quickstart.sh", "examples/compare_dynamics.sh", ".ci/run", ".ci/install"])
-def test_shell_scripts_parse(repository: Path, script: str) -> None:
-    checked = subprocess.run(["bash", "-n", str(repository / script)], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
+def test_shell_scripts_parse_and_stop_at_the_first_error(repository: Path) -> None:
+    examples = repository / "examples"
+    scripts = [*examples.rglob("*.sh"), *examples.rglob("*.sbatch"), repository / ".ci/run", repository / ".ci/install"]
+    assert len(scripts) > 10
+    for script in scripts:
+        checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        text = script.read_text()
+        if text.startswith("#!"):  # the others are sourced
+            assert re.search(r"^set -euo pipefail$", text, re.MULTILINE), script
+
+
+@pytest.mark.parametrize("document", ["docs/pipeline.md", "docs/data.md", "examples/README.md"])
+def test_named_presets_and_scripts_exist(repository: Path, document: str) -> None:
+    text = (repository / document).read_text()
+    named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", text))
+    assert named <= set(preset_names()), sorted(named - set(preset_names()))
+    for script in re.findall(r"\bexamples/[\w/-]+\.(?:sh|py|yaml|sbatch)", text):
+        assert (repository / script).is_file(), script
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/pipeline.md", "docs/data.md", "docs/planning.md"])
+def test_options_in_documents_are_options_of_their_commands(repository: Path, document: str) -> None:
+    """Every line of a shell block that calls the command, with the options that it names."""
+    group = typer.main.get_command(app)
+    blocks = re.findall(r"```(?:sh)?\n(.*?)```", (repository / document).read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("flowmbpo ")]
+    for line in lines:
+        command, words = group, line.split("  #")[0].split()[1:]
+        while words and isinstance(command, TyperGroup) and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        asked = {word.split("=")[0].strip("[]") for word in words if word.startswith("--")}
+        assert asked <= known | {"--help"}, f"{document}: {line}"
 
 
 def test_quickstart_script_never_reuses_a_folder(repository: Path, tmp_path: Path) -> None:
