@@ -100,7 +100,11 @@ def layer_names(layout: str, network: str, layers: int, member: int = 0) -> list
         return [tuple(f"{prefix}.{i}.{name}" for name in kind) for i, kind in enumerate(kinds)]
     if layout == "tdmpc2-oldest":
         places = {
-            "encoder": ("_encoder.state", ["1", "4"], ["2", "5"]),
+            "encoder": (
+                "_encoder.state",
+                [str(3 * i + 1) for i in range(layers)],
+                [str(3 * i + 2) for i in range(layers)],
+            ),
             "dynamics": ("_dynamics", ["0.0", "0.3", "0.6"], ["0.1", "0.4", "1"]),
             "reward": ("_reward", ["0", "3", "6"], ["1", "4"]),
             "pi": ("_pi", ["0", "3", "6"], ["1", "4"]),

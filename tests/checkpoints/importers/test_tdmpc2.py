@@ -59,6 +59,12 @@ def test_oldest_single_task_files_compute_what_they_mean(imported, size):
     assert max(found.values()) < TOLERANCE, found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["19M", "48M", "317M"])
+def test_large_oldest_files_compute_what_they_mean(imported, size):
+    test_oldest_single_task_files_compute_what_they_mean(imported, size)
+
+
 @pytest.mark.parametrize("make", [published.tdmpc2_file, lambda w: published.current_file(w, None, metas=False)])
 def test_single_task_files_of_newer_layouts(imported, make):
     w = published.single("1M", 24, 6)
