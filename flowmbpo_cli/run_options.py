@@ -85,17 +85,35 @@ def run(asked: Asked, *, out: Path | None, resume: str | None, dry_run: bool, js
     `--resume RUN` alone goes on with that run's config; beside a preset or a checkpoint, the options must
     describe the run that it names.
     """
-    stored = stored_run(resume)
-    if stored is not None and not asked.says_what_to_run:
-        from flowmbpo.config.load import override
-
-        config = override(
-            stored_config(stored), asked.overrides, seed=asked.seed, device=asked.device, track=sinks(asked.track)
-        )
-    else:
+    stored = out if resume == AUTO else stored_run(resume)
+    if stored is None:
         config = _resolved(asked)
-    resumed = stored if stored is not None else (AUTO if resume == AUTO and out is None else out if resume else None)
+    elif asked.says_what_to_run:
+        config = _resolved(asked).model_copy(update={"name": stored_config(stored).name})  # it stays in its directory
+    else:
+        config = _continued(asked, stored_config(stored))
+    resumed = AUTO if stored is None and resume is not None else stored
     execute(config, out=out, resume=resumed, dry_run=dry_run, json_=json_)
+
+
+def _continued(asked: Asked, stored: ExperimentConfig) -> ExperimentConfig:
+    """The config of a run that goes on, with what may change of it."""
+    from flowmbpo.config.load import override
+
+    fixed = {"--task": asked.task, "--embedding-from": asked.embedding_from, "--policy": asked.learn}
+    given = [flag for flag, value in fixed.items() if value is not None]
+    if given:
+        raise typer.BadParameter(
+            f"a run that goes on keeps its own; leave {' and '.join(given)} away, or repeat the whole command line.",
+            param_hint=" / ".join(given),
+        )
+    config = override(stored, asked.overrides, seed=asked.seed, device=asked.device, track=sinks(asked.track))
+    if asked.data is None:
+        return config
+    if config.data is None:
+        raise typer.BadParameter("the run that goes on reads no dataset; leave it away.", param_hint="--data")
+    moved = config.data.model_copy(update={"path": str(asked.data.expanduser().absolute())})
+    return config.model_copy(update={"data": moved})
 
 
 def _resolved(asked: Asked) -> ExperimentConfig:

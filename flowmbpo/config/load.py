@@ -120,7 +120,7 @@ def _flags(task: str | None, seed: int | None, device: str | None, track: Sinks 
         ("tracking", "sinks"): (None if track is None else list(track), "--track"),
     }
     if task is not None:  # --task asks for one task, whatever set the preset names
-        document.data["task"] = {"set": None, "tasks": None}
+        document.data["task"] = {"set": None, "tasks": None, "only": None}
     for path, (value, flag) in given.items():
         if value is not None:
             section = document.data.setdefault(path[0], {}) if len(path) == 2 else document.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from flowmbpo.models.transfer.config import InitialConfig
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"
+EARLIER = "earlier-"
+LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes) and of W&B groups
 OFFLINE_STARTS = 512
 """Start states of an actor update without an environment, where the config names none (PWM's)."""
 
@@ -63,28 +66,51 @@ class Request:
 def stage_config(request: Request) -> ExperimentConfig:
     """The resolved config of the run. Raises ConfigError.
 
-    `--set` wins over everything. The name says where the weights come from: `mini3-c-flow+from-mini3-b-flow`.
+    `--set` wins over everything. The name says where the weights come from: `mini3-c-flow+from-mini3-b-flow`;
+    what flags change of the experiment marks it as overrides do (`config_name`).
     """
     base = _base(request)
     changes: dict[str, Any] = {"task": _task(request, base.task).model_dump(mode="json")}
-    training = base.training.model_dump(mode="json") | dict(STAGES[request.stage].training)
-    if request.learn is not None:
-        training["learn"] = request.learn
-    if training["mode"] == "offline":
-        training["pretrain_steps"] = 0
-        training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
-    changes["training"] = training
+    changes["training"] = _training(request, base)
     changes["data"] = _data(request, base)
     changes["initial"] = _initial(request, base)
     if request.checkpoint is not None:
         changes["evaluation"] = base.evaluation.model_dump(mode="json") | {"at_start": True}
     staged = experiment_from_dict(base.model_dump(mode="json") | changes, base.name)
-    config = override(staged, request.overrides, seed=request.seed, device=request.device, track=request.track)
-    name = config_name(staged, config) if request.overrides else staged.name
+    asked = [*_flags(request), *request.overrides]
+    config = override(staged, asked, seed=request.seed, device=request.device, track=request.track)
+    name = config_name(staged, config)
     if request.source is not None:
-        name += FROM + request.source.name
+        name = chained_name(name, request.source.name)
     run_label(config.task)  # refuses a task or set that is not known
     return config.model_copy(update={"name": name, "task": pin_backend(config.task)})
+
+
+def _flags(request: Request) -> list[str]:
+    """Flags that change the experiment, as overrides. Raises ConfigError."""
+    flags = [] if request.learn is None else [f"training.learn={request.learn}"]
+    if request.embedding_from is not None:
+        if request.checkpoint is None:
+            raise ConfigError(
+                f"--embedding-from {request.embedding_from}: is a task of the checkpoint that the run starts from; "
+                "name that with --from CKPT"
+            )
+        flags.append(f"initial.embedding_from={request.embedding_from}")
+    return flags
+
+
+def chained_name(name: str, source: str) -> str:
+    """`name+from-source`; where that grows too long for a folder, the earliest stages shrink to six hex digits."""
+    whole = name + FROM + source
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    kept, *earlier = whole.split(FROM)
+    digits = hashlib.sha256(whole.encode()).hexdigest()[:6]
+    for stage in earlier:
+        if len(kept + FROM + stage + FROM + EARLIER + digits) > LONGEST_NAME:
+            break
+        kept += FROM + stage
+    return kept + FROM + EARLIER + digits
 
 
 def _base(request: Request) -> ExperimentConfig:
@@ -144,6 +170,19 @@ def placed(known: TaskConfig, task: str) -> TaskConfig:
     return known.model_copy(update={"set": f"{known.set}-with-{added}", "tasks": members, "only": added})
 
 
+def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
+    training = base.training.model_dump(mode="json") | dict(STAGES[request.stage].training)
+    narrow = ("model", "policy") if request.stage == "train" else ("policy",) if request.stage == "pretrain" else ()
+    if request.preset is None and training["learn"] in narrow:
+        training["learn"] = "all"  # what an earlier stage left alone is no choice for this one
+    if training["mode"] == "online":
+        training["behaviour_weight"] = 0.0  # what an offline stage stayed near is left behind
+    if training["mode"] == "offline":
+        training["pretrain_steps"] = 0
+        training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
+    return training
+
+
 def _data(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
     own = base.data
     if request.data is None:
@@ -157,7 +196,7 @@ def _initial(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
     if request.checkpoint is None:
         return None if own is None else own.model_dump(mode="json")
     path = str(request.checkpoint.absolute())
-    named = {"checkpoint": path, "sha256": None, "embedding_from": request.embedding_from}
+    named = {"checkpoint": path, "sha256": None}
     return InitialConfig(checkpoint=path).model_dump(mode="json") | _options(own) | named
 
 

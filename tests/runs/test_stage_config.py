@@ -1,5 +1,6 @@
 """What a stage's command line comes to: task, weights, data, defaults and the run's name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,53 @@ def test_names_tell_the_whole_way():
         Request("specialize", preset="mini3-c-residual", checkpoint=CKPT, source=middle, task="reacher-easy")
     )
     assert last.name == "mini3-c-residual+from-mini3-b-residual+from-mini3-a-residual"
+
+
+def test_a_long_chain_keeps_its_newest_stages_and_a_mark_of_the_rest():
+    config, names = source(), []
+    for epochs in range(1, 13):
+        overrides = [f"training.epochs={epochs}"]
+        config = stage_config(
+            Request("specialize", checkpoint=CKPT, source=config, task="walker-stand", overrides=overrides)
+        )
+        names.append(config.name)
+    assert max(map(len, names)) <= 128 and len(set(names)) == 12
+    *_, before, last = names
+    assert last.startswith("stage-c+") and last.split("+from-")[1] == before.split("+from-")[0]
+    assert last.split("+from-")[-1].startswith("earlier-")
+    config_of(last)  # a folder may be called so
+
+
+def config_of(name):
+    return load_experiment("mini3-c-residual").model_validate(source().model_dump() | {"name": name})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "key"), [("learn", "all", "training.learn"), ("embedding_from", "reacher-easy", None)]
+)
+def test_a_flag_that_changes_the_experiment_marks_the_name(flag, value, key):
+    request = Request("pretrain", preset="mini3-a-residual", checkpoint=CKPT, source=source(), data=Path("d"))
+    plain, flagged = stage_config(request), stage_config(replace(request, **{flag: value}))
+    assert plain.name == "mini3-a-residual+from-mini3-a-residual"
+    assert flagged.name.startswith("mini3-a-residual+") and flagged.name != plain.name
+    if key is not None:
+        assert stage_config(replace(request, overrides=[f"{key}={value}"])).name == flagged.name
+    same = stage_config(replace(request, learn=plain.training.learn))
+    assert same.name == plain.name
+
+
+def test_an_embedding_of_no_checkpoint_is_refused():
+    with pytest.raises(ConfigError, match=r"--embedding-from walker-stand.*--from CKPT"):
+        stage_config(Request("finetune", preset="mini3-b-residual", embedding_from="walker-stand"))
+
+
+@pytest.mark.parametrize("stage", ["train", "pretrain"])
+def test_what_an_earlier_stage_left_alone_is_learnt_again(stage):
+    frozen = source("mini3-policy-residual")
+    config = stage_config(Request(stage, checkpoint=CKPT, source=frozen, data=Path("d")))
+    assert config.training.learn == "all"
+    model_alone = stage_config(Request(stage, checkpoint=CKPT, source=source(), data=Path("d")))
+    assert model_alone.training.learn == ("all" if stage == "train" else "model")
 
 
 def test_an_override_wins_over_the_stage_and_marks_the_name():
