@@ -41,7 +41,8 @@ def collect(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="random|noise|CKPT[:TASK]", help="Who acts, with @N for N episodes; repeatable. [default: random]"
+            metavar="random|noise|CKPT[:TASK][~NOISE]",
+            help="Who acts, with @N for N episodes; repeatable. [default: random]",
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Of every task by every policy.")] = 10,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +24,20 @@ from flowmbpo.runs.evaluate import load_agent
 
 @dataclass(frozen=True)
 class PolicyRequest:
-    """One policy: 'random', 'noise', or a checkpoint's, perhaps for one task only and for so many episodes."""
+    """One policy: 'random', 'noise', or a checkpoint's, perhaps for one task only and for so many episodes.
+
+    `noise` is the Gaussian noise on this checkpoint's actions; None takes the recording's.
+    """
 
     kind: Literal["random", "noise", "checkpoint"]
     checkpoint: Path | None = None
     task: str | None = None
     episodes: int | None = None
+    noise: float | None = None
 
 
 def parse_policy(text: str) -> PolicyRequest:
-    """`random`, `noise` or `CKPT[:TASK]`, each perhaps with `@EPISODES`. Raises ConfigError."""
+    """`random`, `noise` or `CKPT[:TASK][~NOISE]`, each perhaps with `@EPISODES`. Raises ConfigError."""
     name, at, count = text.rpartition("@")
     if not at or not count.isdigit():
         name, count = text, ""
@@ -41,10 +46,28 @@ def parse_policy(text: str) -> PolicyRequest:
         raise ConfigError(f"--policy {text}: 0 episodes; leave the policy away instead")
     if name in ("random", "noise"):
         return PolicyRequest("random" if name == "random" else "noise", episodes=episodes)
+    name, noise = _own_noise(text, name)
     path, _, task = name.rpartition(":") if not Path(name).exists() else (name, "", "")
     if not path:
         path, task = name, ""
-    return PolicyRequest("checkpoint", Path(path).expanduser(), task or None, episodes)
+    return PolicyRequest("checkpoint", Path(path).expanduser(), task or None, episodes, noise)
+
+
+def _own_noise(text: str, name: str) -> tuple[str, float | None]:
+    """The name without its `~NOISE`, and that. Raises ConfigError."""
+    rest, tilde, number = name.rpartition("~")
+    if not rest or not tilde or "/" in number or Path(name).exists():
+        return name, None
+    try:
+        noise = float(number)
+    except ValueError:
+        noise = math.nan
+    if not 0.0 <= noise < math.inf:
+        raise ConfigError(
+            f"--policy {text}: '{number}' is no standard deviation of noise; "
+            "use a number of 0 or more, as in CKPT~0.3@20"
+        )
+    return rest, noise
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,8 @@ def load_policy(
     Raises ConfigError where it knows none of them or not the one that was named, CheckpointError.
     """
     count = episodes if request.episodes is None else request.episodes
+    if request.noise is not None:
+        disturbance = replace(disturbance, noise=request.noise)
     if request.checkpoint is None:
         record: dict[str, Any] = {"kind": request.kind, "episodes": count}
         return RecordingPolicy(request.kind, count, {task: task for task in wanted}, None, disturbance, record)

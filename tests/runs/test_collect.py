@@ -156,6 +156,9 @@ def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeyp
         Dataset.open(tmp_path / "data")
     with pytest.raises(DataError, match="unfinished dataset of other tasks, policies, seed or copies"):
         call("data", seed=1)
+    one = PAIR.model_copy(update={"only": PAIR.tasks[1]})
+    with pytest.raises(DataError, match="unfinished dataset of other tasks, policies, seed or copies"):
+        collect(tmp_path / "data", one, [parse_policy("random"), parse_policy("noise")], episodes=2, simulation=SMALL)
     assert call("data").fingerprint == whole.fingerprint
     with pytest.raises(DataError, match="holds a finished dataset"):
         call("data")
@@ -178,3 +181,11 @@ def test_policies_are_named_in_one_word(text, expected):
 def test_a_policy_of_no_episodes_is_refused():
     with pytest.raises(ConfigError, match="0 episodes"):
         parse_policy("random@0")
+
+
+def test_a_checkpoint_may_have_noise_of_its_own():
+    plain, own = parse_policy("run/latest.pt@3"), parse_policy("run/latest.pt:walker-stand~0.5@3")
+    assert (plain.noise, plain.episodes) == (None, 3)
+    assert (own.noise, own.episodes, own.task, own.checkpoint) == (0.5, 3, "walker-stand", Path("run/latest.pt"))
+    with pytest.raises(ConfigError, match=r"'loud' is no standard deviation.*CKPT~0\.3@20"):
+        parse_policy("run/latest.pt~loud")
