@@ -49,26 +49,24 @@ class Run:
         return record.is_file() and json.loads(record.read_text())["status"] == "done"
 
 
-def stages(folder: Path, data: Path, seed: int, arm: str) -> list[list[Run]]:
-    """The runs of one seed: those of one list may run side by side, once the lists before it are done."""
+def stages(folder: Path, data: Path, seed: int, arm: str) -> dict[str, list[list[Run]]]:
+    """The runs of one seed by what they are for: those of one list may run side by side, once earlier lists are done."""
     base = folder / arm / f"seed{seed}"
     common = ("--seed", str(seed))
     offline = ("pretrain", "--preset", f"mini3-a-{arm}", "--data", str(data), *common)
-    first = [Run(base / "a", offline)]
+    online = ("--preset", f"mini3-c-{arm}", *common)
+    scratch, start, whole, left_out, held = [], [], [], [], []
     for task in TASKS:
+        own = ("--set", f"task.only={task}", "--set", "evaluation.at_start=true")
+        scratch.append(Run(base / f"c-scratch-{task}", ("train", *online, *own)))
         rest = [other for other in TASKS if other != task]
-        held = ("--set", f"task.set=mini3-without-{task}", "--set", f"task.tasks=[{', '.join(rest)}]")
-        first.append(Run(base / f"a-without-{task}", (*offline, *held)))
+        fewer = ("--set", f"task.set=mini3-without-{task}", "--set", f"task.tasks=[{', '.join(rest)}]")
+        left_out.append(Run(base / f"a-without-{task}", (*offline, *fewer)))
+        for path, origin, runs in (("a", "a", start), ("ab", "b", whole), ("held", f"a-without-{task}", held)):
+            chosen = ("specialize", *online, "--from", str(base / origin), "--task", task)
+            runs.append(Run(base / f"c-{path}-{task}", chosen))
     b = Run(base / "b", ("finetune", "--preset", f"mini3-b-{arm}", "--from", str(base / "a"), *common))
-    last = []
-    for task in TASKS:
-        preset = ("--preset", f"mini3-c-{arm}", *common)
-        scratch = ("train", *preset, "--set", f"task.only={task}", "--set", "evaluation.at_start=true")
-        last.append(Run(base / f"c-scratch-{task}", scratch))
-        for path, origin in (("a", "a"), ("ab", "b"), ("held", f"a-without-{task}")):
-            start = ("specialize", *preset, "--from", str(base / origin), "--task", task)
-            last.append(Run(base / f"c-{path}-{task}", start))
-    return [first, [b], last]
+    return {"a": [[Run(base / "a", offline), *scratch], start], "ab": [[b], whole], "held": [left_out, held]}
 
 
 def execute(run: Run, extra: Sequence[str]) -> str:
@@ -87,12 +85,14 @@ def execute(run: Run, extra: Sequence[str]) -> str:
 
 
 def run_all(folder: Path, data: Path, seeds: Sequence[int], arm: str, jobs: int, extra: Sequence[str]) -> None:
-    """Every run of every seed, seed by seed."""
+    """Every run: A -> C and C from scratch of all seeds first, then A -> B -> C, then the tasks held out."""
+    planned = {seed: stages(folder.absolute(), data.absolute(), seed, arm) for seed in seeds}
     with ThreadPoolExecutor(jobs) as pool:
-        for seed in seeds:
-            for runs in stages(folder.absolute(), data.absolute(), seed, arm):
-                for line in pool.map(lambda run: execute(run, extra), runs):
-                    print(line, flush=True)
+        for purpose in ("a", "ab", "held"):
+            for seed in seeds:
+                for runs in planned[seed][purpose]:
+                    for line in pool.map(lambda run: execute(run, extra), runs):
+                        print(line, flush=True)
 
 
 @dataclass(frozen=True)
