@@ -50,7 +50,7 @@ class Run:
 
 
 def stages(folder: Path, data: Path, seed: int, arm: str) -> dict[str, list[list[Run]]]:
-    """The runs of one seed by what they are for: those of one list may run side by side, once earlier lists are done."""
+    """The runs of one seed, by what they are for; those of one list may run side by side, after the lists before."""
     base = folder / arm / f"seed{seed}"
     common = ("--seed", str(seed))
     offline = ("pretrain", "--preset", f"mini3-a-{arm}", "--data", str(data), *common)
@@ -172,9 +172,7 @@ def shares(found: dict[tuple[str, str, int], Curve], task: str, path: str, count
 def summarise(folder: Path, table: Path | None) -> None:
     """Print the tables; `table` is written with one row per run."""
     found = {(curve.task, curve.path, curve.seed): curve for curve in curves(folder)}
-    print(
-        "| task | path | return at the end, seeds | start | share of C's steps to the scratch return | with A's and B's |"
-    )
+    print("| task | path | return at the end | at the start | share of C's steps to the scratch return | all steps |")
     print("|---|---|---|---|---|---|")
     for task in TASKS:
         for path in PATHS:
