@@ -175,8 +175,6 @@ def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
     narrow = ("model", "policy") if request.stage == "train" else ("policy",) if request.stage == "pretrain" else ()
     if request.preset is None and training["learn"] in narrow:
         training["learn"] = "all"  # what an earlier stage left alone is no choice for this one
-    if training["mode"] == "online":
-        training["behaviour_weight"] = 0.0  # what an offline stage stayed near is left behind
     if training["mode"] == "offline":
         training["pretrain_steps"] = 0
         training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
