@@ -87,7 +87,8 @@ class ComputeCost:
 def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     """Probe a throw-away agent with few rows and extrapolate. Leaves torch's global generator untouched.
 
-    A critic update here is one minibatch step. An adaptive actor horizon counts as the longest that it may be.
+    A critic update here is one minibatch step. What the config does not train has no updates, and an epoch without
+    an environment acts nowhere. An adaptive actor horizon counts as the longest that it may be.
     """
     with torch.random.fork_rng(devices=[]):
         agent = build_agent(config, spec)
@@ -107,6 +108,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     if training.adaptive_horizon is not None:
         beside += cost("trust", training.wm_batch_size).flops
     actor_update = UpdateCost(actor_update.flops + beside, actor_update.activation_bytes)
+    collects = training.mode == "online"
+    model_rounds = training.rounds if training.learn != "policy" else 0
+    policy_rounds = training.rounds if training.learn != "model" else 0
     largest = max(update.activation_bytes for update in (model_update, actor_update, critic_update))
     return ComputeCost(
         nfe=agent.world_model.dynamics.nfe,
@@ -115,15 +119,15 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         model_update=model_update,
         actor_update=actor_update,
         critic_update=critic_update,
-        act_flops=training.horizon * cost("act", config.task.num_envs).flops,
+        act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
         updates_per_epoch={
-            "model": training.rounds * training.wm_iterations,
-            "actor": training.rounds,
-            "critic": training.rounds * training.critic_iterations * minibatches,
+            "model": model_rounds * training.wm_iterations,
+            "actor": policy_rounds,
+            "critic": policy_rounds * training.critic_iterations * minibatches,
         },
         memory_bytes={
             "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
-            "replay_when_full": _replay_bytes(training.wm_buffer_size, spec),
+            "replay_when_full": _replay_bytes(training.wm_buffer_size, spec) if collects else 0,
             "largest_update": largest,
         },
     )

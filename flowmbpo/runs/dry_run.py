@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.diagnostics.parity import parity, reference_config
 from flowmbpo.envs.assignment import check_copies
-from flowmbpo.envs.resolve import backend_notice
+from flowmbpo.envs.resolve import backend_notice, running_tasks
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.runs.build import env_name, env_spec, resolve_device
+from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, seeded_agent
+from flowmbpo.runs.initial import load_initial
+from flowmbpo.runs.offline import dataset_facts, open_dataset
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class DryRun:
     actor_gap_percent: float | None
     cost: ComputeCost
     env_steps: int
+    initial: list[str] | None
+    data: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
-        spec, tasks = self.spec, self.spec.tasks
+        spec, tasks = self.spec, running_tasks(self.config.task).tasks
         return {
             "name": self.config.name,
             "config": self.config.model_dump(mode="json"),
@@ -48,6 +54,8 @@ class DryRun:
             },
             "device": self.device,
             "env_steps": self.env_steps,
+            "initial": self.initial,
+            "data": self.data,
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
             "solved_widths": self.widths,
             "gap_to_mlp_gaussian_percent": {"model": self.model_gap_percent, "actor": self.actor_gap_percent},
@@ -56,9 +64,21 @@ class DryRun:
 
 
 def dry_run(config: ExperimentConfig) -> DryRun:
-    """Resolve, build, count. Trains nothing and writes nothing. Raises ConfigError."""
+    """Resolve, build, count, read what the run starts from. Trains nothing and writes nothing.
+
+    Raises ConfigError, CheckpointError or DataError.
+    """
+    config = pinned(config)
     spec = env_spec(config)
-    check_copies(spec, config.task.num_envs)
+    if config.training.mode == "online" and config.task.only is None:
+        check_copies(spec, config.task.num_envs)
+    report = None
+    if config.initial is not None:
+        initial = load_initial(config.initial)
+        config = initial.adopt(config)
+        with torch.random.fork_rng(devices=[]):
+            report = initial.take_over(seeded_agent(config, spec))
+    dataset = open_dataset(config)
     agent = build_meta_agent(config, spec)
     gaps = parity(reference_config(config), config, spec, spec)
     return DryRun(
@@ -71,11 +91,16 @@ def dry_run(config: ExperimentConfig) -> DryRun:
         model_gap_percent=gaps.model.gap_percent,
         actor_gap_percent=gaps.actor.gap_percent,
         cost=estimate_cost(config, spec),
-        env_steps=total_env_steps(config, spec),
+        env_steps=total_env_steps(config),
+        initial=None if report is None else report.lines(),
+        data=None if dataset is None else dataset_facts(dataset, config),
     )
 
 
-def total_env_steps(config: ExperimentConfig, spec: EnvSpec) -> int:
-    """Agent steps of the whole run, random episodes included (fewer where episodes end early)."""
-    random_steps = config.training.random_episodes * max(task.episode_length for task in spec.tasks)
+def total_env_steps(config: ExperimentConfig) -> int:
+    """Agent steps of the whole run, random episodes included (fewer where episodes end early); offline none."""
+    if config.training.mode == "offline":
+        return 0
+    longest = max(task.episode_length for task in running_tasks(config.task).tasks)
+    random_steps = config.training.random_episodes * longest
     return config.task.num_envs * (random_steps + config.training.epochs * config.training.horizon)

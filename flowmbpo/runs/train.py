@@ -202,7 +202,7 @@ def log_high_cost(config: ExperimentConfig, spec: EnvSpec) -> None:
         log.warning(
             "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s",
             config.name,
-            f"{total_env_steps(config, spec):,}",
+            f"{total_env_steps(config):,}",
             flops,
             f" ({config.cost})" if config.cost else "",
         )

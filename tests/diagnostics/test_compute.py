@@ -109,6 +109,21 @@ def test_estimated_flops_are_those_of_the_real_updates(trainer, name):
     assert counted(real.run_epoch) == pytest.approx(cost.flops_per_epoch, rel=1e-6)
 
 
+@pytest.mark.parametrize(("learn", "idle"), [("all", ()), ("model", ("actor", "critic")), ("policy", ("model",))])
+def test_what_an_offline_run_does_not_train_costs_nothing(learn, idle):
+    online = experiment("mlp-gaussian")
+    cost = estimate_cost(online, spec_of(online))
+    config = online.model_copy(
+        update={"training": online.training.model_copy(update={"mode": "offline", "learn": learn})}
+    )
+    offline = estimate_cost(config, spec_of(config))
+    expected = {name: 0 if name in idle else count for name, count in cost.updates_per_epoch.items()}
+    assert offline.updates_per_epoch == expected
+    assert (cost.act_flops > 0, offline.act_flops) == (True, 0)
+    flops = {"model": cost.model_update.flops, "actor": cost.actor_update.flops, "critic": cost.critic_update.flops}
+    assert offline.flops_per_epoch == sum(flops[name] * count for name, count in expected.items())
+
+
 def test_estimate_at_full_batch_is_linear_in_the_batch():
     costs = [
         estimate_cost(config, spec_of(config)).model_update

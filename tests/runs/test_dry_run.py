@@ -10,14 +10,14 @@ from flowmbpo.checkpoints.loader import load
 from flowmbpo.config.load import load_experiment
 from flowmbpo.runs.build import env_spec, seeded_agent
 from flowmbpo.runs.dry_run import total_env_steps
-from flowmbpo.training import fog
+from flowmbpo.training import trainer
 
 
 def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("a dry run steps no optimiser and no environment")
 
-    monkeypatch.setattr(fog, "update_model", forbidden)
+    monkeypatch.setattr(trainer, "update_model", forbidden)
     monkeypatch.setattr(torch.optim.AdamW, "step", forbidden)
     before = torch.get_rng_state()
     runs.dry_run(config())
@@ -51,4 +51,16 @@ def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
 
 def test_steps_of_the_whole_run_include_random_episodes(config):
     settings = config(**{"training.random_episodes": 2, "training.epochs": 10, "task.num_envs": 3})
-    assert total_env_steps(settings, env_spec(settings)) == 3 * (2 * 100 + 10 * 4)
+    assert total_env_steps(settings) == 3 * (2 * 100 + 10 * 4)
+
+
+def test_one_member_of_a_set_needs_no_copy_of_the_others_and_counts_its_own_episodes():
+    tasks = "task={name: null, set: mine, tasks: [walker-stand, mw-reach, toy-map-smooth], only: mw-reach, num_envs: 2}"
+    settings = load_experiment("mini3-c-residual", [tasks, "training.random_episodes=1", "training.epochs=3"])
+    report = runs.dry_run(settings)
+    assert report.env_steps == 2 * (100 + 3 * 5)  # walker-stand's episodes have 500 steps
+    assert report.to_dict()["task"]["tasks"] == ["mw-reach"]
+
+
+def test_offline_runs_step_no_environment():
+    assert runs.dry_run(load_experiment("mini3-a-residual")).env_steps == 0
