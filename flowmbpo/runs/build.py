@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -26,8 +27,17 @@ log = logging.getLogger("flowmbpo")
 
 
 def pinned(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with the backend that runs here written out, as it is stored and compared."""
-    return config.model_copy(update={"task": pin_backend(config.task)})
+    """The config with the backend that runs here and absolute paths written out, as it is stored and compared."""
+    data, initial = config.data, config.initial
+    if data is not None:
+        data = data.model_copy(update={"path": _absolute(data.path)})
+    if initial is not None:
+        initial = initial.model_copy(update={"checkpoint": _absolute(initial.checkpoint)})
+    return config.model_copy(update={"task": pin_backend(config.task), "data": data, "initial": initial})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def env_spec(config: ExperimentConfig) -> EnvSpec:

@@ -23,6 +23,7 @@ from flowmbpo.models.transfer.report import TransferReport
 from flowmbpo.models.transfer.source import SourceAgent
 from flowmbpo.models.transfer.teacher import teacher_model
 from flowmbpo.models.transfer.widths import adopt_widths
+from flowmbpo.runs.origin import untrained_parts
 from flowmbpo.training.distill import distill_dynamics
 from flowmbpo.training.trainer import Warmstart
 
@@ -43,8 +44,13 @@ class Initial:
     @property
     def lineage(self) -> list[dict[str, Any]]:
         """The runs that led to these weights, oldest first."""
-        stages: list[dict[str, Any]] = list(self.loaded.payload.get("lineage", []))
-        return stages
+        payload = self.loaded.payload
+        if "lineage" in payload or "imported" in payload:  # what a foreign file was trained on is not ours to count
+            return list(payload.get("lineage", []))
+        config = self.config  # of version 0.2, which knew no stages: one run, from scratch
+        own = {"name": config.name, "phase": config.phase, "seed": config.seed, "data_transitions": 0}
+        counts = {"epochs": int(payload["epoch"]), "env_steps": int(payload["env_steps"])}
+        return [{**own, **counts, "initial_sha256": None}]
 
     def adopt(self, config: ExperimentConfig) -> ExperimentConfig:
         """The run's config with the file's hash, and with solved widths as the checkpoint has them."""
@@ -100,7 +106,6 @@ def load_initial(options: InitialConfig) -> Initial:
             "that run has gone on, or it was replaced"
         )
     config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
-    untrained = tuple(loaded.payload.get("imported", {}).get("untrained", ()))
     source = SourceAgent(
         model=config.model,
         actor=config.actor,
@@ -108,6 +113,6 @@ def load_initial(options: InitialConfig) -> Initial:
         spec=task_spec(config.task),
         state=loaded.payload["agent"],
         reward_normalization=config.training.reward_normalization,
-        untrained=untrained,
+        untrained=untrained_parts(loaded.payload),
     )
     return Initial(options, loaded, config, source)

@@ -10,13 +10,17 @@ from flowmbpo.evaluation.returns import Evaluation
 
 
 class Milestones:
-    """Kept across resumes. `start` is None before (or without) an evaluation at the start."""
+    """Kept across resumes. `start` is None before (or without) an evaluation at the start.
+
+    `returns` are the mean returns of all evaluations and the environment steps that they came after: a
+    threshold that a resume changes is judged on those before it too.
+    """
 
     def __init__(self, config: EvaluationConfig, state: Mapping[str, Any] | None = None) -> None:
         self.config = config
         saved = state or {}
         self.start: dict[str, Any] | None = saved.get("start")
-        self.steps_to_threshold: int | None = saved.get("steps_to_threshold")
+        self.returns: list[tuple[int, float]] = [(int(steps), float(mean)) for steps, mean in saved.get("returns", [])]
 
     @property
     def wants_start(self) -> bool:
@@ -30,9 +34,15 @@ class Milestones:
 
     def note(self, env_steps: int, evaluation: Evaluation) -> None:
         """An evaluation after `env_steps` environment steps."""
+        self.returns.append((env_steps, evaluation.return_mean))
+
+    @property
+    def steps_to_threshold(self) -> int | None:
+        """Environment steps after which an evaluation first reached the threshold; None where none did."""
         threshold = self.config.threshold
-        if threshold is not None and self.steps_to_threshold is None and evaluation.return_mean >= threshold:
-            self.steps_to_threshold = env_steps
+        if threshold is None:
+            return None
+        return next((steps for steps, mean in self.returns if mean >= threshold), None)
 
     def retained_percent(self, final: Evaluation | None) -> float | None:
         """The final mean return in percent of that at the start; None where the start earned nothing."""
@@ -42,4 +52,4 @@ class Milestones:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"start": self.start, "steps_to_threshold": self.steps_to_threshold}
+        return {"start": self.start, "returns": [list(each) for each in self.returns]}

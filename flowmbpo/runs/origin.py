@@ -9,6 +9,21 @@ from typing import Any
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.training.trainer import Trainer
 
+POLICY = ("actor", "critic")  # parts of an agent that a world model alone is trained without
+
+
+def untrained_parts(payload: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parts of a checkpoint's agent that are as some run initialised them, and no run has trained."""
+    imported = tuple(payload.get("imported", {}).get("untrained", ()))
+    if payload["config"].get("training", {}).get("learn") != "model":
+        return imported
+    taken = payload.get("initial")
+    return POLICY if taken is None else tuple(part for part in POLICY if part in _reinitialised(taken))
+
+
+def _reinitialised(initial: Mapping[str, Any]) -> set[str]:
+    return {row["part"] for row in initial["transfer"]["rows"] if row["action"] == "reinitialised"}
+
 
 @dataclass(frozen=True)
 class Origins:
@@ -28,6 +43,11 @@ class Origins:
         """Those of a run that goes on from the checkpoint `payload`."""
         lineage = list(payload.get("lineage", []))
         return cls(config, lineage[:-1], payload.get("initial"), payload.get("data"))
+
+    @property
+    def began_with_policy(self) -> bool:
+        """Whether the run took over a trained policy, so that it can be asked what it retained of its return."""
+        return self.initial is not None and not set(POLICY[:1]) & _reinitialised(self.initial)
 
     def lineage(self, trainer: Trainer) -> list[dict[str, Any]]:
         """The ancestors, and this run as it stands."""

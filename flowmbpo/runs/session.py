@@ -122,7 +122,7 @@ class TrainingSession:
             diagnostics_s=self.self_diagnosis.seconds,
             per_task=None if final is None else final.per_task(),
             start=self.milestones.start,
-            retained_percent=self.milestones.retained_percent(final),
+            retained_percent=self.milestones.retained_percent(final) if self.history.began_with_policy else None,
             steps_to_threshold=self.milestones.steps_to_threshold,
             lineage=self.history.lineage(self.trainer),
             data=self.history.data,
@@ -143,7 +143,8 @@ class TrainingSession:
 
     def _evaluate_at_start(self) -> None:
         """What the run begins with, measured once, where the config asks for it."""
-        if not self.milestones.wants_start or self.trainer.epoch > 0 or not self.trainer.learns_policy:
+        begun = self.trainer.epoch > 0 or self.trainer.pretrained > 0
+        if not self.milestones.wants_start or begun or not self.trainer.learns_policy:
             return
         evaluation = self._evaluate(0)
         self.milestones.begin(evaluation)
@@ -210,8 +211,10 @@ class TrainingSession:
 
     def _costs(self) -> dict[str, float | int]:
         """Compute spent so far and memory in use."""
-        training = self.config.training
-        before = self.trainer.pretrained + (training.warmup_model_updates if training.mode == "online" else 0)
+        training, trainer = self.config.training, self.trainer
+        before = trainer.pretrained + int(trainer.warmstarted.get("updates", 0))  # a distillation costs about as much
+        if training.mode == "online" and trainer.learns_model and trainer.started:
+            before += training.warmup_model_updates
         warmup = before * self.cost.model_update.flops
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
         costs: dict[str, float | int] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.offline.reader import Dataset
 from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.resolve import running_tasks
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.transfer.report import TransferReport
@@ -22,6 +24,8 @@ from flowmbpo.runs.origin import Origins
 from flowmbpo.training.fog import FoGTrainer
 from flowmbpo.training.offline import OfflineTrainer
 from flowmbpo.training.trainer import Trainer, Warmstart, WindowSource
+
+log = logging.getLogger("flowmbpo")
 
 NORMALIZER = "reward_normalizer"
 FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world model that is kept as it is
@@ -50,6 +54,17 @@ def prepare(
     warmstart = None if initial is None or report is None else initial.warmstart(agent, config, report)
     if report is not None:
         _check_frozen_model(config, report, warmstart)
+    if dataset is not None and not _reads_data(config, warmstart):
+        log.warning(
+            "%s is not read: training.pretrain_steps is 0, and no dynamics are distilled. The run goes on without it",
+            dataset.path,
+        )
+        dataset = None
+    if warmstart is not None and dataset is None and config.training.random_episodes == 0:
+        raise ConfigError(
+            "the checkpoint's dynamics are distilled on real windows, and there are none before the first epoch: "
+            "set training.random_episodes to at least 1, or name a dataset with --data DIR"
+        )
     if dataset is not None and (report is None or NORMALIZER in report.parts("reinitialised")):
         measure_rewards(agent, dataset, config)
     origins = Origins(
@@ -97,12 +112,29 @@ def make_trainer(
     )
 
 
+def _reads_data(config: ExperimentConfig, warmstart: Warmstart | None) -> bool:
+    """Whether a run has a use for its dataset."""
+    training = config.training
+    return training.mode == "offline" or training.pretrain_steps > 0 or warmstart is not None
+
+
 def _check_frozen_model(config: ExperimentConfig, report: TransferReport, warmstart: Warmstart | None) -> None:
     """Raises ConfigError where a world model would be kept as it is that nothing has trained."""
+    if config.training.learn != "policy":
+        return
+    running = {task.plain_name for task in running_tasks(config.task).tasks}
+    unknown = [start for start in report.tasks if start.how != "known" and start.task in running]
+    if unknown:
+        names = ", ".join(start.task for start in unknown)
+        raise ConfigError(
+            "training.learn 'policy' keeps the world model as it is, and the checkpoint's was never trained on "
+            f"{names}: a policy would learn the rewards of {unknown[0].source}. Name a task that it knows, or train "
+            "the model too (flowmbpo specialize)"
+        )
     new = [part for part in report.parts("reinitialised") if part in FROZEN]
     if warmstart is not None:
         new = [part for part in new if part != "dynamics"]
-    if config.training.learn == "policy" and new:
+    if new:
         details = "; ".join(f"{row.part}: {row.detail}" for row in report.rows if row.part in new)
         raise ConfigError(
             f"training.learn 'policy' keeps the world model as it is, and these parts of the checkpoint's do not fit: "

@@ -76,7 +76,7 @@ class FoGTrainer(Trainer):
         finished = torch.zeros(self.env.num_envs, dtype=torch.long)
         while int(finished.min()) < self.config.random_episodes:
             finished += self._step_env(self._random_action())
-        self._warmstart(self._model_batch)
+        self._warmstart(self._model_batch if self.windows is None else self.windows.next)
         if self.learns_model:
             for _ in range(self.config.warmup_model_updates):
                 self._model_update()

@@ -59,7 +59,7 @@ class Trainer(ABC):
 
     Every source of randomness is one of `generators`, seeded from `seed`: equal seeds, device and thread
     count give bit-equal runs on CPU. `windows` are a dataset's, for an offline run or for pretraining;
-    `warmstart` runs once, before the first update on such windows or on replayed ones.
+    `warmstart` runs once, before the first update, on such windows or where there are none on replayed ones.
     """
 
     replay: ReplayBuffer

@@ -6,6 +6,7 @@ import pytest
 
 from flowmbpo.config.load import load_experiment, to_yaml
 from flowmbpo.data.config import DataConfig
+from flowmbpo.runs.stages import FROM  # imported before `engine` takes the package's place
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_a_run_goes_on_under_its_own_name_whatever_is_overridden(command, engine
     assert command("pretrain", *flags, *sets, "--resume", run_dir).code == 0
     config, kwargs = asked(engine)
     assert kwargs["resume"] == run_dir
-    assert config.name == load_experiment(run_dir / "config.yaml").name
+    assert config.name == load_experiment(run_dir / "config.yaml").name and FROM not in config.name
     assert config.training.epochs == 2000
 
 

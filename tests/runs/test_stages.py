@@ -244,6 +244,54 @@ def test_policy_alone_leaves_the_world_model_bit_equal(stage_a, dataset, tmp_pat
     assert not same(weights(run, "actor."), weights(a, "actor."))
 
 
+FLOW = "model.dynamics={kind: flow, units: [16, 16], geometry: logit, endpoint_weight: 1}"
+
+
+def begun_from(run, stage, *overrides, **options):
+    checkpoint = run / "checkpoints" / "latest.pt"
+    source = experiment_from_dict(payload(run)["config"])
+    return stage_config(Request(stage, checkpoint=checkpoint, source=source, overrides=overrides, **options))
+
+
+def test_distillation_online_reads_the_dataset_where_one_is_named(stage_a, dataset, tmp_path):
+    a, _ = stage_a
+    asked = (FLOW, "initial.distill_updates=5", "training.epochs=1", "evaluation.at_start=false")
+    train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "data", console=False)
+    held_out, windows = 4, config().training.wm_batch_size
+    assert sum(payload(tmp_path / "data")["windows"]["dealt"]) == (held_out + 5) * windows
+    with pytest.raises(ConfigError, match=r"real windows.*random_episodes.*--data DIR"):
+        train(begun_from(a, "finetune", *asked), out=tmp_path / "none", console=False)  # A has no random episodes
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dataset_that_nothing_reads_leaves_no_trace(stage_a, dataset, tmp_path, caplog):
+    a, _ = stage_a
+    asked = ("training.epochs=1", "evaluation.at_start=false")
+    outcome = train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "run", console=False)
+    assert "is not read" in caplog.text
+    assert outcome.lineage[-1]["data_transitions"] == 0 and outcome.data is None
+    train(begun_from(a, "finetune", "training.epochs=1", *asked[1:], data=dataset), resume=tmp_path / "run")
+
+
+def test_no_policy_is_learnt_in_a_frozen_model_that_never_saw_the_task(dataset, tmp_path):
+    one = {"task": {"set": "one", "tasks": [TOYS[0]]}}
+    train(offline(dataset, **one), out=tmp_path / "one", console=False)
+    asked = begun_from(tmp_path / "one", "policy", data=dataset, task=TOYS[1])
+    with pytest.raises(ConfigError, match=rf"never trained on {TOYS[1]}.*rewards of {TOYS[0]}"):
+        train(asked, out=tmp_path / "run", console=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_no_run_has_trained_is_not_taken_over(dataset, tmp_path):
+    train(offline(dataset, training={"learn": "model"}), out=tmp_path / "a", console=False)
+    outcome = train(begun_from(tmp_path / "a", "finetune", "training.epochs=1"), out=tmp_path / "b", console=False)
+    rows = json.loads((tmp_path / "b" / "initial.json").read_text())["transfer"]["rows"]
+    found = {row["part"]: (row["action"], row["detail"]) for row in rows if row["action"] != "dropped"}
+    assert found["actor"] == found["critic"] == ("reinitialised", "never trained in the source")
+    assert found["encoder"][0] == found["dynamics"][0] == "loaded"
+    assert outcome.start is not None and outcome.retained_percent is None
+
+
 def test_dynamics_of_another_kind_are_distilled_before_the_policy_learns(stage_a, dataset, tmp_path):
     a, _ = stage_a
     source = experiment_from_dict(payload(a)["config"])
