@@ -11,23 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from flowmbpo.atomic import refused, write_bytes_atomic
-from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, path_part
 from flowmbpo.errors import DataError
 
 MANIFEST = "dataset.json"
 FORMAT = "flowmbpo-dataset"
 VERSION = 1
 
+# A manifest from elsewhere names no file outside its folder.
+FolderName = Annotated[str, AfterValidator(path_part)]
+ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*/[0-9]+\.h5$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class TaskRecord(FrozenConfig):
     """A task and what is stored of it. Its place in the manifest is its id."""
 
-    name: str
+    name: FolderName
     obs_dim: PositiveInt
     action_dim: PositiveInt
     episodes: NonNegativeInt = 0
@@ -44,7 +47,7 @@ class TaskRecord(FrozenConfig):
 class ShardRecord(FrozenConfig):
     """One finished HDF5 file; `name` is its path inside the dataset."""
 
-    name: str
+    name: ShardName
     task: str
     sha256: Sha256
     size: PositiveInt  # bytes

@@ -64,7 +64,7 @@ def encode_shard(task: str, obs_dim: int, rows: Rows, episodes: Array) -> bytes:
         "reward": rows[:, -2],
         "terminated": rows[:, -1].astype(np.uint8),
     }
-    with h5py.File(f"{task}.h5", "w", driver="core", backing_store=False, block_size=2**24) as file:
+    with h5py.File(f"{task}.h5", "w", driver="core", backing_store=False, block_size=2**24, libver="v110") as file:
         file.attrs["task"] = task
         for name, column in columns.items():
             chunks = (min(CHUNK_ROWS, len(rows)), *column.shape[1:])
@@ -84,7 +84,7 @@ def open_shard(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: damaged or not readable ({error}). 'data verify' says how much is affected"
         ) from error

@@ -10,6 +10,7 @@ from made_up import TASKS, fill
 from flowmbpo.data.offline import writer as writer_module
 from flowmbpo.data.offline.manifest import MANIFEST, write_manifest
 from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.offline.shard import EPISODE_FIELDS, ROW_FIELDS
 from flowmbpo.data.offline.verify import verify
 from flowmbpo.data.offline.writer import DatasetWriter
 from flowmbpo.errors import DataError
@@ -43,7 +44,7 @@ def test_every_flipped_bit_and_every_cut_is_found(dataset):
     """100 single bits and 50 lengths, spread over all files and the manifest.
 
     Plain reading finds every cut (sizes are compared on opening), every change of the manifest, and every
-    change in rows (see the next test); HDF5's own bookkeeping and unused room carry no checksum.
+    change in rows and in HDF5's own bookkeeping (see the next tests); unused room carries no checksum.
     """
     files = [*dataset.path.glob("*/*.h5"), dataset.path / MANIFEST]
     assert len(files) >= 5
@@ -84,6 +85,64 @@ def test_plain_reading_notices_every_flipped_bit_in_rows(dataset):
         broken[chunk.byte_offset + int(rng.integers(chunk.size))] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
         assert read_quietly(dataset.path), chunk
+
+
+def test_plain_reading_never_gives_other_numbers_than_were_written(dataset):
+    """HDF5's bookkeeping carries checksums, too: a flipped bit anywhere is noticed, or changes nothing."""
+    path = dataset.shard_paths(0)[0]
+    whole = path.read_bytes()
+    assert whole[8] >= 2  # version of the superblock: older ones come with headers without checksums
+    with h5py.File(path) as file:
+        chunks = [file[name].id.get_chunk_info(0) for name in (*ROW_FIELDS, *(f"episodes/{n}" for n in EPISODE_FIELDS))]
+    inside = np.zeros(len(whole), bool)
+    for chunk in chunks:
+        inside[chunk.byte_offset : chunk.byte_offset + chunk.size] = True
+    bookkeeping = np.flatnonzero(~inside)
+    written = dataset.read_episodes(0, range(3))
+    rng = np.random.default_rng(2)
+    for place in rng.choice(bookkeeping, 300, replace=False):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            found = dataset.read_episodes(0, range(3))
+        except DataError:
+            continue
+        for name in (*ROW_FIELDS, "start", "length", "id"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(written, name), err_msg=f"byte {place}")
+
+
+def test_a_file_whose_content_is_of_another_kind_is_damaged(dataset):
+    """What stands where rows should be a group without columns, or text."""
+    path = dataset.shard_paths(0)[0]
+
+    def make_group(file):
+        del file["obs"]
+        file.create_group("obs")
+
+    def make_text(file):
+        del file["obs"]
+        file["obs"] = ["a text"]
+
+    whole = path.read_bytes()
+    for change in (make_group, make_text):
+        rewrite(dataset, change)
+        assert verify(dataset.path), change
+        with pytest.raises(DataError, match="damaged"):
+            Dataset.open(dataset.path).read_episodes(0, range(3))
+        path.write_bytes(whole)
+        write_manifest(dataset.path, dataset.manifest)
+
+
+@pytest.mark.parametrize(
+    "field, name", [("tasks", "../other"), ("files", "../other/00000.h5"), ("files", "reacher-easy/../../00000.h5")]
+)
+def test_a_manifest_names_no_file_outside_its_folder(dataset, field, name):
+    records = getattr(dataset.manifest, field)
+    changed = (records[0].model_copy(update={"name": name}), *records[1:])
+    write_manifest(dataset.path, dataset.manifest.model_copy(update={field: changed}))
+    with pytest.raises(DataError, match=rf"damaged: {field}\.0\.name"):
+        Dataset.open(dataset.path)
 
 
 def test_opening_with_verify_refuses_a_damaged_dataset(dataset):
