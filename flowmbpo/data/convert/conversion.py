@@ -72,31 +72,30 @@ def _begin(source: Source, dest: Path, limit: int | None) -> tuple[DatasetWriter
         "limit_episodes_per_task": limit,
         **source.options(),
     }
-    begun = (dest / MANIFEST).is_file()
-    progress = _earlier(source, dest, asked) if begun else None
-    if progress is None:
-        totals = [] if limit is None else _totals(source)
-        progress = Progress(asked, totals, [0] * len(source.tasks))
-    if begun:
+    if (dest / MANIFEST).is_file():
+        progress = _earlier(source, dest, asked)
         return DatasetWriter.resume(dest), progress
-    writer = DatasetWriter.create(dest, source.set_name, source.tasks, {**asked, "kind": "converted", "files": []})
-    writer.checkpoint(progress.to_dict())
-    return writer, progress
+    totals = [] if limit is None else _totals(source)
+    progress = Progress(asked, totals, [0] * len(source.tasks))
+    record = {**asked, "kind": "converted", "files": []}
+    return DatasetWriter.create(dest, source.set_name, source.tasks, record, progress=progress.to_dict()), progress
 
 
-def _earlier(source: Source, dest: Path, asked: dict[str, Any]) -> Progress | None:
-    """How far the conversion in `dest` came, None where not even to its first checkpoint.
-
-    Raises DataError where it is finished, or of something else.
-    """
+def _earlier(source: Source, dest: Path, asked: dict[str, Any]) -> Progress:
+    """How far the conversion in `dest` came. Raises DataError where it is finished, or of something else."""
     manifest = read_manifest(dest)
     if manifest.complete:
         raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
-    if not manifest.progress and manifest.source.get("kind") == "converted":
-        return None
     stored = manifest.progress.get("source")
     if stored != asked:
         differing = sorted(key for key in asked if not isinstance(stored, dict) or stored.get(key) != asked[key])
+    elif [(t.name, t.obs_dim, t.action_dim) for t in manifest.tasks] != [
+        (t.name, t.obs_dim, t.action_dim) for t in source.tasks
+    ]:
+        differing = ["tasks"]
+    else:
+        differing = []
+    if differing:
         raise DataError(
             f"{dest}: holds an unfinished dataset that was begun from another source ({', '.join(differing)} differ). "
             "Give the same command as then to go on with it, or remove the folder, or name another."
@@ -126,9 +125,12 @@ def _exchanged(path: Path, dest: Path) -> DataError:
 
 
 def _register(writer: DatasetWriter, archive: Archive, number: int) -> None:
-    """Note which file this is, and refuse another one than the conversion was begun with."""
+    """Note which file this is; refuse another one than the conversion was begun with, and one that came before."""
     files: list[dict[str, Any]] = writer.source["files"]
     if number == len(files):
+        twin = next((file["name"] for file in files if file["members_sha256"] == archive.identity), None)
+        if twin is not None:
+            raise DataError(f"{archive.path}: is a copy of {twin}: its episodes would be there twice. Remove one.")
         writer.source = {**writer.source, "files": [*files, _identity(archive)]}
     elif files[number] != _identity(archive):
         raise _exchanged(archive.path, writer.path)

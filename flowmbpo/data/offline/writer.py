@@ -15,7 +15,6 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from flowmbpo.atomic import refused, remove_leftovers
-from flowmbpo.config.base import path_part
 from flowmbpo.data.offline.episode_ids import EpisodeIds
 from flowmbpo.data.offline.episodes import Episodes, check_episodes
 from flowmbpo.data.offline.manifest import (
@@ -76,19 +75,24 @@ class DatasetWriter:
 
     @classmethod
     def create(
-        cls, path: Path | str, set_name: str, tasks: Sequence[TaskWidths], source: dict[str, Any]
+        cls,
+        path: Path | str,
+        set_name: str,
+        tasks: Sequence[TaskWidths],
+        source: dict[str, Any],
+        *,
+        progress: dict[str, Any] | None = None,
     ) -> DatasetWriter:
         """Begin a dataset in a folder that does not exist or is empty; `tasks` in the order of their ids.
 
-        Raises DataError where the folder is taken or a task's name is no folder's, StorageError.
+        `progress` is what `resume` gives back until the first checkpoint. Raises DataError where the
+        folder is taken or a task's name is no folder's, StorageError.
         """
         path = Path(path)
         _check_free(path)
         try:
             records = tuple(TaskRecord(name=t.name, obs_dim=t.obs_dim, action_dim=t.action_dim) for t in tasks)
-            for name in [record.name for record in records]:
-                path_part(name)
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
             raise DataError(f"{path}: a task cannot be stored: {error}") from error
         if not records or len({record.name for record in records}) < len(records):
             raise DataError(f"{path}: a dataset needs one or more tasks of different names: {[t.name for t in tasks]}")
@@ -104,8 +108,13 @@ class DatasetWriter:
         except OSError as error:
             raise refused(path, error) from error
         lock = _acquire(path)
-        writer = cls(path, manifest, lock)
-        writer.checkpoint({})
+        try:
+            _check_free(path)  # again: another writer may have come and gone since
+            writer = cls(path, manifest, lock)
+            writer.checkpoint(progress or {})
+        except (DataError, StorageError):
+            os.close(lock)
+            raise
         return writer
 
     @classmethod
@@ -116,11 +125,10 @@ class DatasetWriter:
         the checkpoint needs are gone or damaged; StorageError.
         """
         path = Path(path)
-        if read_manifest(path).complete:
-            raise DataError(f"{path}: this dataset is finished, nothing can be added: choose another folder")
+        _read_unfinished(path)
         lock = _acquire(path)
         try:
-            writer = cls(path, read_manifest(path), lock)
+            writer = cls(path, _read_unfinished(path), lock)  # another writer may have finished it since
             writer._restore()
         except (DataError, StorageError):
             os.close(lock)
@@ -334,6 +342,13 @@ class DatasetWriter:
             raise DataError(f"{self.path}: this writer is closed: resume the dataset")
         if self._failed:
             raise DataError(f"{self.path}: an earlier write failed: resume the dataset from its last checkpoint")
+
+
+def _read_unfinished(path: Path) -> Manifest:
+    manifest = read_manifest(path)
+    if manifest.complete:
+        raise DataError(f"{path}: this dataset is finished, nothing can be added: choose another folder")
+    return manifest
 
 
 def _check_free(path: Path) -> None:

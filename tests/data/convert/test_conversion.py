@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pytest
 import torch
@@ -93,6 +94,34 @@ def test_another_source_than_the_started_one_is_refused(tmp_path, chunk, folder_
     with pytest.raises(DataError, match=r"begun from another source \(limit_episodes_per_task differ\)"):
         convert(open_source(folder), tmp_path / "data", limit=1)
     assert convert(open_source(folder), tmp_path / "data").episodes == 2
+
+
+def test_a_conversion_killed_at_its_very_beginning_is_bound_to_its_source(tmp_path, chunk, folder_of, monkeypatch):
+    """The first manifest says what was asked for, so that no other call goes on with it."""
+    folder, other = folder_of(chunk([0])), folder_of(chunk([0], set_name="mt80"), name="other")
+    checkpoint = DatasetWriter.checkpoint
+
+    def killing(self, progress):
+        checkpoint(self, progress)
+        self.close()  # as the kernel would
+        raise _Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DatasetWriter, "checkpoint", killing)
+        with pytest.raises(_Killed):
+            convert(open_source(folder), tmp_path / "data")
+    with pytest.raises(DataError, match=r"begun from another source \(limit_episodes_per_task differ\)"):
+        convert(open_source(folder), tmp_path / "data", limit=1)
+    with pytest.raises(DataError, match=r"begun from another source \(tasks differ\)"):
+        convert(open_source(other), tmp_path / "data")
+    assert convert(open_source(folder), tmp_path / "data").episodes == 1
+
+
+def test_a_chunk_that_is_there_twice_is_refused(tmp_path, chunk, folder_of):
+    folder = folder_of(chunk([0, 1]))
+    shutil.copy(folder / "chunk_0.pt", folder / "chunk_1.pt")
+    with pytest.raises(DataError, match=r"chunk_1\.pt: is a copy of chunk_0\.pt: its episodes would be there twice"):
+        convert(open_source(folder), tmp_path / "data")
 
 
 def test_a_source_that_moved_meanwhile_is_still_the_same(tmp_path, chunk, folder_of, monkeypatch):

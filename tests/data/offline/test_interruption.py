@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_up import TASKS, fill, make_episode
 
+from flowmbpo.data.offline import writer as writer_module
 from flowmbpo.data.offline.manifest import MANIFEST
 from flowmbpo.data.offline.reader import Dataset
 from flowmbpo.data.offline.verify import verify
@@ -114,6 +115,34 @@ def test_two_writers_of_a_folder_are_refused(tmp_path):
         with pytest.raises(DataError, match="unfinished dataset, which can be resumed"):
             DatasetWriter.create(tmp_path / "data", "pair", TASKS, {})
     DatasetWriter.resume(tmp_path / "data").close()
+
+
+@pytest.mark.parametrize("begin", ["create", "resume"])
+def test_a_writer_that_waited_leaves_alone_what_another_finished_meanwhile(tmp_path, monkeypatch, begin):
+    """Between looking at the folder and getting its lock, another writer comes, finishes and goes."""
+    path = tmp_path / "data"
+    create = DatasetWriter.create
+    if begin == "resume":
+        create(path, "pair", TASKS, {}).close()
+    acquire = writer_module._acquire
+
+    def overtaken(folder):
+        monkeypatch.setattr(writer_module, "_acquire", acquire)
+        other = create(folder, "pair", TASKS, {}) if begin == "create" else DatasetWriter.resume(folder)
+        fill(other, TASKS, (3,))
+        other.finish()
+        return acquire(folder)
+
+    monkeypatch.setattr(writer_module, "_acquire", overtaken)
+    with pytest.raises(DataError, match="finished"):
+        create(path, "pair", TASKS, {}) if begin == "create" else DatasetWriter.resume(path)
+    assert Dataset.open(path, verify=True).episodes == 2
+
+
+def test_progress_given_at_the_beginning_is_there_on_resuming(tmp_path):
+    DatasetWriter.create(tmp_path / "data", "pair", TASKS, {}, progress={"next": 0}).close()
+    with DatasetWriter.resume(tmp_path / "data") as writer:
+        assert writer.progress == {"next": 0}
 
 
 def test_a_finished_dataset_and_a_foreign_folder_are_left_alone(make_dataset, tmp_path):
