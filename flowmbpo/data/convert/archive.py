@@ -11,6 +11,7 @@ Imports the standard library alone: the process runs isolated from installed pac
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import resource
 import struct
@@ -24,6 +25,17 @@ from typing import Any
 _MEMORY = 1 << 30  # a pickle that asks for more is no list of tensors
 _LARGEST_PICKLE = 64 << 20
 _BLOCK = 1 << 22
+_MOST_ENTRIES = 1 << 20  # a dictionary that holds another one twice, and so on, never ends
+_MALFORMED = (
+    pickle.UnpicklingError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RecursionError,
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and of extra field
 
 # Element types: bytes of an element, and numpy's letter ("bf" has none; its reader widens the bits).
@@ -206,7 +218,7 @@ def describe(path: str, *, checksums: bool) -> dict[str, Any]:
             f"it is no complete torch archive ({error}): truncated, damaged, or saved in torch's old format "
             "(load and save it again with a current torch)"
         ) from error
-    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _MALFORMED as error:
         raise Refused(f"its list of tensors cannot be read ({type(error).__name__}: {error})") from error
     except MemoryError as error:
         raise Refused("its list of tensors asks for absurd amounts of memory") from error
@@ -227,7 +239,7 @@ def _describe(path: str, archive: zipfile.ZipFile, checksums: bool) -> dict[str,
         raise Refused(f"its list of tensors has {entry.file_size} bytes: tensors were pickled as something else")
     with archive.open(entry) as file:
         content = InertUnpickler(file).load()
-    tensors = dict(_leaves(content, ""))
+    tensors = dict(_leaves(content, "", iter(range(_MOST_ENTRIES))))
     if not tensors:
         raise Refused("it holds no tensors under names")
     used = {tensor.storage.key: members.get(f"{root}data/{tensor.storage.key}") for tensor in tensors.values()}
@@ -241,16 +253,18 @@ def _describe(path: str, archive: zipfile.ZipFile, checksums: bool) -> dict[str,
     return {"tensors": placed, "identity": identity}
 
 
-def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, StoredTensor]]:
-    """The tensors of a TensorDict, or of a plain dictionary of tensors."""
+def _leaves(content: Any, prefix: str, budget: Iterator[int]) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors of a TensorDict, or of a plain dictionary of tensors; of `budget` one is spent on every entry."""
     entries = content.state.get("_tensordict", {}) if isinstance(content, Collection) else content
     if not isinstance(entries, dict):
         raise Refused(f"it holds a {type(content).__name__}, no TensorDict")
     for name, value in entries.items():
+        if next(budget, None) is None:
+            raise Refused(f"it nests more than {_MOST_ENTRIES} entries")
         if isinstance(value, StoredTensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, Collection | dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.", budget)
 
 
 def _start(file: Any, key: str, member: zipfile.ZipInfo | None) -> tuple[int, int]:
@@ -263,7 +277,10 @@ def _start(file: Any, key: str, member: zipfile.ZipInfo | None) -> tuple[int, in
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
         raise Refused(f"its storage {key} does not lie where the archive's directory says: damaged")
-    return member.header_offset + _LOCAL_HEADER.size + name + extra, member.file_size
+    start = member.header_offset + _LOCAL_HEADER.size + name + extra
+    if start + member.file_size > os.fstat(file.fileno()).st_size:
+        raise Refused(f"its storage {key} reaches beyond the end of the file: damaged")
+    return start, member.file_size
 
 
 def _placed(name: str, tensor: StoredTensor, place: tuple[int, int]) -> dict[str, Any]:

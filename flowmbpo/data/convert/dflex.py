@@ -68,7 +68,12 @@ class DflexSource(Source):
         archive.need("obs", "action", "reward")
         obs, action, reward = (archive.tensors[name].shape for name in ("obs", "action", "reward"))
         task = self.tasks[0]
-        if len(obs) != 3 or obs[1] < 2 or action[:2] != obs[:2] or reward not in (obs[:2], (*obs[:2], 1)):
+        if (
+            {len(obs), len(action)} != {3}
+            or obs[1] < 2
+            or action[:2] != obs[:2]
+            or reward not in (obs[:2], (*obs[:2], 1))
+        ):
             raise DataError(
                 f"{archive.path}: obs {list(obs)}, action {list(action)} and reward {list(reward)} are no episodes "
                 "[E, L+1, ...] as PWM's dflex data have them."

@@ -19,6 +19,8 @@ from flowmbpo.data.convert.source import PORTION_BYTES, Source, known_columns
 from flowmbpo.data.convert.tensors import Archive, open_archive
 from flowmbpo.errors import DataError
 
+_COLUMNS = ("obs", "action", "reward", "episode", "terminated")
+
 
 class MMBenchSource(Source):
     """Demonstrations of the tasks `names`, one file each; a task's id is its place among them.
@@ -63,28 +65,47 @@ class MMBenchSource(Source):
         begin, end = int(first[0]), int(first[-1]) + length
         tensors = archive.tensors
         obs, action, reward = (tensors[name].float_rows(begin, end) for name in ("obs", "action", "reward"))
-        ended = tensors["terminated"].values[begin:end].astype(np.bool_) if "terminated" in tensors else None
         shape = (len(first), length)
+        place = Place(archive.path, first[chosen], flat=True)
+        ended = None
+        if "terminated" in tensors:
+            ended = _flags(tensors["terminated"].float_rows(begin, end).reshape(shape)[chosen], place)
         return realign(
             task,
             self.tasks[task],
-            Place(archive.path, first[chosen], flat=True),
+            place,
             chosen,
             obs.reshape(*shape, -1)[chosen],
             action.reshape(*shape, -1)[chosen],
             reward.reshape(shape)[chosen],
-            None if ended is None else ended.reshape(shape)[chosen],
+            ended,
             drop_padding=self._drop_padding,
         )
+
+
+def _flags(ended: NDArray[np.float32], place: Place) -> NDArray[np.bool_]:
+    """`terminated` [E, L + 1] as flags; what an episode's first row holds does not matter. Raises DataError."""
+    wrong = ~np.isin(ended, (0.0, 1.0))
+    wrong[:, 0] = False
+    if wrong.any():
+        episode, step = (int(index[0]) for index in wrong.nonzero())
+        raise DataError(f"{place.at(episode, step)}: terminated is {ended[episode, step]:g}, which is neither 0 nor 1.")
+    return ended != 0
 
 
 def _starts(archive: Archive) -> NDArray[np.int64]:
     """The first row of every episode, and the number of rows behind the last. Raises DataError."""
     archive.need("obs", "action", "reward", "episode")
+    shapes = {name: archive.tensors[name].shape for name in _COLUMNS if name in archive.tensors}
+    rows = archive.tensors["episode"].values.size
+    for name, shape in shapes.items():
+        wide = name in ("obs", "action")
+        if shape[:1] != (rows,) or (len(shape) != 2 if wide else shape not in ((rows,), (rows, 1))):
+            raise DataError(
+                f"{archive.path}: {name} has the shape {list(shape)}, which is not {'[R, columns]' if wide else '[R]'} "
+                f"for the {rows} rows of 'episode'."
+            )
     ids = archive.tensors["episode"].values.reshape(-1)
-    rows = {name: archive.tensors[name].shape[0] for name in ("obs", "action", "reward", "episode")}
-    if len(set(rows.values())) > 1 or len(ids) != rows["obs"]:
-        raise DataError(f"{archive.path}: its columns have different numbers of rows: {rows}.")
     if not len(ids):
         raise DataError(f"{archive.path}: holds no rows.")
     starts = np.concatenate(([0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)])).astype(np.int64)

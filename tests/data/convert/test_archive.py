@@ -146,6 +146,21 @@ def test_the_stand_ins_reach_nothing_outside_their_file():
         assert isinstance(stand_in, archive.Dtype) or stand_in is dict or stand_in.__module__ == archive.__name__
 
 
+def test_nesting_that_never_ends_is_refused(tmp_path):
+    """Of 60 dictionaries each holds the next one twice: a small file with 2^60 entries. Another holds itself."""
+    deep = {"obs": torch.zeros(1)}
+    for _ in range(60):
+        deep = {"a": deep, "b": deep}
+    torch.save(deep, tmp_path / "deep.pt")
+    itself = {}
+    itself["again"] = itself
+    torch.save(itself, tmp_path / "itself.pt")
+    with pytest.raises(DataError, match="nests more than"):
+        open_archive(tmp_path / "deep.pt")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_archive(tmp_path / "itself.pt")
+
+
 def test_a_pickle_that_asks_for_absurd_memory_is_refused(tmp_path, content):
     """LONG_BINPUT with a huge index makes the unpickler allocate a table of that size."""
     path, bomb = tmp_path / "file.pt", tmp_path / "bomb.pt"

@@ -51,6 +51,13 @@ def test_squashing_can_be_decided_by_hand(tmp_path, recorded):
     assert open_source(tmp_path / "ant.pt", squash="none").options() == {"squash": "none"}
 
 
+@pytest.mark.parametrize("key, shape", [("action", (3, 7)), ("obs", (3, 7)), ("reward", (3,)), ("obs", (3, 1, 37))])
+def test_what_are_no_episodes_is_refused(tmp_path, recorded, key, shape):
+    torch.save({**recorded, key: torch.zeros(shape)}, tmp_path / "ant.pt")
+    with pytest.raises(DataError, match="are no episodes"):
+        open_source(tmp_path / "ant.pt")
+
+
 def test_another_tasks_widths_and_unknown_tasks_are_refused(tmp_path, recorded):
     torch.save(recorded, tmp_path / "data.pt")
     with pytest.raises(DataError, match=r"'data' is no task of dflex. Say which one it is with --task"):

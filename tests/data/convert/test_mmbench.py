@@ -102,6 +102,28 @@ def test_nan_beyond_an_episodes_first_row_is_refused_with_the_row(tmp_path, walk
         convert(open_source(folder), tmp_path / "data")
 
 
+@pytest.mark.parametrize("value", [torch.nan, 2.0])
+def test_endings_are_flags_beyond_an_episodes_first_row(tmp_path, walker, stored, value):
+    ended = walker["terminated"].float()
+    ended[0] = torch.nan  # of the first row nothing is taken
+    kept = convert(open_source(save(tmp_path / "first", walker_walk={**walker, "terminated": ended})), tmp_path / "a")
+    assert [bool(stored(kept)[episode][4].any()) for episode in range(4)] == [False, False, True, False]
+    ended[11] = value  # the last row of the second episode
+    folder = save(tmp_path / "later", walker_walk={**walker, "terminated": ended})
+    with pytest.raises(DataError, match=r"walker-walk\.pt, row 11: terminated is (nan|2), which is neither 0 nor 1"):
+        convert(open_source(folder), tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["walker-walk", "unknown"])
+@pytest.mark.parametrize(
+    "key, shape", [("obs", (24,)), ("obs", (24, 2, 3)), ("action", (24,)), ("reward", (24, 2)), ("terminated", (3,))]
+)
+def test_columns_of_other_shapes_are_refused(tmp_path, walker, name, key, shape):
+    folder = save(tmp_path / "mmbench", **{name: {**walker, key: torch.zeros(shape)}})
+    with pytest.raises(DataError, match=rf"{key} has the shape \[.*for the 24 rows"):
+        convert(open_source(folder), tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     "ids, what",
     [([0, 0, 1, 1, 0, 0], "episode 0 occurs in more than one place"), ([0, 0, 0, 1, 2, 2], "row 3: an episode of a")],
