@@ -101,6 +101,7 @@ def collect(
         log.warning("%s", notice)
     asked = {
         "kind": "collected",
+        "tasks": [spec.tasks[task].name for task in wanted],
         "policies": [policy.record for policy in policies],
         "seed": simulation.seed,
         "num_envs": simulation.num_envs,

@@ -62,7 +62,7 @@ def measure_rewards(agent: Agent, dataset: Dataset, config: ExperimentConfig) ->
 def dataset_facts(dataset: Dataset, config: ExperimentConfig) -> dict[str, Any]:
     """What checkpoints and reports say of the dataset: its episodes and transitions of the run's tasks."""
     names = {task.plain_name for task in running_tasks(config.task).tasks}
-    used = [task for task in dataset.tasks if task.name in names]
+    used = [task for task in dataset.tasks if task.plain_name in names]
     return {
         "path": str(dataset.path),
         "set": dataset.set_name,
