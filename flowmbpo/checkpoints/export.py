@@ -132,10 +132,14 @@ def _check_sums(folder: Path) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    listed = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         if name not in (WEIGHTS, CONFIG):
             raise CheckpointError(f"{path}: names {name!r}, which belongs to no export. Fetch the folder again.")
         with open(folder / name, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise CheckpointError(f"{folder / name}: does not have the SHA-256 in {SUMS}: damaged. Fetch it again.")
+        listed.add(name)
+    if listed != {WEIGHTS, CONFIG}:
+        raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG}: truncated. Fetch the folder again.")

@@ -83,6 +83,15 @@ def test_one_flipped_bit_is_found(checkpoint, tmp_path, name):
     assert not (tmp_path / "back.pt").exists()
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_truncated_list_of_hashes_is_found(checkpoint, tmp_path, kept):
+    export_checkpoint(checkpoint, tmp_path / "folder")
+    sums = tmp_path / "folder" / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(CheckpointError, match="does not list"):
+        read_export(tmp_path / "folder")
+
+
 def test_another_config_is_found_without_the_list_of_hashes(checkpoint, tmp_path):
     export_checkpoint(checkpoint, tmp_path / "folder")
     (tmp_path / "folder" / "SHA256SUMS").unlink()
