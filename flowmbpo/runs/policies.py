@@ -17,9 +17,10 @@ from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.behaviour import Behaviour, NoiseBehaviour, RandomBehaviour
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.errors import ConfigError
+from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import Agent
 from flowmbpo.runs.evaluate import load_agent
+from flowmbpo.runs.origin import untrained_parts
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def load_policy(
 ) -> RecordingPolicy:
     """The policy for the tasks `wanted` of `spec`, as far as it knows them: matched by plain name.
 
-    Raises ConfigError where it knows none of them or not the one that was named, CheckpointError.
+    Raises ConfigError where it knows none of them or not the one that was named, CheckpointError, also where its
+    policy is as it was initialised.
     """
     count = episodes if request.episodes is None else request.episodes
     if request.noise is not None:
@@ -121,6 +123,11 @@ def load_policy(
     path = resolve(request.checkpoint)
     loaded = load(path, device)
     config = experiment_from_dict(loaded.payload["config"], str(path))
+    if "actor" in untrained_parts(loaded.payload):
+        raise CheckpointError(
+            f"--policy {path}: its policy was never trained, only its world model. Name a checkpoint of a later stage; "
+            "'random' and 'noise' record without one."
+        )
     names = [task.plain_name for task in task_spec(config.task).tasks]
     only = request.task or config.task.only
     if only is not None and only not in names:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from flowmbpo.checkpoints.importers.writing import write_checkpoint
+from flowmbpo.checkpoints.loader import load
 from flowmbpo.data.offline.reader import Dataset
 from flowmbpo.data.offline.writer import DatasetWriter
 from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
-from flowmbpo.errors import ConfigError, DataError
+from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.runs.collect import Simulation, collect
 from flowmbpo.runs.policies import Disturbance, PolicyRequest, parse_policy
 
@@ -127,6 +129,16 @@ def test_what_a_checkpoint_cannot_supply_is_refused(tmp_path, checkpoint):
         )
     with pytest.raises(ConfigError, match="was trained on toy-pendulum-swingup; name one of them"):
         collect(tmp_path / "data", PAIR, [parse_policy(f"{checkpoint}:toy-cartpole-swingup")], episodes=1)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_policy_that_nobody_trained_records_nothing(tmp_path, checkpoint):
+    """A published world model brings no policy along: its actor is what a new run would begin with."""
+    payload = dict(load(checkpoint).payload)
+    imported = {"format": "tdmpc2", "untrained": ["actor", "critic"]}
+    write_checkpoint(tmp_path / "imported.pt", {**payload, "imported": imported})
+    with pytest.raises(CheckpointError, match="its policy was never trained"):
+        collect(tmp_path / "data", PENDULUM, [parse_policy(str(tmp_path / "imported.pt"))], episodes=1)
     assert not (tmp_path / "data").exists()
 
 
