@@ -90,7 +90,8 @@ def _flags(ended: NDArray[np.float32], place: Place) -> NDArray[np.bool_]:
     if wrong.any():
         episode, step = (int(index[0]) for index in wrong.nonzero())
         raise DataError(f"{place.at(episode, step)}: terminated is {ended[episode, step]:g}, which is neither 0 nor 1.")
-    return ended != 0
+    flags: NDArray[np.bool_] = ended != 0
+    return flags
 
 
 def _starts(archive: Archive) -> NDArray[np.int64]:
