@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,8 @@ def load_initial(options: InitialConfig) -> Initial:
             f"{loaded.path}: is not the file that the run began with (its SHA-256 differs): "
             "that run has gone on, or it was replaced"
         )
+    kept = {key: value for key, value in loaded.payload.items() if key != "optimisers"}  # twice the weights' memory
+    loaded = replace(loaded, payload=kept)
     config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
     source = SourceAgent(
         model=config.model,

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from flowmbpo.checkpoints.loader import Loaded
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.compute import estimate_cost
@@ -29,7 +32,7 @@ from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.resume import has_begun, load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
-from flowmbpo.runs.trainers import prepare
+from flowmbpo.runs.trainers import Prepared, prepare
 
 log = logging.getLogger("flowmbpo")
 log.setLevel(logging.INFO)
@@ -61,11 +64,7 @@ def train(
         path, checkpoint = resume_target(path if resume == "auto" else resume, out)
     loaded, config = load_for_resume(checkpoint, config) if checkpoint is not None else (None, config)
     # Before the directory is taken: what cannot be built or restored leaves it as it was.
-    initial = None
-    if config.initial is not None and (loaded is None or not has_begun(loaded)):
-        initial = load_initial(config.initial)
-        config = initial.adopt(config)
-    prepared = prepare(config, device, path, initial, open_dataset(config))
+    config, prepared = _prepared(config, device, path, loaded)
     trainer, origins = prepared.trainer, prepared.origins
     try:
         if loaded is not None:
@@ -89,6 +88,17 @@ def train(
                     return session.run(stop)
     finally:
         prepared.close()
+
+
+def _prepared(
+    config: ExperimentConfig, device: torch.device, path: Path, loaded: Loaded | None
+) -> tuple[ExperimentConfig, Prepared]:
+    """The config as the run stores it, and its trainer before anything is restored from `loaded`."""
+    initial = None
+    if config.initial is not None and (loaded is None or not has_begun(loaded)):
+        initial = load_initial(config.initial)
+        config = initial.adopt(config)
+    return config, prepare(config, device, path, initial, open_dataset(config))
 
 
 def check_config(config: ExperimentConfig, spec: EnvSpec) -> None:

@@ -55,10 +55,8 @@ def prepare(
     if report is not None:
         _check_frozen_model(config, report, warmstart)
     if dataset is not None and not _reads_data(config, warmstart):
-        log.warning(
-            "%s is not read: training.pretrain_steps is 0, and no dynamics are distilled. The run goes on without it",
-            dataset.path,
-        )
+        if initial is not None or config.initial is None:  # else it may have been read before this resume
+            log.warning("%s is not read: training.pretrain_steps is 0, and nothing is to be distilled", dataset.path)
         dataset = None
     if warmstart is not None and dataset is None and config.training.random_episodes == 0:
         raise ConfigError(

@@ -183,6 +183,7 @@ class Trainer(ABC):
     def _warmstart(self, batches: Callable[[], Batch]) -> None:
         if self.warmstart is not None and not self.warmstarted:
             self.warmstarted = self.warmstart(batches, self.generators["model"])
+        self.warmstart = None  # it holds the checkpoint that the run began with
 
     def _rounds(self) -> Sums:
         """The rounds of updates of one epoch: their metrics, one tensor per update."""

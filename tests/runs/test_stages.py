@@ -253,12 +253,16 @@ def begun_from(run, stage, *overrides, **options):
     return stage_config(Request(stage, checkpoint=checkpoint, source=source, overrides=overrides, **options))
 
 
-def test_distillation_online_reads_the_dataset_where_one_is_named(stage_a, dataset, tmp_path):
+def test_distillation_online_reads_the_dataset_where_one_is_named(stage_a, dataset, tmp_path, caplog):
     a, _ = stage_a
     asked = (FLOW, "initial.distill_updates=5", "training.epochs=1", "evaluation.at_start=false")
     train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "data", console=False)
     held_out, windows = 4, config().training.wm_batch_size
     assert sum(payload(tmp_path / "data")["windows"]["dealt"]) == (held_out + 5) * windows
+    assert payload(tmp_path / "data")["warmstart"]["updates"] == 5
+    caplog.clear()
+    train(begun_from(a, "finetune", *asked, data=dataset), resume=tmp_path / "data", console=False)
+    assert "is not read" not in caplog.text  # it was, before
     with pytest.raises(ConfigError, match=r"real windows.*random_episodes.*--data DIR"):
         train(begun_from(a, "finetune", *asked), out=tmp_path / "none", console=False)  # A has no random episodes
     assert not (tmp_path / "none").exists()
@@ -270,7 +274,6 @@ def test_a_dataset_that_nothing_reads_leaves_no_trace(stage_a, dataset, tmp_path
     outcome = train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "run", console=False)
     assert "is not read" in caplog.text
     assert outcome.lineage[-1]["data_transitions"] == 0 and outcome.data is None
-    train(begun_from(a, "finetune", "training.epochs=1", *asked[1:], data=dataset), resume=tmp_path / "run")
 
 
 def test_no_policy_is_learnt_in_a_frozen_model_that_never_saw_the_task(dataset, tmp_path):
