@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,7 +37,7 @@ def pretrain(
     json_: options.Json = False,
 ) -> None:
     """Stage A: learn a world model (and optionally a policy) from a dataset."""
-    learn = None if policy is None else "all" if policy else "model"
+    learn: Literal["all", "model"] | None = None if policy is None else "all" if policy else "model"
     asked = options.Asked("pretrain", preset, checkpoint, data, None, None, overrides or (), seed, device, track, learn)
     options.run(asked, out=out, resume=resume, dry_run=dry_run, json_=json_)
 
