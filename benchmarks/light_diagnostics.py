@@ -26,8 +26,8 @@ from flowmbpo.config.load import load_experiment
 from flowmbpo.diagnostics import light
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.runs.build import pinned, resolve_device, training_env
-from flowmbpo.runs.trainers import make_trainer
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
+from flowmbpo.runs.trainers import make_trainer
 
 DEFAULT_PRESETS = ("quickstart", "mini-cartpole-fullflow", "mini-ant-baseline", "mini-ant-fullflow")
 LIMIT = 0.03

@@ -124,7 +124,8 @@ def refused(path: Path, error: OSError) -> StorageError:
     """The error for people when the disk refuses to write `path`."""
     kept = "What it held before is kept. " if path.exists() else ""
     if error.errno in _NO_SPACE:
-        advice = f"Free some space or choose another disk{_free_space(path)}; then repeat the command (a run: with --resume)."
+        room = f"Free some space or choose another disk{_free_space(path)}"
+        advice = f"{room}; then repeat the command (a run: with --resume)."
     else:
         advice = "Check that its folder exists and may be written."
     return StorageError(f"{path}: cannot be written: {error.strerror or error}. {kept}{advice}")

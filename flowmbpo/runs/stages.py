@@ -19,6 +19,7 @@ from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.actors.config import FlowActorConfig
 from flowmbpo.models.transfer.config import InitialConfig
+from flowmbpo.training.config import TrainingConfig
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"
@@ -175,6 +176,9 @@ def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
     narrow = ("model", "policy") if request.stage == "train" else ("policy",) if request.stage == "pretrain" else ()
     if request.preset is None and training["learn"] in narrow:
         training["learn"] = "all"  # what an earlier stage left alone is no choice for this one
+    if request.preset is None and base.training.mode == "offline" and training["mode"] == "online":
+        fields = TrainingConfig.model_fields  # an offline run states nothing of collection
+        training |= {key: fields[key].default for key in ("actor_batch_size", "random_episodes")}
     if training["mode"] == "offline":
         training["pretrain_steps"] = 0
         training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS

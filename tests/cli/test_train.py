@@ -7,8 +7,8 @@ import pytest
 
 from flowmbpo.config.load import load_experiment, to_yaml
 from flowmbpo.envs.tasks import task_info
-from flowmbpo_cli.sources import existing_run
 from flowmbpo_cli.execution import with_resume_value
+from flowmbpo_cli.sources import existing_run
 
 
 @pytest.fixture

@@ -185,3 +185,10 @@ def test_placing_keeps_copies_and_disturbances():
     known = load_experiment("mini3-c-residual", ["task.num_envs=5", "task.perturbation.rate=0.1"]).task
     there = placed(known, "cheetah-run")
     assert (there.num_envs, there.perturbation.rate, there.only) == (5, 0.1, "cheetah-run")
+
+
+def test_going_online_from_an_offline_checkpoint_collects_as_an_online_run_does():
+    config = stage_config(Request("specialize", checkpoint=CKPT, source=source(), task="walker-stand"))
+    assert (config.training.random_episodes, config.training.actor_batch_size) == (1, None)
+    kept = stage_config(Request("finetune", checkpoint=CKPT, source=source("mini3-b-residual", name="b")))
+    assert kept.training.actor_batch_size == 128
