@@ -27,7 +27,8 @@ if [ "${QUICK:-0}" = 1 ]; then
     collector_epochs=${COLLECTOR_EPOCHS:-3} episodes=${EPISODES:-2}
     a_epochs=${A_EPOCHS:-3} b_epochs=${B_EPOCHS:-3} c_epochs=${C_EPOCHS:-3}
     eval_episodes=${EVAL_EPISODES:-3} planner_episodes=${PLANNER_EPISODES:-1}
-    small=(--set evaluation.every=0 --set "evaluation.episodes=$eval_episodes" --set diagnostics.every=0)
+    small=(--set evaluation.every=0 --set "evaluation.episodes=$eval_episodes" --set diagnostics.every=0
+        --set training.warmup_model_updates=0)
     planner=(--planner-set samples=32 --planner-set elites=8 --planner-set iterations=2)
 else
     out=${OUT:-outputs/pipeline-abc}
