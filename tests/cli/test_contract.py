@@ -23,7 +23,7 @@ def run(*args, cwd, code=None):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["tran"], "No such command 'tran'. Did you mean 'train'?"),
+        (["tran"], "No such command 'tran'. Did you mean 'train'"),
         (["presets", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (["train", "--sede", "3"], "--seed"),
         (["train", "--seed", "x"], "Invalid value for '--seed'"),

@@ -160,7 +160,7 @@ def test_failure_of_the_one_named_is_the_commands(command, diagnostics, run):
     diagnostics(rollout=DataError("no window is long enough"))
     finished = command("diagnose", "rollout", run, "--json")
     assert (finished.code, finished.document) == (
-        1,
+        2,
         {"error": {"kind": "data", "message": "no window is long enough"}},
     )
 
