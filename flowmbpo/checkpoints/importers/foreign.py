@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,23 +121,29 @@ def count(network: Network | None) -> int:
     return 0 if network is None else sum(t.numel() for layer in network for t in layer.tensors())
 
 
-def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
+def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
     """The entries that hold numbers, by names without torch's `module.` prefix.
 
     TD-MPC2's current files also hold tensors without storage, sizes and devices: bookkeeping of tensordict.
+    Raises CheckpointError, naming the file's `part`, on keys that are no names.
     """
     found = {}
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{part}: has the key {name!r:.60} ({type(name).__name__}), where names of tensors are needed: another "
+                "kind of file"
+            )
         if isinstance(value, Tensor) and not value.is_meta:
             found[name.removeprefix("module.")] = value
     return found
 
 
-def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool) -> Network:
+def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, ensemble: bool = False) -> Network:
     """Remove the layers `{prefix}{i}.weight, .bias, .ln.weight, .ln.bias` from `state`.
 
-    Every layer but the last has a LayerNorm; the last has one where `normed_output`. Raises
-    CheckpointError where tensors are missing, do not fit each other, or are not finite.
+    Every layer but the last has a LayerNorm; the last has one where `normed_output`. The tensors of an `ensemble`
+    have its axis ahead. Raises CheckpointError where tensors are missing, do not fit each other, or are not finite.
     """
     numbers = sorted(_layer_numbers(state, prefix))
     if not numbers or numbers != list(range(len(numbers))):
@@ -150,16 +157,19 @@ def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool) 
         norm = (_take(state, f"{name}ln.weight"), _take(state, f"{name}ln.bias")) if normed else (None, None)
         layers.append(Layer(_take(state, f"{name}weight"), _take(state, f"{name}bias"), *norm))
     network = tuple(layers)
-    check_chain(network, prefix)
+    check_chain(network, prefix, ensemble=ensemble)
     return network
 
 
-def check_chain(network: Network, where: str) -> None:
-    """Make sure that a network's layers fit each other. Raises CheckpointError."""
+def check_chain(network: Network, where: str, *, ensemble: bool) -> None:
+    """Make sure that a network's layers fit each other, as those of an `ensemble` or alone. Raises CheckpointError."""
+    needed = "[members, out, in]" if ensemble else "[out, in]"
+    members = network[0].weight.shape[:-2]
     for number, layer in enumerate(network):
-        if layer.weight.ndim < 2:
+        weight = layer.weight.shape
+        if len(weight) != (3 if ensemble else 2) or 0 in weight or weight[:-2] != members:
             raise CheckpointError(
-                f"{where}{number}.weight: is {tuple(layer.weight.shape)}, a matrix is needed: another architecture"
+                f"{where}{number}.weight: is {tuple(weight)}, {needed} is needed: another architecture"
             )
         shape = (*layer.weight.shape[:-2], layer.outputs)
         for tensor in layer.tensors()[1:]:
@@ -216,11 +226,17 @@ def check_model(model: ForeignModel) -> None:
 
 def finite(name: str, tensor: Tensor) -> Tensor:
     """`tensor` as float32. Raises CheckpointError where it is not finite or no matrix of numbers."""
-    if not tensor.is_floating_point() or tensor.is_sparse or tensor.is_quantized:
-        raise CheckpointError(f"{name}: is a {tensor.dtype} tensor, where floating-point weights are needed")
-    if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"{name}: holds numbers that are not finite; these weights cannot be used")
-    return tensor.detach().to(torch.float32)
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        stored = "without numbers" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
+        raise CheckpointError(f"{name}: is a tensor {stored}, where dense floating-point numbers are needed")
+    single = tensor.detach().to(torch.float32)
+    wrong = single[~torch.isfinite(single)]
+    if wrong.numel():
+        raise CheckpointError(
+            f"{name}: holds numbers that are not finite ({float(wrong[0])}), so nothing can be computed with them: "
+            "a damaged file, or one of a run that diverged"
+        )
+    return single
 
 
 def _take(state: dict[str, Tensor], name: str) -> Tensor:
@@ -232,6 +248,6 @@ def _take(state: dict[str, Tensor], name: str) -> Tensor:
 def _layer_numbers(state: Mapping[str, Tensor], prefix: str) -> Iterator[int]:
     found = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
     for number in found:
-        if not number.isdigit():
+        if not (number.isdecimal() and len(number) < 4):
             raise CheckpointError(f"{prefix}{number}: is no numbered layer: another architecture")
         yield int(number)

@@ -32,9 +32,9 @@ _OLDEST = {
         str(3 * layer + place): f"{layer}{name}" for layer in range(8) for place, name in ((1, ""), (2, ".ln"))
     },
 }
-_NEWT_Q = re.compile(r"_Qs\.online\._Qs\.(\d+)\.(.+)")
-_FLAT_Q = re.compile(r"_Qs\.params\.(\d+)")
-_NAMED_Q = re.compile(r"_Qs\.params\.(\d+\..+)")
+_NEWT_Q = re.compile(r"_Qs\.online\._Qs\.(\d{1,3})\.(.+)")
+_FLAT_Q = re.compile(r"_Qs\.params\.(\d{1,3})")
+_NAMED_Q = re.compile(r"_Qs\.params\.(\d{1,3}\..+)")
 
 
 def recognise_layout(names: Mapping[str, object]) -> str | None:

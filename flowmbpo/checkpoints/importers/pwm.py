@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,17 +41,17 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
     for key in _KEYS:
         if not isinstance(content[key], Mapping):
             raise CheckpointError(f"{key}: is a {type(content[key]).__name__}, not a state dict")
-    tensors = plain_tensors(content["world_model"])
+    tensors = plain_tensors(content["world_model"], "world_model")
     embeddings = tensors.pop("_task_emb.weight", None)
     notes = [] if embeddings is None else [_MASK_NOTE]
-    actor, logstd, dropped = _actor(plain_tensors(content["actor"]))
+    actor, logstd, dropped = _actor(plain_tensors(content["actor"], "actor"))
     obs = _statistics(content, "obs_rms")
     if obs is not None and obs.seen:
         notes.append(_CLIP_NOTE)
     parts = PWMParts(
         actor=actor,
         logstd=logstd,
-        critic=_critic(plain_tensors(content["critic"])),
+        critic=_critic(plain_tensors(content["critic"], "critic")),
         obs=obs,
         reward=_statistics(content, "rew_rms"),
         returns=_statistics(content, "ret_rms"),
@@ -70,6 +71,13 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
             f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files: another architecture"
         )
     check_model(model)
+    for key, statistics, width in (
+        ("obs_rms", parts.obs, model.obs_dim),
+        ("rew_rms", parts.reward, 1),
+        ("ret_rms", parts.returns, 1),
+    ):
+        if statistics is not None:
+            _check_statistics(key, statistics, width)
     return model
 
 
@@ -92,7 +100,7 @@ def _actor(tensors: dict[str, Tensor]) -> tuple[Network | None, Tensor | None, t
     if tensors:
         raise CheckpointError(f"actor: {', '.join(sorted(tensors)[:4])}: not known in PWM's files")
     network = tuple(layers)
-    _check_norms(network, "actor mu_net layer ")
+    _check_norms(network, "actor mu_net layer ", ensemble=False)
     if tuple(logstd.shape) != (network[-1].outputs,):
         raise CheckpointError(f"actor: logstd is {tuple(logstd.shape)}, the policy has {network[-1].outputs} actions")
     return network, logstd, ()
@@ -105,12 +113,12 @@ def _critic(tensors: dict[str, Tensor]) -> Network:
         raise CheckpointError(f"critic: holds {', '.join(sorted(tensors)[:4])}, not PWM's params.0, params.1, ...")
     values = [finite(f"critic {name}", tensors[name]) for name in names]
     network = tuple(Layer(*values[start : start + 4]) for start in range(0, len(values), 4))
-    _check_norms(network, "critic layer ")
+    _check_norms(network, "critic layer ", ensemble=True)
     return network
 
 
-def _check_norms(network: Network, where: str) -> None:
-    check_chain(network, where)
+def _check_norms(network: Network, where: str, *, ensemble: bool) -> None:
+    check_chain(network, where, ensemble=ensemble)
     if any((layer.norm_weight is None) != (layer is network[-1]) for layer in network):
         raise CheckpointError(f"{where}*: a LayerNorm is expected behind every hidden layer and none at the end")
 
@@ -119,4 +127,21 @@ def _statistics(content: Mapping[str, Any], key: str) -> Statistics | None:
     value = content.get(key)
     if value is not None and not isinstance(value, Statistics):
         raise CheckpointError(f"{key}: is a {type(value).__name__}, not PWM's running statistics")
+    if value is not None:
+        missing = sorted({"mean", "var", "count"} - vars(value).keys())
+        if missing:
+            raise CheckpointError(f"{key}: has no {', '.join(missing)}: a damaged file; fetch it again")
     return value
+
+
+def _check_statistics(key: str, statistics: Statistics, width: int) -> None:
+    """Make sure that mean, variance and count can be computed with. Raises CheckpointError."""
+    advice = "a damaged file: fetch it again, or import another"
+    for name, tensor in (("mean", statistics.mean), ("var", statistics.var)):
+        if tensor.numel() != width:
+            raise CheckpointError(f"{key}.{name}: has {tensor.numel()} numbers, {width} are needed: {advice}")
+        values = finite(f"{key}.{name}", tensor).flatten()
+        if name == "var" and bool((values < 0.0).any()):
+            raise CheckpointError(f"{key}.var: holds {float(values.min()):g}, where 0 or more is needed: {advice}")
+    if not 0.0 <= statistics.count < math.inf:
+        raise CheckpointError(f"{key}.count: is {statistics.count:g}, where a finite 0 or more is needed: {advice}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import pickle
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,9 +17,15 @@ import torch
 from flowmbpo.checkpoints.importers.statistics import PICKLED_NAME, Statistics
 from flowmbpo.errors import CheckpointError
 
+# All that zipfile and torch raise on damaged bytes; MemoryError comes of sizes that damage made huge.
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    AssertionError,
+    MemoryError,
+    OverflowError,
     EOFError,
     NotImplementedError,
     RuntimeError,
@@ -32,11 +40,15 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """What a file holds: plain containers, numbers and tensors (mapped from the disk where possible)."""
+    """What a file holds: plain containers, numbers and tensors (mapped from the disk where possible).
+
+    `checksums`: whether the file stores any, so that damage is found.
+    """
 
     path: Path
     sha256: str
     content: dict[str, Any]
+    checksums: bool
 
 
 def read_foreign(path: Path) -> ForeignFile:
@@ -67,7 +79,7 @@ def read_foreign(path: Path) -> ForeignFile:
             f"{path}: holds a {type(content).__name__}, where checkpoints hold a dictionary. "
             "Name a file of TD-MPC2, PWM, Newt or flowmbpo."
         )
-    return ForeignFile(path, sha256, content)
+    return ForeignFile(path, sha256, content, checksums=zipped)
 
 
 def file_sha256(path: Path) -> str:

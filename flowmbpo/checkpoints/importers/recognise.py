@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
 from flowmbpo.checkpoints.importers.layouts import recognise_layout
@@ -12,10 +13,19 @@ from flowmbpo.checkpoints.importers.tdmpc2 import read_tdmpc2
 from flowmbpo.errors import CheckpointError
 
 KNOWN = "TD-MPC2 (three layouts), PWM, Newt, or a folder that `flowmbpo checkpoint export` wrote"
+_UNCHECKED_NOTE = (
+    "The file is of torch's old kind, which stores no checksums: damage to its numbers would not be noticed. Compare "
+    "its SHA-256 with one from where it was published."
+)
 
 
 def foreign_model(file: ForeignFile) -> ForeignModel:
     """The model that a file holds. Raises CheckpointError where it is not known or does not fit."""
+    model = _recognised(file)
+    return model if file.checksums else replace(model, notes=(*model.notes, _UNCHECKED_NOTE))
+
+
+def _recognised(file: ForeignFile) -> ForeignModel:
     try:
         if is_pwm(file.content):
             return read_pwm(file.content)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
+import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.importers.foreign import (
@@ -26,11 +28,10 @@ _OLDEST_NOTE = (
 
 def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     """The model of a state dict in `layout`. Raises CheckpointError naming the tensor that does not fit."""
-    stored = plain_tensors(state)
+    stored = plain_tensors(state, "model")
     tensors = common_names(stored, layout)
     log_std_bounds = _take_log_std_bounds(tensors)
     embeddings = tensors.pop("_task_emb.weight", None)
-    masks = tensors.pop("_action_masks", None)
     model = ForeignModel(
         format=layout,
         encoder=take_network(tensors, "_encoder.state.", normed_output=True),
@@ -40,8 +41,8 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
         capped=layout != NEWT,
         termination=_take_optional(tensors, "_termination."),
         pi=_take_optional(tensors, "_pi."),
-        q=_take_optional(tensors, "_Qs."),
-        action_masks=masks,
+        q=_take_optional(tensors, "_Qs.", ensemble=True),
+        action_masks=_take_masks(tensors),
         log_std_bounds=log_std_bounds,
         dropped=tuple(sorted({_copy_of(name) for name in stored if name.startswith(COPIES)})),
         notes=(_OLDEST_NOTE,) if layout == OLDEST else (),
@@ -52,20 +53,42 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     return model
 
 
-def _take_optional(tensors: dict[str, Tensor], prefix: str) -> Network | None:
+def _take_optional(tensors: dict[str, Tensor], prefix: str, *, ensemble: bool = False) -> Network | None:
     if not any(name.startswith(prefix) for name in tensors):
         return None
-    return take_network(tensors, prefix, normed_output=False)
+    return take_network(tensors, prefix, normed_output=False, ensemble=ensemble)
+
+
+def _take_masks(tensors: dict[str, Tensor]) -> Tensor | None:
+    """Which of the action columns are each task's own: 0 or 1."""
+    masks = tensors.pop("_action_masks", None)
+    if masks is None:
+        return None
+    if masks.layout != torch.strided:
+        raise CheckpointError(f"_action_masks: is a {masks.layout} tensor, where a dense one is needed")
+    wrong = masks[(masks != 0) & (masks != 1)]
+    if wrong.numel():
+        raise CheckpointError(f"_action_masks: holds {wrong[0].item()}, where 0 and 1 are allowed: a damaged file")
+    return masks
 
 
 def _take_log_std_bounds(tensors: dict[str, Tensor]) -> tuple[float, float]:
     """(lowest, highest) log-std of the policy prior: stored as the lowest and the range, or known."""
     low, span = tensors.pop("log_std_min", None), tensors.pop("log_std_dif", None)
-    if low is None or span is None:
+    if low is None and span is None:
         return LOG_STD_BOUNDS
-    if low.numel() != 1 or span.numel() != 1:
+    if low is None or span is None:
+        missing = "log_std_min" if low is None else "log_std_dif"
+        raise CheckpointError(f"{missing}: is missing: another architecture, or a damaged file")
+    if low.numel() != 1 or span.numel() != 1 or low.is_complex() or span.is_complex():
         raise CheckpointError(f"log_std_min, log_std_dif: are {tuple(low.shape)} and {tuple(span.shape)}, not numbers")
-    return float(low), float(low) + float(span)
+    lowest, width = float(low), float(span)
+    if not (isfinite(lowest) and isfinite(lowest + width) and width > 0.0):
+        raise CheckpointError(
+            f"log_std_min, log_std_dif: are {lowest:g} and {width:g}, where a finite bound and a range above 0 are "
+            "needed: a damaged file"
+        )
+    return lowest, lowest + width
 
 
 def _copy_of(name: str) -> str:

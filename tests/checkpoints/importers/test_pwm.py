@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import parity
 import published
 import published_pwm
@@ -107,6 +109,58 @@ def test_another_actor_is_dropped_and_named(imported):
     _, payload, outcome = imported(content, task="dflex-ant")
     assert outcome.untrained == payload["imported"]["untrained"] == ["actor"]
     assert "actor (not PWM's Gaussian)" in outcome.dropped
+
+
+def numbers(value, width=1):
+    return torch.full((width,), float(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "statistics", "message"),
+    [
+        ("obs_rms", RunningMeanStd(numbers(math.nan, 37), numbers(1, 37), 9.0), r"obs_rms\.mean: .*\(nan\).*diverged"),
+        ("obs_rms", RunningMeanStd(numbers(0, 36), numbers(1, 36), 9.0), r"obs_rms\.mean: has 36 numbers, 37 are"),
+        ("obs_rms", RunningMeanStd(numbers(0, 0), numbers(1, 0), 9.0), r"obs_rms\.mean: has 0 numbers, 37 are"),
+        ("rew_rms", RunningMeanStd(numbers(0, 2), numbers(1, 2), 9.0), r"rew_rms\.mean: has 2 numbers, 1 are"),
+        ("rew_rms", RunningMeanStd(numbers(0), numbers(-2), 9.0), r"rew_rms\.var: holds -2, where 0 or more.*fetch it"),
+        ("rew_rms", RunningMeanStd(numbers(0), numbers(math.inf), 9.0), r"rew_rms\.var: .*not finite \(inf\)"),
+        ("ret_rms", RunningMeanStd(numbers(0), numbers(1), math.nan), r"ret_rms\.count: is nan"),
+        ("ret_rms", RunningMeanStd(numbers(0), numbers(1), -1.0), r"ret_rms\.count: is -1"),
+        ("ret_rms", RunningMeanStd(numbers(0), numbers(1), math.inf), r"ret_rms\.count: is inf"),
+        ("ret_rms", RunningMeanStd(numbers(0).to("meta"), numbers(1), 9.0), r"ret_rms\.mean: is a tensor without"),
+        ("ret_rms", RunningMeanStd(numbers(0).to_sparse(), numbers(1), 9.0), r"ret_rms\.mean: is a tensor of .*sparse"),
+        ("ret_rms", RunningMeanStd(numbers(0).int(), numbers(1), 9.0), r"ret_rms\.mean: is a tensor of torch\.int32"),
+    ],
+)
+def test_statistics_that_nothing_can_be_computed_with_are_refused(imported, tmp_path, key, statistics, message):
+    content = pwm_file(published.single("1M", 37, 8), bins=1, **{key: statistics})
+    with pytest.raises(CheckpointError, match=rf"pwm\.pt: {message}"):
+        imported(content, task="dflex-ant")
+    assert not (tmp_path / "imported.pt").exists()
+
+
+def test_statistics_without_a_state_are_refused(imported):
+    bare = RunningMeanStd.__new__(RunningMeanStd)  # an empty state: pickle writes none at all
+    content = pwm_file(published.single("1M", 37, 8), bins=1, rew_rms=bare)
+    with pytest.raises(CheckpointError, match=r"rew_rms: has no count, mean, var: a damaged file"):
+        imported(content, task="dflex-ant")
+
+
+def test_a_critic_without_an_ensemble_axis_is_refused(imported):
+    content = pwm_file(published.single("1M", 37, 8), bins=1)
+    content["critic"] = {name: tensor[0] for name, tensor in content["critic"].items()}
+    with pytest.raises(
+        CheckpointError, match=r"critic layer 0\.weight: is \(400, 128\), \[members, out, in\] is needed"
+    ):
+        imported(content, task="dflex-ant")
+
+
+@pytest.mark.parametrize("part", ["world_model", "actor", "critic"])
+def test_keys_that_are_no_names_are_refused(imported, part):
+    content = pwm_file(published.single("1M", 37, 8), bins=1)
+    content[part][7] = torch.zeros(2)
+    with pytest.raises(CheckpointError, match=rf"{part}: has the key 7 \(int\), where names"):
+        imported(content, task="dflex-ant")
 
 
 @pytest.mark.parametrize(

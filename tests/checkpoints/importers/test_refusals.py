@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import struct
 import zipfile
 
 import published
@@ -146,6 +147,97 @@ def test_action_masks_of_other_tasks_are_refused(refused):
     content = published.current_file(published.widths("1M", "mt30"), "mt30")
     content["model"]["_action_masks"][7] = 1.0
     assert "pendulum-swingup has 1" in refused(content)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5, -1.0])
+def test_action_masks_of_other_numbers_than_0_and_1_are_refused(refused, value):
+    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content["model"]["_action_masks"][3, 2] = value
+    assert f"_action_masks: holds {value}, where 0 and 1 are allowed" in refused(content)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"log_std_min": torch.tensor(float("nan"))}, "are nan and 12"),
+        ({"log_std_min": torch.tensor(float("-inf"))}, "are -inf and 12"),
+        ({"log_std_dif": torch.tensor(-12.0)}, "are -10 and -12, where a finite bound and a range above 0"),
+        ({"log_std_dif": torch.tensor(0.0)}, "are -10 and 0"),
+        ({"log_std_dif": torch.tensor(float("inf"))}, "are -10 and inf"),
+        ({"log_std_dif": torch.tensor([1.0, 2.0])}, "not numbers"),
+        ({"log_std_min": torch.tensor(1j)}, "not numbers"),
+    ],
+)
+def test_bounds_of_the_prior_that_allow_nothing_are_refused(refused, changed, message):
+    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content["model"] |= changed
+    assert message in refused(content)
+
+
+@pytest.mark.parametrize("missing", ["log_std_min", "log_std_dif"])
+def test_half_of_the_priors_bounds_is_refused(refused, missing):
+    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    del content["model"][missing]
+    assert f"{missing}: is missing" in refused(content)
+
+
+def test_networks_with_an_ensemble_axis_too_few_or_too_many_are_refused(refused):
+    content = small()
+    flat = {name: tensor[0] if name.startswith("_Qs.") else tensor for name, tensor in content["model"].items()}
+    assert "_Qs.0.weight: is (384, 230), [members, out, in] is needed" in refused({"model": flat})
+    stacked = {name: tensor[None] if name.startswith("_reward.") else tensor for name, tensor in flat.items()}
+    assert "_reward.0.weight: is (1, 384, 230), [out, in] is needed" in refused({"model": stacked})
+    none = {n: t[:0] if n.startswith("_Qs.") else t for n, t in content["model"].items()}
+    assert "_Qs.0.weight: is (0, 384, 230), [members, out, in] is needed" in refused({"model": none})
+    uneven = {n: t[:1] if n.startswith("_Qs.params.8") else t for n, t in content["model"].items()}
+    assert "_Qs.2" in refused({"model": uneven | {"_Qs.params.9": content["model"]["_Qs.params.9"][:1]}})
+
+
+@pytest.mark.parametrize("name", ["_reward.\u00b2.weight", f"_reward.{'9' * 5000}.weight", f"_Qs.params.{'9' * 5000}"])
+def test_layer_numbers_that_are_none_are_refused(refused, name):
+    content = small()
+    content["model"][name] = torch.zeros(2)
+    assert re.search("is no numbered layer|not known in this layout", refused(content))
+
+
+def test_weights_beyond_single_precision_are_refused(refused):
+    content = small()
+    content["model"]["_dynamics.0.bias"] = torch.full((384,), 1e300, dtype=torch.float64)
+    assert "_dynamics.0.bias: holds numbers that are not finite (inf)" in refused(content)
+
+
+def test_files_without_checksums_are_imported_and_it_is_said(tmp_path):
+    source, out = tmp_path / "source.pt", tmp_path / "out.pt"
+    found = []
+    for form in (True, False):
+        torch.save(small(), source, _use_new_zipfile_serialization=form)
+        found.append(import_checkpoint(source, out=out, overwrite=True).notes)
+    assert not found[0] and any("no checksums" in note for note in found[1])
+
+
+@pytest.mark.parametrize("error", [AssertionError, struct.error, OverflowError, MemoryError, UnicodeError])
+def test_whatever_damage_makes_the_reader_raise_is_refused(refused, monkeypatch, error):
+    def damaged(*_, **__):
+        raise error("damaged")
+
+    monkeypatch.setattr(torch, "load", damaged)
+    assert "cannot be read as a checkpoint (damaged)" in refused(small())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_damaged_files_of_the_old_kind_never_end_in_a_traceback(tmp_path):
+    """Exchanged bytes among the pickles, and cut ends."""
+    source, out = tmp_path / "source.pt", tmp_path / "out.pt"
+    torch.save({"model": {"weight": torch.zeros(3)}}, source, _use_new_zipfile_serialization=False)
+    whole = source.read_bytes()
+    draw = random.Random(0)
+    for attempt in range(300):
+        damaged = bytearray(whole)
+        for _ in range(1 + attempt % 3):
+            damaged[draw.randrange(len(whole))] = draw.randrange(256)
+        source.write_bytes(bytes(damaged) if attempt % 4 else whole[: draw.randrange(len(whole))])
+        with pytest.raises(FlowMBPOError):
+            import_checkpoint(source, out=out)
 
 
 def test_damaged_files_are_refused(tmp_path):
