@@ -16,7 +16,7 @@ import numpy as np
 
 from flowmbpo.data.convert.episodes import Place, Portion, TaskColumns, realign
 from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import PORTION_BYTES, Source
+from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty
 from flowmbpo.data.convert.tensors import Archive, MappedTensor, open_archive
 from flowmbpo.errors import DataError
 
@@ -67,6 +67,7 @@ class DflexSource(Source):
     def _check(self, archive: Archive) -> None:
         archive.need("obs", "action", "reward")
         obs, action, reward = (archive.tensors[name].shape for name in ("obs", "action", "reward"))
+        refuse_empty(archive)
         task = self.tasks[0]
         if (
             {len(obs), len(action)} != {3}

@@ -46,6 +46,16 @@ class Source(ABC):
         """The episodes of file `number` from its row `start` on, in order. Raises DataError."""
 
 
+def refuse_empty(archive: Archive) -> None:
+    """Raises DataError where `obs` [E, ...] holds no episodes: as a source of nothing it would pass for complete."""
+    shape = archive.tensors["obs"].shape
+    if shape[:1] == (0,):
+        raise DataError(
+            f"{archive.path}: holds no episodes (obs is {list(shape)}). Fetch it again, or take it away to convert "
+            "the rest."
+        )
+
+
 def known_columns(name: str) -> TaskColumns | None:
     """The task's own widths where it is one of the table's; published names that differ are translated."""
     from flowmbpo.envs.tasks import task_info, task_names

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flowmbpo.data.convert.episodes import Block, Place, Portion, realign
 from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import PORTION_BYTES, Source, set_columns
+from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty, set_columns
 from flowmbpo.data.convert.tensors import Archive, MappedTensor, open_archive
 from flowmbpo.errors import DataError
 
@@ -152,6 +152,7 @@ def _layout_of(archive: Archive, wanted: str | None) -> str:
         if columns and all(shapes[key] == shape for key, shape in expected.items()):
             if wanted not in (None, name):
                 raise DataError(f"{archive.path}: is a chunk of {name}, not of {wanted} as --set says.")
+            refuse_empty(archive)
             return name
     found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     known = "; ".join(

@@ -58,6 +58,12 @@ def test_what_are_no_episodes_is_refused(tmp_path, recorded, key, shape):
         open_source(tmp_path / "ant.pt")
 
 
+def test_a_file_without_episodes_is_refused(tmp_path, recorded):
+    torch.save(recorded[:0].clone(), tmp_path / "ant.pt")
+    with pytest.raises(DataError, match=r"ant\.pt: holds no episodes \(obs is \[0, 7, 37\]\)"):
+        open_source(tmp_path / "ant.pt")
+
+
 def test_another_tasks_widths_and_unknown_tasks_are_refused(tmp_path, recorded):
     torch.save(recorded, tmp_path / "data.pt")
     with pytest.raises(DataError, match=r"'data' is no task of dflex. Say which one it is with --task"):

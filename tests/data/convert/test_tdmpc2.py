@@ -13,6 +13,7 @@ from flowmbpo.data.convert import source as source_module
 from flowmbpo.data.convert import tdmpc2
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
+from flowmbpo.data.offline.reader import Dataset
 from flowmbpo.errors import DataError
 
 
@@ -112,6 +113,19 @@ def test_shapes_of_no_published_set_are_refused(folder_of):
     )
     with pytest.raises(DataError, match=r"wrong widths: obs \[2, 501, 25\].*mt80: obs \[E, 101, 39\]"):
         open_source(folder_of(content))
+
+
+def test_a_chunk_without_episodes_is_refused(tmp_path, chunk, folder_of):
+    """By itself it would end as a complete dataset of nothing, beside others as a set with a hole."""
+    empty = chunk([0, 4])[:0].clone()
+    message = r"chunk_{}\.pt: holds no episodes \(obs is \[0, 501, 24\]\)"
+    with pytest.raises(DataError, match=message.format(0)):
+        convert(open_source(folder_of(empty)), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(DataError, match=message.format(1)):
+        convert(open_source(folder_of(chunk([0]), empty, name="both")), tmp_path / "data")
+    with pytest.raises(DataError, match="unfinished"):
+        Dataset.open(tmp_path / "data")
 
 
 def test_missing_chunks_are_said(chunk, folder_of, caplog):
