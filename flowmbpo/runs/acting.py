@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from flowmbpo.planning.config import MPPIConfig
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.tdmpc2 import imported_objective
 from flowmbpo.planning.values import CriticObjective, Objective
+from flowmbpo.runs.origin import untrained_parts
 
 PlannerKind = Literal["policy", "mppi"]
 """`--planner`: the checkpoint's policy itself, or MPPI."""
@@ -112,17 +113,29 @@ def planning_config(config: ExperimentConfig, payload: Mapping[str, Any]) -> Exp
 def check_trained(loaded: Loaded, kind: PlannerKind) -> None:
     """Refuse (CheckpointError) a checkpoint whose weights for acting so were never trained, and say what can be done.
 
-    An imported world model brings no policy and no state values of ours along.
+    An imported world model brings no policy and no state values of ours along, and a run may train a model alone.
     """
-    untrained = loaded.payload.get("imported", {}).get("untrained", ())
+    untrained = untrained_parts(loaded.payload)
+    imported = "imported" in loaded.payload
     plannable = loaded.payload.get("planner") is not None or "critic" not in untrained
-    train = f"train one in its world model: flowmbpo train --from {loaded.path} --data DIR"
+    ways = [
+        f"train one in its world model: flowmbpo train --from {loaded.path} --data DIR",
+        "name a checkpoint of a later stage, which has a policy",
+    ]
+    alone = "comes of a run that trained its world model alone"
     if kind == "policy" and "actor" in untrained:
-        instead = f"Plan instead (--planner mppi), or {train}" if plannable else train.capitalize()
-        raise CheckpointError(f"{loaded.path}: was imported without a policy; its actor is untrained. {instead}.")
+        why = "was imported without a policy" if imported else alone
+        ways = (["plan instead (--planner mppi)"] if plannable else []) + ways
+        raise CheckpointError(f"{loaded.path}: {why}; its actor is untrained. {_sentence(ways)}")
     if kind == "mppi" and not plannable:
+        why = "was imported without Q functions" if imported else alone
+        again = "import the file again with its planner (flowmbpo checkpoint import --keep-planner)"
+        ways = ([again] if imported else []) + ways
         raise CheckpointError(
-            f"{loaded.path}: was imported without Q functions and its critic is untrained, so there is nothing to "
-            "plan with. Import the file again with its planner (flowmbpo checkpoint import --keep-planner), "
-            f"or {train}."
+            f"{loaded.path}: {why} and its critic is untrained, so there is nothing to plan with. {_sentence(ways)}"
         )
+
+
+def _sentence(ways: Sequence[str]) -> str:
+    said = ", or ".join(ways)
+    return f"{said[0].upper()}{said[1:]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +39,12 @@ class PolicyRequest:
 
 
 def parse_policy(text: str) -> PolicyRequest:
-    """`random`, `noise` or `CKPT[:TASK][~NOISE]`, each perhaps with `@EPISODES`. Raises ConfigError."""
+    """`random`, `noise` or `CKPT[:TASK][~NOISE]`, each perhaps with `@EPISODES`. Raises ConfigError.
+
+    What exists as a path the way it is written is that path, whatever signs are in it.
+    """
     name, at, count = text.rpartition("@")
-    if not at or not count.isdigit():
+    if not at or not count.isdecimal() or _exists(text):
         name, count = text, ""
     episodes = int(count) if count else None
     if episodes == 0:
@@ -48,16 +52,18 @@ def parse_policy(text: str) -> PolicyRequest:
     if name in ("random", "noise"):
         return PolicyRequest("random" if name == "random" else "noise", episodes=episodes)
     name, noise = _own_noise(text, name)
-    path, _, task = name.rpartition(":") if not Path(name).exists() else (name, "", "")
+    path, _, task = name.rpartition(":") if not _exists(name) else (name, "", "")
     if not path:
         path, task = name, ""
-    return PolicyRequest("checkpoint", Path(path).expanduser(), task or None, episodes, noise)
+    return PolicyRequest("checkpoint", _path(path), task or None, episodes, noise)
 
 
 def _own_noise(text: str, name: str) -> tuple[str, float | None]:
     """The name without its `~NOISE`, and that. Raises ConfigError."""
     rest, tilde, number = name.rpartition("~")
-    if not rest or not tilde or "/" in number or Path(name).exists():
+    path, colon, _ = number.rpartition(":")
+    named = bool(colon) and _exists(f"{rest}~{path}")  # a path with a tilde, and a task
+    if not rest or not tilde or "/" in number or named or _exists(name):
         return name, None
     try:
         noise = float(number)
@@ -69,6 +75,14 @@ def _own_noise(text: str, name: str) -> tuple[str, float | None]:
             "use a number of 0 or more, as in CKPT~0.3@20"
         )
     return rest, noise
+
+
+def _path(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # unlike Path's, leaves an unknown ~user as it is
+
+
+def _exists(name: str) -> bool:
+    return os.path.exists(_path(name))  # unlike Path's, False for names that the system refuses
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,19 @@ def test_policies_are_named_in_one_word(text, expected):
     assert parse_policy(text) == expected
 
 
+@pytest.mark.parametrize("name", ["run@3", "run@0", "run:walker-stand@3", "run~0.5@3", "run~0.5", "noise@7"])
+def test_a_path_that_exists_as_written_is_that_path(name):
+    Path(name).mkdir()
+    assert parse_policy(name) == PolicyRequest("checkpoint", Path(name))
+    assert parse_policy(f"{name}@5") == PolicyRequest("checkpoint", Path(name), episodes=5)
+    assert parse_policy(f"{name}:hopper-hop@5") == PolicyRequest("checkpoint", Path(name), "hopper-hop", 5)
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/run", f"{'long' * 100}", "run@\u00b2"])
+def test_paths_that_cannot_be_are_left_to_the_loader(text):
+    assert parse_policy(text) == PolicyRequest("checkpoint", Path(text))
+
+
 def test_a_policy_of_no_episodes_is_refused():
     with pytest.raises(ConfigError, match="0 episodes"):
         parse_policy("random@0")

@@ -1,17 +1,19 @@
 """Evaluating with a planner: its own results, the same episodes, and weights that were never trained."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.loader import Loaded, load
 from flowmbpo.checkpoints.store import CheckpointStore
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.planning.config import MPPIConfig
-from flowmbpo.runs.acting import planning_config
+from flowmbpo.runs.acting import check_trained, planning_config
 
 SMALL = MPPIConfig(horizon=2, iterations=2, samples=16, elites=4, policy_samples=4)
 TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-pendulum-swingup"], "num_envs": 4}
@@ -149,6 +151,33 @@ def test_untrained_weights_are_refused_with_what_can_be_done(run, altered, tmp_p
     assert not (tmp_path / "results").exists()
     path = altered(run, imported={"untrained": []})
     assert runs.evaluate(path, episodes=1).evaluation.episodes == 1
+
+
+def test_a_world_model_that_was_trained_alone_neither_acts_nor_plans(run, altered, tmp_path):
+    saved = load(run / "checkpoints" / "latest.pt").payload["config"]
+    alone = saved | {"training": saved["training"] | {"learn": "model"}}
+    path = altered(run, config=alone, initial=None)
+    what = r"trained its world model alone"
+    train = (
+        r"Train one in its world model: flowmbpo train --from \S*altered\S* --data DIR, or name a checkpoint of a later"
+    )
+    with pytest.raises(CheckpointError, match=rf"{what}; its actor is untrained\. {train}"):
+        runs.evaluate(path)
+    with pytest.raises(
+        CheckpointError, match=rf"{what} and its critic is untrained, .* nothing to plan with\. {train}"
+    ):
+        runs.evaluate(path, planner=SMALL)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("action", "acts"), [("copied", True), ("reinitialised", False)])
+def test_a_policy_that_was_taken_over_acts_in_a_model_trained_alone(action, acts):
+    rows = [{"part": part, "action": action} for part in ("actor", "critic")]
+    payload = {"config": {"training": {"learn": "model"}}, "initial": {"transfer": {"rows": rows}}}
+    loaded = Loaded(Path("a.pt"), payload, "", verified=True)
+    for kind in ("policy", "mppi"):
+        with nullcontext() if acts else pytest.raises(CheckpointError, match="trained its world model alone"):
+            check_trained(loaded, kind)
 
 
 def test_symlog_rewards_are_decoded_where_q_functions_plan(config):
