@@ -11,12 +11,12 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.diagnostics.parity import parity, reference_config
-from flowmbpo.envs.assignment import check_copies
 from flowmbpo.envs.resolve import backend_notice, running_tasks
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, seeded_agent
 from flowmbpo.runs.initial import load_initial
-from flowmbpo.runs.offline import dataset_facts, open_dataset
+from flowmbpo.runs.offline import check_tasks, dataset_facts, open_dataset
+from flowmbpo.runs.preconditions import check_lanes, still_needed
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class DryRun:
             },
             "device": self.device,
             "env_steps": self.env_steps,
+            "needs": still_needed(self.config),
             "initial": self.initial,
             "data": self.data,
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
@@ -70,15 +71,16 @@ def dry_run(config: ExperimentConfig) -> DryRun:
     """
     config = pinned(config)
     spec = env_spec(config)
-    if config.training.mode == "online" and config.task.only is None:
-        check_copies(spec, config.task.num_envs)
+    check_lanes(config, spec)
+    dataset = open_dataset(config)
+    if dataset is not None:
+        check_tasks(dataset, config)
     report = None
     if config.initial is not None:
         initial = load_initial(config.initial)
         config = initial.adopt(config)
         with torch.random.fork_rng(devices=[]):
             report = initial.take_over(seeded_agent(config, spec))
-    dataset = open_dataset(config)
     agent = build_meta_agent(config, spec)
     gaps = parity(reference_config(config), config, spec, spec)
     return DryRun(

@@ -116,7 +116,14 @@ def chained_name(name: str, source: str) -> str:
 
 def _base(request: Request) -> ExperimentConfig:
     if request.preset is not None:
-        return load_experiment(request.preset)
+        preset = load_experiment(request.preset)
+        if preset.training.mode == "offline" and STAGES[request.stage].training["mode"] == "online":
+            raise ConfigError(
+                f"--preset {request.preset} is of an offline stage (training.mode offline), and `{request.stage}` "
+                "learns online: take a preset of its own (`flowmbpo presets list`), or use `flowmbpo pretrain` (stage A) or "
+                "`flowmbpo train --from CKPT --data DIR` (phase 3)"
+            )
+        return preset
     if request.source is None:
         raise ConfigError(
             f"`{request.stage}` needs a preset (--preset NAME, see `flowmbpo presets list`) "

@@ -17,10 +17,9 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.load import to_yaml
 from flowmbpo.diagnostics.compute import estimate_cost
 from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
-from flowmbpo.envs.assignment import check_copies
 from flowmbpo.envs.resolve import backend_notices
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.errors import ConfigError, Interrupted, StorageError
+from flowmbpo.errors import Interrupted, StorageError
 from flowmbpo.models.transfer.report import TransferReport
 from flowmbpo.run_directory import RunDirectory, default_path
 from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, set_up_compute
@@ -30,6 +29,7 @@ from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.offline import open_dataset
 from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
+from flowmbpo.runs.preconditions import check_config
 from flowmbpo.runs.resume import has_begun, load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.runs.trainers import Prepared, prepare
@@ -99,28 +99,6 @@ def _prepared(
         initial = load_initial(config.initial)
         config = initial.adopt(config)
     return config, prepare(config, device, path, initial, open_dataset(config))
-
-
-def check_config(config: ExperimentConfig, spec: EnvSpec) -> None:
-    """Refuse what only a whole experiment shows. Raises ConfigError."""
-    training = config.training
-    if training.mode == "online" and config.task.only is None:
-        check_copies(spec, config.task.num_envs)
-    if config.data is None and training.mode == "offline":
-        raise ConfigError(
-            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add --data DIR "
-            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
-        )
-    if config.data is None and training.pretrain_steps > 0:
-        raise ConfigError(
-            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add --data DIR, "
-            "or set it to 0"
-        )
-    if config.initial is None and training.learn == "policy":
-        raise ConfigError(
-            f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
-            "name a trained one with --from CKPT"
-        )
 
 
 def log_transfer(origins: Origins, report: TransferReport, *, console: bool) -> None:

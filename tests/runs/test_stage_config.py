@@ -192,3 +192,8 @@ def test_going_online_from_an_offline_checkpoint_collects_as_an_online_run_does(
     assert (config.training.random_episodes, config.training.actor_batch_size) == (1, None)
     kept = stage_config(Request("finetune", checkpoint=CKPT, source=source("mini3-b-residual", name="b")))
     assert kept.training.actor_batch_size == 128
+
+
+def test_a_preset_of_an_offline_stage_is_no_online_stage_s():
+    with pytest.raises(ConfigError, match=r"mini3-a-residual is of an offline stage.*`finetune` learns online"):
+        stage_config(Request("finetune", preset="mini3-a-residual", checkpoint=CKPT, source=source()))

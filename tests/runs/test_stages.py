@@ -18,6 +18,7 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.runs.checkpoint_subject import load_subject
+from flowmbpo.runs.dry_run import dry_run
 from flowmbpo.runs.stages import Request, stage_config
 from flowmbpo.runs.train import train
 
@@ -361,3 +362,11 @@ def test_a_checkpoint_that_went_on_is_not_taken_for_the_one_a_run_began_with(sta
     altered = begun.model_copy(update={"initial": begun.initial.model_copy(update={"sha256": "0" * 64})})
     with pytest.raises(CheckpointError, match="is not the file that the run began with"):
         train(altered, out=tmp_path / "run", console=False)
+
+
+def test_a_dry_run_says_what_is_missing_and_refuses_a_dataset_without_the_tasks(dataset):
+    alone = config(training={"mode": "offline", "learn": "policy"})
+    assert dry_run(alone).to_dict()["needs"] == ["--data DIR", "--from CKPT"]
+    assert dry_run(offline(dataset)).to_dict()["needs"] == []
+    with pytest.raises(DataError, match=r"holds no episodes of toy-slip.*it holds toy-pendulum-swingup"):
+        dry_run(offline(dataset, task={"set": "more", "tasks": [*TOYS, "toy-slip"]}))

@@ -1,0 +1,43 @@
+"""What only a whole experiment shows to be impossible, refused before anything is built or written."""
+
+from __future__ import annotations
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.assignment import check_copies
+from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.errors import ConfigError
+
+
+def still_needed(config: ExperimentConfig) -> list[str]:
+    """Options that a run of this config cannot do without and does not have."""
+    training = config.training
+    data = config.data is None and (training.mode == "offline" or training.pretrain_steps > 0)
+    weights = config.initial is None and training.learn == "policy"
+    return ["--data DIR"] * data + ["--from CKPT"] * weights
+
+
+def check_lanes(config: ExperimentConfig, spec: EnvSpec) -> None:
+    """Raises ConfigError where a task of the set would have no copy to be stepped in."""
+    if config.training.mode == "online" and config.task.only is None:
+        check_copies(spec, config.task.num_envs)
+
+
+def check_config(config: ExperimentConfig, spec: EnvSpec) -> None:
+    """Refuse what only a whole experiment shows. Raises ConfigError."""
+    training = config.training
+    check_lanes(config, spec)
+    if config.data is None and training.mode == "offline":
+        raise ConfigError(
+            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add --data DIR "
+            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
+        )
+    if config.data is None and training.pretrain_steps > 0:
+        raise ConfigError(
+            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add --data DIR, "
+            "or set it to 0"
+        )
+    if config.initial is None and training.learn == "policy":
+        raise ConfigError(
+            f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
+            "name a trained one with --from CKPT"
+        )
