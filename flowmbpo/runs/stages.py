@@ -120,8 +120,8 @@ def _base(request: Request) -> ExperimentConfig:
         if preset.training.mode == "offline" and STAGES[request.stage].training["mode"] == "online":
             raise ConfigError(
                 f"--preset {request.preset} is of an offline stage (training.mode offline), and `{request.stage}` "
-                "learns online: take a preset of its own (`flowmbpo presets list`), or use `flowmbpo pretrain` (stage A) or "
-                "`flowmbpo train --from CKPT --data DIR` (phase 3)"
+                "learns online: take a preset of its own (`flowmbpo presets list`), or use `flowmbpo pretrain` "
+                "(stage A) or `flowmbpo train --from CKPT --data DIR` (phase 3)"
             )
         return preset
     if request.source is None:
