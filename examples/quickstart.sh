@@ -2,13 +2,14 @@
 # Train the small default agent, evaluate it in the real environment, and say where to look.
 # Every call trains into a fresh numbered folder: nothing is overwritten.
 #
-# FLOWMBPO    the command (default: flowmbpo on the PATH)
+# FLOWMBPO    the command (default: flowmbpo on the PATH, or .venv/bin/flowmbpo)
 # RUNS        where the numbered run folders go
 # TRAIN_ARGS  more arguments for `flowmbpo train`, such as "--seed 3"
 # EVAL_ARGS   more arguments for `flowmbpo eval`, such as "--episodes 100"
 set -euo pipefail
 
-flowmbpo=${FLOWMBPO:-flowmbpo}
+# shellcheck source-path=SCRIPTDIR source=command.sh
+. "$(dirname "${BASH_SOURCE[0]}")/command.sh"
 runs=${RUNS:-outputs/make-quickstart}
 
 number=1

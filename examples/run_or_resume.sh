@@ -6,10 +6,11 @@
 #
 # RUN is the run directory (`--out`). Exits like the command: 75 is interrupted, saved, and resumable.
 #
-# FLOWMBPO  the command (default: flowmbpo on the PATH)
+# FLOWMBPO  the command (default: flowmbpo on the PATH, or .venv/bin/flowmbpo)
 set -euo pipefail
 
-flowmbpo=${FLOWMBPO:-flowmbpo}
+# shellcheck source-path=SCRIPTDIR source=command.sh
+. "$(dirname "${BASH_SOURCE[0]}")/command.sh"
 if [ $# -lt 2 ]; then
     echo "usage: run_or_resume.sh RUN COMMAND [OPTIONS]" >&2
     exit 2

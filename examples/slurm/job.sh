@@ -7,7 +7,7 @@
 # trainer finishes its epoch, saves and exits with 75; the job goes back into the queue (which takes Slurm two
 # minutes) and comes here again, where the run is resumed.
 #
-# FLOWMBPO  the command (default: flowmbpo on the PATH)
+# FLOWMBPO  the command (default: flowmbpo on the PATH, or .venv/bin/flowmbpo)
 # SETUP     a file to source first, which puts the command on the PATH or loads modules
 
 run_stage() { # COMMAND [OPTIONS]
