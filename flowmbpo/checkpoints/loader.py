@@ -18,6 +18,7 @@ from flowmbpo.checkpoints.manifest import Entry, Manifest
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION
 from flowmbpo.errors import CheckpointError
 
+_PUBLISHED = " A published TD-MPC2, PWM or Newt file is imported first: `flowmbpo checkpoint import FILE`."
 _ATTEMPTS = 5  # a reader may meet a writer that replaces the file several times
 # What zipfile, zlib and torch raise on bytes that are not a sound archive of plain values.
 _UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -46,7 +47,8 @@ def resolve(path: Path) -> Path:
         return path
     if not path.is_dir():
         there = names(path.parent)
-        hint = f" In that folder: {', '.join(there)}." if there else ""
+        which = "this" if path.parent == Path() else "that"
+        hint = f" In {which} folder: {', '.join(there)}." if there else ""
         raise CheckpointError(f"{path}: does not exist.{hint} Name a .pt file or a run directory.")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if (folder / "latest.pt").is_file():
@@ -198,18 +200,19 @@ def _stored(member: zipfile.ZipInfo) -> bool:
 
 
 def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:
+    published = _PUBLISHED if form == FORMAT else ""
     file.seek(0)
     try:
         payload = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects, which are never run: not a flowmbpo checkpoint. "
-            "Name a file that flowmbpo saved."
+            f"Name a file that flowmbpo saved.{published}"
         ) from error
     except _UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}. {_advice(path)}") from error
     if not isinstance(payload, dict) or payload.get("format") != form:
-        raise CheckpointError(f"{path}: is not a flowmbpo checkpoint (no `format: {form}`). Name one.")
+        raise CheckpointError(f"{path}: is not a flowmbpo checkpoint (no `format: {form}`). Name one.{published}")
     if payload.get("version") != VERSION:
         raise CheckpointError(
             f"{path}: has format version {payload.get('version')!r}; this flowmbpo reads version {VERSION}. "

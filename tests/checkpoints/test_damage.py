@@ -112,8 +112,8 @@ def test_replaced_file_of_equal_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weights": torch.zeros(2)}, "no `format: flowmbpo-checkpoint`"),
-        ([1, 2], "no `format: flowmbpo-checkpoint`"),
+        ({"weights": torch.zeros(2)}, "no `format: flowmbpo-checkpoint`.*checkpoint import FILE"),
+        ([1, 2], "no `format: flowmbpo-checkpoint`.*checkpoint import FILE"),
         (payload(format="flowmbpo-checkpoint", version=99), "format version 99"),
         (torch.nn.Linear(1, 1), "holds Python objects"),
     ],

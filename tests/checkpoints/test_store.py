@@ -195,6 +195,17 @@ def test_missing_checkpoint_error_lists_what_there_is(tmp_path: Path) -> None:
         resolve(tmp_path / "absent.pt")
 
 
+def test_a_missing_file_without_a_folder_is_looked_for_in_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CheckpointStore(tmp_path).save("best", payload())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"In this folder: best\.pt"):
+        resolve(Path("absent.pt"))
+    with pytest.raises(CheckpointError, match=r"In that folder: best\.pt"):
+        resolve(tmp_path / "absent.pt")
+
+
 def test_missing_replay_is_an_error_for_resume_only(tmp_path: Path) -> None:
     path = CheckpointStore(tmp_path).save("latest", payload(), replay())
     next(tmp_path.glob("replay-*.pt")).unlink()

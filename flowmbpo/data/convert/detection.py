@@ -16,6 +16,7 @@ from flowmbpo.data.offline.manifest import MANIFEST
 from flowmbpo.errors import DataError
 
 Format = Literal["auto", "tdmpc2", "mmbench", "pwm-dflex"]
+_SHOWN = 4  # names of tensors in a message
 _WHERE = "`flowmbpo data where` shows how published files are laid out."
 _DFLEX_FILE = re.compile(r"ep_data_(\w+?)(?:Env)?_ep\d+")  # as SHAC names what it records
 
@@ -70,9 +71,11 @@ def _file_format(path: Path) -> Format:
         return "mmbench"
     if {"obs", "action", "reward"} <= tensors.keys():
         return "tdmpc2" if "task" in tensors else "pwm-dflex"
+    names = list(tensors)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     raise DataError(
-        f"{path}: holds {', '.join(tensors)}, which is no published set of episodes: at least obs, action and reward "
-        "are needed. Checkpoints are read by `flowmbpo checkpoint import`."
+        f"{path}: is no published set of episodes. Checkpoints are read by `flowmbpo checkpoint import`; a set of "
+        f"episodes holds obs, action and reward, and this file {', '.join(names[:_SHOWN]) or 'no tensor'}{more}."
     )
 
 

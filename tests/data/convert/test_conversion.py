@@ -213,8 +213,9 @@ def test_what_is_no_source_is_refused(tmp_path, chunk, folder_of):
     empty.mkdir()
     with pytest.raises(DataError, match=r"holds neither chunk_\*\.pt nor other \.pt files"):
         open_source(empty)
-    torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(DataError, match=r"no published set of episodes.*checkpoint import"):
+    layers = {f"layer{number}": torch.zeros(2) for number in range(60)}
+    torch.save({"model": layers}, tmp_path / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"no published set .*checkpoint import.*layer3 and 56 more\.$"):
         open_source(tmp_path / "checkpoint.pt")
     with pytest.raises(DataError, match=r"--task walker-run: the chunks in .* hold all tasks of a set"):
         open_source(folder_of(chunk([0]), name="mt30"), task="walker-run")
