@@ -62,12 +62,14 @@ def collect(
         from flowmbpo.runs.policies import Disturbance, parse_policy
 
         def report(done: Recorded) -> None:
-            _say(f"{done.task}, policy {done.policy}: {done.episodes} episodes, return {done.return_mean:.4g}")
+            _say(f"{done.task}, {names[done.policy]}: {done.episodes} episodes, return {done.return_mean:.4g}")
 
+        requests = [parse_policy(text) for text in policy or ["random"]]
+        names = [request.name(noise) for request in requests]
         outcome = record(
             dest.expanduser(),
             config,
-            [parse_policy(text) for text in policy or ["random"]],
+            requests,
             episodes=episodes,
             simulation=Simulation(seed, num_envs, workers, device),
             disturbance=Disturbance(noise, sample),
@@ -80,7 +82,8 @@ def collect(
 
     console = people(json_)
     columns = ["task", "policy", "episodes", "transitions", "return", "std", "success", "broken"]
-    print_table(console, "recorded", columns, [list(row.values()) for row in outcome.recorded])
+    rows = [list({**row, "policy": names[row["policy"]]}.values()) for row in outcome.recorded]
+    print_table(console, "recorded", columns, rows)
     console.print(f"Wrote {dest}: {outcome.episodes:,} episodes of {outcome.set}.", markup=False)
 
 
@@ -166,12 +169,13 @@ def verify(folder: _Dataset, json_: _Json = False) -> None:
 
     findings = check(folder.expanduser())
     if json_:
-        found = [{"file": finding.file, "problem": finding.problem} for finding in findings]
-        print_document({"path": str(folder), "ok": not findings, "findings": found})
+        print_document({"path": str(folder), "ok": not findings, "findings": [vars(finding) for finding in findings]})
     else:
         for finding in findings:
             typer.echo(str(finding))
-        typer.echo(f"{folder}: {len(findings)} findings." if findings else f"{folder}: intact.")
+        number = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}" if findings else "intact"
+        advice = dict.fromkeys(finding.advice for finding in findings if finding.advice)
+        typer.echo(" ".join([f"{folder}: {number}.", *advice]))
     raise typer.Exit(1 if findings else 0)
 
 

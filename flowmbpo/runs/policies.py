@@ -18,7 +18,7 @@ from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.behaviour import Behaviour, NoiseBehaviour, RandomBehaviour
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.errors import CheckpointError, ConfigError, nearest
 from flowmbpo.models.agent import Agent
 from flowmbpo.runs.evaluate import load_agent
 from flowmbpo.runs.origin import untrained_parts
@@ -36,6 +36,14 @@ class PolicyRequest:
     task: str | None = None
     episodes: int | None = None
     noise: float | None = None
+
+    def name(self, noise: float = 0.0) -> str:
+        """As it is shown to people: as it was asked for, with its noise or that of the recording."""
+        if self.checkpoint is None:
+            return self.kind
+        task = f":{self.task}" if self.task else ""
+        noise = noise if self.noise is None else self.noise
+        return f"{self.checkpoint}{task}" + (f"~{noise:g}" if noise else "")
 
 
 def parse_policy(text: str) -> PolicyRequest:
@@ -134,7 +142,7 @@ def load_policy(
     if request.checkpoint is None:
         record: dict[str, Any] = {"kind": request.kind, "episodes": count}
         return RecordingPolicy(request.kind, count, {task: task for task in wanted}, None, disturbance, record)
-    path = resolve(request.checkpoint)
+    path = _checkpoint_file(request.checkpoint)
     loaded = load(path, device)
     config = experiment_from_dict(loaded.payload["config"], str(path))
     if "actor" in untrained_parts(loaded.payload):
@@ -168,6 +176,17 @@ def load_policy(
     }
     agent = load_agent(loaded, config).to(device)
     return RecordingPolicy("checkpoint", count, members, agent, disturbance, record)
+
+
+def _checkpoint_file(path: Path) -> Path:
+    """The file that is meant. Raises CheckpointError, and ConfigError for a bare name that nothing has."""
+    name = str(path)
+    if path.suffix != ".pt" and path.name == name and not _exists(name):
+        raise ConfigError(
+            f"--policy {name}: neither 'random', 'noise' nor a checkpoint.{nearest(name, ('random', 'noise'))} "
+            "A checkpoint is a .pt file or a run directory that is there."
+        )
+    return resolve(path)
 
 
 class _CheckpointBehaviour(Behaviour):

@@ -112,7 +112,13 @@ def test_verify_finds_a_flipped_bit_and_exits_with_1(command, dataset):
     damaged = command("data", "verify", dataset, "--json")
     assert (damaged.code, damaged.document["ok"]) == (1, False)
     assert damaged.document["findings"][0]["file"] == "walker-stand/00000.h5"
-    assert "walker-stand/00000.h5" in command("data", "verify", dataset).stdout
+    found, summary = command("data", "verify", dataset).stdout.splitlines()
+    assert found.startswith("walker-stand/00000.h5: has SHA-256 ")
+    assert summary.startswith(f"{dataset}: 1 finding. Restore damaged files from a copy")
+    shard.unlink()
+    (dataset / "walker-stand" / "99999.h5").touch()
+    summary = command("data", "verify", dataset).stdout.splitlines()[-1]
+    assert "2 findings. " in summary and "do not belong" in summary
 
 
 def test_where_names_page_layout_and_command_of_everything_published(command):
@@ -134,7 +140,7 @@ def test_collect_records_and_names_what_it_recorded(command):
     document = finished.document
     assert [policy["kind"] for policy in document["policies"]] == ["random", "noise"]
     assert [row["episodes"] for row in document["recorded"]] == [2, 3]
-    assert "toy-pendulum-swingup, policy 1: 3 episodes, return" in finished.stderr
+    assert "toy-pendulum-swingup, noise: 3 episodes, return" in finished.stderr
     shown = command("data", "inspect", "out").stdout
     assert "noise" in shown
     assert "toy-pendulum-swingup" in shown

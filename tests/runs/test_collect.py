@@ -203,6 +203,29 @@ def test_paths_that_cannot_be_are_left_to_the_loader(text):
     assert parse_policy(text) == PolicyRequest("checkpoint", Path(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("random@3", "random"),
+        ("noise", "noise"),
+        ("run/latest.pt:walker-stand~0.5@3", "run/latest.pt:walker-stand~0.5"),
+        ("run/latest.pt~0", "run/latest.pt"),
+        ("run", "run~0.2"),
+    ],
+)
+def test_a_policy_is_named_as_it_was_asked_for_with_its_noise(text, name):
+    assert parse_policy(text).name(0.2) == name
+
+
+def test_a_mistyped_policy_is_told_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"neither 'random', 'noise' nor a checkpoint\. Did you mean 'random'"):
+        collect(tmp_path / "data", PENDULUM, [parse_policy("rndom")], episodes=1)
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        collect(tmp_path / "data", PENDULUM, [parse_policy("run/latest.pt")], episodes=1)
+
+
 def test_a_policy_of_no_episodes_is_refused():
     with pytest.raises(ConfigError, match="0 episodes"):
         parse_policy("random@0")

@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from flowmbpo.data.offline.manifest import RESTORE
 from flowmbpo.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -78,16 +79,22 @@ def encode_shard(task: str, obs_dim: int, rows: Rows, episodes: Array) -> bytes:
         return bytes(file.id.get_file_image())
 
 
+class DamagedShardError(DataError):
+    """A shard that cannot be read. `problem` says why, without the path that the message begins with."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}. {RESTORE}")
+        self.problem = problem
+
+
 @contextmanager
 def open_shard(path: Path) -> Iterator[Any]:
-    """The open HDF5 file. What HDF5 or a checksum refuses in the block is raised as DataError."""
+    """The open HDF5 file. What HDF5 or a checksum refuses in the block is raised as DamagedShardError."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: damaged or not readable ({error}). 'data verify' says how much is affected"
-        ) from error
+        raise DamagedShardError(path, f"damaged or not readable ({error})") from error
 
 
 def read_episodes_index(path: Path) -> dict[str, Array]:

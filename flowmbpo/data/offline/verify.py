@@ -12,21 +12,25 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.data.offline.episode_ids import EpisodeIds
-from flowmbpo.data.offline.manifest import MANIFEST, Manifest, ShardRecord, TaskRecord, read_manifest
-from flowmbpo.data.offline.shard import CHUNK_ROWS, open_shard, read_episodes_index
+from flowmbpo.data.offline.manifest import MANIFEST, RESTORE, Manifest, ShardRecord, TaskRecord, read_manifest
+from flowmbpo.data.offline.shard import CHUNK_ROWS, DamagedShardError, open_shard, read_episodes_index
 from flowmbpo.errors import DataError
 
 SLICE_ROWS = 16 * CHUNK_ROWS  # read at once
+_GO_ON = "Repeat the command that was writing the dataset: it goes on where it stopped."
+_REMOVE = "Move files away that do not belong to the dataset."
+_RESTORE = "Restore damaged files from a copy, or record or convert the dataset again."
 # Sums of float32 rewards, added up in another order in float64.
 SUM_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; `file` is relative to the dataset."""
+    """One thing that is wrong; `file` is relative to the dataset, `advice` says what to do (or is empty)."""
 
     file: str
     problem: str
+    advice: str = _RESTORE
 
     def __str__(self) -> str:
         return f"{self.file}: {self.problem}"
@@ -42,7 +46,7 @@ class _Sums:
 
 
 def verify(path: Path | str) -> list[Finding]:
-    """All damage in the dataset, finished or not; empty where there is none.
+    """All damage in the dataset, finished or not; empty where there is none. A file with other bytes is one finding.
 
     Checked: the manifest against its own hash; of every file the size, SHA-256, checksums of its
     chunks, its index (episodes cover the rows exactly, in order; ids unique in the set; returns),
@@ -54,8 +58,10 @@ def verify(path: Path | str) -> list[Finding]:
     try:
         manifest = read_manifest(path)
     except DataError as error:
-        return [Finding(MANIFEST, str(error))]
-    findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished")]
+        text = str(error).removeprefix(f"{path / MANIFEST}: ")
+        problem = text.removesuffix(f". {RESTORE}")
+        return [Finding(MANIFEST, problem, _RESTORE if problem != text else "")]
+    findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished", _GO_ON)]
     findings += _check_listing(path, manifest)
     tasks = {task.name: task for task in manifest.tasks}
     sums = {name: _Sums() for name in tasks}
@@ -64,12 +70,14 @@ def verify(path: Path | str) -> list[Finding]:
         if record.task not in tasks:
             findings.append(Finding(record.name, f"belongs to task {record.task}, which the manifest does not have"))
             continue
-        problems = list(_check_bytes(path / record.name, record))
-        if not problems or problems[0] != "is missing":
-            try:
-                problems += _check_content(path / record.name, record, tasks[record.task], sums[record.task], ids)
-            except DataError as error:
-                problems.append(str(error))
+        changed = list(_check_bytes(path / record.name, record))
+        if not changed:
+            content = _content_problems(path, record, tasks[record.task], sums[record.task], ids)
+        elif changed[0] != "is missing":  # what became of it follows from the change: no findings of their own
+            content = _content_problems(path, record, tasks[record.task], _Sums(), EpisodeIds())
+        else:
+            content = []
+        problems = ["; ".join([*changed, *content])] if changed else content
         findings += [Finding(record.name, problem) for problem in problems]
     if manifest.complete and not findings:
         findings += [Finding(MANIFEST, text) for task in manifest.tasks for text in _compare(task, sums[task.name])]
@@ -85,7 +93,7 @@ def _check_listing(path: Path, manifest: Manifest) -> Iterator[Finding]:
         for file in sorted(path.glob("*/*.h5")):
             name = file.relative_to(path).as_posix()
             if name not in counted:
-                yield Finding(name, "is not in the manifest")
+                yield Finding(name, "is not in the manifest", _REMOVE)
 
 
 def _check_bytes(path: Path, record: ShardRecord) -> Iterator[str]:
@@ -103,6 +111,15 @@ def _check_bytes(path: Path, record: ShardRecord) -> Iterator[str]:
         yield f"has {size} bytes instead of {record.size}"
     if digest != record.sha256:
         yield f"has SHA-256 {digest} instead of {record.sha256}"
+
+
+def _content_problems(path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: EpisodeIds) -> list[str]:
+    problems: list[str] = []
+    try:
+        problems.extend(_check_content(path / record.name, record, task, sums, ids))
+    except DamagedShardError as error:
+        problems.append(error.problem)
+    return problems
 
 
 def _check_content(path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: EpisodeIds) -> Iterator[str]:

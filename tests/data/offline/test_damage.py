@@ -206,6 +206,27 @@ def test_counts_and_sums_of_the_manifest_are_checked(dataset):
         assert finding.file == MANIFEST and "walker-stand" in finding.problem
 
 
+def test_a_changed_file_is_one_finding_without_paths_that_says_what_to_do(dataset):
+    first, second = dataset.shard_paths(0)[0], dataset.shard_paths(1)[0]
+    first.write_bytes(first.read_bytes()[:1000])
+    second.write_bytes(first.read_bytes().ljust(second.stat().st_size, b"x"))
+    findings = verify(dataset.path)
+    assert [finding.file for finding in findings] == ["reacher-easy/00000.h5", "walker-stand/00000.h5"]
+    assert "has 1000 bytes instead of" in findings[0].problem and "not readable" in findings[0].problem
+    for finding in findings:
+        assert str(dataset.path) not in str(finding) and "data verify" not in str(finding)
+        assert str(finding).count(finding.file) == 1
+        assert "from a copy" in finding.advice
+
+
+def test_a_changed_manifest_is_one_finding_without_its_path(dataset):
+    path = dataset.path / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"pair"', b'"pear"'))
+    (finding,) = verify(dataset.path)
+    assert finding.file == MANIFEST and str(dataset.path) not in finding.problem
+    assert "backup" not in finding.problem and "from a copy" in finding.advice
+
+
 def test_missing_and_unlisted_files_are_found(dataset):
     first = dataset.shard_paths(0)[0]
     first.rename(first.with_name("99999.h5"))
