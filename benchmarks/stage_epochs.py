@@ -88,7 +88,8 @@ class Family:
 
 FAMILIES = (
     Family("stage-b", "finetune", overrides=NO_START),
-    Family("stage-c", "specialize", checkpoint="mt30", overrides=NO_START),
+    # A distillation would need the random episodes that are left out: other dynamics start untrained there.
+    Family("stage-c", "specialize", checkpoint="mt30", overrides=(*NO_START, "initial.distill_updates=0")),
     Family("phase3-mt30", "policy", data="mt30", checkpoint="mt30", overrides=("initial.distill_updates=2",)),
     Family("phase3-mt80", "policy", data="mt80", checkpoint="mt80", overrides=("initial.distill_updates=2",)),
     Family("phase4", "train", overrides=NO_START),
