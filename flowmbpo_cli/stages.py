@@ -19,6 +19,10 @@ EmbeddingFrom = Annotated[
     ),
 ]
 
+PretrainingData = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A dataset for training.pretrain_steps or a distillation.")
+]
+
 
 def pretrain(
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="The dataset to learn from.")] = None,
@@ -45,9 +49,7 @@ def pretrain(
 def finetune(
     preset: options.Preset = None,
     checkpoint: options.From = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A dataset for training.pretrain_steps or a distillation.")
-    ] = None,
+    data: PretrainingData = None,
     embedding_from: EmbeddingFrom = None,
     seed: options.Seed = None,
     overrides: options.Overrides = None,
@@ -71,9 +73,7 @@ def specialize(
     ] = None,
     checkpoint: options.From = None,
     preset: options.Preset = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A dataset for training.pretrain_steps or a distillation.")
-    ] = None,
+    data: PretrainingData = None,
     embedding_from: EmbeddingFrom = None,
     seed: options.Seed = None,
     overrides: options.Overrides = None,

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.offline.sampler import match_tasks
 from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
 from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
 from flowmbpo.diagnostics.parity import parity, reference_config
-from flowmbpo.envs.resolve import backend_notice, running_tasks
+from flowmbpo.envs.resolve import backend_notice, only_id, running_tasks
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, seeded_agent
 from flowmbpo.runs.initial import load_initial
-from flowmbpo.runs.offline import check_tasks, dataset_facts, open_dataset
+from flowmbpo.runs.offline import dataset_facts, open_dataset
 from flowmbpo.runs.preconditions import check_lanes, still_needed
 
 
@@ -74,7 +75,7 @@ def dry_run(config: ExperimentConfig) -> DryRun:
     check_lanes(config, spec)
     dataset = open_dataset(config)
     if dataset is not None:
-        check_tasks(dataset, config)
+        match_tasks(dataset, spec, only_id(config.task))
     report = None
     if config.initial is not None:
         initial = load_initial(config.initial)

@@ -14,7 +14,6 @@ from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.assignment import lane_tasks
 from flowmbpo.envs.resolve import only_id, running_tasks
-from flowmbpo.errors import DataError
 from flowmbpo.models.agent import Agent
 from flowmbpo.runs.build import env_spec
 
@@ -47,19 +46,6 @@ def sampler(
         only=only_id(config.task),
         device=str(device),
     )
-
-
-def check_tasks(dataset: Dataset, config: ExperimentConfig) -> None:
-    """Raises DataError where the dataset lacks a task that the run steps or learns."""
-    names = [task.plain_name for task in running_tasks(config.task).tasks]
-    held = [task.plain_name for task in dataset.tasks if task.episodes]
-    missing = [name for name in names if name not in held]
-    if missing:
-        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        raise DataError(
-            f"{dataset.path}: holds no episodes of {shown}, which {config.name} learns; it holds {', '.join(held)}. "
-            "Name another dataset, or other tasks (task.set, task.tasks)"
-        )
 
 
 def measure_rewards(agent: Agent, dataset: Dataset, config: ExperimentConfig) -> None:

@@ -7,13 +7,15 @@ from flowmbpo.envs.assignment import check_copies
 from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import ConfigError
 
+DATA, WEIGHTS = "--data DIR", "--from CKPT"
+
 
 def still_needed(config: ExperimentConfig) -> list[str]:
     """Options that a run of this config cannot do without and does not have."""
     training = config.training
     data = config.data is None and (training.mode == "offline" or training.pretrain_steps > 0)
     weights = config.initial is None and training.learn == "policy"
-    return ["--data DIR"] * data + ["--from CKPT"] * weights
+    return [DATA] * data + [WEIGHTS] * weights
 
 
 def check_lanes(config: ExperimentConfig, spec: EnvSpec) -> None:
@@ -24,20 +26,20 @@ def check_lanes(config: ExperimentConfig, spec: EnvSpec) -> None:
 
 def check_config(config: ExperimentConfig, spec: EnvSpec) -> None:
     """Refuse what only a whole experiment shows. Raises ConfigError."""
-    training = config.training
     check_lanes(config, spec)
-    if config.data is None and training.mode == "offline":
+    training, needed = config.training, still_needed(config)
+    if DATA in needed and training.mode == "offline":
         raise ConfigError(
-            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add --data DIR "
+            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add {DATA} "
             "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
         )
-    if config.data is None and training.pretrain_steps > 0:
+    if DATA in needed:
         raise ConfigError(
-            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add --data DIR, "
+            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add {DATA}, "
             "or set it to 0"
         )
-    if config.initial is None and training.learn == "policy":
+    if WEIGHTS in needed:
         raise ConfigError(
             f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
-            "name a trained one with --from CKPT"
+            f"name a trained one with {WEIGHTS}"
         )

@@ -40,7 +40,9 @@ def test_draws_depend_on_seed_and_purpose_alone(make_subject):
 
 
 def test_largest_seed_fits_a_generator(make_subject):
-    torch.rand(1, generator=make_subject(seed=LARGEST_SEED).generator("episodes"))
+    seeds = (LARGEST_SEED - 1, LARGEST_SEED)
+    draws = [torch.rand(3, generator=make_subject(seed=seed).generator("episodes")) for seed in seeds]
+    assert not torch.equal(*draws)
 
 
 def test_episodes_are_the_same_whatever_was_measured_before(make_subject):

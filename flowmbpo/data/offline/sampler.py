@@ -82,7 +82,7 @@ class WindowSampler:
             "memory_mb": memory_mb,
         }
         self._shape = BatchShape(horizon, batch_size, spec.obs_dim, spec.action_dim)
-        self._lanes = self._make_lanes(spec, _match(dataset, spec, only), seed, memory_mb)
+        self._lanes = self._make_lanes(spec, match_tasks(dataset, spec, only), seed, memory_mb)
         sizes = np.array([lane.stream.starts for lane in self._lanes], np.int64)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, len(spec.tasks)))))
         balanced = balance == "tasks"
@@ -262,8 +262,11 @@ def _chosen(spec: EnvSpec, only: int | None) -> list[int]:
     return [only]
 
 
-def _match(dataset: Dataset, spec: EnvSpec, only: int | None) -> dict[int, int]:
-    """Dataset's id of every wanted task of the spec. Raises DataError, see `WindowSampler`."""
+def match_tasks(dataset: Dataset, spec: EnvSpec, only: int | None) -> dict[int, int]:
+    """The dataset's id of every task of the spec (of task id `only` alone, if given).
+
+    Raises DataError where one is not in the dataset or has other widths there.
+    """
     # The first of a name counts, as in `Dataset.task_id`.
     held = {record.plain_name: number for number, record in reversed(list(enumerate(dataset.tasks))) if record.episodes}
     wanted = {task: spec.tasks[task] for task in _chosen(spec, only)}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import parity
 import published
 import pytest
-import torch
+from slowness import slow
 
 from flowmbpo.checkpoints.importers.soup import soup_rows
 from flowmbpo.envs.task_sets import task_set
 from flowmbpo.errors import CheckpointError
-from flowmbpo.runs.import_checkpoint import import_checkpoint
 
 TOLERANCE = 1e-5  # float32 against double precision; a wrong column is of order 1
 
@@ -18,20 +17,8 @@ TOLERANCE = 1e-5  # float32 against double precision; a wrong column is of order
 MT30_ROWS = [*range(19), *range(21, 32)]
 
 
-@pytest.fixture
-def imported(tmp_path):
-    """Save a file's content, import it, and give the new checkpoint's path with the outcome."""
-
-    def run(content, **options):
-        torch.save(content, tmp_path / "source.pt")
-        out = tmp_path / "imported.pt"
-        return out, import_checkpoint(tmp_path / "source.pt", out=out, **options)
-
-    return run
-
-
 @pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("size", ["S", "B"])
+@pytest.mark.parametrize("size", ["S", "B", slow("L"), slow("XL")])
 def test_mt30s_tasks_compute_what_the_file_means(imported, size, prefix):
     """Embeddings of norm 16 are longer than the task table lets through: their scale moves into the columns."""
     w = published.newt(size)
@@ -42,12 +29,6 @@ def test_mt30s_tasks_compute_what_the_file_means(imported, size, prefix):
     found = parity.differences(path, content["model"], "newt", w, MT30_ROWS)
     assert set(found) == {"encode", "next", "reward", "q", "pi"}
     assert max(found.values()) < TOLERANCE, found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["L", "XL"])
-def test_large_files_compute_what_they_mean(imported, size):
-    test_mt30s_tasks_compute_what_the_file_means(imported, size, "")
 
 
 def test_meta_world_task_alone(imported):

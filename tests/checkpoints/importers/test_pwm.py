@@ -10,6 +10,7 @@ import published_pwm
 import pytest
 import torch
 from published_pwm import RunningMeanStd, differences, pwm_file
+from slowness import slow
 
 from flowmbpo.errors import CheckpointError
 from flowmbpo.runs.import_checkpoint import import_checkpoint
@@ -30,7 +31,7 @@ def imported(tmp_path):
 
 
 @pytest.mark.parametrize("task_set", ["mt30", "mt80"])
-@pytest.mark.parametrize("size", ["1M", "5M"])
+@pytest.mark.parametrize("size", ["1M", "5M", slow("19M"), slow("48M"), slow("317M")])
 def test_multi_task_files_compute_what_they_mean(imported, size, task_set):
     w = published.widths(size, task_set)
     content = pwm_file(w)
@@ -40,13 +41,6 @@ def test_multi_task_files_compute_what_they_mean(imported, size, task_set):
     assert "planner" not in payload
     found = differences(agent, content, w)
     assert max(found.values()) < TOLERANCE, found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task_set", ["mt30", "mt80"])
-@pytest.mark.parametrize("size", ["19M", "48M", "317M"])
-def test_large_multi_task_files_compute_what_they_mean(imported, size, task_set):
-    test_multi_task_files_compute_what_they_mean(imported, size, task_set)
 
 
 def test_single_task_file_has_a_scalar_reward(imported):

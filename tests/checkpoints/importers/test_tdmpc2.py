@@ -8,27 +8,14 @@ import parity
 import published
 import pytest
 import torch
-
-from flowmbpo.runs.import_checkpoint import import_checkpoint
+from slowness import slow
 
 # float32 against double precision: errors of some 1e-6 are rounding, a wrong column is of order 1.
 TOLERANCE = 1e-5
 
 
-@pytest.fixture
-def imported(tmp_path):
-    """Save a file's content, import it, and give the new checkpoint's path with the outcome."""
-
-    def run(content, **options):
-        torch.save(content, tmp_path / "source.pt")
-        out = tmp_path / "imported.pt"
-        return out, import_checkpoint(tmp_path / "source.pt", out=out, **options)
-
-    return run
-
-
 @pytest.mark.parametrize("task_set", ["mt30", "mt80"])
-@pytest.mark.parametrize("size", ["1M", "5M"])
+@pytest.mark.parametrize("size", ["1M", "5M", slow("19M"), slow("48M"), slow("317M")])
 @pytest.mark.parametrize("layout", ["tdmpc2", "tdmpc2-current"])
 def test_imported_model_computes_what_the_file_means(imported, layout, size, task_set):
     w = published.widths(size, task_set)
@@ -40,15 +27,7 @@ def test_imported_model_computes_what_the_file_means(imported, layout, size, tas
     assert max(found.values()) < TOLERANCE, found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task_set", ["mt30", "mt80"])
-@pytest.mark.parametrize("size", ["19M", "48M", "317M"])
-@pytest.mark.parametrize("layout", ["tdmpc2", "tdmpc2-current"])
-def test_large_models_compute_what_the_file_means(imported, layout, size, task_set):
-    test_imported_model_computes_what_the_file_means(imported, layout, size, task_set)
-
-
-@pytest.mark.parametrize("size", ["1M", "5M"])
+@pytest.mark.parametrize("size", ["1M", "5M", slow("19M"), slow("48M"), slow("317M")])
 def test_oldest_single_task_files_compute_what_they_mean(imported, size):
     w = published.single(size, 17, 6)
     content = published.oldest_file(w)
@@ -57,12 +36,6 @@ def test_oldest_single_task_files_compute_what_they_mean(imported, size):
     assert any("symlog" in note for note in outcome.notes)
     found = parity.differences(path, content["model"], "tdmpc2-oldest", w)
     assert max(found.values()) < TOLERANCE, found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["19M", "48M", "317M"])
-def test_large_oldest_files_compute_what_they_mean(imported, size):
-    test_oldest_single_task_files_compute_what_they_mean(imported, size)
 
 
 @pytest.mark.parametrize("make", [published.tdmpc2_file, lambda w: published.current_file(w, None, metas=False)])

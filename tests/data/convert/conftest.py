@@ -106,7 +106,7 @@ def stored():
 
 
 @pytest.fixture
-def holds_exactly():
+def assert_holds_exactly():
     return check_equal
 
 

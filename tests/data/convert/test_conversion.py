@@ -30,7 +30,7 @@ def many_checkpoints(monkeypatch):
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize("calls", range(7))
 def test_an_interrupted_conversion_goes_on_without_losing_or_repeating_an_episode(
-    tmp_path, chunk, folder_of, holds_exactly, monkeypatch, many_checkpoints, calls, limit
+    tmp_path, chunk, folder_of, assert_holds_exactly, monkeypatch, many_checkpoints, calls, limit
 ):
     """Killed before each of its writes in turn."""
     chunks = [chunk([0, 4, 0, 7, 0], seed=1), chunk([12, 0, 4], seed=2)]
@@ -58,7 +58,7 @@ def test_an_interrupted_conversion_goes_on_without_losing_or_repeating_an_episod
             dataset = Dataset.open(tmp_path / "data")
     assert dataset.fingerprint == whole.fingerprint
     if limit is None:
-        holds_exactly(dataset, chunks)
+        assert_holds_exactly(dataset, chunks)
 
 
 def test_a_finished_dataset_is_not_written_to(tmp_path, chunk, folder_of):
@@ -131,7 +131,9 @@ def test_a_source_that_moved_meanwhile_is_still_the_same(tmp_path, chunk, folder
     assert convert(open_source(moved), tmp_path / "data").episodes == 2
 
 
-def test_a_damaged_chunk_stops_the_conversion_and_a_mended_one_lets_it_go_on(tmp_path, chunk, folder_of, holds_exactly):
+def test_a_damaged_chunk_stops_the_conversion_and_a_mended_one_lets_it_go_on(
+    tmp_path, chunk, folder_of, assert_holds_exactly
+):
     chunks = [chunk([0, 1], seed=1), chunk([2], seed=2)]
     folder = folder_of(*chunks)
     data = (folder / "chunk_1.pt").read_bytes()
@@ -141,7 +143,7 @@ def test_a_damaged_chunk_stops_the_conversion_and_a_mended_one_lets_it_go_on(tmp
     with pytest.raises(DataError, match=r"chunk_1\.pt: cannot be read: the checksum"):
         convert(open_source(folder), tmp_path / "data")
     (folder / "chunk_1.pt").write_bytes(data)
-    holds_exactly(convert(open_source(folder), tmp_path / "data"), chunks)
+    assert_holds_exactly(convert(open_source(folder), tmp_path / "data"), chunks)
 
 
 def test_the_source_is_untouched(tmp_path, chunk, folder_of):
@@ -164,7 +166,7 @@ def test_a_target_around_or_at_the_source_is_refused(tmp_path, chunk, folder_of)
 
 
 def test_a_full_disk_is_a_clear_error_and_the_conversion_goes_on_afterwards(
-    tmp_path, chunk, folder_of, holds_exactly, monkeypatch
+    tmp_path, chunk, folder_of, assert_holds_exactly, monkeypatch
 ):
     chunks = [chunk([0, 1]), chunk([2])]
     folder = folder_of(*chunks)
@@ -180,7 +182,7 @@ def test_a_full_disk_is_a_clear_error_and_the_conversion_goes_on_afterwards(
         patched.setattr(DatasetWriter, "add_many", full)
         with pytest.raises(StorageError, match=r"No space left on device.*same command goes on"):
             convert(open_source(folder), tmp_path / "data")
-    holds_exactly(convert(open_source(folder), tmp_path / "data"), chunks)
+    assert_holds_exactly(convert(open_source(folder), tmp_path / "data"), chunks)
 
 
 def test_progress_is_reported_to_the_end_of_every_file(tmp_path, chunk, folder_of):

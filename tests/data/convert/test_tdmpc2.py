@@ -19,31 +19,31 @@ from flowmbpo.errors import DataError
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_every_episode_is_stored_once_realigned_and_with_its_own_widths(
-    tmp_path, chunk, folder_of, holds_exactly, dtype
+    tmp_path, chunk, folder_of, assert_holds_exactly, dtype
 ):
     chunks = [chunk([0, 4, 3, 7, 0], seed=1, dtype=dtype), chunk([12, 0, 4], seed=2, dtype=dtype)]
     dataset = convert(open_source(folder_of(*chunks)), tmp_path / "data")
-    holds_exactly(dataset, chunks)
+    assert_holds_exactly(dataset, chunks)
     assert (dataset.set_name, len(dataset.tasks), dataset.episodes) == ("mt30", 30, 8)
     assert (dataset.tasks[7].name, dataset.tasks[7].obs_dim, dataset.tasks[7].action_dim) == ("pendulum-swingup", 3, 1)
     assert dataset.tasks[0].episodes == 3
     assert dataset.source["files"][1]["name"] == "chunk_1.pt"
 
 
-def test_mt80_is_recognised_by_its_shapes(tmp_path, chunk, folder_of, holds_exactly):
+def test_mt80_is_recognised_by_its_shapes(tmp_path, chunk, folder_of, assert_holds_exactly):
     chunks = [chunk([79, 3, 30], set_name="mt80")]
     dataset = convert(open_source(folder_of(*chunks)), tmp_path / "data")
-    holds_exactly(dataset, chunks, "mt80")
+    assert_holds_exactly(dataset, chunks, "mt80")
     assert dataset.set_name == "mt80"
     assert dataset.tasks[79].name == "mw-hand-insert"
 
 
 @pytest.mark.parametrize("junk", [0.0, 1e30, float("inf"), float("nan")])
-def test_index_0_is_left_out_by_its_place_whatever_it_holds(tmp_path, chunk, folder_of, holds_exactly, junk):
+def test_index_0_is_left_out_by_its_place_whatever_it_holds(tmp_path, chunk, folder_of, assert_holds_exactly, junk):
     content = chunk([0, 7])
     content["action"][:, 0] = junk
     content["reward"][:, 0] = junk
-    holds_exactly(convert(open_source(folder_of(content)), tmp_path / "data"), [content])
+    assert_holds_exactly(convert(open_source(folder_of(content)), tmp_path / "data"), [content])
 
 
 def test_portions_of_any_size_give_the_same_dataset(tmp_path, chunk, folder_of, monkeypatch):
@@ -71,11 +71,11 @@ def test_padding_that_is_not_zero_is_refused_as_wrong_widths(tmp_path, chunk, fo
         convert(open_source(folder_of(content)), tmp_path / "data")
 
 
-def test_padding_is_cut_off_unseen_on_request(tmp_path, chunk, folder_of, holds_exactly):
+def test_padding_is_cut_off_unseen_on_request(tmp_path, chunk, folder_of, assert_holds_exactly):
     content = chunk([0, 4])
     content["action"][1, :, 2:] = 0.5
     dataset = convert(open_source(folder_of(content), drop_padding=True), tmp_path / "data")
-    holds_exactly(dataset, [content])
+    assert_holds_exactly(dataset, [content])
     assert dataset.source["drop_padding"] is True
 
 

@@ -47,7 +47,7 @@ def behaviour(agent, task, obs, action):
         }
 
 
-def compare(source, target, names, *, tolerance):
+def assert_same_function(source, target, names, *, tolerance):
     """Both agents on the same real numbers of each task."""
     rows = {task.plain_name: row for row, task in enumerate(source.spec.tasks)}
     ours = {task.plain_name: row for row, task in enumerate(target.spec.tasks)}
@@ -127,7 +127,7 @@ def test_one_more_task_changes_nothing_of_the_others(make_agent, specs, take, dy
     source = make_agent(specs("walker-stand", "reacher-easy"), **sections)
     target = make_agent(specs("walker-walk", "reacher-easy", "walker-stand"), seed=1, built=True, **sections)
     take(source, target)
-    compare(source, target, ["walker-stand", "reacher-easy"], tolerance=0.0)
+    assert_same_function(source, target, ["walker-stand", "reacher-easy"], tolerance=0.0)
 
 
 @every_actor
@@ -137,7 +137,7 @@ def test_wider_observations_and_actions_change_nothing_of_the_old_tasks(make_age
     source = make_agent(specs("walker-stand", "reacher-easy"), **sections)
     target = make_agent(specs("humanoid-stand", "walker-stand", "reacher-easy"), seed=1, built=True, **sections)
     report = take(source, target)
-    compare(source, target, ["walker-stand", "reacher-easy"], tolerance=ROUNDING)
+    assert_same_function(source, target, ["walker-stand", "reacher-easy"], tolerance=ROUNDING)
     assert report.parts("reinitialised") == ()
 
 
@@ -152,7 +152,9 @@ def test_one_task_of_a_set_with_an_agent_of_its_own(make_agent, specs, take, dyn
     alone = {**sections, "model": {**sections["model"], "task_dim": 0}}
     target = make_agent(specs("reacher-easy"), seed=1, built=True, **alone)
     report = take(source, target)
-    compare(source, target, ["reacher-easy"], tolerance=5 * ROUNDING)  # one more rounding: of the folded bias
+    assert_same_function(
+        source, target, ["reacher-easy"], tolerance=5 * ROUNDING
+    )  # one more rounding: of the folded bias
     assert report.dropped_tasks == ("walker-stand",)
 
 
@@ -164,7 +166,7 @@ def test_a_single_task_joins_a_set(make_agent, specs, take, dynamics, actor):
     source = make_agent(specs("reacher-easy"), **alone)
     target = make_agent(specs("walker-stand", "reacher-easy"), seed=1, built=True, **sections)
     take(source, target)
-    compare(source, target, ["reacher-easy"], tolerance=ROUNDING)
+    assert_same_function(source, target, ["reacher-easy"], tolerance=ROUNDING)
 
 
 def test_a_wider_embedding_leaves_the_function_as_it_was(make_agent, specs, take):
@@ -174,7 +176,7 @@ def test_a_wider_embedding_leaves_the_function_as_it_was(make_agent, specs, take
         source.world_model.tasks.embeddings.mul_(0.3)  # below norm 1 also with the new columns
     target = make_agent(spec, seed=1, built=True, model={"task_dim": 9})
     report = take(source, target)
-    compare(source, target, ["walker-stand", "reacher-easy"], tolerance=ROUNDING)
+    assert_same_function(source, target, ["walker-stand", "reacher-easy"], tolerance=ROUNDING)
     assert report.rows[0].detail == "4 -> 9 columns"
     assert bool((target.world_model.tasks.embeddings[:, 4:] != 0).all())  # or neither they nor their weights learn
 
