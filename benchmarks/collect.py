@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 if TYPE_CHECKING:
-    from flowmbpo.envs.base import VectorEnv
+    from flowmbpo.envs.contract import VectorEnv
 
 REPEAT = 2
 QUIET = 0.05
@@ -123,7 +123,7 @@ def measure_workers(env: VectorEnv, rng: np.random.Generator) -> Run:
 def main() -> None:
     """Measure, print, and with `--json` write down."""
     options = _options()
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
     from flowmbpo.envs.make import cores, make_env
 
     raw = RawLoop(options.task, options.episodes)

@@ -39,22 +39,22 @@ from pwm_reference import (  # noqa: E402
 )
 from torch import Tensor  # noqa: E402
 
-from flowmbpo.data.batch import Batch  # noqa: E402
-from flowmbpo.envs.spec import EnvSpec, TaskInfo  # noqa: E402
-from flowmbpo.models.actors.config import GaussianActorConfig  # noqa: E402
-from flowmbpo.models.actors.gaussian import GaussianActor  # noqa: E402
-from flowmbpo.models.agent import Agent  # noqa: E402
-from flowmbpo.models.config import (  # noqa: E402
+from flowmbpo.config.actors import GaussianActorConfig  # noqa: E402
+from flowmbpo.config.dynamics import MLPDynamicsConfig  # noqa: E402
+from flowmbpo.config.model import (  # noqa: E402
     CriticConfig,
     EncoderConfig,
     ModelConfig,
     ScalarRewardConfig,
     TwoHotRewardConfig,
 )
-from flowmbpo.models.critics import CriticEnsemble  # noqa: E402
-from flowmbpo.models.dynamics.config import MLPDynamicsConfig  # noqa: E402
+from flowmbpo.config.training import TrainingConfig  # noqa: E402
+from flowmbpo.data.batch import Batch  # noqa: E402
+from flowmbpo.models.actors.gaussian import GaussianActor  # noqa: E402
+from flowmbpo.models.agent import Agent  # noqa: E402
+from flowmbpo.models.heads import CriticEnsemble  # noqa: E402
 from flowmbpo.models.task_context import TaskContext  # noqa: E402
-from flowmbpo.training.config import TrainingConfig  # noqa: E402
+from flowmbpo.spec import EnvSpec, TaskInfo  # noqa: E402
 from flowmbpo.training.optimiser import GuardedOptimiser  # noqa: E402
 from flowmbpo.training.updates import critic_targets, update_actor, update_critic, update_model  # noqa: E402
 

@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import load_experiment, preset_info
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
+from flowmbpo.presets.load import load_experiment, preset_info
 from flowmbpo.runs.trainers import make_trainer
 from flowmbpo.training import trainer
 

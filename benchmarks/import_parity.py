@@ -26,7 +26,7 @@ import parity
 import published
 import published_pwm
 
-from flowmbpo.runs.import_checkpoint import import_checkpoint
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 
 FORMATS = ("tdmpc2", "tdmpc2-current", "tdmpc2-oldest", "pwm", "newt")
 MT30_ROWS = [*range(19), *range(21, 32)]  # of Newt's 200 tasks

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from flowmbpo.config.load import load_experiment
 from flowmbpo.diagnostics import light
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import pinned, resolve_device, training_env
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
 from flowmbpo.runs.trainers import make_trainer

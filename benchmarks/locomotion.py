@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import cores, make_env
 
 WARM_UP = 20  # steps that are not measured

@@ -22,9 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.config.dynamics import DynamicsDims, FlowDynamicsConfig, ResidualDynamicsConfig
 from flowmbpo.envs.toy.maps import fold_map, inelastic_map, smooth_map
+from flowmbpo.models.build import build_dynamics
 from flowmbpo.models.dynamics.base import Dynamics, Transition, reference_parameters
-from flowmbpo.models.dynamics.config import DynamicsDims, FlowDynamicsConfig, ResidualDynamicsConfig
 from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
 from flowmbpo.nets.widths import solve_widths
 
@@ -153,7 +154,7 @@ def _with_slope(f: Predict, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 def _residual(seed: int) -> Dynamics:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ResidualDynamicsConfig(units=UNITS, geometry="euclidean", source="teacher").build(DIMS)
+        return build_dynamics(ResidualDynamicsConfig(units=UNITS, geometry="euclidean", source="teacher"), DIMS)
 
 
 def _flow(seed: int, integrator: str, substeps: int) -> Dynamics:
@@ -161,7 +162,7 @@ def _flow(seed: int, integrator: str, substeps: int) -> Dynamics:
     config = FlowDynamicsConfig.model_validate({**options, "integrator": integrator, "substeps": substeps})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return config.build(DIMS)
+        return build_dynamics(config, DIMS)
 
 
 def _stepper(dynamics: Dynamics) -> Predict:

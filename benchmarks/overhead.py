@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.seeding import episode_seed
-from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.spec import TaskInfo
 
 DEFAULT_TASKS = ("toy-pendulum-swingup", "pendulum-swingup", "cheetah-run", "walker-walk")
 LONGEST_BLOCK = 400
@@ -84,7 +84,7 @@ def suite_block(task: TaskInfo) -> Block:
 
 
 def _copy_block(simulator: object, task: TaskInfo) -> Block:
-    from flowmbpo.envs.workers.simulator import Simulator
+    from flowmbpo.envs.processes.simulator import Simulator
 
     assert isinstance(simulator, Simulator)
     obs = np.empty(task.obs_dim, dtype=np.float32)

@@ -24,13 +24,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowmbpo.config.load import load_experiment
-from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts
-from flowmbpo.diagnostics.parity import COMPARED
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.gust import STRIDE
 from flowmbpo.envs.toy.system import ToySystem
 from flowmbpo.envs.toy.systems import toy_system
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.comparison import COMPARED
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import env_spec
 from flowmbpo.runs.train import train
 

@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.sampler import WindowSampler
-from flowmbpo.data.offline.writer import DatasetWriter
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.sampler import WindowSampler
+from flowmbpo.data.dataset.writer import DatasetWriter
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 BATCH, HORIZON, LENGTH = 256, 16, 100
 DMCONTROL = (24, 24, 24, 17, 6, 6, 6, 3, 5, 5, 5, 5, 8, 9, 12, 12, 24, 15, 15, 24, 24, 17, 17, 17, 17, 15, 8, 8, 8, 3)

@@ -38,18 +38,19 @@ import numpy as np
 import torch
 from epochs import NO_START, UPDATES, Place, timed
 
-from flowmbpo.checkpoints.loader import resolve
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import resolve
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import load_experiment
-from flowmbpo.data.offline.writer import DatasetWriter
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.runs.build import env_spec, pinned, seeded_agent, set_up_compute
-from flowmbpo.runs.initial import load_initial
+from flowmbpo.data.dataset.writer import DatasetWriter
+from flowmbpo.models.agent import seeded_agent
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.runs.build import env_spec, pinned, set_up_compute
 from flowmbpo.runs.offline import open_dataset
-from flowmbpo.runs.stages import Request, Stage, stage_config
 from flowmbpo.runs.train import check_config
 from flowmbpo.runs.trainers import Prepared, prepare
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.config import Request, Stage, stage_config
+from flowmbpo.stages.initial import load_initial
 from flowmbpo.training.fog import FoGTrainer
 from flowmbpo.training.offline import OfflineTrainer
 from flowmbpo_cli.sources import stored_config

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.loader import load, resolve
-from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.checkpoints.load import load, resolve
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.evaluate import load_agent
 
 FORWARD_SPEED = 5  # its place in the observation

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flowmbpo.config.load import load_experiment
 from flowmbpo.errors import FlowMBPOError
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs import train
 
 ARMS = {"flow": "quickstart", "mlp": "quickstart-baseline"}

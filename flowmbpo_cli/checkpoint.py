@@ -29,7 +29,7 @@ def inspect(
     json_: _Json = False,
 ) -> None:
     """Show what a checkpoint holds, and of a published one what an import would keep and drop."""
-    from flowmbpo.runs.inspect_checkpoint import inspect_checkpoint
+    from flowmbpo.checkpoints.inspect import inspect_checkpoint
 
     with only_document(json_):
         document = inspect_checkpoint(file.expanduser())
@@ -63,7 +63,7 @@ def import_(
     json_: _Json = False,
 ) -> None:
     """Make a published checkpoint one that every command here accepts. Nothing in it is ever executed."""
-    from flowmbpo.runs.import_checkpoint import import_checkpoint
+    from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 
     with only_document(json_):
         outcome = import_checkpoint(

@@ -14,7 +14,7 @@ from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -146,7 +146,7 @@ def inspect(
 ) -> None:
     """Show tasks, episodes, returns, ranges and sources of a dataset."""
     check_suffix("--plot", plot, ".png")
-    from flowmbpo.data.offline.reader import Dataset
+    from flowmbpo.data.dataset.reader import Dataset
     from flowmbpo_cli.datasets import figures
 
     dataset = Dataset.open(folder.expanduser())
@@ -165,7 +165,7 @@ def inspect(
 @app.command()
 def verify(folder: _Dataset, json_: _Json = False) -> None:
     """Read every byte of a dataset and say what is damaged; exits with 1 if anything is."""
-    from flowmbpo.data.offline.verify import verify as check
+    from flowmbpo.data.dataset.verify import verify as check
 
     findings = check(folder.expanduser())
     if json_:
@@ -199,7 +199,7 @@ def _task_config(set_: str | None, task: str | None) -> TaskConfig:
     """What to record. Raises ConfigError, and BadParameter unless exactly one is named."""
     if (set_ is None) == (task is None):
         raise typer.BadParameter("name a task set (--set) or one task (--task), not both.", param_hint="--set/--task")
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
     from flowmbpo.envs.task_sets import task_set
     from flowmbpo_cli.environments.catalogue import find_environment
 

@@ -122,7 +122,7 @@ def _measure(
     )
     files = write_report(outcome, folder or outcome.folder) if name == ALL else None
     if plot is not None and outcome.diagnoses:
-        from flowmbpo.diagnostics.pictures import write_picture
+        from flowmbpo.diagnostics.page import write_picture
 
         write_picture(outcome.diagnoses, plot)
     return outcome, files

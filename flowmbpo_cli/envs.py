@@ -11,7 +11,7 @@ import typer
 from flowmbpo_cli.output import only_document, people, print_document
 
 if TYPE_CHECKING:
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -163,7 +163,7 @@ def _chosen(names: list[str], every: bool) -> list[TaskConfig]:
     """What to check: what was named, or every installed task."""
     if bool(names) == every:
         raise typer.BadParameter("name environments, or give --all for every one installed here.", param_hint="NAME")
-    from flowmbpo.envs.spec import EnvSpec
+    from flowmbpo.spec import EnvSpec
     from flowmbpo_cli.environments.catalogue import all_tasks, find_environment, missing_simulators
 
     if names:

@@ -38,7 +38,7 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Measure the real return of a trained policy, or of a planner in its world model."""
-    from flowmbpo.planning.settings import mppi_config
+    from flowmbpo.presets.planner import mppi_config
 
     if planner_set and planner == "policy":
         raise typer.BadParameter("sets a planner's options; add --planner mppi.", param_hint="--planner-set")
@@ -49,7 +49,7 @@ def evaluate(
         task_info(task)
     check_suffix("--video", video, ".mp4")
     check_suffix("--plot", plot, ".png")
-    from flowmbpo.checkpoints.loader import resolve
+    from flowmbpo.checkpoints.load import resolve
 
     file = resolve(checkpoint.expanduser())
     from flowmbpo import runs

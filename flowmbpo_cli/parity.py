@@ -11,7 +11,7 @@ from flowmbpo_cli.sources import complete_preset, config_of
 
 if TYPE_CHECKING:
     from flowmbpo.config.experiment import ExperimentConfig
-    from flowmbpo.envs.spec import EnvSpec
+    from flowmbpo.spec import EnvSpec
 
 _SOURCE = "A preset's name, a .yaml file, a run directory or a checkpoint."
 _COSTS = {
@@ -39,7 +39,7 @@ def parity(
     """Compare two configs: parameters part by part, compute per update, and the keys that differ."""
     left, right = _pinned(config_of(a)), _pinned(config_of(b))
     specs = _spec(left), _spec(right)
-    from flowmbpo.diagnostics.comparison import compare
+    from flowmbpo.parity.comparison import compare
 
     with only_document(json_):
         comparison = compare(left, right, *specs, allow or ())

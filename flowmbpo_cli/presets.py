@@ -34,8 +34,8 @@ def list_(
     json_: Annotated[bool, _JSON] = False,
 ) -> None:
     """List every preset: what it is for and what it costs."""
-    from flowmbpo.config.controls import CONTROLS
-    from flowmbpo.config.load import control_info, preset_info
+    from flowmbpo.presets.controls import CONTROLS
+    from flowmbpo.presets.load import control_info, preset_info
 
     infos = control_info() if controls else preset_info()
     if json_:
@@ -70,7 +70,7 @@ def show(
     json_: Annotated[bool, _JSON] = False,
 ) -> None:
     """Print a preset's complete config as YAML."""
-    from flowmbpo.config.load import load_experiment, to_yaml
+    from flowmbpo.presets.load import load_experiment, to_yaml
 
     config = load_experiment(name)
     if json_:
@@ -83,8 +83,8 @@ def show(
 
 def _own_text(name: str) -> str:
     """The preset's file as written; of a derived control, the file that would state it."""
-    from flowmbpo.config.resolution import Derived, control_delta, find_preset
-    from flowmbpo.config.yaml import dump_document
+    from flowmbpo.presets.resolution import Derived, control_delta, find_preset
+    from flowmbpo.presets.yaml import dump_document
 
     preset = find_preset(name)
     if not isinstance(preset, Derived):
@@ -94,8 +94,8 @@ def _own_text(name: str) -> str:
 
 def _standing(name: str) -> str:
     """A comment line where a control is derived, or where a file stands in a derived one's place; else nothing."""
-    from flowmbpo.config.presets import is_file_path
-    from flowmbpo.config.resolution import Derived, controls_of, derived_from, find_preset
+    from flowmbpo.presets.names import is_file_path
+    from flowmbpo.presets.resolution import Derived, controls_of, derived_from, find_preset
 
     if is_file_path(name):
         return ""
@@ -143,16 +143,16 @@ def _target(name: str, dest: Path) -> Path:
 
 
 def _standalone(name: str, target: Path) -> str:
-    from flowmbpo.config.load import experiment_from_dict, load_experiment, to_yaml
+    from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
 
     complete = load_experiment(name).model_dump(mode="json")
     return to_yaml(experiment_from_dict({**complete, "name": target.stem}, str(target)))
 
 
 def _extending(name: str, target: Path) -> str:
-    from flowmbpo.config.load import load_experiment
-    from flowmbpo.config.presets import is_file_path
-    from flowmbpo.config.resolution import Derived, find_preset
+    from flowmbpo.presets.load import load_experiment
+    from flowmbpo.presets.names import is_file_path
+    from flowmbpo.presets.resolution import Derived, find_preset
 
     config = load_experiment(name)
     preset = find_preset(name)

@@ -14,7 +14,7 @@ from flowmbpo_cli.sources import complete_preset, stored_config
 
 if TYPE_CHECKING:
     from flowmbpo.config.experiment import ExperimentConfig
-    from flowmbpo.runs.stages import Stage
+    from flowmbpo.stages.config import Stage
 
 Preset: TypeAlias = Annotated[
     str | None,
@@ -98,7 +98,7 @@ def run(asked: Asked, *, out: Path | None, resume: str | None, dry_run: bool, js
 
 def _continued(asked: Asked, stored: ExperimentConfig) -> ExperimentConfig:
     """The config of a run that goes on, with what may change of it."""
-    from flowmbpo.config.load import override
+    from flowmbpo.presets.load import override
 
     fixed = {"--task": asked.task, "--embedding-from": asked.embedding_from, "--policy": asked.learn}
     given = [flag for flag, value in fixed.items() if value is not None]
@@ -117,11 +117,11 @@ def _continued(asked: Asked, stored: ExperimentConfig) -> ExperimentConfig:
 
 
 def _resolved(asked: Asked) -> ExperimentConfig:
-    from flowmbpo.runs.stages import Request, stage_config
+    from flowmbpo.stages.config import Request, stage_config
 
     file, source = None, None
     if asked.checkpoint is not None:
-        from flowmbpo.checkpoints.loader import resolve
+        from flowmbpo.checkpoints.load import resolve
 
         file = resolve(asked.checkpoint.expanduser())
         source = stored_config(file)

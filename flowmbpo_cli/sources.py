@@ -17,13 +17,13 @@ DEFAULT_PRESET = "quickstart"
 
 def complete_preset(incomplete: str) -> list[str]:
     """Shell completion: the names of the shipped presets, and the controls of one that is typed in full."""
-    from flowmbpo.config.presets import preset_names
+    from flowmbpo.presets.names import preset_names
 
     names = preset_names()
     found = [name for name in names if name.startswith(incomplete)]
     typed = [name for name in names if incomplete.startswith(name)]
     if typed:  # resolving a preset takes time: only where its controls are within reach
-        from flowmbpo.config.resolution import controls_of
+        from flowmbpo.presets.resolution import controls_of
 
         controls = [control.name for name in typed for control in controls_of(name)]
         found += [name for name in controls if name.startswith(incomplete)]
@@ -48,13 +48,13 @@ def stored_config(path: Path) -> ExperimentConfig:
 
     Raises RunDirectoryError, CheckpointError or ConfigError.
     """
-    from flowmbpo.config.load import experiment_from_dict, load_experiment
+    from flowmbpo.presets.load import experiment_from_dict, load_experiment
 
     if path.is_dir():
         if not (path / "config.yaml").is_file():
             raise RunDirectoryError(f"{path}: holds no run (no config.yaml). Name a run directory or a .pt file.")
         return load_experiment(path / "config.yaml")
-    from flowmbpo.checkpoints.loader import load
+    from flowmbpo.checkpoints.load import load
 
     loaded = load(path)
     return experiment_from_dict(loaded.payload["config"], f"{loaded.path} (config)")
@@ -64,7 +64,7 @@ def config_of(source: str) -> ExperimentConfig:
     """The config behind a preset's name, a YAML file, a run directory or a checkpoint file."""
     if is_stored(source):
         return stored_config(Path(source))
-    from flowmbpo.config.load import load_experiment
+    from flowmbpo.presets.load import load_experiment
 
     return load_experiment(source)
 
@@ -85,8 +85,8 @@ def resolve_config(
     config leaves an alias open, a resumed run keeps its backend too. Raises ConfigError, also for an
     unknown task or a backend that does not run it.
     """
-    from flowmbpo.config.load import load_experiment, override
     from flowmbpo.envs.resolve import pin_as_stored, pin_backend, run_label
+    from flowmbpo.presets.load import load_experiment, override
 
     if stored is None:
         name = preset or DEFAULT_PRESET
@@ -108,7 +108,7 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
     an alias, a run of any backend will do, the one that `auto` takes here before others; stderr
     says which it is where there was a choice.
     """
-    from flowmbpo.config.load import load_experiment
+    from flowmbpo.presets.load import load_experiment
 
     asked = load_experiment(preset or DEFAULT_PRESET, overrides, task=task, seed=seed)
     for config in (asked, load_experiment(preset or DEFAULT_PRESET, task=task, seed=seed)):
@@ -130,7 +130,7 @@ def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
     """Where runs of this config would lie: of an alias with `auto`, with every backend, its choice first."""
     from flowmbpo.envs.resolve import pin_backend, run_label
     from flowmbpo.envs.tasks import ALIASES
-    from flowmbpo.run_directory import default_path
+    from flowmbpo.runs.directory import default_path
 
     own = config.task.model_copy(update={"backend": backend})
     name, backends = own.name, [pin_backend(own).backend]

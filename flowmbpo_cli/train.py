@@ -12,7 +12,7 @@ from flowmbpo_cli.execution import AUTO, execute, stored_run
 from flowmbpo_cli.sources import complete_preset, complete_task, existing_run, resolve_config
 
 if TYPE_CHECKING:
-    from flowmbpo.runs.stages import Stage
+    from flowmbpo.stages.config import Stage
 
 
 def train(

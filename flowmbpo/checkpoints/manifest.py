@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.atomic import write_bytes_atomic
 from flowmbpo.errors import CheckpointError
+from flowmbpo.files import write_bytes_atomic
 
 NAME = "manifest.json"
 FORMAT = "flowmbpo-manifest"

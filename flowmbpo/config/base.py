@@ -27,3 +27,19 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 Units = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+def check_solved_units(solved_units: Units | None, units: Units, *, solves: bool) -> None:
+    """Raises ValueError where `solved_units` cannot stand for widths that would be solved from `units`."""
+    if solved_units is None:
+        return
+    if not solves:
+        raise ValueError(
+            f"solved_units {list(solved_units)} stand for widths that are solved for, and here none are: they are"
+            f" built as written. Set solved_units to null, and units (now {list(units)}) to what is wanted"
+        )
+    if len(solved_units) != len(units):
+        raise ValueError(
+            f"solved_units {list(solved_units)} has {len(solved_units)} layers and units {list(units)} has"
+            f" {len(units)}; set solved_units to null to have them solved"
+        )

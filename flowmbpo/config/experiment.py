@@ -6,18 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from flowmbpo.checkpoints.config import CheckpointConfig
+from flowmbpo.config.actors import ActorConfig, GaussianActorConfig
 from flowmbpo.config.base import FrozenConfig, path_part
-from flowmbpo.config.compute import ComputeConfig
-from flowmbpo.data.config import DataConfig
-from flowmbpo.diagnostics.config import DiagnosticsConfig
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.evaluation.config import EvaluationConfig
-from flowmbpo.models.actors.config import ActorConfig, GaussianActorConfig
-from flowmbpo.models.config import CriticConfig, ModelConfig
-from flowmbpo.models.transfer.config import InitialConfig
-from flowmbpo.tracking.config import TrackingConfig
-from flowmbpo.training.config import TrainingConfig
+from flowmbpo.config.model import CriticConfig, ModelConfig
+from flowmbpo.config.sections import (
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    DiagnosticsConfig,
+    EvaluationConfig,
+    InitialConfig,
+    TrackingConfig,
+)
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.config.training import TrainingConfig
 
 
 class ExperimentConfig(FrozenConfig):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.base import EnvStep
+from flowmbpo.envs.contract import EnvStep
 
 LANE_STEPS = 1000  # steps of each lane, about
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from flowmbpo.data.behaviour import Behaviour
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import EnvironmentFailure
 
 log = logging.getLogger("flowmbpo")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.envs.base import EnvStep
+from flowmbpo.envs.contract import EnvStep
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, EnvironmentFailure
 
 INITIAL_ROWS = 64

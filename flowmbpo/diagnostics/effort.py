@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flowmbpo.diagnostics.config import DiagnosticsConfig
+from flowmbpo.config.sections import DiagnosticsConfig
 
 LIGHT_HORIZON = 16
 

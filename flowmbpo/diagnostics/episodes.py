@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
 
 Behaviour = Callable[[Float[Tensor, "N O"], Int[Tensor, " N"]], Float[Tensor, "N A"]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.esnr.diagnosis import light_esnr
 from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.health.light import light_health
-from flowmbpo.diagnostics.measured_esnr import light_esnr
-from flowmbpo.diagnostics.measured_jacobians import light_jacobians
-from flowmbpo.diagnostics.rollout import light_rollout
+from flowmbpo.diagnostics.jacobians.diagnosis import light_jacobians
+from flowmbpo.diagnostics.rollout.diagnosis import light_rollout
 from flowmbpo.diagnostics.subject import Subject
 
 

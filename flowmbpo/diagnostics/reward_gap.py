@@ -16,8 +16,8 @@ from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.episodes import Episodes, run_episodes
-from flowmbpo.diagnostics.reference.imagined import ImaginedRewards
-from flowmbpo.diagnostics.reference.pairs import Gap, RewardPairs
+from flowmbpo.diagnostics.gradient.imagined import ImaginedRewards
+from flowmbpo.diagnostics.gradient.pairs import Gap, RewardPairs
 from flowmbpo.diagnostics.statistics import Fit, Interval, resample_counts
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
 from flowmbpo.errors import DataError

@@ -16,7 +16,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.episodes import Behaviour, Episodes, run_episodes
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext

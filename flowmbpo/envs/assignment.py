@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import ConfigError
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 
 def assign_tasks(spec: EnvSpec, num_envs: int, seed: int) -> list[int]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from flowmbpo.config.task import PerturbationConfig, TaskConfig
 from flowmbpo.envs.assignment import assign_tasks
-from flowmbpo.envs.base import VectorEnv
 from flowmbpo.envs.batch.simulator import BatchSimulator
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.config import PerturbationConfig, TaskConfig
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.mixed import MixedVectorEnv
+from flowmbpo.envs.mujoco import NO_OPENGL
+from flowmbpo.envs.processes.simulator import SimulatorFactory
+from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.envs.resolve import only_id, task_spec
 from flowmbpo.envs.simulators import require_installed
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.envs.workers.simulator import SimulatorFactory
-from flowmbpo.envs.workers.vector import WorkerVectorEnv
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 IN_PROCESSES = ("dmcontrol", "metaworld")
 """Simulators that step one copy at a time, in worker processes; the others step a batch in this one."""
@@ -126,3 +129,36 @@ def _batch_simulator(
             return RewarpedBatch(task, count, device)
         case _:
             raise AssertionError(task.simulator)
+
+
+@contextmanager
+def open_env(
+    config: TaskConfig, copies: int, workers: int, *, seed: int = 0, device: str = "cpu", only: int | None = None
+) -> Iterator[VectorEnv]:
+    """What `make_env` makes, closed at the end of the block.
+
+    Simulators choose their OpenGL backend when they are imported, which copies in this process do
+    here: they get none, so that a broken driver cannot keep them from stepping. Pictures are drawn
+    by a process of their own, which is started later and with the user's MUJOCO_GL.
+    """
+    with _variables(NO_OPENGL):
+        env = make_env(config, copies, workers, seed=seed, device=device, only=only)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+@contextmanager
+def _variables(changed: dict[str, str]) -> Iterator[None]:
+    """These environment variables inside the block, the former ones after it."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

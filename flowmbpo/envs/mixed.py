@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.actions import bounded_actions
 from flowmbpo.envs.assignment import check_same_tasks
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
+from flowmbpo.spec import EnvSpec
 
 
 class MixedVectorEnv(VectorEnv):

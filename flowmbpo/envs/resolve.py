@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.simulators import SIMULATORS
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.task_sets import TASK_SETS, task_set
 from flowmbpo.envs.tasks import ALIASES, task_info, task_names
 from flowmbpo.errors import ConfigError, nearest
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 _PERTURBABLE = ("dmcontrol", "mujoco")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import EnvironmentUnavailableError
+from flowmbpo.spec import EnvSpec
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import flowmbpo.envs.metaworld.tasks as metaworld
 import flowmbpo.envs.rewarped.tasks as rewarped
 import flowmbpo.envs.toy.tasks as toy
 from flowmbpo.envs.simulators import SIMULATORS
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.errors import ConfigError, nearest
+from flowmbpo.spec import TaskInfo
 
 _ROWS = (*toy.TASKS, *locomotion.TASKS, *dmcontrol.TASKS, *metaworld.TASKS, *dflex.TASKS, *rewarped.TASKS)
 _TASKS = MappingProxyType({task.name: task for task in _ROWS})

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.atomic import refused, write_bytes_atomic
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.returns import Evaluation
+from flowmbpo.files import refused, write_bytes_atomic
 
 REQUIRED = ("checkpoint", "checkpoint_sha256", "seed")
 HASH_DIGITS = 12

@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.models.actors.config import ActorConfig
-from flowmbpo.models.config import CriticConfig, ModelConfig
-from flowmbpo.models.critics import CriticEnsemble
+from flowmbpo.config.actors import ActorConfig
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.model import CriticConfig, ModelConfig
+from flowmbpo.models.build import build_actor
+from flowmbpo.models.heads import CriticEnsemble
 from flowmbpo.models.reward_normalizer import Normalization, RewardNormalizer
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.running import RunningStd
+from flowmbpo.spec import EnvSpec
 
 RETURN_SCALE_DECAY = 0.99
 
@@ -33,7 +35,7 @@ class Agent(nn.Module):
         super().__init__()
         self.spec = spec
         self.world_model = WorldModel(model, spec)
-        self.actor = actor.build(model.latent_dim, model.task_dim, spec.action_dim)
+        self.actor = build_actor(actor, model.latent_dim, model.task_dim, spec.action_dim)
         self.critic = CriticEnsemble(critic, model.latent_dim, model.task_dim)
         self.target_critic = None
         if critic.target_decay is not None:
@@ -50,3 +52,20 @@ class Agent(nn.Module):
         z = self.world_model.latent(self.world_model.encode(obs, context))
         action: Tensor = self.actor(z, context, generator)
         return action
+
+
+def build_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
+    """The untrained agent of a config, initialised from torch's global generator."""
+    return Agent(config.model, config.actor, config.critic, spec, config.training.reward_normalization)
+
+
+def build_meta_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
+    """The agent without memory behind its weights: for counting only."""
+    with torch.device("meta"):
+        return build_agent(config, spec)
+
+
+def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
+    """The agent of a new run: initial weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return build_agent(config, spec)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.spec import EnvSpec
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.models.config import ModelConfig
-from flowmbpo.models.dynamics.config import DynamicsDims
+from flowmbpo.config.dynamics import DynamicsDims
+from flowmbpo.config.model import ModelConfig
+from flowmbpo.models.build import build_dynamics, build_encoder, build_reward
 from flowmbpo.models.task_context import TaskContext, TaskTable
 from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.spec import EnvSpec
 
 
 class WorldModel(nn.Module):
@@ -28,11 +29,11 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.tasks = TaskTable(spec, config.task_dim)
-        self.encoder = config.encoder.build(spec, config.task_dim, config.latent_dim)
+        self.encoder = build_encoder(config.encoder, spec, config.task_dim, config.latent_dim)
         dims = DynamicsDims(config.latent_dim, config.simnorm_dim, config.task_dim, spec.action_dim)
-        self.dynamics = config.dynamics.build(dims)
+        self.dynamics = build_dynamics(config.dynamics, dims)
         self.geometry = self.dynamics.geometry
-        self.reward_head = config.reward.build(config.latent_dim + config.task_dim + spec.action_dim)
+        self.reward_head = build_reward(config.reward, config.latent_dim + config.task_dim + spec.action_dim)
         self.termination_head = (
             normed_mlp(config.latent_dim + config.task_dim, config.termination.units, 1, normed_output=False)
             if config.termination is not None

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.planning.config import MPPIConfig
 from flowmbpo.planning.values import Objective
 
 log = logging.getLogger("flowmbpo")

@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowmbpo.checkpoints.loader import Loaded
+from flowmbpo.checkpoints.load import Loaded
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.model import TwoHotRewardConfig
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import CheckpointError
 from flowmbpo.evaluation.returns import OnStart
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.config import TwoHotRewardConfig
-from flowmbpo.planning.config import MPPIConfig
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.tdmpc2 import imported_objective
 from flowmbpo.planning.values import CriticObjective, Objective
-from flowmbpo.runs.origin import untrained_parts
+from flowmbpo.stages.lineage import untrained_parts
 
 PlannerKind = Literal["policy", "mppi"]
 """`--planner`: the checkpoint's policy itself, or MPPI."""

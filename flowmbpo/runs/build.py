@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.diagnostics.parameters import build_agent
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import pin_backend, run_label, running_tasks, task_spec
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import ConfigError
-from flowmbpo.models.agent import Agent
-from flowmbpo.runs.initial import load_initial
+from flowmbpo.models.agent import Agent, seeded_agent
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.initial import load_initial
 
 EVALUATION_COPIES = 32  # copies of the task evaluated side by side, at most (a set: at least one of each task)
 EVALUATION_SEED_BASE = 2**62 + 2**61
@@ -66,12 +65,6 @@ def set_up_compute(config: ExperimentConfig) -> None:
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     torch.set_float32_matmul_precision(config.compute.precision)
-
-
-def seeded_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
-    """The agent of a new run: initial weights depend on the seed alone."""
-    torch.manual_seed(config.seed)
-    return build_agent(config, spec)
 
 
 def initial_agent(config: ExperimentConfig) -> Agent:

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.loader import AlteredReplayError, Loaded, load, load_replay, resolve
+from flowmbpo.checkpoints.load import AlteredReplayError, Loaded, load, load_replay, resolve
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.envs.assignment import lane_tasks
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices, only_id, running_tasks
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
 from flowmbpo.models.agent import Agent
+from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.build import env_spec, initial_agent, resolve_device, set_up_compute
 from flowmbpo.runs.evaluate import config_for_task, load_agent
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.data.offline.manifest import MANIFEST, read_manifest
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.data.dataset.manifest import MANIFEST, read_manifest
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.data.recording import record_episodes
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices, only_id, pin_backend, task_spec
 from flowmbpo.envs.simulators import simulators
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import DataError
 from flowmbpo.runs.build import resolve_device
 from flowmbpo.runs.policies import Disturbance, PolicyRequest, RecordingPolicy, load_policy
+from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.atomic import StagedFile, refused
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.errors import StorageError
+from flowmbpo.files import StagedFile, refused
 from flowmbpo.runs.diagnose import HEALTH, DiagnoseOutcome, Measured
 
 STEM = "diagnosis"
@@ -106,7 +106,7 @@ def _verdict(outcome: DiagnoseOutcome) -> tuple[bool | None, str]:
 def _section(measured: Measured) -> Section:
     if measured.diagnosis is None:
         return Section(measured.name, error=str(measured.error))
-    from flowmbpo.diagnostics.pictures import draw_png  # matplotlib: a second that a plain diagnosis need not wait
+    from flowmbpo.diagnostics.page import draw_png  # matplotlib: a second that a plain diagnosis need not wait
 
     return Section(measured.name, rows=measured.diagnosis.rows(), picture=draw_png(measured.diagnosis))
 

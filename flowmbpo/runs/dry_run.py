@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.data.offline.sampler import match_tasks
-from flowmbpo.diagnostics.compute import ComputeCost, estimate_cost
-from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts, solved_widths
-from flowmbpo.diagnostics.parity import parity, reference_config
+from flowmbpo.data.dataset.sampler import match_tasks
 from flowmbpo.envs.resolve import backend_notice, only_id, running_tasks
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, seeded_agent
-from flowmbpo.runs.initial import load_initial
+from flowmbpo.models.agent import build_meta_agent, seeded_agent
+from flowmbpo.parity.comparison import parity, reference_config
+from flowmbpo.parity.cost import ComputeCost, estimate_cost
+from flowmbpo.parity.parameters import parameter_counts, solved_widths
+from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device
 from flowmbpo.runs.offline import dataset_facts, open_dataset
 from flowmbpo.runs.preconditions import check_lanes, still_needed
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.initial import load_initial
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,23 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.loader import Loaded, load, resolve
+from flowmbpo.checkpoints.load import Loaded, load, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.diagnostics.parameters import build_agent
-from flowmbpo.envs.inspection.opening import open_env
+from flowmbpo.config.planner import MPPIConfig
+from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import backend_notices, member_id, only_id
 from flowmbpo.envs.simulators import simulators
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
 from flowmbpo.evaluation.results import write_results
 from flowmbpo.evaluation.returns import Evaluation
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
-from flowmbpo.models.agent import Agent
-from flowmbpo.planning.config import MPPIConfig
+from flowmbpo.models.agent import Agent, build_agent
+from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
 from flowmbpo.runs.build import env_spec, evaluation_env, evaluation_episodes, resolve_device, set_up_compute
+from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from flowmbpo.checkpoints.export import write_export
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts
+from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.resolve import task_spec
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.presets.load import experiment_from_dict
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowmbpo.evaluation.config import EvaluationConfig
+from flowmbpo.config.sections import EvaluationConfig
 from flowmbpo.evaluation.returns import Evaluation
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowmbpo.atomic import StagedFile, refused
+from flowmbpo.files import StagedFile, refused
 
 
 @dataclass(frozen=True)

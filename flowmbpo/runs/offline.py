@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.sampler import WindowSampler
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.assignment import lane_tasks

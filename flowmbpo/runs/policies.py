@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.checkpoints.loader import load, resolve
-from flowmbpo.config.load import experiment_from_dict
+from flowmbpo.checkpoints.load import load, resolve
 from flowmbpo.data.behaviour import Behaviour, NoiseBehaviour, RandomBehaviour
 from flowmbpo.envs.resolve import task_spec
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import CheckpointError, ConfigError, nearest
 from flowmbpo.models.agent import Agent
+from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.evaluate import load_agent
-from flowmbpo.runs.origin import untrained_parts
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.lineage import untrained_parts
 
 
 @dataclass(frozen=True)

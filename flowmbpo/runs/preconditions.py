@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.assignment import check_copies
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import ConfigError
+from flowmbpo.spec import EnvSpec
 
 DATA, WEIGHTS = "--data DIR", "--from CKPT"
 

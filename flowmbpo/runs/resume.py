@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowmbpo.checkpoints import rng
-from flowmbpo.checkpoints.loader import Loaded, load, load_replay, names, resolve
+from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch
+from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.flat import Difference, config_differences
-from flowmbpo.config.load import experiment_from_dict
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.models.actors.config import FlowActorConfig
-from flowmbpo.run_directory import RunDirectory
+from flowmbpo.presets.differences import Difference, config_differences
+from flowmbpo.presets.load import experiment_from_dict
+from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.training.trainer import Trainer
 
 FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")

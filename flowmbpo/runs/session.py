@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints import rng
-from flowmbpo.checkpoints.loader import Loaded
-from flowmbpo.checkpoints.store import CheckpointStore, epoch_name
+from flowmbpo.checkpoints.load import Loaded
+from flowmbpo.checkpoints.save import CheckpointStore, epoch_name
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.diagnostics.compute import estimate_cost
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.returns import Evaluation, evaluate
-from flowmbpo.run_directory import RunDirectory
+from flowmbpo.parity.cost import estimate_cost
 from flowmbpo.runs.build import env_name, evaluation_env, evaluation_episodes, evaluation_seed
 from flowmbpo.runs.clock import TrainingClock
+from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.runs.milestones import Milestones
-from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
-from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.runs.sinks import make_sinks
+from flowmbpo.stages.lineage import Origins
 from flowmbpo.training.trainer import PRETRAINING_SLICE, Trainer
 
 log = logging.getLogger("flowmbpo")

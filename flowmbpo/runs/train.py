@@ -12,27 +12,27 @@ from typing import Literal
 
 import torch
 
-from flowmbpo.checkpoints.loader import Loaded
+from flowmbpo.checkpoints.load import Loaded
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import to_yaml
-from flowmbpo.diagnostics.compute import estimate_cost
-from flowmbpo.diagnostics.parity import LARGEST_GAP_PERCENT, parity, reference_config
 from flowmbpo.envs.resolve import backend_notices
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import Interrupted, StorageError
-from flowmbpo.models.transfer.report import TransferReport
-from flowmbpo.run_directory import RunDirectory, default_path
+from flowmbpo.parity.comparison import LARGEST_GAP_PERCENT, parity, reference_config
+from flowmbpo.parity.cost import estimate_cost
+from flowmbpo.presets.load import to_yaml
 from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device, set_up_compute
+from flowmbpo.runs.directory import RunDirectory, default_path
 from flowmbpo.runs.dry_run import total_env_steps
-from flowmbpo.runs.initial import load_initial
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.offline import open_dataset
-from flowmbpo.runs.origin import Origins
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.preconditions import check_config
 from flowmbpo.runs.resume import has_begun, load_for_resume, restore, resume_target
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.runs.trainers import Prepared, prepare
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.initial import load_initial
+from flowmbpo.stages.lineage import Origins
+from flowmbpo.stages.transfer.report import TransferReport
 
 log = logging.getLogger("flowmbpo")
 log.setLevel(logging.INFO)

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.resolve import running_tasks
 from flowmbpo.errors import ConfigError
-from flowmbpo.models.agent import Agent
-from flowmbpo.models.transfer.report import TransferReport
-from flowmbpo.runs.build import env_spec, seeded_agent, training_env
-from flowmbpo.runs.initial import Initial
+from flowmbpo.models.agent import Agent, seeded_agent
+from flowmbpo.runs.build import env_spec, training_env
 from flowmbpo.runs.nonfinite import NonFiniteDump
 from flowmbpo.runs.offline import dataset_facts, diagnosed_episodes, measure_rewards, sampler
-from flowmbpo.runs.origin import Origins
+from flowmbpo.stages.initial import Initial
+from flowmbpo.stages.lineage import Origins
+from flowmbpo.stages.transfer.report import TransferReport
 from flowmbpo.training.fog import FoGTrainer
 from flowmbpo.training.offline import OfflineTrainer
 from flowmbpo.training.trainer import Trainer, Warmstart, WindowSource

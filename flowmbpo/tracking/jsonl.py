@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.atomic import refused, write_bytes_atomic
 from flowmbpo.errors import DataError, RunDirectoryError
+from flowmbpo.files import refused, write_bytes_atomic
 from flowmbpo.tracking.sink import MetricSink, Row
 
 NONFINITE = "nonfinite_keys"

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from flowmbpo.atomic import StagedFile
 from flowmbpo.errors import DataError
+from flowmbpo.files import StagedFile
 from flowmbpo.tracking.jsonl import read_rows
 
 _COLOURS = {"dynamics": "#4477aa", "model": "#4477aa", "reward": "#228833", "actor": "#ee6677", "critic": "#aa8800"}

@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from flowmbpo.atomic import refused
 from flowmbpo.errors import DataError, StorageError
+from flowmbpo.files import refused
 
 
 def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> Path:

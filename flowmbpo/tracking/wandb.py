@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowmbpo.config.actors import FlowActorConfig
+from flowmbpo.config.dynamics import FlowDynamicsConfig, NeuralODEDynamicsConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.models.actors.config import FlowActorConfig
-from flowmbpo.models.dynamics.config import FlowDynamicsConfig, NeuralODEDynamicsConfig
 from flowmbpo.tracking.sink import MetricSink, Row, finite_numbers
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.faults import Fault
+from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.models.agent import Agent
-from flowmbpo.training.config import TrainingConfig
 from flowmbpo.training.trainer import Dump, Trainer, Warmstart, WindowSource, means
 
 log = logging.getLogger("flowmbpo")

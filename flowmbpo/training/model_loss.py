@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.dynamics.base import Transition
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
-from flowmbpo.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)

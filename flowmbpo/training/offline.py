@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.models.agent import Agent
-from flowmbpo.training.config import TrainingConfig
 from flowmbpo.training.trainer import Dump, Trainer, Warmstart, WindowSource, means
 
 

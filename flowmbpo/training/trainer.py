@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.models.agent import Agent
-from flowmbpo.training.config import TrainingConfig
+from flowmbpo.spec import EnvSpec
 from flowmbpo.training.horizon import trusted_steps
 from flowmbpo.training.optimiser import GuardedOptimiser
 from flowmbpo.training.schedule import learning_rate

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.training.config import TrainingConfig
 from flowmbpo.training.imagination import Imagination, imagine
 from flowmbpo.training.model_loss import ModelLoss, model_loss
 from flowmbpo.training.optimiser import GuardedOptimiser

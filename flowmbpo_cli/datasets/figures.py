@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmbpo.atomic import write_bytes_atomic
-from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.errors import DataError
+from flowmbpo.files import write_bytes_atomic
 
 READ_EPISODES = 256  # at once
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)

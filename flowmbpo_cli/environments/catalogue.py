@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from flowmbpo.config.presets import is_file_path
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import backend_notice, task_spec
 from flowmbpo.envs.simulators import SIMULATORS, SimulatorInfo
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_info, task_names
 from flowmbpo.errors import ConfigError, nearest
+from flowmbpo.presets.names import is_file_path
+from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo_cli.sources import config_of
 
 Document = dict[str, Any]

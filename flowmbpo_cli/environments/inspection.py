@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.contract import check_environment
 from flowmbpo.envs.inspection.result import CheckResult
 from flowmbpo.envs.resolve import task_spec

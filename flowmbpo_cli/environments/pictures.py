@@ -10,7 +10,7 @@ import typer
 from flowmbpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
     from flowmbpo.envs.inspection.film import Motion
 
 SUFFIXES = (".png", ".mp4")
@@ -35,7 +35,7 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
     draw, StorageError where the file cannot be written.
     """
     from flowmbpo.envs.inspection.film import film, walk
-    from flowmbpo.envs.inspection.opening import open_env
+    from flowmbpo.envs.make import open_env
     from flowmbpo.envs.resolve import task_spec
 
     spec = task_spec(config)
@@ -61,7 +61,7 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
 def _write_picture(frame: Any, out: Path) -> None:
     from matplotlib.image import imsave
 
-    from flowmbpo.atomic import StagedFile
+    from flowmbpo.files import StagedFile
 
     with StagedFile(out) as staged:
         imsave(staged, frame, format="png")  # type: ignore[arg-type]  # it writes, which is all that is asked

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowmbpo.config.flat import config_differences
-from flowmbpo.config.load import load_experiment
-from flowmbpo.diagnostics.parameters import build_meta_agent, parameter_counts
-from flowmbpo.diagnostics.parity import COMPARED
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.systems import toy_system
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.comparison import COMPARED
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.presets.differences import config_differences
+from flowmbpo.presets.load import load_experiment
 
 
 @pytest.fixture(scope="module")

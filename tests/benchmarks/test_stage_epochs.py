@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.checkpoints.store import CheckpointStore
-from flowmbpo.config.flat import config_differences
-from flowmbpo.config.load import load_experiment, preset_info
-from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.checkpoints.save import CheckpointStore
+from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.envs.make import make_env
+from flowmbpo.presets.differences import config_differences
+from flowmbpo.presets.load import load_experiment, preset_info
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = ("model.latent_dim=16", "model.encoder.units=[16]", "training.wm_batch_size=8", "training.horizon=3")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import CheckpointError
 
 POSITIONS = 100

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.export import read_export, write_export
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.checkpoints.importers.writing import write_checkpoint
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import experiment_from_dict, load_experiment
+from flowmbpo.checkpoints.load import load
 from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.presets.load import experiment_from_dict, load_experiment
 from flowmbpo.runs.build import initial_agent
 from flowmbpo.runs.export_checkpoint import export_checkpoint
-from flowmbpo.runs.import_checkpoint import import_checkpoint
 
 
 @pytest.fixture

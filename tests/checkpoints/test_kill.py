@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo.checkpoints.loader import load, load_replay, resolve
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import load, load_replay, resolve
+from flowmbpo.checkpoints.save import CheckpointStore
 
 Checkpoint = tuple[dict[str, object], dict[str, object]]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints import rng
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import CheckpointError
 
 

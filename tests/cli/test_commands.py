@@ -3,8 +3,8 @@
 import pytest
 
 from flowmbpo import __version__
-from flowmbpo.config.load import load_experiment
-from flowmbpo.config.presets import preset_names
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.presets.names import preset_names
 from flowmbpo.tracking.wandb import wandb_key_present
 from flowmbpo_cli import machine
 from flowmbpo_cli.sources import complete_preset, complete_task, config_of
@@ -153,7 +153,7 @@ def test_values_are_shown_for_people(value, text):
 
 
 def test_config_inside_a_lone_checkpoint_is_taken(command, tmp_path):
-    from flowmbpo.checkpoints.store import CheckpointStore
+    from flowmbpo.checkpoints.save import CheckpointStore
 
     config = load_experiment("quickstart", ["training.horizon=3"])
     payload = {"config": config.model_dump(mode="json"), "epoch": 1, "env_steps": 0, "agent": {}}

@@ -3,9 +3,9 @@
 import shutil
 
 import flowmbpo
-from flowmbpo.config.controls import CONTROLS
-from flowmbpo.config.load import load_experiment
-from flowmbpo.config.presets import preset_names, presets_folder
+from flowmbpo.presets.controls import CONTROLS
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.presets.names import preset_names, presets_folder
 from flowmbpo_cli.sources import complete_preset
 
 

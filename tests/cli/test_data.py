@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import StorageError
 from flowmbpo_cli.datasets.published import PUBLISHED
 

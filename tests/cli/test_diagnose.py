@@ -56,7 +56,7 @@ class Fake(Diagnosis):
 def finished(tmp_path_factory):
     """A run of a second."""
     from flowmbpo import runs
-    from flowmbpo.config.load import load_experiment
+    from flowmbpo.presets.load import load_experiment
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     threads = torch.get_num_threads()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowmbpo.planning.config import MPPIConfig
+from flowmbpo.config.planner import MPPIConfig
 
 
 @pytest.fixture

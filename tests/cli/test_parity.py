@@ -2,8 +2,8 @@
 
 import pytest
 
-from flowmbpo.config.load import load_experiment, to_yaml
 from flowmbpo.envs.resolve import pin_backend
+from flowmbpo.presets.load import load_experiment, to_yaml
 
 
 def test_document_holds_sizes_costs_and_differences(command):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.config.load import load_experiment, to_yaml
-from flowmbpo.data.config import DataConfig
-from flowmbpo.runs.stages import FROM  # imported before `engine` takes the package's place
+from flowmbpo.config.sections import DataConfig
+from flowmbpo.presets.load import load_experiment, to_yaml
+from flowmbpo.stages.config import FROM  # imported before `engine` takes the package's place
 
 
 @pytest.fixture

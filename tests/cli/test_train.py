@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.config.load import load_experiment, to_yaml
 from flowmbpo.envs.tasks import task_info
+from flowmbpo.presets.load import load_experiment, to_yaml
 from flowmbpo_cli.execution import with_resume_value
 from flowmbpo_cli.sources import existing_run
 
@@ -180,7 +180,7 @@ def test_bare_resume_with_more_epochs_means_the_presets_own_run(command, tmp_pat
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Lay a run of the preset `mini-ant-baseline` down where it would be with that backend."""
-    from flowmbpo.envs.config import TaskConfig
+    from flowmbpo.config.task import TaskConfig
 
     monkeypatch.chdir(tmp_path)
 

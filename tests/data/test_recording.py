@@ -8,10 +8,9 @@ import torch
 
 from flowmbpo.data.behaviour import Behaviour
 from flowmbpo.data.recording import record_episodes
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.faults import Fault
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 
 class Counting(VectorEnv):

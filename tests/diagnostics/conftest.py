@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from flowmbpo.config.load import load_experiment
-from flowmbpo.diagnostics.parameters import build_agent
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.envs.make import make_env
+from flowmbpo.models.agent import build_agent
+from flowmbpo.presets.load import load_experiment
 
 SMALL = (
     "task.name=toy-pendulum-swingup",

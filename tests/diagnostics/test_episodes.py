@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from flowmbpo.diagnostics.episodes import Episodes, run_episodes
-from flowmbpo.envs.base import EnvStep
-from flowmbpo.envs.faults import Fault
+from flowmbpo.envs.contract import EnvStep, Fault
 from flowmbpo.errors import DataError
 
 CPU = torch.device("cpu")

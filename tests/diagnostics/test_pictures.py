@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from flowmbpo.diagnostics.diagnosis import Diagnosis
-from flowmbpo.diagnostics.pictures import DPI, SIZE, draw_png, write_picture
+from flowmbpo.diagnostics.page import DPI, SIZE, draw_png, write_picture
 from flowmbpo.errors import StorageError
 
 

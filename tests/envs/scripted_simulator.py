@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 
-from flowmbpo.envs.spec import TaskInfo
-from flowmbpo.envs.workers.simulator import Outcome, Simulator
+from flowmbpo.envs.processes.simulator import Outcome, Simulator
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.spec import TaskInfo
 
 CRASH, EXIT, NOT_A_NUMBER, REWARDLESS, ABSURDITY, DIVERGENCE = 0.9, 0.8, 0.7, 0.6, 0.55, 0.45
 

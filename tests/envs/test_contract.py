@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 
 NUM_ENVS = 3

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator, action_scale
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.opengl import rendering_variables
-from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.envs.mujoco import rendering_variables
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scripted_simulator import TASK, ScriptedSimulator
 
-from flowmbpo.envs.workers.frames import FrameDrawer, drawer_handlers
-from flowmbpo.envs.workers.group import Saved
-from flowmbpo.envs.workers.server import CPU, RENDER
+from flowmbpo.envs.processes.frames import FrameDrawer, drawer_handlers
+from flowmbpo.envs.processes.group import Saved
+from flowmbpo.envs.processes.server import CPU, RENDER
 
 ACTIONS = np.linspace(0, 0.5, 8, dtype=np.float32).reshape(4, 2)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import cores, make_env
-from flowmbpo.envs.workers.vector import WorkerVectorEnv
+from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError, EnvironmentUnavailableError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.mixed import MixedVectorEnv
 from flowmbpo.errors import ConfigError

@@ -9,9 +9,9 @@ import torch
 from scripted_simulator import NARROW, TASK, NarrowSimulator, ScriptedSimulator
 
 from flowmbpo.envs.assignment import action_mask, assign_tasks
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.envs.workers.vector import WorkerVectorEnv
+from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError
+from flowmbpo.spec import EnvSpec
 
 SPEC = EnvSpec((TASK, NARROW), name="pair")
 IDS = [0, 1, 1, 0]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from flowmbpo.envs.config import PerturbationConfig, TaskConfig
-from flowmbpo.envs.perturbation import draw_impulses
+from flowmbpo.config.task import PerturbationConfig, TaskConfig
+from flowmbpo.envs.contract import episode_seed
+from flowmbpo.envs.mujoco import draw_impulses
 from flowmbpo.envs.resolve import task_spec
-from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.errors import ConfigError
 
 

@@ -7,14 +7,13 @@ import pytest
 import torch
 from dm_control import suite
 
-from flowmbpo.envs.config import PerturbationConfig, TaskConfig
+from flowmbpo.config.task import PerturbationConfig, TaskConfig
+from flowmbpo.envs.contract import broken_numbers, episode_seed
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
-from flowmbpo.envs.faults import broken_numbers
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.perturbation import Impulses, draw_impulses
-from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.envs.mujoco import Impulses, draw_impulses
 from flowmbpo.envs.task_sets import MT30
 from flowmbpo.envs.tasks import task_info
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs import resolve, tasks
-from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import backend_notices, member_id, pin_as_stored, pin_backend, task_spec
 from flowmbpo.envs.simulators import SIMULATORS

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.task_sets import MT50, TASK_SETS, task_set
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
+from flowmbpo.spec import EnvSpec
 
 # Name, observation width, action width, by task id (TD-MPC2).
 PUBLISHED_MT30 = """

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.dmcontrol.suite import load_suite_task, suite_key
 from flowmbpo.envs.dmcontrol.tasks import SUITE_TASKS
-from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.simulators import SimulatorInfo
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.envs.tasks import task_info, task_names
 from flowmbpo.errors import ConfigError
+from flowmbpo.spec import EnvSpec
 
 DMCONTROL = [name for name in task_names() if task_info(name).simulator == "dmcontrol"]
 SAMPLE = ["walker-stand", "cup-catch", "cartpole-swingup", "humanoid_CMU-run", "quadruped-walk", "point_mass-hard"]
@@ -136,7 +136,9 @@ def test_a_tasks_own_simulator_can_be_named():
 
 
 def test_tables_and_worker_code_import_no_torch_and_no_simulator():
-    modules = "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.workers.group, flowmbpo.envs.workers.frames"
+    modules = (
+        "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.processes.group, flowmbpo.envs.processes.frames"
+    )
     program = f"import sys, {modules}; print({{'torch', 'dm_control', 'mujoco'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -26,10 +26,10 @@ from scripted_simulator import (
     StubbornSimulator,
 )
 
-from flowmbpo.envs.seeding import episode_seed
-from flowmbpo.envs.spec import EnvSpec
-from flowmbpo.envs.workers.vector import WorkerVectorEnv
+from flowmbpo.envs.contract import episode_seed
+from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.spec import EnvSpec
 
 
 def make(num_envs=4, workers=2, task=TASK, simulator=ScriptedSimulator):
@@ -252,7 +252,7 @@ def test_a_copy_that_never_starts_is_an_error_after_ten_episodes():
 def test_a_first_episode_that_cannot_start_is_logged(monkeypatch, caplog):
     env = make(workers=0, simulator=StubbornSimulator)
     group_seed = episode_seed
-    monkeypatch.setattr("flowmbpo.envs.workers.group.episode_seed", lambda *at: group_seed(*at[:2], at[2] + 1))
+    monkeypatch.setattr("flowmbpo.envs.processes.group.episode_seed", lambda *at: group_seed(*at[:2], at[2] + 1))
     with caplog.at_level(logging.WARNING, "flowmbpo"):
         env.reset(5)
     assert "environment 1 broke at the start of episode 0 (seed 5): no room for copy 1" in caplog.text
@@ -291,8 +291,8 @@ def test_workers_end_when_their_parent_is_killed():
     program = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from scripted_simulator import TASK, ScriptedSimulator\n"
-        "from flowmbpo.envs.spec import EnvSpec\n"
-        "from flowmbpo.envs.workers.vector import WorkerVectorEnv\n"
+        "from flowmbpo.spec import EnvSpec\n"
+        "from flowmbpo.envs.processes.vector import WorkerVectorEnv\n"
         "env = WorkerVectorEnv(EnvSpec((TASK,)), [ScriptedSimulator], [0, 0], 2)\n"
         "env.reset(0); print('ready', flush=True); input()\n"
     )
@@ -315,8 +315,8 @@ def test_a_program_that_never_closed_its_environment_still_ends():
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "import tempfile, weakref; weakref.finalize(tempfile, print)\n"  # its exit hook stands before multiprocessing's
         "from scripted_simulator import TASK, ScriptedSimulator\n"
-        "from flowmbpo.envs.workers.process import ProcessWorker\n"
-        "from flowmbpo.envs.workers.frames import drawer_handlers\n"
+        "from flowmbpo.envs.processes.process import ProcessWorker\n"
+        "from flowmbpo.envs.processes.frames import drawer_handlers\n"
         "from functools import partial\n"
         "worker = ProcessWorker(partial(drawer_handlers, ScriptedSimulator, TASK), {})\n"
         "worker.receive()\n"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.envs.contract import EnvStep, VectorEnv
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 LONGEST = 100
 

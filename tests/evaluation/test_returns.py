@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.faults import Fault
+from flowmbpo.envs.contract import Fault
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.evaluation.returns import Evaluation, evaluate
 

@@ -43,7 +43,18 @@ STAGE = settings(training__warmup_model_updates=4, evaluation__every=2, evaluati
 
 def train(preset: str, out: str, *options: str, epochs: int = 4, small: list[str] = TINY) -> list[str]:
     """One training."""
-    return ["train", "--preset", preset, "--out", out, "--seed", "3", *settings(training__epochs=epochs), *small, *options]
+    return [
+        "train",
+        "--preset",
+        preset,
+        "--out",
+        out,
+        "--seed",
+        "3",
+        *settings(training__epochs=epochs),
+        *small,
+        *options,
+    ]
 
 
 def definitions() -> dict[str, Commands]:
@@ -55,13 +66,33 @@ def definitions() -> dict[str, Commands]:
     ]
     for kind in ("mlp", "residual", "gaussian", "flow", "genflow", "neuralode", "fullflow"):
         runs[f"mini-cartpole-{kind}"] = [train(f"mini-cartpole-{kind}", "run")]
-    runs["dmc"] = [train("dmc-walker-stand-fullflow", "run", "--set", "training.random_episodes=0", epochs=8)]
+    runs["dmc"] = [
+        train(
+            "dmc-walker-stand-fullflow",
+            "run",
+            *settings(training__random_episodes=0, training__warmup_model_updates=0),
+            epochs=8,
+        )
+    ]
     runs["ant"] = [train("mini-ant-residual", "run", epochs=2)]
     runs["teacher-two-hot"] = [
         train("quickstart", "run", *settings(model__dynamics__source="teacher", model__reward__kind="two_hot"))
     ]
-    collect = ["data", "collect", "data", "--set", "mini3", "--policy", "random", "--policy", "noise", "--episodes", "2"]
-    offline = ["pretrain", "--data", "data", "--seed", "3", *settings(training__epochs=3), *STAGE]
+    collect = [
+        "data",
+        "collect",
+        "data",
+        "--set",
+        "mini3",
+        "--policy",
+        "random",
+        "--policy",
+        "noise",
+        "--episodes",
+        "2",
+    ]
+    offline = ["pretrain", "--data", "data", "--seed", "3", *STAGE, *settings(training__epochs=3)]
+    offline += settings(training__warmup_model_updates=0)
     runs["stage-a"] = [collect, [*offline, "--preset", "mini3-a-fullflow", "--policy", "--out", "run"]]
     runs["a-b-c"] = [
         collect,
@@ -135,7 +166,7 @@ def machine() -> dict[str, str]:
 def resolved_presets() -> dict[str, str]:
     """Every name, controls included, with a hash of the configuration it resolves to."""
     code = (
-        "import json, sys; from flowmbpo.config.load import load_experiment\n"
+        "import json, sys; from flowmbpo.presets.load import load_experiment\n"
         "names = json.load(sys.stdin)\n"
         "print(json.dumps({name: load_experiment(name).model_dump(mode='json') for name in names}))"
     )
@@ -146,7 +177,13 @@ def resolved_presets() -> dict[str, str]:
     )  # fmt: skip
     names = [preset["name"] for preset in json.loads(listed.stdout)]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, input=json.dumps(names), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=env,
+        input=json.dumps(names),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {name: hash_config(config) for name, config in json.loads(done.stdout).items()}
 

@@ -5,12 +5,13 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.models.config import ModelConfig
+from flowmbpo.config.dynamics import DynamicsConfig, DynamicsDims
+from flowmbpo.config.model import ModelConfig
+from flowmbpo.models.build import build_dynamics
 from flowmbpo.models.dynamics.base import Transition
-from flowmbpo.models.dynamics.config import DynamicsConfig, DynamicsDims
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import simnorm
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 DIMS = DynamicsDims(latent_dim=24, simnorm_dim=8, task_dim=4, action_dim=3)
 DYNAMICS = TypeAdapter(DynamicsConfig)
@@ -48,7 +49,7 @@ def make_dynamics():
 
     def make(*, scrambled=False, seed=0, dims=DIMS, **options):
         torch.manual_seed(seed)
-        dynamics = DYNAMICS.validate_python({"units": (16, 16), **options}).build(dims)
+        dynamics = build_dynamics(DYNAMICS.validate_python({"units": (16, 16), **options}), dims)
         return scramble_(dynamics, seed).double() if scrambled else dynamics
 
     return make

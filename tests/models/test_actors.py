@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from flowmbpo.config.actors import FlowActorConfig, GaussianActorConfig
 from flowmbpo.flows.integrators import STAGES
-from flowmbpo.models.actors.config import FlowActorConfig, GaussianActorConfig
+from flowmbpo.models.build import build_actor
 from flowmbpo.models.task_context import TaskContext
 
 ACTORS = {
@@ -39,7 +40,7 @@ def latents(rows):
 @pytest.fixture
 def make_actor(scramble):
     def make(config, *, action_dim=3, std=0.3):
-        return scramble(config.build(24, 4, action_dim), std=std).double()
+        return scramble(build_actor(config, 24, 4, action_dim), std=std).double()
 
     return make
 
@@ -115,15 +116,15 @@ def test_announced_evaluations_are_those_of_the_network(name, make_actor):
 @pytest.mark.parametrize("name", ["gaussian", "flow without linear start"])
 def test_the_last_layer_s_scale_starts_actions_near_zero(name):
     torch.manual_seed(0)
-    small = ACTORS[name].model_copy(update={"last_layer_scale": 1e-6}).build(24, 4, 3).double()
+    small = build_actor(ACTORS[name].model_copy(update={"last_layer_scale": 1e-6}), 24, 4, 3).double()
     assert small(latents(6), context(6)).abs().max() < 1e-5
-    assert ACTORS[name].build(24, 4, 3).double()(latents(6), context(6)).abs().max() > 1e-2
+    assert build_actor(ACTORS[name], 24, 4, 3).double()(latents(6), context(6)).abs().max() > 1e-2
 
 
 def spread(config, rows=40_000):
     """Mean and std of the pre-activation for one latent, at the initial weights with a zero head."""
     torch.manual_seed(0)
-    actor = config.model_copy(update={"last_layer_scale": 0.0}).build(24, 4, 3).double()
+    actor = build_actor(config.model_copy(update={"last_layer_scale": 0.0}), 24, 4, 3).double()
     task = context(1)
     repeated = TaskContext(*(x.expand(rows, *x.shape[1:]) for x in (task.embedding, task.action_mask, task.discount)))
     sample = actor(latents(1).expand(rows, -1), repeated, rng()).detach().atanh()
@@ -145,9 +146,9 @@ def test_the_noise_floor_adds_its_variance_to_samples_only(kind):
     expected = math.sqrt(math.exp(-2) + 0.25)
     torch.testing.assert_close(std, torch.full_like(std, expected), rtol=0.02, atol=0)
     torch.manual_seed(0)
-    quiet = plain.build(24, 4, 3).double()
+    quiet = build_actor(plain, 24, 4, 3).double()
     torch.manual_seed(0)
-    loud = floored.build(24, 4, 3).double()
+    loud = build_actor(floored, 24, 4, 3).double()
     assert torch.equal(quiet(latents(6), context(6)), loud(latents(6), context(6)))
 
 
@@ -156,7 +157,7 @@ def test_a_flow_that_contracts_its_noise_keeps_the_floor(make_actor):
     config = FlowActorConfig(
         units=(1,), parity=False, integrator="euler", substeps=1, linear_start=False, noise_floor=0.3
     )
-    actor = config.build(24, 4, 3).double()
+    actor = build_actor(config, 24, 4, 3).double()
     actor.velocity = Contraction()
     rows = 20_000
     sample = actor(latents(1).expand(rows, -1), context(rows, narrow=False), rng()).atanh()
@@ -200,7 +201,7 @@ def test_the_flow_starts_at_its_linear_image_plus_scaled_noise(linear_start, mak
     ],
 )
 def test_the_spread_is_brought_back_to_its_floor_and_no_further(config, parameter, floor):
-    actor = config.build(24, 4, 3)
+    actor = build_actor(config, 24, 4, 3)
     values = getattr(actor, parameter)
     values.data.copy_(torch.tensor([-5.0, 0.5, -1.0]))
     actor.clamp_()
@@ -208,15 +209,15 @@ def test_the_spread_is_brought_back_to_its_floor_and_no_further(config, paramete
 
 
 def test_a_flow_without_a_floor_may_lose_its_noise():
-    actor = FlowActorConfig(units=(8,), min_noise_std=0.0).build(24, 4, 3)
+    actor = build_actor(FlowActorConfig(units=(8,), min_noise_std=0.0), 24, 4, 3)
     actor.log_noise_std.data.fill_(-20.0)
     actor.clamp_()
     assert actor.log_noise_std.tolist() == [-20.0] * 3
 
 
 def test_a_fixed_noise_is_no_trained_parameter():
-    assert FlowActorConfig(units=(8,)).build(24, 4, 3).log_noise_std.requires_grad
-    assert not FlowActorConfig(units=(8,), learn_noise_std=False).build(24, 4, 3).log_noise_std.requires_grad
+    assert build_actor(FlowActorConfig(units=(8,)), 24, 4, 3).log_noise_std.requires_grad
+    assert not build_actor(FlowActorConfig(units=(8,), learn_noise_std=False), 24, 4, 3).log_noise_std.requires_grad
 
 
 @pytest.mark.parametrize(

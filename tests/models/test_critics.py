@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from flowmbpo.models.actors.config import FlowActorConfig, GaussianActorConfig
+from flowmbpo.config.actors import FlowActorConfig, GaussianActorConfig
+from flowmbpo.config.model import CriticConfig, ModelConfig
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.config import CriticConfig, ModelConfig
-from flowmbpo.models.critics import CriticEnsemble
+from flowmbpo.models.heads import CriticEnsemble
 from flowmbpo.models.task_context import TaskContext
 
 ROWS = 6

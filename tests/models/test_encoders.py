@@ -6,14 +6,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from flowmbpo.diagnostics.parameters import count_parameters
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
+from flowmbpo.config.dynamics import DynamicsDims
+from flowmbpo.config.model import EncoderConfig, IdentityEncoderConfig, ModelConfig
 from flowmbpo.errors import ConfigError
 from flowmbpo.flows.simplex import EuclideanGeometry
-from flowmbpo.models.config import EncoderConfig, IdentityEncoderConfig, ModelConfig
+from flowmbpo.models.build import build_encoder
 from flowmbpo.models.dynamics.base import Transition, reference_parameters
-from flowmbpo.models.dynamics.config import DynamicsDims
 from flowmbpo.models.world_model import WorldModel
+from flowmbpo.parity.parameters import count_parameters
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 KINDS = {
     "residual": {"kind": "residual"},
@@ -130,7 +131,7 @@ def test_stored_configs_without_a_kind_are_mlp_encoders():
 
 def test_a_latent_that_is_not_as_wide_as_the_observation_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"model\.latent_dim 16 .* 'line' has obs_dim 1\. Set model\.latent_dim to 1"):
-        IdentityEncoderConfig().build(SINGLE, 0, 16)
+        build_encoder(IdentityEncoderConfig(), SINGLE, 0, 16)
 
 
 @pytest.mark.parametrize(

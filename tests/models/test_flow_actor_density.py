@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.models.actors import flow
-from flowmbpo.models.actors.config import FlowActorConfig
+from flowmbpo.models.build import build_actor
 from flowmbpo.models.task_context import TaskContext
 
 CONFIGS = {
@@ -24,7 +25,7 @@ def rng(seed=0):
 @pytest.fixture
 def make_actor(scramble):
     def make(name, action_dim):
-        return scramble(CONFIGS[name].build(8, 0, action_dim), std=0.25).double()
+        return scramble(build_actor(CONFIGS[name], 8, 0, action_dim), std=0.25).double()
 
     return make
 
@@ -110,6 +111,6 @@ def test_the_density_s_gradient_reaches_every_parameter_and_is_right(make_actor)
 
 
 def test_no_density_is_claimed_where_a_noise_floor_convolves_it():
-    actor = FlowActorConfig(units=(8,), noise_floor=0.1).build(8, 0, 2).double()
+    actor = build_actor(FlowActorConfig(units=(8,), noise_floor=0.1), 8, 0, 2).double()
     with pytest.raises(ValueError, match="noise_floor"):
         actor.sample_with_log_prob(*inputs(4, 2), rng())

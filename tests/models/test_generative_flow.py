@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flowmbpo.config.dynamics import DynamicsDims
 from flowmbpo.models.dynamics.base import Transition
-from flowmbpo.models.dynamics.config import DynamicsDims
 from flowmbpo.nets.simnorm import center
 
 GENERATIVE = {"kind": "flow", "mode": "generative"}

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from flowmbpo.models.config import ModelConfig
-from flowmbpo.models.dynamics.config import DynamicsConfig
+from flowmbpo.config.dynamics import DynamicsConfig
+from flowmbpo.config.model import ModelConfig
 
 DYNAMICS = TypeAdapter(DynamicsConfig)
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.models.actors.config import FlowActorConfig, GaussianActorConfig
-from flowmbpo.models.config import ModelConfig
+from flowmbpo.config.actors import FlowActorConfig, GaussianActorConfig
+from flowmbpo.config.model import ModelConfig
+from flowmbpo.models.build import build_actor
 from flowmbpo.models.world_model import WorldModel
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 SIZES = {
     "mini": {"latent_dim": 64, "encoder": (128,), "units": (128, 128)},
@@ -84,15 +85,15 @@ def test_the_mlp_is_built_as_written():
 def test_the_flow_actor_has_the_gaussian_s_parameter_count(latent_dim, units, shape, linear_start):
     _, action_dim, task_dim = SHAPES[shape]
     with torch.device("meta"):
-        gaussian = GaussianActorConfig(units=units).build(latent_dim, task_dim, action_dim)
-        flow = FlowActorConfig(units=units, linear_start=linear_start).build(latent_dim, task_dim, action_dim)
+        gaussian = build_actor(GaussianActorConfig(units=units), latent_dim, task_dim, action_dim)
+        flow = build_actor(FlowActorConfig(units=units, linear_start=linear_start), latent_dim, task_dim, action_dim)
     assert abs(count(flow) / count(gaussian) - 1) < 0.003
     assert gaussian.hidden_units == units
     assert flow.hidden_units != units
 
 
 def test_an_actor_without_parity_is_built_as_written():
-    assert FlowActorConfig(units=(32, 16), parity=False).build(24, 0, 2).hidden_units == (32, 16)
+    assert build_actor(FlowActorConfig(units=(32, 16), parity=False), 24, 0, 2).hidden_units == (32, 16)
 
 
 # TD-MPC2's published sizes (obs 24 on MT30, 39 on MT80; 6 actions): encoder, dynamics, reward.

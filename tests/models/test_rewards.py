@@ -4,7 +4,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from flowmbpo.models.config import RewardConfig, ScalarRewardConfig, TwoHotRewardConfig
+from flowmbpo.config.model import RewardConfig, ScalarRewardConfig, TwoHotRewardConfig
+from flowmbpo.models.build import build_reward
 from flowmbpo.nets.two_hot import symexp, two_hot
 
 HEADS = {
@@ -16,7 +17,7 @@ HEADS = {
 
 def trained(config, target, inputs, updates=300):
     torch.manual_seed(0)
-    head = config.build(inputs.shape[-1])
+    head = build_reward(config, inputs.shape[-1])
     optimiser = torch.optim.Adam(head.parameters(), lr=5e-3)
     for _ in range(updates):
         optimiser.zero_grad()
@@ -56,14 +57,17 @@ def test_symlog_decoding_leaves_out_the_symexp():
 
 @pytest.mark.parametrize("name", HEADS)
 def test_an_untrained_head_predicts_zero(name):
-    head = HEADS[name].build(6)
+    head = build_reward(HEADS[name], 6)
     torch.testing.assert_close(head(torch.randn(5, 6)), torch.zeros(5), rtol=0, atol=1e-5)
 
 
 def test_losses_are_per_sample_and_as_defined():
     torch.manual_seed(0)
     inputs, reward = torch.randn(5, 6), torch.randn(5)
-    scalar, bins = ScalarRewardConfig(units=(8,)).build(6), TwoHotRewardConfig(units=(8,), bins=11).build(6)
+    scalar, bins = (
+        build_reward(ScalarRewardConfig(units=(8,)), 6),
+        build_reward(TwoHotRewardConfig(units=(8,), bins=11), 6),
+    )
     for head in (scalar, bins):
         torch.nn.init.normal_(head.network[-1].weight)
     torch.testing.assert_close(scalar.loss(inputs, reward), (scalar(inputs) - reward) ** 2)
@@ -73,7 +77,7 @@ def test_losses_are_per_sample_and_as_defined():
 
 
 def test_the_bins_are_those_of_the_config_and_no_weights():
-    head = TwoHotRewardConfig(units=(8,), bins=5, low=-2.0, high=6.0).build(6)
+    head = build_reward(TwoHotRewardConfig(units=(8,), bins=5, low=-2.0, high=6.0), 6)
     assert head.bins.tolist() == [-2.0, 0.0, 2.0, 4.0, 6.0]
     assert head.network[-1].out_features == 5
     assert not any("bins" in key for key in head.state_dict())

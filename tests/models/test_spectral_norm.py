@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from flowmbpo.models.dynamics.config import MLPDynamicsConfig
+from flowmbpo.config.dynamics import MLPDynamicsConfig
 from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
 
 KINDS = {

@@ -4,9 +4,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from flowmbpo.diagnostics.flops import FlopCount
+from flowmbpo.config.dynamics import DynamicsConfig, DynamicsDims
+from flowmbpo.models.build import build_dynamics
 from flowmbpo.models.dynamics.base import network_flops
-from flowmbpo.models.dynamics.config import DynamicsConfig, DynamicsDims
+from flowmbpo.parity.cost import FlopCount
 
 SIZES = {
     "mini": (DynamicsDims(64, 8, 0, 1), (128, 128)),
@@ -23,7 +24,7 @@ FLOWS = {
 
 def build(dims, **options):
     with torch.random.fork_rng(devices=[]):
-        return TypeAdapter(DynamicsConfig).validate_python(options).build(dims)
+        return build_dynamics(TypeAdapter(DynamicsConfig).validate_python(options), dims)
 
 
 def counted(dynamics, dims, rows=2):

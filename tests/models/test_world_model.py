@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from flowmbpo.config.model import ModelConfig
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.models.config import ModelConfig
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import center, simnorm
-from flowmbpo.training.config import TrainingConfig
+from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo.training.model_loss import model_loss
 
 KINDS = {

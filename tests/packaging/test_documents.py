@@ -12,10 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import load_experiment
-from flowmbpo.config.presets import preset_names
-from flowmbpo.config.resolution import control_names
-from flowmbpo.config.schema import dotted_keys
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.presets.names import preset_names
+from flowmbpo.presets.resolution import control_names
+from flowmbpo.presets.schema import dotted_keys
 from flowmbpo_cli.main import app
 
 DOCUMENTS = (

@@ -70,7 +70,7 @@ def test_wheel_holds_both_packages_and_every_preset(wheel: Path, repository: Pat
         for package in ("flowmbpo", "flowmbpo_cli")
         for path in (repository / package).rglob("*.py")
     }
-    presets = {f"flowmbpo/presets/{path.name}" for path in (repository / "presets").glob("*.yaml")}
+    presets = {f"flowmbpo/presets/files/{path.name}" for path in (repository / "presets").glob("*.yaml")}
     assert presets and sources
     assert presets | sources <= names
 

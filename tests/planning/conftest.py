@@ -4,14 +4,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.models.actors.config import ActorConfig
+from flowmbpo.config.actors import ActorConfig
+from flowmbpo.config.model import CriticConfig, ModelConfig
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.config import CriticConfig, ModelConfig
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.planning.config import MPPIConfig
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.values import Objective
+from flowmbpo.spec import EnvSpec, TaskInfo
 
 TASKS = (
     TaskInfo("wide", "scripted", 3, 3, 10, 1, 0.9, can_terminate=True),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.models.actors.base import Actor
-from flowmbpo.models.actors.config import GaussianActorConfig
 from flowmbpo.planning.values import CriticObjective
 from flowmbpo.training.imagination import imagine
 from flowmbpo.training.returns import discounted_return

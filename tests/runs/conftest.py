@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.tracking.jsonl import read_rows
 

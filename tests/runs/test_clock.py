@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.runs.clock import TrainingClock
 from flowmbpo.runs.session import TrainingSession

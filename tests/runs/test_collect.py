@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.importers.writing import write_checkpoint
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.writer import DatasetWriter
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.checkpoints.load import load
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.runs.collect import Simulation, collect
@@ -92,8 +92,8 @@ def test_a_checkpoint_of_one_task_supplies_that_task_alone(tmp_path, checkpoint)
 
 def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     """Padded to the set's widths and under another id, it takes the actions of the plain agent."""
-    from flowmbpo.checkpoints.loader import load
-    from flowmbpo.config.load import experiment_from_dict
+    from flowmbpo.checkpoints.load import load
+    from flowmbpo.presets.load import experiment_from_dict
     from flowmbpo.runs.evaluate import load_agent
 
     swapped = TaskConfig(name=None, set="swapped", tasks=tuple(reversed(PAIR.tasks)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.load import load
 from flowmbpo.diagnostics.diagnosis import Diagnosis
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.buffer import check_buffer
@@ -123,7 +123,8 @@ def test_subject_is_the_checkpoints_agent_with_its_experience(subject, run):
 
 
 def test_initial_agent_is_the_one_that_training_began_with(subject, run, config, train, tmp_path):
-    from flowmbpo.runs.build import env_spec, seeded_agent
+    from flowmbpo.models.agent import seeded_agent
+    from flowmbpo.runs.build import env_spec
 
     began = seeded_agent(config(), env_spec(config())).state_dict()
     state = torch.get_rng_state()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import load_experiment
-from flowmbpo.runs.build import env_spec, seeded_agent
+from flowmbpo.checkpoints.load import load
+from flowmbpo.models.agent import seeded_agent
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.runs.build import env_spec
 from flowmbpo.runs.dry_run import total_env_steps
 from flowmbpo.training import trainer
 

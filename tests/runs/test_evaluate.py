@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.returns import evaluate as evaluate_policy
@@ -63,7 +63,8 @@ def test_episodes_default_to_the_configs_and_the_seed_decides(run):
 
 def test_returns_are_those_of_the_trained_policy_in_the_real_environment(run, config):
     from flowmbpo.envs.make import make_env
-    from flowmbpo.runs.build import env_spec, seeded_agent
+    from flowmbpo.models.agent import seeded_agent
+    from flowmbpo.runs.build import env_spec
 
     agent = seeded_agent(config(), env_spec(config()))
     agent.load_state_dict(load(run / "checkpoints" / "latest.pt").payload["agent"])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import Loaded, load
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import Loaded, load
+from flowmbpo.checkpoints.save import CheckpointStore
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.nets.mlp import normed_mlp
-from flowmbpo.planning.config import MPPIConfig
 from flowmbpo.runs.acting import check_trained, planning_config
 
 SMALL = MPPIConfig(horizon=2, iterations=2, samples=16, elites=4, policy_samples=4)

@@ -9,8 +9,8 @@ import threading
 import pytest
 import torch
 
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import (
     ConfigError,
     EnvironmentFailure,
@@ -19,7 +19,7 @@ from flowmbpo.errors import (
     NonFiniteError,
     StorageError,
 )
-from flowmbpo.run_directory import RunDirectory
+from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.tracking.jsonl import read_rows

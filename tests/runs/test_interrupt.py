@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import to_yaml
+from flowmbpo.checkpoints.load import load
+from flowmbpo.presets.load import to_yaml
 from flowmbpo_cli.main import app
 
 PROGRAM = [sys.executable, "-m", "flowmbpo_cli"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.load import load
 from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.light import LightDiagnosis
 from flowmbpo.envs.make import make_env

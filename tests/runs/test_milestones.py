@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from flowmbpo.checkpoints.loader import Loaded
-from flowmbpo.config.load import load_experiment
-from flowmbpo.evaluation.config import EvaluationConfig
-from flowmbpo.models.transfer.config import InitialConfig
+from flowmbpo.checkpoints.load import Loaded
+from flowmbpo.config.sections import EvaluationConfig, InitialConfig
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import pinned
-from flowmbpo.runs.initial import Initial
 from flowmbpo.runs.milestones import Milestones
+from flowmbpo.stages.initial import Initial
 
 
 def seen(threshold, *returns, state=None):

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.config.load import load_experiment
-from flowmbpo.config.presets import preset_names
 from flowmbpo.envs.make import make_env
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.presets.names import preset_names
 from flowmbpo.runs.trainers import make_trainer
 
 SMALL = (

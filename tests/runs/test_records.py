@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import load_experiment
-from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.checkpoints.load import load
+from flowmbpo.envs.contract import episode_seed
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
 from flowmbpo.runs.evaluate import SEED_BASE
 from flowmbpo.runs.session import FINAL

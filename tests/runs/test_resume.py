@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from flowmbpo.checkpoints.store import CheckpointStore
+from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.run_directory import RunDirectory
+from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.resume import load_for_resume, restore
 
 

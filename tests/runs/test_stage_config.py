@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.config.load import load_experiment
 from flowmbpo.errors import ConfigError
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import env_name
-from flowmbpo.runs.stages import Request, placed, stage_config
+from flowmbpo.stages.config import Request, placed, stage_config
 
 CKPT = Path("a/checkpoints/latest.pt")
 

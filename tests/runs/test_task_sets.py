@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowmbpo import runs
-from flowmbpo.checkpoints.loader import load
+from flowmbpo.checkpoints.load import load
 from flowmbpo.errors import ConfigError, EnvironmentFailure, StorageError
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_episodes
 from flowmbpo.runs.session import TrainingSession

@@ -10,8 +10,8 @@ import pytest
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.run_directory import RunDirectory
-from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.runs.directory import RunDirectory
+from flowmbpo.runs.sinks import make_sinks
 from flowmbpo.tracking.jsonl import read_rows
 from flowmbpo.tracking.sink import MetricSink, MultiSink, Row
 
@@ -105,7 +105,7 @@ def test_sink_whose_package_is_missing_says_what_to_install(
 
 
 def test_wandb_sink_is_named_in_the_run_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowmbpo.run_directory import read_run
+    from flowmbpo.runs.directory import read_run
     from flowmbpo.tracking import wandb
 
     made: list[tuple[Any, ...]] = []

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from flowmbpo.config.actors import FlowActorConfig
+from flowmbpo.config.dynamics import FlowDynamicsConfig, NeuralODEDynamicsConfig, ResidualDynamicsConfig
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.model import ModelConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.models.actors.config import FlowActorConfig
-from flowmbpo.models.config import ModelConfig
-from flowmbpo.models.dynamics.config import FlowDynamicsConfig, NeuralODEDynamicsConfig, ResidualDynamicsConfig
-from flowmbpo.run_directory import RunDirectory
-from flowmbpo.tracking.factory import make_sinks
+from flowmbpo.runs.directory import RunDirectory
+from flowmbpo.runs.sinks import make_sinks
 from flowmbpo.tracking.wandb import WandbSink, choose_mode, wandb_group, wandb_name
 
 OFFLINE = """

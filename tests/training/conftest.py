@@ -4,14 +4,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from flowmbpo.config.actors import ActorConfig
+from flowmbpo.config.model import CriticConfig, ModelConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.spec import EnvSpec, TaskInfo
-from flowmbpo.models.actors.config import ActorConfig
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.config import CriticConfig, ModelConfig
-from flowmbpo.training.config import TrainingConfig
+from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo.training.fog import FoGTrainer
 
 TASKS = (

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.faults import Fault
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import Fault
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import EnvironmentFailure
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.models.reward_normalizer import RewardNormalizer
 from flowmbpo.training.updates import actor_objective

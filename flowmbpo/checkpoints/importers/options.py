@@ -7,8 +7,8 @@ from typing import Any
 from flowmbpo.checkpoints.importers.foreign import BIN_RANGE, GROUP, ForeignModel, hidden_units
 from flowmbpo.checkpoints.importers.sizes import size_class
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.load import experiment_from_dict
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.presets.load import experiment_from_dict
 
 PHASE = "stage-a"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from flowmbpo.atomic import StagedFile
 from flowmbpo.checkpoints.manifest import Manifest
 from flowmbpo.checkpoints.payload import FORMAT, VERSION, check_plain
 from flowmbpo.errors import CheckpointError
+from flowmbpo.files import StagedFile
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -25,7 +25,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 
 def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> str:
-    """Write `payload` as a checkpoint that `flowmbpo.checkpoints.loader.load` reads; returns its SHA-256.
+    """Write `payload` as a checkpoint that `flowmbpo.checkpoints.load.load` reads; returns its SHA-256.
 
     Raises StorageError when the disk refuses: nothing half-written stays.
     """

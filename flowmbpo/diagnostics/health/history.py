@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.diagnostics.parameters import build_meta_agent
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.models.agent import Agent
+from flowmbpo.models.agent import Agent, build_meta_agent
 
 
 @dataclass(frozen=True)

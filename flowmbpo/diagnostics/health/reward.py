@@ -21,7 +21,7 @@ from flowmbpo.diagnostics.health.regression import predict_held_out
 from flowmbpo.diagnostics.health.reward_action import ActionShare, flat_in_action, share_of_action
 from flowmbpo.diagnostics.statistics import Interval, bootstrap_interval
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.models.rewards import TwoHotReward
+from flowmbpo.models.heads import TwoHotReward
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.two_hot import symexp
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowmbpo.envs.contract import ABSURD
 from flowmbpo.envs.differentiable import DifferentiableCopies
-from flowmbpo.envs.faults import ABSURD
-from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.spec import TaskInfo
 
 
 @dataclass(frozen=True)

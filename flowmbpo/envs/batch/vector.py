@@ -10,16 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.actions import bounded_actions
 from flowmbpo.envs.assignment import check_same_tasks
-from flowmbpo.envs.base import EnvStep, VectorEnv
 from flowmbpo.envs.batch.errors import SimulatorErrors
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
+from flowmbpo.envs.contract import (
+    MAX_FAILED_STARTS,
+    EnvStep,
+    Fault,
+    VectorEnv,
+    bounded_actions,
+    broken_numbers,
+    episode_seed,
+    sound,
+)
 from flowmbpo.envs.differentiable import DifferentiableCopies
-from flowmbpo.envs.faults import MAX_FAILED_STARTS, Fault, broken_numbers, sound
-from flowmbpo.envs.seeding import episode_seed
-from flowmbpo.envs.spec import EnvSpec
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
 

@@ -17,8 +17,8 @@ from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.differentiable import DifferentiableCopies, DifferentiableStep
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import EnvironmentUnavailableError
+from flowmbpo.spec import TaskInfo
 
 _LAST_ACTION = {"dflex-ant": slice(29, 37), "dflex-anymal": slice(37, 49), "dflex-humanoid": slice(55, 76)}
 """Where observations hold the last action."""

@@ -5,7 +5,7 @@ dflex's half-cheetah does not start in its published version and is left out.
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
+from flowmbpo.spec import TaskInfo, timed_task
 
 TASKS: tuple[TaskInfo, ...] = (
     timed_task("dflex-ant", "dflex", (37, 8), steps=1000, repeat=1, can_terminate=True),

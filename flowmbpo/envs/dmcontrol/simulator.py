@@ -12,14 +12,13 @@ import math
 
 import numpy as np
 
-from flowmbpo.envs.config import PerturbationConfig
+from flowmbpo.config.task import PerturbationConfig
 from flowmbpo.envs.dmcontrol.fast.table import FAST_TASKS
 from flowmbpo.envs.dmcontrol.fast.task import FastTask
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
-from flowmbpo.envs.mujoco_warnings import log_warnings
-from flowmbpo.envs.perturbation import Impulses, draw_impulses
-from flowmbpo.envs.workers.simulator import Outcome, Simulator
+from flowmbpo.envs.mujoco import Impulses, draw_impulses, log_warnings
+from flowmbpo.envs.processes.simulator import Outcome, Simulator
 from flowmbpo.errors import EnvironmentFailure
 
 _HEIGHT, _WIDTH = 240, 320  # pixels

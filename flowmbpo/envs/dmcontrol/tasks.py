@@ -7,7 +7,7 @@ of its suite are left out: the two of `lqr` have no time limit and unbounded act
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
+from flowmbpo.spec import TaskInfo, timed_task
 
 _SUITE_WIDTHS = {
     "acrobot-swingup": (6, 1),

@@ -6,10 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.inspection.opening import open_env
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.recording import random_actions
-from flowmbpo.envs.make import cores
+from flowmbpo.envs.make import cores, open_env
 from flowmbpo.errors import ConfigError
 
 _ACTIONS = 64  # different random actions, taken in turn: drawing them is not what is timed

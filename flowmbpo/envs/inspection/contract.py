@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from types import MappingProxyType
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.episodes import (
     check_ends,
     check_final_observations,

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.inspection.recording import random_actions
 
 Motion = Literal["zero", "random"]

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.faults import Fault
+from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.assignment import action_mask
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
 from flowmbpo.envs.inspection.result import ContractBroken, NotApplicable, require
 from flowmbpo.envs.inspection.subject import Subject

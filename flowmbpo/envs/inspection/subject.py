@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowmbpo.envs.base import EnvStep, VectorEnv
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.inspection.opening import open_env
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs.contract import EnvStep, VectorEnv
 from flowmbpo.envs.inspection.recording import Recording, gather, random_actions
 from flowmbpo.envs.inspection.result import ContractBroken
+from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import task_spec
 
 _RESUMED_STEPS = 200

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from flowmbpo.envs.locomotion.model import import_mujoco, load_model
-from flowmbpo.envs.workers.server import CPU, RENDER, Handlers
+from flowmbpo.envs.processes.server import CPU, RENDER, Handlers
 
 _HEIGHT, _WIDTH = 240, 320  # pixels
 _CAMERA = "follow"

@@ -8,8 +8,7 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from flowmbpo.envs.mujoco_warnings import log_warnings
-from flowmbpo.envs.opengl import NO_OPENGL
+from flowmbpo.envs.mujoco import NO_OPENGL, log_warnings
 from flowmbpo.errors import EnvironmentUnavailableError
 
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.task import PerturbationConfig
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
-from flowmbpo.envs.config import PerturbationConfig
 from flowmbpo.envs.locomotion.bodies import BODIES
 from flowmbpo.envs.locomotion.drawing import drawer_handlers
 from flowmbpo.envs.locomotion.physics import BatchPhysics
-from flowmbpo.envs.perturbation import draw_impulses
-from flowmbpo.envs.spec import TaskInfo
-from flowmbpo.envs.workers.rendering import DrawingProcess
+from flowmbpo.envs.mujoco import draw_impulses
+from flowmbpo.envs.processes.rendering import DrawingProcess
+from flowmbpo.spec import TaskInfo
 
 
 class LocomotionSimulator(BatchSimulator):

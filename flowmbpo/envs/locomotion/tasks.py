@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
+from flowmbpo.spec import TaskInfo, timed_task
 
 TASKS: tuple[TaskInfo, ...] = (
     timed_task("mujoco-ant", "mujoco", (37, 8), steps=1000, repeat=1, can_terminate=True),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.mujoco_warnings import log_warnings
+from flowmbpo.envs.mujoco import log_warnings
 from flowmbpo.errors import EnvironmentUnavailableError
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from flowmbpo.envs.metaworld.environment import make_environment
 from flowmbpo.envs.metaworld.picture import Picture
-from flowmbpo.envs.workers.simulator import Outcome, Simulator
+from flowmbpo.envs.processes.simulator import Outcome, Simulator
 from flowmbpo.errors import EnvironmentFailure
 
 _FRAME = 18  # entries of one observed instant: hand 3, gripper 1, objects 14

@@ -6,8 +6,8 @@ Meta-World's v3, TD-MPC2's data were made with v2: scores of the two are not com
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
 from flowmbpo.envs.task_sets import MT50
+from flowmbpo.spec import TaskInfo, timed_task
 
 SCORE_LABEL = "Meta-World v3 physics"
 """What has to stand beside every score of these tasks."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.rewarped.library import announce_compilation, load_task, quiet
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import EnvironmentUnavailableError
+from flowmbpo.spec import TaskInfo
 
 _NO_LIMIT = torch.iinfo(torch.int32).max  # of rewarped's own step count, which starts afresh with each episode
 _STATE = ("joint_q", "joint_qd", "body_q", "body_qd")

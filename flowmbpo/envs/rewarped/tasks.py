@@ -7,7 +7,7 @@ that its position counts as its height and its foot's angle as its speed.
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
+from flowmbpo.spec import TaskInfo, timed_task
 
 TASKS: tuple[TaskInfo, ...] = (
     timed_task("rewarped-ant", "rewarped", (37, 8), steps=1000, repeat=1, can_terminate=True),

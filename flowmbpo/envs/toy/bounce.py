@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.toy.canvas import Canvas
 from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.spec import TaskInfo
 
 DT = 0.05  # s, an agent step
 GRAVITY = 9.81  # m/s^2

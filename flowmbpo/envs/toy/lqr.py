@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.toy.canvas import Canvas
 from flowmbpo.envs.toy.riccati import LinearQuadratic
 from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.spec import TaskInfo
 
 DT = 0.1  # s
 SPRING = 0.5  # 1/s^2, between the carts

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.envs.spec import TaskInfo
+from flowmbpo.spec import TaskInfo
 
 
 class ToySystem(ABC):

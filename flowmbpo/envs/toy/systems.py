@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.envs.toy.bounce import SOFT, STIFF, Bounce
 from flowmbpo.envs.toy.cartpole import CartPole
 from flowmbpo.envs.toy.gust import Gust, RarePush, SkewPush
@@ -19,6 +18,7 @@ from flowmbpo.envs.toy.pushes import PushedCartPole, PushedPendulum
 from flowmbpo.envs.toy.slip import Slip
 from flowmbpo.envs.toy.system import ToySystem
 from flowmbpo.envs.toy.two_goals import TwoGoals
+from flowmbpo.spec import TaskInfo
 
 _SYSTEMS: Mapping[str, Callable[[TaskInfo], ToySystem]] = MappingProxyType(
     {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowmbpo.envs.spec import TaskInfo, timed_task
+from flowmbpo.spec import TaskInfo, timed_task
 
 
 def _row(name: str, widths: tuple[int, int], steps: int, repeat: int = 1) -> TaskInfo:

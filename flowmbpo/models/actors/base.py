@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowmbpo.models.actors.config import _ActorConfig
+from flowmbpo.config.actors import _ActorConfig
 from flowmbpo.models.task_context import TaskContext
 
 Action = Float[Tensor, "B A"]

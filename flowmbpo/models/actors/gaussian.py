@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.models.actors.base import Action, Actor, standard_normal, tanh_log_det
-from flowmbpo.models.actors.config import GaussianActorConfig
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.mlp import policy_mlp
 

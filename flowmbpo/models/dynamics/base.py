@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from flowmbpo.config.dynamics import DynamicsDims, _DynamicsConfig, _SinglePassConfig
 from flowmbpo.flows.simplex import make_geometry
-from flowmbpo.models.dynamics.config import DynamicsDims, _DynamicsConfig, _SinglePassConfig
 from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
 from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
 from flowmbpo.nets.widths import solve_widths

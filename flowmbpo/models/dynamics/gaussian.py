@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.dynamics import DynamicsDims, GaussianDynamicsConfig
 from flowmbpo.models.dynamics.base import Dynamics, Transition, matched_network
-from flowmbpo.models.dynamics.config import DynamicsDims, GaussianDynamicsConfig
 from flowmbpo.nets.running import RunningStd
 
 

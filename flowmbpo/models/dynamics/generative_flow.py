@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.dynamics import DynamicsDims, FlowDynamicsConfig
 from flowmbpo.flows.paths import sample_tau
 from flowmbpo.models.dynamics.base import Dynamics, Transition
-from flowmbpo.models.dynamics.config import DynamicsDims, FlowDynamicsConfig
 from flowmbpo.models.dynamics.velocity import VelocityField
 from flowmbpo.nets.running import RunningStd
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.dynamics import DynamicsDims, MLPDynamicsConfig
 from flowmbpo.models.dynamics.base import Dynamics, Transition, widened_units
-from flowmbpo.models.dynamics.config import DynamicsDims, MLPDynamicsConfig
 from flowmbpo.nets.mlp import normed_mlp
 
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.dynamics import DynamicsDims, NeuralODEDynamicsConfig
 from flowmbpo.models.dynamics.base import Dynamics, Transition
-from flowmbpo.models.dynamics.config import DynamicsDims, NeuralODEDynamicsConfig
 from flowmbpo.models.dynamics.velocity import VelocityField
 
 

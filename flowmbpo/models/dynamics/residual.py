@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.config.dynamics import DynamicsDims, ResidualDynamicsConfig
 from flowmbpo.models.dynamics.base import Dynamics, Transition, linear_headed, matched_network, widened_units
-from flowmbpo.models.dynamics.config import DynamicsDims, ResidualDynamicsConfig
 
 
 class ResidualDynamics(Dynamics):

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowmbpo.config.dynamics import DynamicsDims, _ODEDynamicsConfig
 from flowmbpo.flows.integrators import integrate
 from flowmbpo.flows.paths import tau_columns, tau_width
 from flowmbpo.flows.simplex import Geometry
 from flowmbpo.models.dynamics.base import matched_network
-from flowmbpo.models.dynamics.config import DynamicsDims, _ODEDynamicsConfig
 
 
 class VelocityField(nn.Module):

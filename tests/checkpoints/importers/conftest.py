@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo.runs.import_checkpoint import import_checkpoint
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 
 sys.path.append(str(Path(__file__).parent))
 

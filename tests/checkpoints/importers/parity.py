@@ -8,11 +8,11 @@ import published
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.loader import load
-from flowmbpo.config.load import experiment_from_dict
+from flowmbpo.checkpoints.load import load
 from flowmbpo.models.agent import Agent
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.nets.two_hot import symexp, two_hot_expectation
+from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.evaluate import load_agent
 
 ROWS = 24

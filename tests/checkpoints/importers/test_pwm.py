@@ -12,8 +12,8 @@ import torch
 from published_pwm import RunningMeanStd, differences, pwm_file
 from slowness import slow
 
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.errors import CheckpointError
-from flowmbpo.runs.import_checkpoint import import_checkpoint
 
 TOLERANCE = 1e-5  # float32 against double precision; a wrong column is of order 1
 

@@ -13,9 +13,9 @@ import published
 import pytest
 import torch
 
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.checkpoints.importers.statistics import Statistics
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
-from flowmbpo.runs.import_checkpoint import import_checkpoint
 
 
 @pytest.fixture

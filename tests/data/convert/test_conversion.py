@@ -11,8 +11,8 @@ import torch
 from flowmbpo.data.convert import conversion, tdmpc2
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
-from flowmbpo.data.offline.reader import Dataset
-from flowmbpo.data.offline.writer import DatasetWriter
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import DataError, StorageError
 
 

@@ -13,7 +13,7 @@ from flowmbpo.data.convert import source as source_module
 from flowmbpo.data.convert import tdmpc2
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
-from flowmbpo.data.offline.reader import Dataset
+from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.errors import DataError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.config.load import load_experiment
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.checkpoint_subject import load_subject
 from flowmbpo.runs.train import train
 

@@ -10,7 +10,7 @@ from flowmbpo.diagnostics.health.action_columns import check_action_columns
 from flowmbpo.diagnostics.health.experience import fresh_stretches, newest_stretches
 from flowmbpo.diagnostics.health.misplaced import misplaced_inputs
 from flowmbpo.diagnostics.health.policy_columns import compare_policy_columns
-from flowmbpo.envs.base import EnvStep
+from flowmbpo.envs.contract import EnvStep
 
 
 def names(subject):

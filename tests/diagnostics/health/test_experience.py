@@ -6,7 +6,7 @@ import torch
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.health.experience import Part, fresh_stretches, sampled_stretches, stored_stretches
-from flowmbpo.envs.base import EnvStep
+from flowmbpo.envs.contract import EnvStep
 
 LENGTHS = (4, 7)
 

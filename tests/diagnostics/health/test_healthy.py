@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from flowmbpo.config.load import load_experiment
-from flowmbpo.diagnostics.config import DiagnosticsConfig
+from flowmbpo.config.sections import DiagnosticsConfig
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.checkpoint_subject import load_subject
 from flowmbpo.runs.train import train
 

@@ -7,7 +7,7 @@ from planted.catalogue import all_faults
 from planted.saved import write_broken_run
 from typer.testing import CliRunner
 
-from flowmbpo.diagnostics.config import DiagnosticsConfig
+from flowmbpo.config.sections import DiagnosticsConfig
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from flowmbpo.config.load import load_experiment
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.models.dynamics.residual import ResidualDynamics
+from flowmbpo.models.heads import ScalarReward
 from flowmbpo.models.reward_normalizer import RewardNormalizer
-from flowmbpo.models.rewards import ScalarReward
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import simnorm
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.checkpoint_subject import load_subject
 from flowmbpo.runs.train import train
 from flowmbpo.training import updates

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.seeding import episode_seed
-from flowmbpo.envs.spec import TaskInfo
 from flowmbpo.errors import EnvironmentFailure
+from flowmbpo.spec import TaskInfo
 
 TASK = TaskInfo("counted", "scripted", 3, 2, episode_length=5, action_repeat=1, discount=0.95, can_terminate=True)
 NAN, ABSURD, REWARDLESS, LARGE = 0.7, 0.6, 0.55, 0.5

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
 from flowmbpo.envs.dmcontrol.tasks import EXTRA_TASKS
-from flowmbpo.envs.seeding import episode_seed
 
 NAMES = [task.name for task in EXTRA_TASKS]
 REACHERS = ["reacher-three-easy", "reacher-three-hard"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.dmcontrol.fast.table import FAST_TASKS
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
 from flowmbpo.envs.dmcontrol.suite import load_suite_task
-from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.tasks import task_info
 
 REPEAT = 2

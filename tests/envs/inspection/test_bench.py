@@ -7,12 +7,11 @@ import os
 import numpy as np
 import pytest
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection import bench
 from flowmbpo.envs.inspection.bench import BenchResult, bench_environment
 from flowmbpo.envs.inspection.film import film
-from flowmbpo.envs.inspection.opening import open_env
-from flowmbpo.envs.make import make_env
+from flowmbpo.envs.make import make_env, open_env
 from flowmbpo.errors import ConfigError, EnvironmentFailure
 
 
@@ -59,7 +58,7 @@ def test_the_environment_is_closed_when_a_step_fails(monkeypatch):
         monkeypatch.setattr(env, "close", lambda: closed.append(True))
         return env
 
-    monkeypatch.setattr("flowmbpo.envs.inspection.opening.make_env", fragile)
+    monkeypatch.setattr("flowmbpo.envs.make.make_env", fragile)
     with pytest.raises(EnvironmentFailure, match="broke"):
         bench.bench_environment(TaskConfig(name="toy-lqr"), copies=1, seconds=0.1)
     assert closed == [True]
@@ -92,7 +91,7 @@ def test_opengl_is_off_only_while_the_environment_is_made(monkeypatch, chosen):
         seen.append(os.environ["MUJOCO_GL"])
         return make_env(*args, **options)
 
-    monkeypatch.setattr("flowmbpo.envs.inspection.opening.make_env", watched)
+    monkeypatch.setattr("flowmbpo.envs.make.make_env", watched)
     with open_env(TaskConfig(name="toy-lqr"), 1, 0):
         assert os.environ.get("MUJOCO_GL") == chosen
     assert seen == ["disabled"]

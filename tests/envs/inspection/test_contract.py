@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowmbpo.envs.base import VectorEnv
-from flowmbpo.envs.config import TaskConfig
-from flowmbpo.envs.inspection import opening
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.envs import make as opening
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.inspection.contract import check_environment, check_names
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.simulators import SIMULATORS

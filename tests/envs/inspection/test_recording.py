@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowmbpo.envs.config import TaskConfig
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
 from flowmbpo.envs.inspection.subject import _mid_episode
 from flowmbpo.envs.make import make_env

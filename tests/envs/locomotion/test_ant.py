@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.locomotion.model import load_model
 from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
-from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.tasks import task_info
 
 TASK = task_info("mujoco-ant")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.config import TaskConfig
 from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info

@@ -14,14 +14,14 @@ import torch
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.metaworld.environment import LeanEnvironment, make_environment
 from flowmbpo.envs.metaworld.simulator import MetaWorldSimulator
 from flowmbpo.envs.metaworld.tasks import TASKS
-from flowmbpo.envs.seeding import episode_seed
-from flowmbpo.envs.spec import EnvSpec
+from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.envs.task_sets import MT50
-from flowmbpo.envs.workers.vector import WorkerVectorEnv
 from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
+from flowmbpo.spec import EnvSpec
 
 SAMPLE = [
     "mw-drawer-close",

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.rewarped.library import quiet
 from flowmbpo.envs.rewarped.simulator import RewarpedBatch
 from flowmbpo.envs.rewarped.tasks import TASKS
-from flowmbpo.envs.seeding import episode_seed
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.errors import EnvironmentUnavailableError
 

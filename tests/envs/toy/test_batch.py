@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.seeding import episode_seed
+from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.batch import ToyBatch
 from flowmbpo.envs.toy.gust import Gust

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.envs.base import VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.nets.simnorm import simnorm
 
 VELOCITY_KINDS = ("flow", "neural_ode", "residual")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.loader import load, load_replay, resolve
+from flowmbpo.checkpoints.load import load, load_replay, resolve
 from flowmbpo.checkpoints.payload import REPLAY_FORMAT, VERSION
 from flowmbpo.diagnostics.subject import Subject
 

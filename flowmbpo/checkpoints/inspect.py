@@ -1,0 +1,136 @@
+"""What a checkpoint file holds: ours, an exported folder's, or a published one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
+from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
+from flowmbpo.checkpoints.importers.foreign import ForeignModel
+from flowmbpo.checkpoints.importers.purpose import guess_set
+from flowmbpo.checkpoints.importers.reading import ForeignFile, file_sha256, read_foreign
+from flowmbpo.checkpoints.importers.recognise import foreign_model
+from flowmbpo.checkpoints.importers.sizes import part_parameters, size_class
+from flowmbpo.checkpoints.importers.soup import TASKS
+from flowmbpo.checkpoints.load import load, resolve
+from flowmbpo.checkpoints.manifest import Manifest
+from flowmbpo.checkpoints.payload import FORMAT
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.resolve import task_spec
+from flowmbpo.errors import CheckpointError
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.presets.load import experiment_from_dict
+
+_NETWORKS = ("pi", "q")
+_NEEDED = ("config", "epoch", "env_steps", "agent")
+
+
+def inspect_checkpoint(path: Path) -> dict[str, Any]:
+    """The JSON document of `checkpoint inspect`. Raises CheckpointError, ConfigError."""
+    if is_export(path):
+        payload = read_export(path)
+        file = {"kind": "flowmbpo-export", "file": str(path), "sha256": file_sha256(path / WEIGHTS), "verified": True}
+        return file | _own(payload, str(path))
+    path = resolve(path)
+    if path.name not in Manifest.read(path.parent).files:
+        foreign = read_foreign(path)
+        if foreign.content.get("format") != FORMAT:
+            return _foreign(foreign)
+    loaded = load(path)
+    missing = [key for key in _NEEDED if key not in loaded.payload]
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}: not a whole checkpoint. Name another.")
+    file = {"kind": "flowmbpo", "file": str(path), "sha256": loaded.sha256, "verified": loaded.verified}
+    return file | _own(loaded.payload, str(path))
+
+
+def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
+    config = experiment_from_dict(payload["config"], source)
+    parts = parameter_counts(build_meta_agent(config, task_spec(config.task)))
+    planner = payload.get("planner")
+    replay = payload.get("replay")
+    return {
+        "epoch": int(payload["epoch"]),
+        "env_steps": int(payload["env_steps"]),
+        "config": _summary(config),
+        "parameters": {**parts, "total": sum(parts.values())},
+        "replay": None if replay is None else replay["file"],
+        "resumable": "optimisers" in payload,
+        "planner": None if planner is None else _planner(planner),
+        "imported": payload.get("imported"),
+        "initial": payload.get("initial"),
+    }
+
+
+def _summary(config: ExperimentConfig) -> dict[str, Any]:
+    model = config.model
+    return {
+        "name": config.name,
+        "phase": config.phase,
+        "task": task_spec(config.task).label,
+        "only": config.task.only,
+        "seed": config.seed,
+        "dynamics": model.dynamics.kind,
+        "actor": config.actor.kind,
+        "reward": model.reward.kind,
+        "latent_dim": model.latent_dim,
+        "task_dim": model.task_dim,
+    }
+
+
+def _planner(planner: dict[str, Any]) -> dict[str, Any]:
+    described = {name: value for name, value in planner.items() if name not in _NETWORKS}
+    sizes = {network: sum(t.numel() for t in planner[network].values()) for network in _NETWORKS if network in planner}
+    return described | {"parameters": sizes}
+
+
+def _foreign(file: ForeignFile) -> dict[str, Any]:
+    """What a published file holds, and what an import would make of it."""
+    model = foreign_model(file)
+    return {
+        "kind": "published",
+        "file": str(file.path),
+        "sha256": file.sha256,
+        "format": model.format,
+        "size": size_class(model),
+        "tasks": model.tasks,
+        "task_set": _task_set(model),
+        "obs_dim": model.obs_dim,
+        "action_dim": model.action_dim,
+        "latent_dim": model.latent_dim,
+        "task_dim": model.task_dim,
+        "bins": model.bins,
+        "q_functions": None if model.q is None else model.q[0].weight.shape[0],
+        "parameters": part_parameters(model),
+        "kept": _kept(model),
+        "dropped": dropped_parts(model, keep_planner=True),
+        "untrained": untrained_parts(model),
+        "notes": list(model.notes),
+    }
+
+
+def _task_set(model: ForeignModel) -> str | None:
+    if model.embeddings is None:
+        return None
+    if model.format == "newt" and model.tasks == TASKS:
+        return "mt30 (of Newt's own 200 tasks)"
+    return guess_set(model)
+
+
+def _kept(model: ForeignModel) -> list[str]:
+    parts: list[tuple[str, object]] = [
+        ("encoder", model.encoder),
+        ("dynamics", model.dynamics),
+        ("reward", model.reward),
+        ("task_embedding", model.embeddings),
+        ("termination", model.termination),
+        ("planner", model.pi if model.q is not None else None),
+        ("actor", None if model.pwm is None else model.pwm.actor),
+        ("critic", None if model.pwm is None else model.pwm.critic),
+        ("obs_rms", None if model.pwm is None else model.pwm.obs),
+        ("rew_rms", None if model.pwm is None else model.pwm.reward),
+        ("ret_rms", None if model.pwm is None else model.pwm.returns),
+    ]
+    return [name for name, part in parts if part is not None]

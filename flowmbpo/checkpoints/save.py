@@ -1,0 +1,133 @@
+"""Writing checkpoint files so that a process killed at any point leaves a verified one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
+from flowmbpo.checkpoints.manifest import Entry, Manifest, read_or_set_aside
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION, check_plain
+from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
+
+__all__ = ["CheckpointStore", "Loaded", "epoch_name", "load", "load_replay", "resolve"]
+
+_EPOCH = re.compile(r"epoch\d{6,}")
+_REQUIRED = ("config", "epoch", "env_steps", "agent")
+
+
+def epoch_name(epoch: int) -> str:
+    """`epoch000200`: sorts by epoch up to 999,999 and is parsed as a number beyond."""
+    return f"epoch{epoch:06d}"
+
+
+class CheckpointStore:
+    """The checkpoints folder of one run, written by its one owner.
+
+    Order of a save, each step durable before the next: the replay buffer under a new name; the
+    checkpoint beside its target; the manifest accepting both hashes; the replacement; the manifest
+    accepting the new hash alone; removal of what nothing refers to. `keep` newest epoch files stay
+    (None: all).
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, name: str, payload: Mapping[str, Any], replay: Mapping[str, Any] | None = None) -> Path:
+        """Write `payload` as `{name}.pt` ('latest', 'best' or `epoch_name(n)`), `replay` beside it.
+
+        `payload` holds at least config, epoch, env_steps and agent; `format`, `version` and the
+        reference to `replay` are added. Returns the file.
+
+        Raises StorageError when the disk refuses: the file as it was before is then intact and no
+        partial file is left. TypeError on a value that is not plain, ValueError on a bad name.
+        """
+        self._check(name, payload, replay)
+        target = self.folder / f"{name}.pt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
+            manifest = read_or_set_aside(self.folder)
+            reference = None if replay is None else self._write_replay(replay, int(payload["epoch"]))
+            self._replace(target, {**payload, "replay": reference}, manifest)
+            self._forget_old_epochs(manifest)
+            self._remove_unreferenced(manifest)
+        except OSError as error:
+            raise refused(target, error) from error
+        return target
+
+    def _check(self, name: str, payload: Mapping[str, Any], replay: Mapping[str, Any] | None) -> None:
+        if name not in ("latest", "best") and not _EPOCH.fullmatch(name):
+            raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
+        if _EPOCH.fullmatch(name) and self.keep == 0:
+            raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
+        missing = [key for key in _REQUIRED if key not in payload]
+        if missing:
+            raise TypeError(f"checkpoint payload lacks {', '.join(missing)}")
+        check_plain(dict(payload), "checkpoint")
+        check_plain(dict(replay or {}), "replay")
+
+    def _write_replay(self, state: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+        """Write the buffer under a name never used before; what a checkpoint says of it."""
+        target = self.folder / f"replay-{epoch_name(epoch)}-{secrets.token_hex(4)}.pt"
+        with StagedFile(target) as staged:
+            torch.save({"format": REPLAY_FORMAT, "version": VERSION, "state": dict(state)}, staged)  # type: ignore[arg-type]
+            staged.commit()
+        return {"file": target.name, "sha256": staged.sha256}
+
+    def _replace(self, target: Path, payload: dict[str, Any], manifest: Manifest) -> None:
+        replay = None if payload["replay"] is None else str(payload["replay"]["file"])
+        accepted = manifest.files.get(target.name) or _content_unlisted(target)
+        staged = StagedFile(target)
+        try:
+            with staged:
+                torch.save({**payload, "format": FORMAT, "version": VERSION}, staged)  # type: ignore[arg-type]
+                staged.finish()
+                entry = Entry(staged.sha256, staged.size, int(payload["epoch"]), replay)
+                manifest.files[target.name] = [*accepted, entry]
+                manifest.write(self.folder)
+                staged.commit()
+        except BaseException:  # clean up whatever ended it, an interrupt too, and pass it on
+            if replay is not None and not staged.committed:
+                (self.folder / replay).unlink(missing_ok=True)
+            raise
+        manifest.files[target.name] = [entry]
+        manifest.write(self.folder)
+
+    def _forget_old_epochs(self, manifest: Manifest) -> None:
+        """Drop the oldest epoch files: the file first, so that the manifest never lacks a living one."""
+        if self.keep is None:
+            return
+        epochs = sorted((n for n in manifest.files if _EPOCH.fullmatch(n[:-3])), key=lambda n: int(n[5:-3]))
+        old = epochs[: max(len(epochs) - self.keep, 0)]
+        for name in old:
+            (self.folder / name).unlink(missing_ok=True)
+            del manifest.files[name]
+        if old:
+            manifest.write(self.folder)
+
+    def _remove_unreferenced(self, manifest: Manifest) -> None:
+        """Delete buffers that no checkpoint needs, unless a checkpoint is unlisted: it may need one."""
+        if any(name not in manifest.files for name in names(self.folder)):
+            return
+        needed = manifest.replays()
+        for file in self.folder.glob("replay-*.pt"):
+            if file.name not in needed:
+                file.unlink(missing_ok=True)
+        sync_folder(self.folder)
+
+
+def _content_unlisted(target: Path) -> list[Entry]:
+    """What stands in `target` though no manifest lists it: accepted until it is replaced."""
+    if not target.exists():
+        return []
+    with open(target, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return [Entry(digest, target.stat().st_size, -1, None)]

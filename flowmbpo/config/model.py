@@ -1,0 +1,115 @@
+"""Options of the world model and the critic. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, Units
+from flowmbpo.config.dynamics import DynamicsConfig, MLPDynamicsConfig
+
+
+class EncoderConfig(FrozenConfig):
+    """obs -> Linear, LayerNorm, Mish blocks -> SimNorm latent."""
+
+    kind: Literal["mlp"] = "mlp"
+    units: Units = (256,)
+
+
+class IdentityEncoderConfig(FrozenConfig):
+    """The observation is the state: z = o. Goes with `dynamics.geometry: euclidean`."""
+
+    kind: Literal["identity"] = "identity"
+
+
+def _encoder_kind(value: Any) -> Any:
+    """The kind of an encoder section; configs written before there were kinds name none and mean `mlp`."""
+    if isinstance(value, dict):
+        return value.get("kind", "mlp")
+    return value.kind if isinstance(value, EncoderConfig | IdentityEncoderConfig) else None
+
+
+AnyEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag("mlp")] | Annotated[IdentityEncoderConfig, Tag("identity")],
+    Discriminator(_encoder_kind),
+]
+
+
+class ScalarRewardConfig(FrozenConfig):
+    """One output, squared error against the reward divided by its running scale."""
+
+    kind: Literal["scalar"] = "scalar"
+    units: Units = (512, 512)
+
+
+class TwoHotRewardConfig(FrozenConfig):
+    """`bins` logits over [low, high] in symlog space, soft cross-entropy.
+
+    `decode: symlog` leaves out the symexp when the actor reads the reward, as PWM does.
+    """
+
+    kind: Literal["two_hot"] = "two_hot"
+    units: Units = (512, 512)
+    bins: Annotated[int, Field(ge=3)] = 101
+    low: float = -10.0
+    high: float = 10.0
+    decode: Literal["symexp", "symlog"] = "symexp"
+
+    @model_validator(mode="after")
+    def _range_ordered(self) -> TwoHotRewardConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must lie below high {self.high}")
+        return self
+
+
+RewardConfig = Annotated[ScalarRewardConfig | TwoHotRewardConfig, Field(discriminator="kind")]
+
+
+class TerminationConfig(FrozenConfig):
+    """Binary head p(terminated | z', e_task), for tasks that can terminate."""
+
+    units: Units = (256,)
+
+
+class ModelConfig(FrozenConfig):
+    """The world model. `task_dim` 0 means no task embedding (single task)."""
+
+    latent_dim: PositiveInt = 512
+    simnorm_dim: Annotated[int, Field(ge=2)] = 8
+    task_dim: NonNegativeInt = 0
+    encoder: AnyEncoderConfig = EncoderConfig()
+    dynamics: DynamicsConfig = MLPDynamicsConfig()
+    reward: RewardConfig = ScalarRewardConfig()
+    termination: TerminationConfig | None = None
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ModelConfig:
+        if self.dynamics.geometry != "euclidean" and self.latent_dim % self.simnorm_dim:
+            raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of simnorm_dim {self.simnorm_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits_geometry(self) -> ModelConfig:
+        encoder, geometry = self.encoder.kind, self.dynamics.geometry
+        if encoder == "identity" and geometry != "euclidean":
+            raise ValueError(
+                f"encoder.kind 'identity' needs dynamics.geometry 'euclidean', not '{geometry}':"
+                " an observation does not lie on a simplex"
+            )
+        if encoder != "identity" and geometry == "euclidean":
+            raise ValueError(
+                f"dynamics.geometry 'euclidean' needs encoder.kind 'identity', not '{encoder}':"
+                " that encoder's latents lie on a simplex (geometry 'tangent' or 'logit')"
+            )
+        return self
+
+
+class CriticConfig(FrozenConfig):
+    """An ensemble of value functions. `target_decay` turns on an EMA target network."""
+
+    units: Units = (400, 200)
+    ensemble: PositiveInt = 3
+    reduction: Literal["min", "mean"] = "min"
+    zero_init: bool = False
+    target_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

@@ -1,0 +1,217 @@
+"""Reads a finished dataset: tasks, episodes and rows, from any part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowmbpo.data.dataset.manifest import RESTORE, Manifest, TaskRecord, read_manifest
+from flowmbpo.data.dataset.shard import ROW_FIELDS, open_shard, read_episodes_index
+from flowmbpo.errors import DataError, nearest
+
+EPISODE_TABLE = np.dtype(
+    [("start", "<i8"), ("length", "<i8"), ("id", "<i8"), ("return", "<f8"), ("source", "<i8"), ("shard", "<i8")]
+)
+
+
+@dataclass(frozen=True)
+class RowArrays:
+    """R rows of one task with its own widths; what a row holds is drawn in `shard`."""
+
+    obs: npt.NDArray[np.float32]  # [R, O]
+    action: npt.NDArray[np.float32]  # [R, A]
+    reward: npt.NDArray[np.float32]  # [R]
+    terminated: npt.NDArray[np.uint8]  # [R], 0 or 1
+
+    @classmethod
+    def allocate(cls, rows: int, task: TaskRecord) -> RowArrays:
+        """Room for `rows` rows, not filled."""
+        return cls(
+            np.empty((rows, task.obs_dim), np.float32),
+            np.empty((rows, task.action_dim), np.float32),
+            np.empty(rows, np.float32),
+            np.empty(rows, np.uint8),
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeBlock(RowArrays):
+    """E whole episodes: rows start[e] to start[e] + length[e], the last of which is the final observation."""
+
+    start: npt.NDArray[np.int64]  # [E], into this block's rows
+    length: npt.NDArray[np.int64]  # [E], transitions
+    id: npt.NDArray[np.int64]  # [E]
+
+
+class Dataset:
+    """A finished dataset. Nothing is held but its manifest; every read goes to the files."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Use `open`."""
+        self.path = path
+        self.manifest = manifest
+        self._shards = [manifest.shards(task) for task in range(len(manifest.tasks))]
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = False) -> Dataset:
+        """Open the dataset in folder `path`; `verify` reads and checks all of it first.
+
+        Raises DataError where the folder is no dataset (naming one next to it), is unfinished, lacks a
+        file, or (with `verify`) has any damage.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if not manifest.complete:
+            raise DataError(
+                f"{path}: this dataset is unfinished: repeat the command that was writing it, "
+                "which goes on where it stopped"
+            )
+        for record in manifest.files:
+            file = path / record.name
+            size = file.stat().st_size if file.is_file() else None
+            if size != record.size:
+                found = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
+                raise DataError(f"{file} {found}: the dataset is damaged. {RESTORE}")
+        if verify:
+            from flowmbpo.data.dataset.verify import verify as check  # which reads through this class
+
+            findings = check(path)
+            if findings:
+                more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+                raise DataError(f"{path}: {findings[0]}{more}. {RESTORE}")
+        return cls(path, manifest)
+
+    @property
+    def set_name(self) -> str:
+        """The task set it was recorded for."""
+        return self.manifest.set_name
+
+    @property
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """The tasks in the order of their ids."""
+        return self.manifest.tasks
+
+    @property
+    def obs_dim(self) -> int:
+        """Widest observation."""
+        return self.manifest.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        """Widest action."""
+        return self.manifest.action_dim
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the data come from, as its writer put it."""
+        return self.manifest.source
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of all tasks."""
+        return sum(task.episodes for task in self.tasks)
+
+    @property
+    def transitions(self) -> int:
+        """Transitions of all tasks."""
+        return sum(task.transitions for task in self.tasks)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over names and hashes of all files: equal for equal data."""
+        listing = "".join(f"{record.name} {record.sha256}\n" for record in self.manifest.files)
+        return hashlib.sha256(listing.encode("ascii")).hexdigest()
+
+    def task_id(self, name: str) -> int:
+        """The id of the task with this name (what a perturbation added to it does not count).
+
+        Raises DataError naming what there is.
+        """
+        plain = name.partition("+")[0]
+        for wanted, names in (
+            (name, [task.name for task in self.tasks]),
+            (plain, [task.plain_name for task in self.tasks]),
+        ):
+            if wanted in names:
+                return names.index(wanted)
+        held = [task.name for task in self.tasks]
+        raise DataError(f"{self.path}: holds no task '{name}'.{nearest(plain, held)} It holds: {', '.join(held)}")
+
+    def reward_moments(self, names: Sequence[str], *, balanced: bool) -> tuple[int, float, float]:
+        """(transitions, mean reward, mean squared reward) over these tasks.
+
+        Every task counts alike where `balanced`, otherwise every transition. Raises DataError where a
+        task is not there or has no episode.
+        """
+        records = [self.tasks[self.task_id(name)] for name in names]
+        for record in records:
+            if not record.transitions:
+                raise DataError(f"{self.path}: task {record.name} has no episodes")
+        if not records:
+            raise DataError(f"{self.path}: rewards of no task were asked for")
+        counts = np.array([record.transitions for record in records], np.float64)
+        weight = 1 / (counts * len(records)) if balanced else np.full(len(records), 1 / counts.sum())
+        mean = float(weight @ np.array([record.reward_sum for record in records]))
+        square = float(weight @ np.array([record.reward_square_sum for record in records]))
+        return int(counts.sum()), mean, square
+
+    def shard_paths(self, task: int) -> tuple[Path, ...]:
+        """The files of a task."""
+        return tuple(self.path / record.name for record in self._shards[task])
+
+    def episode_table(self, task: int) -> npt.NDArray[Any]:
+        """EPISODE_TABLE [E]: all episodes of a task; `start` counts the rows of the episode's `shard`."""
+        parts = [np.empty(0, EPISODE_TABLE)]
+        for number, path in enumerate(self.shard_paths(task)):
+            index = read_episodes_index(path)
+            part = np.empty(len(index["id"]), EPISODE_TABLE)
+            part["shard"] = number
+            for name, values in index.items():
+                part[name] = values
+            parts.append(part)
+        return np.concatenate(parts)
+
+    def read_rows(self, task: int, shard: int, spans: Iterable[tuple[int, int, int]], out: RowArrays) -> None:
+        """Read rows `first` to before `end` of a shard into `out` from row `to` on, for all (first, end, to).
+
+        Raises DataError where the file or a checksum in it is damaged.
+        """
+        with open_shard(self.shard_paths(task)[shard]) as file:
+            fields = [(file[name], getattr(out, name)) for name in ROW_FIELDS]
+            for (first, end, to), (store, values) in itertools.product(spans, fields):
+                store.read_direct(values, np.s_[first:end], np.s_[to : to + end - first])
+
+    def read_episodes(self, task: int, episodes: range) -> EpisodeBlock:
+        """Episodes of a task by their place in its table; whole shards are not held for it.
+
+        Raises IndexError where the task has fewer, DataError where a file is damaged.
+        """
+        if len(episodes) and not (episodes.step == 1 and 0 <= episodes.start < episodes.stop <= self._count(task)):
+            raise IndexError(f"{episodes} of the {self._count(task)} episodes of task {self.tasks[task].name}")
+        parts, first = [], 0
+        for number, record in enumerate(self._shards[task]):
+            low, high = max(episodes.start - first, 0), min(episodes.stop - first, record.episodes)
+            if low < high:
+                index = read_episodes_index(self.shard_paths(task)[number])
+                parts.append((number, {name: values[low:high] for name, values in index.items()}))
+            first += record.episodes
+        length = np.concatenate([np.empty(0, np.int64), *(index["length"] for _, index in parts)])
+        ids = np.concatenate([np.empty(0, np.int64), *(index["id"] for _, index in parts)])
+        rows = RowArrays.allocate(int((length + 1).sum()), self.tasks[task])
+        to = 0
+        for number, index in parts:
+            start, end = int(index["start"][0]), int(index["start"][-1] + index["length"][-1] + 1)
+            self.read_rows(task, number, [(start, end, to)], rows)
+            to += end - start
+        starts = np.cumsum(length + 1) - (length + 1)
+        return EpisodeBlock(rows.obs, rows.action, rows.reward, rows.terminated, starts, length, ids)
+
+    def _count(self, task: int) -> int:
+        return self.tasks[task].episodes

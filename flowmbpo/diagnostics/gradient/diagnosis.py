@@ -1,0 +1,292 @@
+"""The model's actor gradient against the same objective's gradient in the real environment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.gradient.agreement import Alignment, align_means, align_rows
+from flowmbpo.diagnostics.gradient.differences import DELTA, difference_gradient
+from flowmbpo.diagnostics.gradient.exact import exact_gradient
+from flowmbpo.diagnostics.gradient.model import ModelGradient, model_gradient
+from flowmbpo.diagnostics.gradient.objective import RealObjective, ReferenceGradient
+from flowmbpo.diagnostics.gradient.policy import FixedNoise
+from flowmbpo.diagnostics.gradient.starts import Starts, collect_starts
+from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
+from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
+from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.errors import DataError
+from flowmbpo.models.task_context import TaskContext
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COPIES, MOMENTS = 16, 4
+EXACT_COPIES = 32  # where a start costs one rollout and not one per displacement
+DIRECTIONS = 8
+"""Action dimensions up to which every one is displaced; random sign vectors per step beyond."""
+REPLAY_COPIES, REPLAY_MOMENTS, REPLAY_DIRECTIONS = 8, 2, 2
+"""The same where a saved state is reached again only by running its episode up to it."""
+FEWEST_COPIES = 8  # a bootstrap over fewer says nothing
+EPISODES = 2  # which episodes: see the offsets in `Subject`
+
+
+@dataclass(frozen=True)
+class GradientDiagnosis(Diagnosis):
+    """Agreement of model and reference: of the parameters' gradient, and of dJ/du step by step (a = tanh(u)).
+
+    `alignment` is of the gradient as the config trains (`input_gradient`), `through` and `detached`
+    of both kinds; the reference is always the total derivative. `rewards` and `reward_actions` leave the
+    value behind the horizon out of both sides: what disagrees there is the model, what disagrees only
+    with it is the critic, whose slopes between real encodings nothing trains. Intervals are 95% bootstraps over
+    `copies` independent episodes of `moments` start states each.
+    """
+
+    name: ClassVar[str] = "gradient"
+    method: str
+    input_gradient: str
+    through: Alignment
+    detached: Alignment
+    rewards: Alignment
+    actions: Alignment
+    reward_actions: Alignment
+    steps: tuple[Alignment, ...]
+    model_return: Interval
+    real_return: Interval
+    return_gap: Interval
+    copies: int
+    moments: int
+    replicas: int
+    directions: int
+    delta: float
+    bend: float
+    broken: int
+    terminated: int
+    resamples: int
+
+    @property
+    def alignment(self) -> Alignment:
+        """Of the gradient that training uses."""
+        return self.through if self.input_gradient == "through" else self.detached
+
+    @property
+    def starts(self) -> int:
+        """Start states, those that broke left out."""
+        return self.copies * self.moments - self.broken
+
+    def to_dict(self) -> dict[str, Any]:
+        """`gradient` is of the actor's parameters, `actions` of dJ/du over all steps, `steps` per step."""
+        exact = self.method == "autodiff"
+        return {
+            "reference": self.method,
+            "input_gradient": self.input_gradient,
+            "gradient": self.alignment.to_dict(),
+            "through": self.through.to_dict(),
+            "detached": self.detached.to_dict(),
+            "rewards": self.rewards.to_dict(),
+            "actions": self.actions.to_dict(),
+            "reward_actions": self.reward_actions.to_dict(),
+            "steps": [step.to_dict() for step in self.steps],
+            "objective": {
+                "model": self.model_return.to_dict(),
+                "real": self.real_return.to_dict(),
+                "gap": self.return_gap.to_dict(),
+            },
+            "horizon": len(self.steps),
+            "copies": self.copies,
+            "moments": self.moments,
+            "starts": self.starts,
+            "model_noise_replicas": self.replicas,
+            "directions": None if exact else self.directions,
+            "delta": None if exact else self.delta,
+            "bend": None if exact else self.bend,
+            "broken": self.broken,
+            "terminated": self.terminated,
+            "resamples": self.resamples,
+        }
+
+    def rows(self) -> list[Row]:
+        """Cosine and norm ratio first, what they rest on last."""
+        other = "detached" if self.input_gradient == "through" else "through"
+        alternative = self.detached if other == "detached" else self.through
+        rows: list[Row] = [
+            (f"cosine to the real gradient ({self.input_gradient}, as trained)", self.alignment.cosine_told),
+            ("norm, model / real", self.alignment.ratio_told),
+            (f"cosine of the {other} gradient", alternative.cosine_told),
+            (f"norm of the {other} gradient, model / real", alternative.ratio_told),
+            ("cosine without the critic's value at the end", self.rewards.cosine_told),
+            ("norm without it, model / real", self.rewards.ratio_told),
+            ("cosine of the gradients to the actions", self.actions.cosine_told),
+            ("... without the critic's value", self.reward_actions.cosine_told),
+        ]
+        marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
+        rows += [(f"... to the action of step {mark}", self.steps[mark].cosine_told) for mark in marks]
+        rows += [
+            ("objective in the model", str(self.model_return)),
+            ("objective in the environment", str(self.real_return)),
+            ("reference", self._reference()),
+            (
+                "start states",
+                f"{self.starts} = {self.copies} episodes x {self.moments} moments"
+                f"{f', {self.broken} broken' if self.broken else ''}, horizon {len(self.steps)}; "
+                f"{self.terminated} end on the way; intervals: 95% bootstrap over episodes",
+            ),
+        ]
+        return rows
+
+    def _reference(self) -> str:
+        if self.method == "autodiff":
+            return "exact: backpropagation through the environment, under the noise that was drawn"
+        kind = "every action dimension" if self.directions == 0 else f"{self.directions} random sign vectors per step"
+        return f"antithetic differences, delta {self.delta:g} before tanh, {kind}; bend {self.bend:.3g}"
+
+    def draw(self, figure: Figure) -> None:
+        """Cosine and norms of the gradients to the actions, step by step."""
+        left, right = figure.subplots(1, 2)
+        at = list(range(len(self.steps)))
+        cosines = [step.cosine for step in self.steps]
+        left.fill_between(at, [c.low for c in cosines], [c.high for c in cosines], color="#4477aa", alpha=0.25)
+        left.plot(at, [c.value for c in cosines], color="#4477aa", label="actions")
+        used = self.alignment.cosine
+        if not math.isnan(used.value):
+            left.axhspan(used.low, used.high, color="#ee6677", alpha=0.15)
+            left.axhline(used.value, color="#ee6677", label="parameters")
+        left.axhline(0.0, color="black", linewidth=0.5)
+        left.set(xlabel="step", ylabel="cosine, model to real", ylim=(-1.05, 1.05))
+        left.legend()
+        right.plot(at, [step.reference_norm for step in self.steps], color="black", label="real")
+        right.plot(at, [step.model_norm for step in self.steps], color="#4477aa", label="model")
+        right.set(xlabel="step", ylabel="norm of dJ/du", ylim=(0.0, None))
+        right.legend()
+
+
+def measure_gradient(subject: Subject, effort: Effort) -> GradientDiagnosis:
+    """Exact where the environment is differentiable, by finite differences elsewhere.
+
+    Raises DataError where the environment broke in nearly every episode, or a gradient is not finite.
+    """
+    env = subject.open_env(REPLAY_COPIES)
+    try:
+        if not env.restores_by_replay:
+            env.reset(subject.seed)
+            copies = COPIES if env.differentiable() is None else EXACT_COPIES
+            env.close()
+            env = subject.open_env(copies)
+        return compare_gradients(subject, env, effort)
+    finally:
+        env.close()
+
+
+def compare_gradients(
+    subject: Subject, env: VectorEnv, effort: Effort, *, delta: float = DELTA, exact: bool = True
+) -> GradientDiagnosis:
+    """`measure_gradient` on an open environment; `exact` False takes differences even where not needed."""
+    agent, training = subject.agent, subject.config.training
+    generator = subject.generator("gradient")
+    starts = collect_starts(
+        lambda obs, task: agent.act(obs, task, generator),
+        env,
+        moments=REPLAY_MOMENTS if env.restores_by_replay else MOMENTS,
+        horizon=subject.actor_horizon,
+        seed=ENV_SEED_BASE + (EPISODES << 32) + subject.seed,
+        generator=generator,
+    )
+    shape = (starts.horizon, starts.moments)
+    seeds = torch.randint(2**31, shape, generator=generator, device=generator.device)
+    policy = FixedNoise(agent.actor, seeds, starts.copies)
+    start, context = subject.encode(starts.obs.flatten(0, 1), starts.task.repeat(starts.moments))
+    alone = _detached(agent.world_model.context(starts.task))
+    gamma = alone.discount if training.gamma == "task" else torch.full_like(alone.discount, training.gamma)
+    objective = RealObjective(agent, policy, alone, gamma, starts.horizon)
+    directions = 0
+    if exact and env.differentiable() is not None:
+        reference = exact_gradient(objective, env, starts)
+    else:
+        directions = REPLAY_DIRECTIONS if env.restores_by_replay else DIRECTIONS
+        reference = difference_gradient(objective, env, starts, directions=directions, generator=generator, delta=delta)
+        if directions >= env.spec.action_dim:
+            directions = 0
+    model = model_gradient(
+        agent, policy, start, _detached(context), reference.sound, training, starts.horizon, generator
+    )
+    method = "autodiff" if exact and env.differentiable() is not None else "differences"
+    return _compare(subject, starts, objective, reference, model, effort, method, directions, delta)
+
+
+def _detached(context: TaskContext) -> TaskContext:
+    """The embedding belongs to the world model: its gradient is not the actor's."""
+    return TaskContext(context.embedding.detach(), context.action_mask, context.discount)
+
+
+def _compare(
+    subject: Subject,
+    starts: Starts,
+    objective: RealObjective,
+    reference: ReferenceGradient,
+    model: ModelGradient,
+    effort: Effort,
+    method: str,
+    directions: int,
+    delta: float,
+) -> GradientDiagnosis:
+    sound = reference.sound
+    kept = sound.any(0)
+    if int(kept.sum()) < FEWEST_COPIES:
+        raise DataError(
+            f"the gradient needs {FEWEST_COPIES} sound episodes and {int(kept.sum())} of {starts.copies} are: the "
+            "simulator broke, or its derivatives are not finite, in the others. Train on, or look at the policy's "
+            "actions (flowmbpo diagnose actions)"
+        )
+    real = reference.parameters(objective, reference.slopes)[:, kept]
+    paid = reference.parameters(objective, reference.reward_slopes)[:, kept]
+    through, detached, rewards = model.through[kept], model.detached[kept], model.rewards[kept]
+    if not all(bool(rows.isfinite().all()) for rows in (real, paid, through, detached, rewards)):
+        raise DataError(
+            "the actor's gradient is not finite although its weights are: the imagined or the real rollout overflows "
+            f"within {starts.horizon} steps. `flowmbpo diagnose rollout` shows from which step on"
+        )
+    counts = resample_counts(int(kept.sum()), effort.resamples, subject.generator("gradient/bootstrap"))
+    mine, mine_paid = (_by_copy(slopes, sound)[kept] for slopes in (model.slopes, model.reward_slopes))
+    theirs, theirs_paid = (
+        torch.stack([_by_copy(half, sound)[kept] for half in slopes])
+        for slopes in (reference.slopes, reference.reward_slopes)
+    )
+    imagined, lived = _means(model.returns, sound)[kept], _means(reference.returns, sound)[kept]
+    return GradientDiagnosis(
+        method=method,
+        input_gradient=subject.config.training.actor_input_gradient,
+        through=align_means(through, real, counts),
+        detached=align_means(detached, real, counts),
+        rewards=align_means(rewards, paid, counts),
+        actions=align_rows(mine.flatten(1), theirs.flatten(2), counts),
+        reward_actions=align_rows(mine_paid.flatten(1), theirs_paid.flatten(2), counts),
+        steps=tuple(align_rows(mine[:, h], theirs[:, :, h], counts) for h in range(starts.horizon)),
+        model_return=mean_interval(imagined),
+        real_return=mean_interval(lived),
+        return_gap=mean_interval(imagined - lived),
+        copies=starts.copies,
+        moments=starts.moments,
+        replicas=model.replicas,
+        directions=directions,
+        delta=delta,
+        bend=reference.bend,
+        broken=int((~sound).sum()),
+        terminated=int((reference.terminated & sound).sum()),
+        resamples=effort.resamples,
+    )
+
+
+def _by_copy(slopes: Float[Tensor, "H G N A"], sound: Bool[Tensor, "G N"]) -> Float[Tensor, "N H X"]:
+    """Slopes of a copy's sound moments, side by side."""
+    return torch.where(sound.unsqueeze(-1), slopes, 0.0).permute(2, 0, 1, 3).flatten(2)
+
+
+def _means(values: Float[Tensor, "G N"], sound: Bool[Tensor, "G N"]) -> Float[Tensor, " N"]:
+    return torch.where(sound, values, 0.0).double().sum(0) / sound.sum(0)

@@ -1,0 +1,205 @@
+"""How far the model's open-loop predictions stray from real trajectories, step by step.
+
+From the encoding of a real observation the model plays the real actions; its latents are compared with
+the encodings of the real observations that followed. Errors are always on the latent z, whatever the
+geometry. The measure is relative: the squared error over that of the trivial predictor, which says that
+nothing changes. Letters: T steps, B windows, D latent, S noise scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.rollout.distribution import Distribution, measure_distribution
+from flowmbpo.diagnostics.rollout.errors import (
+    StepError,
+    l1_errors,
+    observation_std,
+    relative_errors,
+    squared_errors,
+    step_errors,
+)
+from flowmbpo.diagnostics.rollout.open_loop import RealWindows, draws_noise, encode_windows, predict_rewards, unroll
+from flowmbpo.diagnostics.statistics import Interval, ratio_intervals, resample_counts
+from flowmbpo.diagnostics.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SOURCE = "fresh episodes of the policy"
+LIGHT_STEPS = (1, 4, 8, 16)
+SHOWN_STEPS = (1, 2, 4, 8, 16, 32)
+NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
+"""Those of Robotic World Model (arXiv 2501.10100), in standard deviations of each observation."""
+
+
+@dataclass(frozen=True)
+class NoiseError:
+    """Relative L1 error with observation noise of `scale` at the start of the rollout.
+
+    Sum of ||z_hat_k - z_k||_1 over windows and their steps, over that of ||z_k||_1, against the clean trajectory;
+    `trivial` holds the noisy start for ever. `curve[k - 1]` is the same at step k alone. The mean of ratios instead
+    would be equal on the simplex, where the norm is constant, and unbounded where a state passes through 0.
+    """
+
+    scale: float
+    relative_l1: Interval
+    trivial: Interval
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RolloutDiagnosis(Diagnosis):
+    """Prediction errors along the rollout, with and without observation noise, and the predicted distribution."""
+
+    name: ClassVar[str] = "rollout"
+    windows: int
+    episodes: int
+    stochastic: bool
+    trained_horizon: int
+    steps: tuple[StepError, ...]
+    noise: tuple[NoiseError, ...]
+    distribution: Distribution
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every step, every noise scale, the distribution."""
+        return {
+            "windows": self.windows,
+            "episodes": self.episodes,
+            "source": SOURCE,
+            "stochastic": self.stochastic,
+            "trained_horizon": self.trained_horizon,
+            "steps": [asdict(step) for step in self.steps],
+            "noise": [asdict(noise) for noise in self.noise],
+            "distribution": self.distribution.to_dict(),
+        }
+
+    def rows(self) -> list[Row]:
+        """The steps 1, 2, 4, ... 32, then noise, then the distribution."""
+        found: list[Row] = [
+            ("judged by", f"{self.windows} windows of {SOURCE}; 1.0 = no better than 'nothing changes'"),
+            ("intervals", f"of errors: over {self.episodes} episodes; of distributions: over windows, which overlap"),
+            ("horizon that the model is trained on", f"{self.trained_horizon} steps"),
+        ]
+        for step in self._shown():
+            sampled = "" if step.sampled is None else f"; sampled {step.sampled}"
+            found.append((f"squared error / trivial, step {step.step}", f"{step.relative}{sampled}  (n {step.n})"))
+        for step in self._shown():
+            told = f"RMSE {step.reward_rmse} (real std {step.reward_std:.3g}), correlation {step.reward_correlation}"
+            found.append((f"reward, step {step.step}", told))
+        for noise in self.noise:
+            told = f"{noise.relative_l1}; holding the start {noise.trivial.value:.3g}"
+            found.append((f"relative L1, observation noise {noise.scale:g}", told))
+        return [*found, *self.distribution.rows()]
+
+    def draw(self, figure: Figure) -> None:
+        """Relative error, reward error and noise curves over the steps, and the reliability of events."""
+        axes = figure.subplots(2, 2)
+        k = [step.step for step in self.steps]
+        _band(axes[0, 0], k, [step.relative for step in self.steps], "deterministic step")
+        if self.stochastic:
+            _band(axes[0, 0], k, [step.sampled for step in self.steps if step.sampled is not None], "one sample")
+            axes[0, 0].legend()
+        axes[0, 0].axhline(1.0, color="grey", linestyle=":")
+        axes[0, 0].set(yscale="log", ylabel="squared error / trivial", xlabel="step")
+        _band(axes[0, 1], k, [step.reward_rmse for step in self.steps], "RMSE")
+        axes[0, 1].plot(k, [step.reward_std for step in self.steps], color="grey", linestyle=":", label="real std")
+        axes[0, 1].set(ylabel="reward error", xlabel="step")
+        axes[0, 1].legend()
+        for noise in self.noise:
+            axes[1, 0].plot(k, noise.curve, label=f"{noise.scale:g}")
+        axes[1, 0].set(ylabel="relative L1", xlabel="step")
+        axes[1, 0].legend(title="noise", ncols=2)
+        self.distribution.draw(axes[1, 1])
+
+    def _shown(self) -> list[StepError]:
+        return [step for step in self.steps if step.step in SHOWN_STEPS]
+
+
+def _band(axes: Any, k: Sequence[int], values: Sequence[Interval], label: str) -> None:
+    (line,) = axes.plot(k, [value.value for value in values], label=label)
+    axes.fill_between(
+        k, [value.low for value in values], [value.high for value in values], alpha=0.2, color=line.get_color()
+    )
+
+
+def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
+    """Judge the model by `effort.windows` windows of `effort.horizon` transitions of fresh episodes.
+
+    The model was trained on what the replay buffer holds; on these it was not. Intervals of errors are bootstraps
+    over episodes, of which there are few: rough. Those of the distribution are over windows, which overlap: too narrow.
+    Raises DataError where no real transition is there.
+    """
+    generator = subject.generator("rollout")
+    agent = subject.agent
+    episodes = subject.episodes
+    first, episode = episodes.draw(effort.windows, generator)
+    batch = episodes.cut(first, episode, effort.horizon)
+    real = encode_windows(agent.world_model, batch)
+    counts = resample_counts(len(episodes.length), effort.resamples, generator)[:, episode.cpu()]
+    stochastic = draws_noise(agent.world_model, real.states[0], batch.action[0], real.context)
+    predicted = unroll(agent.world_model, real.states[0], batch.action, real.context)
+    rewards = _rewards_along(subject, predicted, real)
+    sampled = None
+    if stochastic:
+        once = unroll(agent.world_model, real.states[0], batch.action, real.context, generator)
+        sampled = relative_errors(once, real, counts)
+    return RolloutDiagnosis(
+        windows=effort.windows,
+        episodes=len(episodes.length),
+        stochastic=stochastic,
+        trained_horizon=subject.config.training.horizon,
+        steps=step_errors(predicted, real, rewards, counts, sampled),
+        noise=_noise_errors(subject, real, counts, generator),
+        distribution=measure_distribution(subject, real, effort, stochastic=stochastic),
+    )
+
+
+def light_rollout(subject: Subject, effort: Effort) -> dict[str, float]:
+    """`rollout_error/k`: squared error of z after k steps over the trivial predictor's, for k = 1, 4, 8, 16.
+
+    A step that no window reaches, or over which no observation changes, is left out.
+    """
+    generator = subject.generator("rollout")
+    batch = subject.windows.sample(effort.windows, effort.horizon, generator)
+    real = encode_windows(subject.agent.world_model, batch)
+    predicted = unroll(subject.agent.world_model, real.states[0], batch.action, real.context)
+    error, trivial = (total.sum(1) for total in squared_errors(predicted, real))
+    found = zip(LIGHT_STEPS, (k <= effort.horizon and float(trivial[k - 1]) > 0.0 for k in LIGHT_STEPS), strict=True)
+    return {f"rollout_error/{k}": float(error[k - 1] / trivial[k - 1]) for k, defined in found if defined}
+
+
+def _rewards_along(subject: Subject, predicted: Tensor, real: RealWindows) -> Float[Tensor, "T B"]:
+    horizon, width = real.batch.reward.shape
+    z, action = predicted[:-1].flatten(0, 1), real.batch.action.flatten(0, 1)
+    return predict_rewards(subject.agent, z, action, real.context.repeat(horizon)).view(horizon, width)
+
+
+def _noise_errors(
+    subject: Subject, real: RealWindows, counts: Tensor, generator: torch.Generator
+) -> tuple[NoiseError, ...]:
+    """The same noise at every scale, so that the scales compare."""
+    batch = real.batch
+    first = batch.obs[0]
+    eps = torch.randn(first.shape, generator=generator, device=first.device, dtype=first.dtype)
+    eps = eps * observation_std(batch)
+    found = []
+    for scale in NOISE_SCALES:
+        start, _ = subject.encode(first + scale * eps, batch.task)
+        predicted = unroll(subject.agent.world_model, start, batch.action, real.context)
+        error, norm = l1_errors(predicted, real)
+        held, _ = l1_errors(predicted[:1].expand_as(predicted), real)
+        whole = norm.sum(0).unsqueeze(1)
+        (value,) = ratio_intervals(error.sum(0).unsqueeze(1), whole, counts)
+        (trivial,) = ratio_intervals(held.sum(0).unsqueeze(1), whole, counts)
+        curve = (error.sum(1) / norm.sum(1))[batch.valid.any(1)]
+        found.append(NoiseError(scale, value, trivial, tuple(curve.tolist())))
+    return tuple(found)

@@ -1,0 +1,247 @@
+"""Is the distribution of futures the real one? Spread of k-step states and reward sums, probabilities of events.
+
+A deterministic model gets the same figures: its distribution is a point, its probabilities are 0 and 1.
+Letters: B windows, M samples, D latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowmbpo.diagnostics.diagnosis import Row
+from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.rollout.calibration import Calibration, calibrate
+from flowmbpo.diagnostics.rollout.conditional import ConditionalStep, measure_conditional
+from flowmbpo.diagnostics.rollout.energy import EnergyDistance, energy_score, paired_energy
+from flowmbpo.diagnostics.rollout.futures import FUTURE_STEPS, Futures, sample_futures
+from flowmbpo.diagnostics.rollout.open_loop import RealWindows
+from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
+from flowmbpo.diagnostics.subject import Subject
+
+SAMPLES = 32
+"""M: a predicted probability is then known to 0.09 or better."""
+EVENT_STEPS = (4, 16)
+LEVELS = (0.05, 0.1)  # quantiles of the real reward sum that make it a low one
+MARGIN = (
+    0.05  # standard deviations that a low sum may lie above the quantile: one value reached often is not cut in two
+)
+THRESHOLD_WINDOWS = 4  # times as many windows as are judged, drawn anew, for the quantiles
+LEAST = 8  # complete windows below which a step is left out: its intervals would say nothing
+
+
+@dataclass(frozen=True)
+class StepDistribution:
+    """Distributions after `step` transitions, over start states; scores are means over the starts.
+
+    `states` and `rewards` compare one sample per start with what really came of it, as pooled
+    distributions. `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS)
+    judge each start's own M samples: an energy score, least for the true conditional distribution.
+    States are those of futures that have not ended, real and predicted (None where too few have not);
+    reward sums are those of all, what follows an ending being 0. Each has its own `n`; the scores share it.
+    """
+
+    step: int
+    states: EnergyDistance | None
+    rewards: EnergyDistance
+    state_score: Interval | None
+    reward_score: Interval
+
+
+@dataclass(frozen=True)
+class EventCalibration:
+    """How well the probability of `event` within `step` transitions is predicted."""
+
+    event: str
+    step: int
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """All of it. `conditional` is None where no start state can be lived through again with other noise."""
+
+    samples: int
+    steps: tuple[StepDistribution, ...]
+    events: tuple[EventCalibration, ...]
+    conditional: tuple[ConditionalStep, ...] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return asdict(self)
+
+    def rows(self) -> list[Row]:
+        """Energy distances, scores, then events."""
+        found: list[Row] = []
+        for step in self.steps:
+            for what, energy in (("states", step.states), ("reward sums", step.rewards)):
+                told = f"fewer than {LEAST} starts whose futures go on that long"
+                if energy is not None:
+                    told = f"{energy.distance}, coefficient {energy.coefficient:.2g}  (n {energy.n})"
+                found.append((f"energy distance of {what}, step {step.step}", told))
+            states = "" if step.state_score is None else f"states {step.state_score}, "
+            found.append((f"energy score, step {step.step}", f"{states}reward sums (CRPS) {step.reward_score}"))
+        for event in self.events:
+            found.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
+        for truth in self.conditional or ():
+            found.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
+        if self.conditional is None:
+            found.append(("against true futures of one start", "not possible: no noise to draw anew, or endings"))
+        return found
+
+    def draw(self, axes: Any) -> None:
+        """The reliability diagram of every event."""
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        for event in self.events:
+            bins = event.calibration.bins
+            axes.plot(
+                [part.predicted for part in bins],
+                [part.observed.value for part in bins],
+                marker="o",
+                label=f"{event.event}, {event.step} steps",
+            )
+        axes.set(xlabel="predicted probability", ylabel="observed frequency")
+        if self.events:
+            axes.legend(fontsize="x-small")
+
+
+def _told(found: Calibration) -> str:
+    return (
+        f"happens {found.base_rate}, predicted {found.predicted_rate:.3g}; Brier {found.fair_brier:.3g} (skill "
+        f"{found.skill:.2g}), ECE {found.ece} (by chance up to {found.ece_if_calibrated:.2g}); n {found.n}"
+    )
+
+
+def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *, stochastic: bool) -> Distribution:
+    """Draw M futures of every window and compare. One is enough of a model that has no chance in it."""
+    generator = subject.generator("distribution")
+    model = subject.agent.world_model
+    members = SAMPLES if stochastic or model.termination_head is not None else 1
+    horizon = min(len(real.batch.action), max(FUTURE_STEPS))
+    start, action = real.states[0], real.batch.action[:horizon]
+    futures = sample_futures(subject.agent, start, action, real.context, members, generator)
+    thresholds = _thresholds(subject, horizon, effort, generator)
+    return Distribution(
+        samples=members,
+        steps=tuple(_steps(real, futures, effort.resamples, generator)),
+        events=tuple(_events(subject, real, futures, thresholds, effort.resamples, generator)),
+        conditional=measure_conditional(
+            subject, {k: float(low[0]) for (k, q), low in thresholds.items() if q == LEVELS[-1]}
+        ),
+    )
+
+
+def known_outcomes(real: RealWindows, step: int) -> Bool[Tensor, " B"]:
+    """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself.
+
+    A start less than `step` before a time limit is known only if it ended first: such starts, a share of step /
+    limit, count endings too often.
+    """
+    batch = real.batch
+    ended: Tensor = batch.terminated[:step].any(0)
+    return batch.valid[step - 1] | ended
+
+
+def _steps(
+    real: RealWindows, futures: Futures, resamples: int, generator: torch.Generator
+) -> Sequence[StepDistribution]:
+    found = []
+    for step in futures.steps:
+        known = known_outcomes(real, step)
+        n = int(known.sum())
+        if n < LEAST:
+            continue
+        counts = resample_counts(n, resamples, generator)
+        total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
+        sums = futures.reward_sum[step][:, known].unsqueeze(-1)
+        states, state_score = _compare_states(real, futures, step, resamples, generator)
+        found.append(
+            StepDistribution(
+                step=step,
+                states=states,
+                rewards=paired_energy(sums[0], total, counts),
+                state_score=state_score,
+                reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
+            )
+        )
+    return found
+
+
+def _compare_states(
+    real: RealWindows, futures: Futures, step: int, resamples: int, generator: torch.Generator
+) -> tuple[EnergyDistance | None, Interval | None]:
+    """Energy distance and score of states that both sides are alive in: an ended future has no state.
+
+    Of a true model the real state and a predicted one are then still alike: given its start, each is kept by
+    its own survival.
+    """
+    alive = ~futures.ended[step]
+    members = len(alive)
+    inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(members, 2))
+    n = int(inside.sum())
+    if n < LEAST:
+        return None, None
+    z, predicted, alive = real.z[step, inside], futures.z[step][:, inside], alive[:, inside]
+    first = predicted[alive.int().argmax(0), torch.arange(n, device=alive.device)]
+    distance = paired_energy(first, z, resample_counts(n, resamples, generator))
+    return distance, mean_interval(energy_score(predicted.transpose(0, 1), z, alive.T))
+
+
+def _events(
+    subject: Subject,
+    real: RealWindows,
+    futures: Futures,
+    thresholds: dict[tuple[int, float], Float[Tensor, " tasks"]],
+    resamples: int,
+    generator: torch.Generator,
+) -> Sequence[EventCalibration]:
+    batch, members = real.batch, len(next(iter(futures.ended.values())))
+    found = []
+
+    def judge(event: str, step: int, predicted: Tensor, happened: Tensor) -> None:
+        known = known_outcomes(real, step)
+        n = int(known.sum())
+        if n >= LEAST:
+            counts = resample_counts(n, resamples, generator)
+            result = calibrate(predicted[known], happened[known], counts, generator, members=members)
+            found.append(EventCalibration(event, step, result))
+
+    for step in (step for step in EVENT_STEPS if step in futures.steps):
+        total = batch.reward[:step].double().sum(0)
+        for level in LEVELS:
+            low = thresholds[step, level][batch.task]
+            predicted = (futures.reward_sum[step] < low).double().mean(0)
+            judge(f"reward sum among its lowest {level:.0%}", step, predicted, total < low)
+        if any(task.can_terminate for task in subject.agent.spec.tasks):
+            judge("termination", step, futures.ended[step].double().mean(0), batch.terminated[:step].any(0))
+    return found
+
+
+def _thresholds(
+    subject: Subject, horizon: int, effort: Effort, generator: torch.Generator
+) -> dict[tuple[int, float], Float[Tensor, " tasks"]]:
+    """By steps and level: below what a reward sum is low, for each task, from other windows of the same episodes.
+
+    The quantile of its real reward sums and a margin; -inf where a task has none.
+    """
+    batch = subject.episodes.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
+    found = {}
+    for step in (step for step in FUTURE_STEPS if step <= horizon):
+        known = batch.valid[step - 1] | batch.terminated[:step].any(0)
+        total = batch.reward[:step].double().sum(0)
+        for level in LEVELS:
+            found[step, level] = _low_sums(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
+    return found
+
+
+def _low_sums(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:
+    low = torch.full((tasks,), -torch.inf, dtype=total.dtype, device=total.device)
+    for one in sorted(set(task.tolist())):
+        own = total[task == one]
+        low[one] = torch.quantile(own, level) + MARGIN * own.std(correction=0)
+    return low

@@ -1,0 +1,130 @@
+"""Errors of open-loop predictions against real trajectories, always on the latent z, whatever the geometry.
+
+Letters: T steps, B windows, D latent, R bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.data.batch import Batch
+from flowmbpo.diagnostics.rollout.open_loop import RealWindows
+from flowmbpo.diagnostics.statistics import Interval, fit_line, middle_interval, ratio_intervals
+
+
+@dataclass(frozen=True)
+class StepError:
+    """After `step` predicted transitions, over the `n` windows that are still inside their episode.
+
+    `error` and `trivial` are mean squared errors of z (mean over latent and windows) of the model and of
+    the predictor that nothing changes; `relative` is their ratio. `sampled` is the same ratio with one sample
+    of a stochastic model in the place of its deterministic step (None: the model is deterministic).
+    The reward of step k is that of leaving the k-th predicted state: root mean squared error in real
+    units, Pearson's correlation with the real reward (nan where one of them is constant), and the real
+    rewards' own standard deviation, which a constant prediction would reach.
+    """
+
+    step: int
+    n: int
+    error: float
+    trivial: float
+    relative: Interval
+    sampled: Interval | None
+    reward_rmse: Interval
+    reward_correlation: Interval
+    reward_std: float
+
+
+def squared_errors(
+    predicted: Float[Tensor, "T+1 B D"], real: RealWindows
+) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
+    """Squared errors of z after each step (mean over the latent), of the model and of 'nothing changes'.
+
+    0 in both where the window has ended.
+    """
+    valid = real.batch.valid
+    target = real.z[1:].double()
+    error = (predicted[1:].double() - target).square().mean(-1)
+    trivial = (real.z[:1].double() - target).square().mean(-1)
+    return torch.where(valid, error, 0.0), torch.where(valid, trivial, 0.0)
+
+
+def relative_errors(
+    predicted: Float[Tensor, "T+1 B D"], real: RealWindows, counts: Float[Tensor, "R B"]
+) -> list[Interval]:
+    """Of each step: mean squared error of the model over the trivial predictor's."""
+    error, trivial = squared_errors(predicted, real)
+    return ratio_intervals(error.T, trivial.T, counts)
+
+
+def step_errors(
+    predicted: Float[Tensor, "T+1 B D"],
+    real: RealWindows,
+    rewards: Float[Tensor, "T B"],
+    counts: Float[Tensor, "R B"],
+    sampled: Sequence[Interval] | None = None,
+) -> tuple[StepError, ...]:
+    """The errors of every step that at least one window reaches; `rewards` are predictions in real units."""
+    valid = real.batch.valid
+    error, trivial = squared_errors(predicted, real)
+    relative = ratio_intervals(error.T, trivial.T, counts)
+    reward_error = torch.where(valid, (rewards - real.batch.reward).double().square(), 0.0)
+    mean_square = ratio_intervals(reward_error.T, valid.T, counts)
+    found = []
+    for t, n in enumerate(valid.sum(1).tolist()):
+        if not n:
+            break
+        truth = real.batch.reward[t, valid[t]].double()
+        found.append(
+            StepError(
+                step=t + 1,
+                n=n,
+                error=float(error[t].sum()) / n,
+                trivial=float(trivial[t].sum()) / n,
+                relative=relative[t],
+                sampled=None if sampled is None else sampled[t],
+                reward_rmse=Interval(*(value**0.5 for value in mean_square[t].to_dict().values())),
+                reward_correlation=_correlation(rewards[t], real.batch.reward[t], valid[t], counts),
+                reward_std=float(truth.std(correction=0)),
+            )
+        )
+    return tuple(found)
+
+
+def _correlation(x: Tensor, y: Tensor, valid: Tensor, counts: Tensor) -> Interval:
+    """Pearson's, with the bootstrap over windows from weighted moments."""
+    value = fit_line(x[valid], y[valid]).correlation
+    weight = counts * valid.cpu()
+    total = weight.sum(1)
+    x, y = ((row.double() - row[valid].double().mean()).cpu() for row in (x, y))  # centred: no cancellation
+
+    def moment(product: Tensor) -> Tensor:
+        return (weight @ product) / total
+
+    mean_x, mean_y = moment(x), moment(y)
+    spread = (moment(x * x) - mean_x**2).clamp(min=0.0) * (moment(y * y) - mean_y**2).clamp(min=0.0)
+    return middle_interval(value, (moment(x * y) - mean_x * mean_y) / spread.sqrt())
+
+
+def l1_errors(
+    predicted: Float[Tensor, "T+1 B D"], real: RealWindows
+) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
+    """||z_hat_k - z_k||_1 and ||z_k||_1 after each step; 0 in both where the window has ended."""
+    target = real.z[1:].double()
+    error = (predicted[1:].double() - target).abs().sum(-1)
+    return torch.where(real.batch.valid, error, 0.0), torch.where(real.batch.valid, target.abs().sum(-1), 0.0)
+
+
+def observation_std(batch: Batch) -> Float[Tensor, "B O"]:
+    """Standard deviation of every observed dimension over the windows' own steps, of each row's task."""
+    found = torch.zeros_like(batch.obs[0])
+    exists = torch.cat((torch.ones_like(batch.valid[:1]), batch.valid))
+    for task in sorted(set(batch.task.tolist())):
+        rows = batch.task == task
+        found[rows] = batch.obs[:, rows][exists[:, rows]].std(0, correction=0)
+    return found

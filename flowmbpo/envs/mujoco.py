@@ -1,0 +1,83 @@
+"""What MuJoCo's tasks share: its warnings, OpenGL's variables, random impulses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flowmbpo.config.task import PerturbationConfig
+
+_log = logging.getLogger("flowmbpo")
+
+
+def log_warnings(mujoco: Any) -> None:
+    """Hand the warnings of the module `mujoco` to logging, once in a process.
+
+    Left alone it prints each of them and appends it to MUJOCO_LOG.TXT in the working directory. What
+    matters of them reaches the user as an episode's fault.
+    """
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_log.info)
+
+
+NO_OPENGL = {"MUJOCO_GL": "disabled"}
+"""Environment variables of a process that simulates and never draws."""
+
+RENDERING_HELP = (
+    "Rendering needs EGL (package libegl1, best with a GPU driver) or OSMesa (package libosmesa6, software); "
+    "install one and choose it with MUJOCO_GL=egl or MUJOCO_GL=osmesa."
+)
+
+
+def rendering_variables() -> list[dict[str, str]]:
+    """Environment variables of a rendering process, in the order to try them.
+
+    A MUJOCO_GL that the user set is the only candidate. Without one, a headless Linux machine
+    tries EGL, then OSMesa; one with a display tries its window system first.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen:
+        return [{"MUJOCO_GL": chosen}]
+    if sys.platform != "linux":
+        return [{}]
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    backends = ("glfw", "egl", "osmesa") if display else ("egl", "osmesa")
+    return [{"MUJOCO_GL": backend} for backend in backends]
+
+
+_STREAM = 0x70757368
+"""Spawn key of the impulses' randomness: whether a task is disturbed never changes its starts."""
+
+
+@dataclass(frozen=True)
+class Impulses:
+    """Of one episode of L agent steps, before each step: which axis is pushed, and by how much.
+
+    `axis` [L] counts the axes that the simulator offers; `change` [L] is the sudden change of that
+    velocity in m/s or rad/s, 0 where nothing happens.
+    """
+
+    axis: np.ndarray
+    change: np.ndarray
+
+
+def draw_impulses(
+    config: PerturbationConfig, axes: int, length: int, seed: np.random.SeedSequence, *, skewed: int = 1
+) -> Impulses:
+    """Each step has an impulse with probability `rate`, on one of `axes` axes chosen evenly.
+
+    Its size is `magnitude`. On the first `skewed` axes its sign is positive with probability
+    (1 + skew)/2, on the others with 1/2: axis 0 is the forward one, and what lies across it has no
+    preferred side.
+    """
+    own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAM))
+    happens, which, sign = np.random.default_rng(own).random((3, length))
+    axis = np.minimum((which * axes).astype(np.int64), axes - 1)
+    skew = np.where(axis < skewed, config.skew, 0.0)
+    change = np.where(sign < (1.0 + skew) / 2.0, config.magnitude, -config.magnitude)
+    return Impulses(axis=axis, change=np.where(happens < config.rate, change, 0.0))

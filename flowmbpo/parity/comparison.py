@@ -1,0 +1,208 @@
+"""Whether two configs are a fair comparison: size, compute, and that nothing differs but what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowmbpo.config.actors import GaussianActorConfig
+from flowmbpo.config.dynamics import MLPDynamicsConfig
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.cost import ComputeCost, estimate_cost
+from flowmbpo.parity.parameters import parameter_counts, solved_widths
+from flowmbpo.presets.differences import Difference, config_differences
+from flowmbpo.presets.schema import dotted_keys
+from flowmbpo.spec import EnvSpec
+
+LARGEST_GAP_PERCENT = 2.0
+COMPARED = ("encoder", "dynamics", "reward")  # what the study keeps equal (its invariant 4)
+
+
+@dataclass(frozen=True)
+class PartParity:
+    """One part's parameter counts; the gap is b's relative to a's, in percent (None where a has none)."""
+
+    part: str
+    a: int
+    b: int
+
+    @property
+    def gap_percent(self) -> float | None:
+        """100 (b - a) / a."""
+        if self.a == 0:
+            return 0.0 if self.b == 0 else None
+        return 100.0 * (self.b - self.a) / self.a
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"part": self.part, "a": self.a, "b": self.b, "gap_percent": self.gap_percent}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Counts of two configs side by side. `within` holds when model and actor differ by at most 2%."""
+
+    a: str
+    b: str
+    parts: tuple[PartParity, ...]
+    model: PartParity
+    actor: PartParity
+    widths_a: dict[str, Any]
+    widths_b: dict[str, Any]
+
+    @property
+    def within(self) -> bool:
+        """Whether encoder + dynamics + reward, and the actor, differ by at most 2%."""
+        gaps = (self.model.gap_percent, self.actor.gap_percent)
+        return all(gap is not None and abs(gap) <= LARGEST_GAP_PERCENT for gap in gaps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "parts": [part.to_dict() for part in self.parts],
+            "model": self.model.to_dict(),
+            "actor": self.actor.to_dict(),
+            "solved_widths": {"a": self.widths_a, "b": self.widths_b},
+            "largest_gap_percent": LARGEST_GAP_PERCENT,
+            "within": self.within,
+        }
+
+
+def parity(a: ExperimentConfig, b: ExperimentConfig, spec_a: EnvSpec, spec_b: EnvSpec) -> Parity:
+    """Compare the two configs' agents, built for their tasks' dimensions (no weights are allocated)."""
+    agents = build_meta_agent(a, spec_a), build_meta_agent(b, spec_b)
+    left, right = (parameter_counts(agent) for agent in agents)
+    parts = tuple(PartParity(name, left[name], right[name]) for name in left)
+    return Parity(
+        a=a.name,
+        b=b.name,
+        parts=parts,
+        model=PartParity("model", *(sum(counts[name] for name in COMPARED) for counts in (left, right))),
+        actor=PartParity("actor", left["actor"], right["actor"]),
+        widths_a=solved_widths(agents[0]),
+        widths_b=solved_widths(agents[1]),
+    )
+
+
+def reference_config(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment with PWM's MLP dynamics and Gaussian actor at the config's written widths."""
+    dynamics = MLPDynamicsConfig(units=config.model.dynamics.units)
+    actor = GaussianActorConfig(units=config.actor.units)
+    model = config.model.model_copy(update={"dynamics": dynamics})
+    return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
+
+
+INTENDED = (
+    "model.dynamics",  # the comparison: which world model ...
+    "actor",  # ... and which policy
+    "name",  # labels, which no update reads
+    "phase",
+    "description",
+    "cost",
+    "high_cost",
+    "device",  # where and how a run is executed, watched and stored; none of it enters an update
+    "compute.threads",
+    "task.workers",
+    "diagnostics",
+    "checkpoint",
+    "tracking",
+)
+"""Keys and sections that two arms of a comparison may hold differently. All others must be equal: `evaluation` and
+`seed` too, for they move the figure that is reported."""
+
+
+class ParityError(FlowMBPOError):
+    """Two configs that are no strict comparison."""
+
+    kind = "parity"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sizes, costs and differences of two configs, a and b. `allowed` are keys admitted beside `INTENDED`."""
+
+    sizes: Parity
+    cost_a: ComputeCost
+    cost_b: ComputeCost
+    intended: tuple[Difference, ...]
+    unintended: tuple[Difference, ...]
+    allowed: tuple[str, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether sizes are within the limit and nothing differs that should not."""
+        return self.sizes.within and not self.unintended
+
+    def check(self) -> None:
+        """Raises ParityError naming every key that differs unintended and every part of another size."""
+        if self.comparable:
+            return
+        findings = [str(difference) for difference in self.unintended]
+        for part in (self.sizes.model, self.sizes.actor):
+            gap = part.gap_percent
+            if gap is None or abs(gap) > LARGEST_GAP_PERCENT:
+                shown = "" if gap is None else f", {gap:+.1f}%"
+                findings.append(
+                    f"{part.part} parameters: {part.a:,} -> {part.b:,}{shown} (at most {LARGEST_GAP_PERCENT:g}%)"
+                )
+        listed = "\n".join(f"  {finding}" for finding in findings)
+        raise ParityError(
+            f"'{self.sizes.a}' and '{self.sizes.b}' differ in more than the compared parts:\n{listed}\n"
+            "Make them equal, or admit a key with --allow KEY; a gap in size is closed by parity: true."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document: `Parity`'s keys, costs with their ratio b / a, and the differences."""
+        a, b = self.cost_a.to_dict(), self.cost_b.to_dict()
+        return self.sizes.to_dict() | {
+            "compute": {"a": a, "b": b, "ratio": _ratios(a, b)},
+            "differences": {
+                "intended": [vars(difference) for difference in self.intended],
+                "unintended": [vars(difference) for difference in self.unintended],
+            },
+            "allowed": list(self.allowed),
+            "comparable": self.comparable,
+        }
+
+
+def compare(
+    a: ExperimentConfig, b: ExperimentConfig, spec_a: EnvSpec, spec_b: EnvSpec, allowed: Sequence[str] = ()
+) -> Comparison:
+    """Build, count and probe both. `allowed` are dotted keys or sections that may differ too.
+
+    Raises ConfigError for an allowed key that no config has.
+    """
+    _refuse_unknown(allowed)
+    differences = config_differences(a, b)
+    admitted = (*INTENDED, *allowed)
+    return Comparison(
+        sizes=parity(a, b, spec_a, spec_b),
+        cost_a=estimate_cost(a, spec_a),
+        cost_b=estimate_cost(b, spec_b),
+        intended=tuple(d for d in differences if _covered(d.key, admitted)),
+        unintended=tuple(d for d in differences if not _covered(d.key, admitted)),
+        allowed=tuple(allowed),
+    )
+
+
+def _covered(key: str, admitted: Sequence[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in admitted)
+
+
+def _refuse_unknown(allowed: Sequence[str]) -> None:
+    known = dotted_keys(ExperimentConfig)
+    for key in allowed:
+        if key not in known:
+            hint = nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
+            raise ConfigError(f"--allow {key}: no key or section of a config.{hint}")
+
+
+def _ratios(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """b / a for NFE, compute_index and every FLOP count."""
+    flat = {key: b[key] / a[key] for key in ("nfe", "actor_nfe", "compute_index")}
+    return flat | {"flops": {key: b["flops"][key] / a["flops"][key] for key in a["flops"]}}

@@ -1,0 +1,253 @@
+"""What an update costs: network evaluations, floating-point operations, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.batch import Batch
+from flowmbpo.models.agent import Agent, build_agent
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.spec import EnvSpec
+from flowmbpo.training.horizon import trusted_steps
+from flowmbpo.training.model_loss import model_loss
+from flowmbpo.training.updates import actor_objective, frozen
+
+
+class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, `flops` adds up the FLOPs of matrix products by torch's own formulas.
+
+    torch's FlopCounterMode also attributes them to modules by hooks, which fail under
+    `torch.autograd.grad` (a Jacobian penalty) and on views taken without gradients; nothing here
+    needs to know the module.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        out = func(*args, **options)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += int(formula(*args, **options, out_val=out))
+        return out
+
+
+PROBE_ROWS = (2, 4)  # every cost is a constant plus a slope times the rows, so two numbers of rows tell any other's
+FLOAT_BYTES = 4
+ADAM_COPIES = 4  # weight, gradient, two moments
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """Matrix-product FLOPs of one update, and the bytes autograd keeps for its backward pass."""
+
+    flops: int
+    activation_bytes: int
+
+    @classmethod
+    def at(cls, rows: float, low: UpdateCost, high: UpdateCost) -> UpdateCost:
+        """The cost of `rows` rows, on the line through those of `PROBE_ROWS`."""
+        share = (rows - PROBE_ROWS[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
+        flops = low.flops + share * (high.flops - low.flops)
+        size = low.activation_bytes + share * (high.activation_bytes - low.activation_bytes)
+        return cls(round(flops), round(size))
+
+
+@dataclass(frozen=True)
+class ComputeCost:
+    """Costs of one experiment's updates.
+
+    `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action.
+    `compute_index` counts network calls of one actor update, forward and backward: the world
+    model's (dynamics, reward and termination heads) plus 1.0 times the actor's. FLOPs are those of
+    matrix products (2 per multiply-add), forward and backward, as torch's FLOP counter sees them.
+    """
+
+    nfe: int
+    actor_nfe: int
+    compute_index: float
+    model_update: UpdateCost
+    actor_update: UpdateCost
+    critic_update: UpdateCost
+    act_flops: int
+    updates_per_epoch: dict[str, int]
+    memory_bytes: dict[str, int]
+
+    @property
+    def flops_per_epoch(self) -> int:
+        """All updates of one epoch and the actions taken in its environments."""
+        costs = {"model": self.model_update, "actor": self.actor_update, "critic": self.critic_update}
+        return sum(costs[name].flops * count for name, count in self.updates_per_epoch.items()) + self.act_flops
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "nfe": self.nfe,
+            "actor_nfe": self.actor_nfe,
+            "compute_index": self.compute_index,
+            "flops": {
+                "model_update": self.model_update.flops,
+                "actor_update": self.actor_update.flops,
+                "critic_update": self.critic_update.flops,
+                "epoch": self.flops_per_epoch,
+            },
+            "updates_per_epoch": self.updates_per_epoch,
+            "memory_mb": {name: round(size / 1e6, 3) for name, size in self.memory_bytes.items()},
+        }
+
+
+def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
+    """Probe a throw-away agent with few rows and extrapolate. Leaves torch's global generator untouched.
+
+    A critic update here is one minibatch step. What the config does not train has no updates, and an epoch without
+    an environment acts nowhere. An adaptive actor horizon counts as the longest that it may be.
+    """
+    with torch.random.fork_rng(devices=[]):
+        agent = build_agent(config, spec)
+    training = config.training
+    measured = [_measure_all(agent, config, spec, rows) for rows in PROBE_ROWS]
+
+    def cost(name: str, rows: float) -> UpdateCost:
+        return UpdateCost.at(rows, measured[0][name], measured[1][name])
+
+    starts = training.actor_batch_size or config.task.num_envs
+    imagined = starts * training.noise_replicas * training.longest_actor_horizon
+    minibatches = math.ceil(imagined / math.ceil(imagined / training.critic_batches))  # as `chunk` makes them
+    model_update = cost("model", training.wm_batch_size)
+    actor_update = cost("actor", starts)  # the probe replicates its starts itself
+    critic_update = cost("critic", imagined / minibatches)
+    beside = cost("values", imagined).flops
+    if training.adaptive_horizon is not None:
+        beside += cost("trust", training.wm_batch_size).flops
+    actor_update = UpdateCost(actor_update.flops + beside, actor_update.activation_bytes)
+    collects = training.mode == "online"
+    model_rounds = training.rounds if training.learn != "policy" else 0
+    policy_rounds = training.rounds if training.learn != "model" else 0
+    largest = max(update.activation_bytes for update in (model_update, actor_update, critic_update))
+    return ComputeCost(
+        nfe=agent.world_model.dynamics.nfe,
+        actor_nfe=agent.actor.nfe,
+        compute_index=compute_index(agent, training.longest_actor_horizon),
+        model_update=model_update,
+        actor_update=actor_update,
+        critic_update=critic_update,
+        act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
+        updates_per_epoch={
+            "model": model_rounds * training.wm_iterations,
+            "actor": policy_rounds,
+            "critic": policy_rounds * training.critic_iterations * minibatches,
+        },
+        memory_bytes={
+            "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
+            "replay_when_full": _replay_bytes(training.wm_buffer_size, spec) if collects else 0,
+            "largest_update": largest,
+        },
+    )
+
+
+def compute_index(agent: Agent, horizon: int) -> float:
+    """Network calls of one actor update, forward and backward (see `ComputeCost`)."""
+    model = agent.world_model
+    model_calls = horizon * (model.dynamics.nfe + 1 + (model.termination_head is not None))
+    actor_calls = horizon * agent.actor.nfe
+    return 2.0 * model_calls + 1.0 * (2.0 * actor_calls)
+
+
+def _replay_bytes(capacity: int, spec: EnvSpec) -> int:
+    flags = 2
+    reward_and_index = 2 * FLOAT_BYTES
+    return capacity * (FLOAT_BYTES * (spec.obs_dim + spec.action_dim) + reward_and_index + flags)
+
+
+def _measure_all(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, UpdateCost]:
+    return {name: _measure(probe, agent) for name, probe in _probes(agent, config, spec, rows).items()}
+
+
+def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, Callable[[], None]]:
+    generator = torch.Generator().manual_seed(0)
+    horizon = config.training.horizon
+    task = torch.zeros(rows, dtype=torch.long)
+    obs = torch.randn(horizon + 1, rows, spec.obs_dim, generator=generator)
+    batch = Batch(
+        obs=obs,
+        action=torch.rand(horizon, rows, spec.action_dim, generator=generator) * 2.0 - 1.0,
+        reward=torch.randn(horizon, rows, generator=generator),
+        terminated=torch.zeros(horizon, rows, dtype=torch.bool),
+        valid=torch.ones(horizon, rows, dtype=torch.bool),
+        task=task,
+    )
+    with torch.no_grad():
+        context = agent.world_model.context(task)
+        start = agent.world_model.encode(obs[0], context)
+        z = agent.world_model.latent(start)
+
+    def model() -> None:
+        _backward(model_loss(agent.world_model, batch, batch.reward, config.training, generator).total)
+
+    def actor() -> None:
+        with torch.no_grad():
+            agent.world_model.encode(obs[0], context)  # the update encodes its start states
+        with frozen(agent.world_model, agent.critic):
+            loss = actor_objective(agent, start, context, config.training, generator).loss
+            if config.training.preactivation_penalty > 0.0:
+                loss = loss + agent.actor.preactivation(z, context, generator).square().mean()
+            _backward(loss)
+
+    def critic() -> None:
+        _backward(agent.critic(z, context).square().mean())
+
+    def values() -> None:
+        with torch.no_grad():
+            agent.critic(z, context)
+
+    def trust() -> None:
+        trusted_steps(agent.world_model, _shortened(batch, config.training.longest_actor_horizon), 1.0)
+
+    def act() -> None:
+        agent.act(obs[0], task, generator)
+
+    probes = {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
+    return probes if config.training.adaptive_horizon is None else probes | {"trust": trust}
+
+
+def _shortened(batch: Batch, horizon: int) -> Batch:
+    """The first `horizon` steps of every window."""
+    return Batch(
+        obs=batch.obs[: horizon + 1],
+        action=batch.action[:horizon],
+        reward=batch.reward[:horizon],
+        terminated=batch.terminated[:horizon],
+        valid=batch.valid[:horizon],
+        task=batch.task,
+    )
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _measure(probe: Callable[[], None], agent: Agent) -> UpdateCost:
+    own = {parameter.data_ptr() for parameter in agent.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with FlopCount() as count, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        probe()
+    return UpdateCost(count.flops, sum(kept.values()))

@@ -1,0 +1,134 @@
+"""From a preset's name or file to a typed, complete config, and back to YAML. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.presets.merge import merge_documents
+from flowmbpo.presets.names import preset_names, preset_path
+from flowmbpo.presets.overrides import config_name, parse_overrides
+from flowmbpo.presets.resolution import Cache, Derived, control_names, find_preset, resolve
+from flowmbpo.presets.validation import validate
+from flowmbpo.presets.yaml import Document, Origin, dump_document
+
+Sinks = Sequence[str]
+
+
+@dataclass(frozen=True)
+class PresetInfo:
+    """What `presets list` says about a preset."""
+
+    name: str
+    phase: str
+    task: str
+    description: str
+    cost: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The JSON object."""
+        return asdict(self)
+
+
+def load_experiment(
+    preset: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    task: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    track: Sinks | None = None,
+) -> ExperimentConfig:
+    """The resolved config of `preset` (a shipped name or a file) with `overrides` ('key=value').
+
+    `task`, `seed`, `device` and `track` (the sinks; an empty sequence turns them off) are the command
+    line's own flags: they win over the preset and the overrides. A file without a `name` is named
+    after itself. Where an override changes the experiment, the name gets `+` and six hex digits (see
+    `config_name`). Raises ConfigError.
+    """
+    document, source = resolve(find_preset(preset), {})
+    flags = _flags(task, seed, device, track)
+    with_flags = merge_documents(document, flags, ExperimentConfig)
+    if not overrides:
+        return validate(with_flags, source)
+    changed = merge_documents(document, parse_overrides(overrides), ExperimentConfig)
+    config = validate(merge_documents(changed, flags, ExperimentConfig), source)
+    return config.model_copy(update={"name": config_name(validate(with_flags, source), config)})
+
+
+def override(
+    config: ExperimentConfig,
+    overrides: Sequence[str] = (),
+    *,
+    task: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    track: Sinks | None = None,
+) -> ExperimentConfig:
+    """A resolved config with overrides and flags applied; its name stays. Raises ConfigError.
+
+    For a run that goes on in its own directory; a new run gets its name from `load_experiment`.
+    """
+    document = Document(config.model_dump(mode="json"))
+    for delta in (parse_overrides(overrides), _flags(task, seed, device, track)):
+        document = merge_documents(document, delta, ExperimentConfig)
+    return validate(document, config.name)
+
+
+def experiment_from_dict(data: Mapping[str, Any], source: str = "config") -> ExperimentConfig:
+    """The config of a stored mapping (`model_dump(mode="json")`), as kept in checkpoints.
+
+    `source` names the mapping in messages. Raises ConfigError.
+    """
+    return validate(Document(dict(data)), source)
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The complete config as YAML that `load_experiment` reads back as an equal one."""
+    return dump_document(_kind_first(config.model_dump(mode="json")))
+
+
+def preset_info() -> list[PresetInfo]:
+    """One entry per runnable shipped preset file, sorted by name. Raises ConfigError for a broken one."""
+    return _infos((preset_path(name) for name in preset_names()), {})
+
+
+def control_info() -> list[PresetInfo]:
+    """One entry per control that is derived from a shipped flow preset (`flowmbpo.presets.controls`)."""
+    cache: Cache = {}
+    return _infos(control_names(cache), cache)
+
+
+def _infos(presets: Iterable[Path | Derived], cache: Cache) -> list[PresetInfo]:
+    infos = []
+    for preset in presets:
+        config = validate(*resolve(preset, cache))
+        task = config.task.name or config.task.set or ""
+        infos.append(PresetInfo(config.name, config.phase, task, config.description, config.cost))
+    return infos
+
+
+def _flags(task: str | None, seed: int | None, device: str | None, track: Sinks | None) -> Document:
+    document = Document()
+    given = {
+        ("task", "name"): (task, "--task"),
+        ("seed",): (seed, "--seed"),
+        ("device",): (device, "--device"),
+        ("tracking", "sinks"): (None if track is None else list(track), "--track"),
+    }
+    if task is not None:  # --task asks for one task, whatever set the preset names
+        document.data["task"] = {"set": None, "tasks": None, "only": None}
+    for path, (value, flag) in given.items():
+        if value is not None:
+            section = document.data.setdefault(path[0], {}) if len(path) == 2 else document.data
+            section[path[-1]] = value
+            document.origins[path] = Origin(f"{flag} {value}")
+    return document
+
+
+def _kind_first(data: Mapping[str, Any]) -> dict[str, Any]:
+    ordered = {"kind": data["kind"], **data} if "kind" in data else dict(data)
+    return {key: _kind_first(value) if isinstance(value, Mapping) else value for key, value in ordered.items()}

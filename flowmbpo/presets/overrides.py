@@ -1,0 +1,104 @@
+"""`--set key=value`: parsing, checking, and the name that a changed config gets. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import ConfigError, nearest
+from flowmbpo.presets.differences import config_differences
+from flowmbpo.presets.merge import merge
+from flowmbpo.presets.schema import dotted_keys, takes_text_only
+from flowmbpo.presets.yaml import Document, KeyPath, Origin, parse_value
+
+_EXAMPLE = "write key=value, for instance --set training.gamma=0.99"
+# These are in the run directory's path already, or have a flag of their own that leaves the name alone.
+_UNNAMED = (
+    *("name", "phase", "description", "cost", "seed", "device", "task.name", "task.only", "tracking.sinks"),
+    *("data.path", "data.threads", "data.prefetch", "initial.checkpoint", "initial.sha256"),
+)
+
+
+def parse_overrides(overrides: Sequence[str]) -> Document:
+    """One document of all overrides; a later one wins over an earlier one of the same key.
+
+    Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
+    """
+    document = Document()
+    for text in overrides:
+        path, value = _parse_override(text)
+        delta: Any = value
+        for part in reversed(path):
+            delta = {part: delta}
+        document.data.update(merge(document.data, delta, None))
+        for length in range(1, len(path) + 1):
+            document.origins[path[:length]] = Origin(f"--set {text}")
+        _mark(value, path, Origin(f"--set {text}"), document.origins)
+    return document
+
+
+def _mark(value: Any, path: KeyPath, origin: Origin, origins: dict[KeyPath, Origin]) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            origins[(*path, key)] = origin
+            _mark(inner, (*path, key), origin, origins)
+
+
+def _parse_override(text: str) -> tuple[KeyPath, Any]:
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: {_EXAMPLE}.")
+    path = tuple(key.split("."))
+    if key == "extends":
+        raise ConfigError(f"--set {text}: 'extends' belongs in a preset file; choose another preset with --preset.")
+    if key not in dotted_keys(ExperimentConfig):
+        raise ConfigError(f"--set {text}: unknown key '{key}'.{_suggestion(key)}")
+    if takes_text_only(ExperimentConfig, path):
+        return path, _text(raw)
+    if not raw:
+        raise ConfigError(f"--set {text}: no value; {_EXAMPLE}, or 'null' where a key may be empty.")
+    return path, parse_value(raw, f"--set {text}")
+
+
+def _text(raw: str) -> str:
+    """Free text is taken as written; one pair of quotes around all of it is removed."""
+    if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "'\"":
+        unquoted = parse_value(raw, "--set")
+        if isinstance(unquoted, str):
+            return unquoted
+    return raw
+
+
+def _suggestion(key: str) -> str:
+    known = dotted_keys(ExperimentConfig)
+    endings = [path for path in known if path.endswith(f".{key}")]
+    if endings:
+        return f" Did you mean {' or '.join(repr(path) for path in endings[:3])}?"
+    return nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
+
+
+def overrides_hash(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
+    """Six hex digits of what differs between the two, or '' where nothing that counts does.
+
+    It hashes resolved values: the order of the overrides, how a number is written (1e3, 1000) and
+    overrides that repeat the preset's own value do not matter.
+    """
+    values = {d.key: d.b for d in config_differences(preset, changed) if d.key not in _UNNAMED}
+    if not values:
+        return ""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def config_name(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
+    """The name of `preset` with overrides: `name`, plus `+` and six hex digits where they changed it.
+
+    `changed` is the same preset with the overrides applied. Changes of task, seed, device and
+    tracking sinks leave the name alone: the run directory holds the first two, the others do not
+    belong to the experiment.
+    """
+    digits = overrides_hash(preset, changed)
+    return f"{changed.name}+{digits}" if digits else changed.name

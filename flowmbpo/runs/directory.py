@@ -1,0 +1,231 @@
+"""The folder that one run owns: who holds it, what it did, where its files lie. Imports no torch."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import RunDirectoryError
+from flowmbpo.files import TEMPORARY_SUFFIX, refused, remove_leftovers, write_bytes_atomic
+from flowmbpo.runs.provenance import now, provenance
+
+Status = Literal["running", "done", "interrupted", "failed"]
+LOCK_NAME = ".lock"
+
+
+def default_path(root: Path, config: ExperimentConfig, env_name: str) -> Path:
+    """`{root}/outputs/{phase}/{env}/{config}/seed{seed}`; `env_name` is the task that really runs."""
+    return root / "outputs" / config.phase / env_name / config.name / f"seed{config.seed}"
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """`run.json` of the run in `path`, without taking it.
+
+    Raises RunDirectoryError when `path` holds no run or its `run.json` cannot be read.
+    """
+    try:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{path}: holds no run (no run.json). Name a run directory.") from error
+    except (ValueError, OSError) as error:
+        raise RunDirectoryError(f"{path / 'run.json'}: cannot be read: {error}. Restore it from a copy.") from error
+    if not isinstance(record, dict):
+        raise RunDirectoryError(f"{path / 'run.json'}: is not a JSON object, so not written by flowmbpo")
+    return record
+
+
+class RunDirectory:
+    """A run directory held by this process until `close` or the process's end.
+
+    Made by `create` or `open_existing`. The hold is an flock on `.lock`: the kernel drops it
+    however the process ends.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock: int | None = lock
+        _close_in_forked_children(self)
+
+    @classmethod
+    def create(cls, path: Path) -> RunDirectory:
+        """Claim `path` for a new run: a folder that does not exist yet, or an empty one.
+
+        Raises RunDirectoryError where a run or anything else lies there, or another process
+        holds it; StorageError when the disk refuses.
+        """
+        path = path.absolute()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                _check_free(path)
+            run = cls(path, _acquire(path))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunDirectoryError(f"{path}: lies below a file. Choose another directory with --out.") from error
+        except OSError as error:
+            raise refused(path, error) from error
+        try:
+            _check_free(path)  # again: another process may have come and gone before the lock
+            record = {"run_id": secrets.token_hex(4), "started": now(), "resumed_from": []}
+            run._write_record({**record, "status": "running", "ended": None, **provenance()})
+            run._furnish()
+        except BaseException:  # let the lock go whatever ended it, an interrupt too, and pass it on
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open_existing(cls, path: Path) -> RunDirectory:
+        """Take the run in `path`, to resume it. Raises RunDirectoryError (no run there, or held)."""
+        path = path.absolute()
+        read_run(path)
+        try:
+            run = cls(path, _acquire(path))
+            run._furnish()
+        except OSError as error:
+            raise refused(path, error) from error
+        return run
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """Status and provenance, JSON."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line and epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoint files and their manifest."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of logs, dumps and earlier configs."""
+        return self.path / "logs"
+
+    @property
+    def run_id(self) -> str:
+        """Eight hex digits, made at creation; also the W&B id, so that a resume continues there."""
+        return str(read_run(self.path)["run_id"])
+
+    def write_config(self, text: str) -> None:
+        """Store the resolved config; an earlier, different one moves to `logs/config-N.yaml`."""
+        if self.config.exists():
+            earlier = self.config.read_bytes()
+            if earlier == text.encode():
+                return
+            count = len(list(self.logs.glob("config-*.yaml")))
+            write_bytes_atomic(self.logs / f"config-{count + 1}.yaml", earlier)
+        write_bytes_atomic(self.config, text.encode())
+
+    def write_json_atomic(self, name: str, value: Any) -> Path:
+        """Write `value` to the file `name` in this directory, wholly or not at all."""
+        target = self.path / name
+        write_bytes_atomic(target, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        return target
+
+    def update_status(self, status: Status, **fields: Any) -> None:
+        """Set the status and `fields` in `run.json`; a status other than running sets `ended`."""
+        assert status in get_args(Status), status
+        record = {**read_run(self.path), **fields, "status": status}
+        record["ended"] = None if status == "running" else now()
+        self._write_record(record)
+
+    def mark_resumed(self, checkpoint: str, epoch: int) -> None:
+        """Note that this process goes on from `checkpoint`; the facts of the process are renewed."""
+        record = read_run(self.path)
+        entry = {"checkpoint": checkpoint, "epoch": epoch, "time": now(), "previous_status": record["status"]}
+        record["resumed_from"] = [*record["resumed_from"], entry]
+        self._write_record({**record, "status": "running", "ended": None, **provenance()})
+
+    def close(self) -> None:
+        """Let the directory go; safe to call twice."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _furnish(self) -> None:
+        """Make what is missing: the folders, and `run_id.txt` for people and scripts."""
+        remove_leftovers(self.path)
+        self.checkpoints.mkdir(exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        if not (self.path / "run_id.txt").exists():
+            write_bytes_atomic(self.path / "run_id.txt", f"{self.run_id}\n".encode())
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        self.write_json_atomic("run.json", record)
+
+
+def _check_free(path: Path) -> None:
+    """Refuse a `path` where something lies already."""
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path}: is a file. Choose another directory with --out.")
+    if (path / "run.json").exists():
+        status = read_run(path).get("status", "unknown")
+        raise RunDirectoryError(
+            f"{path}: already holds a run (status {status}). Continue it with --resume, "
+            "or choose another directory with --out."
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    strangers = [name for name in names if name != LOCK_NAME and not name.endswith(TEMPORARY_SUFFIX)]
+    if strangers:
+        raise RunDirectoryError(
+            f"{path}: is not empty and holds no run (found {', '.join(strangers[:3])}). "
+            "Choose a new or empty directory with --out."
+        )
+
+
+def _acquire(path: Path) -> int:
+    """Lock `path` and write down who holds it; the descriptor to keep open."""
+    descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 1024, 0).decode("utf-8", "replace").strip() or "another process"
+        os.close(descriptor)
+        raise RunDirectoryError(
+            f"{path}: in use by {holder}. Wait for it or stop it, or choose another directory with --out."
+        ) from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _close_in_forked_children(run: RunDirectory) -> None:
+    """A worker that outlives its parent must not go on holding the run: only the parent does."""
+    reference = weakref.ref(run)
+
+    def close_copy() -> None:
+        copy = reference()
+        if copy is not None:
+            copy.close()
+
+    os.register_at_fork(after_in_child=close_copy)

@@ -1,0 +1,212 @@
+"""The config of a stage: a preset, or what a checkpoint was trained with, placed on its task, weights and data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flowmbpo.config.actors import FlowActorConfig
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.sections import DataConfig, InitialConfig
+from flowmbpo.config.task import TaskConfig
+from flowmbpo.config.training import TrainingConfig
+from flowmbpo.envs.resolve import member_id, pin_backend, run_label, task_spec
+from flowmbpo.envs.task_sets import TASK_SETS
+from flowmbpo.envs.tasks import task_info
+from flowmbpo.errors import ConfigError
+from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
+from flowmbpo.presets.overrides import config_name
+
+Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
+FROM = "+from-"
+EARLIER = "earlier-"
+LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes) and of W&B groups
+OFFLINE_STARTS = 512
+"""Start states of an actor update without an environment, where the config names none (PWM's)."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What a stage means: the phase of a run without a preset, and what every run of it has."""
+
+    phase: str
+    training: Mapping[str, Any]
+
+
+STAGES: dict[Stage, StageKind] = {
+    "pretrain": StageKind("stage-a", {"mode": "offline"}),
+    "finetune": StageKind("stage-b", {"mode": "online", "learn": "all"}),
+    "specialize": StageKind("stage-c", {"mode": "online", "learn": "all"}),
+    "policy": StageKind("phase3", {"mode": "offline", "learn": "policy"}),
+    "train": StageKind("train", {"mode": "online"}),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stage's command line asks for; `source` is the config inside the checkpoint `checkpoint`."""
+
+    stage: Stage
+    preset: str | None = None
+    checkpoint: Path | None = None
+    source: ExperimentConfig | None = None
+    data: Path | None = None
+    task: str | None = None
+    embedding_from: str | None = None
+    overrides: Sequence[str] = ()
+    seed: int | None = None
+    device: str | None = None
+    track: Sequence[str] | None = None
+    learn: Literal["all", "model"] | None = None
+
+
+def stage_config(request: Request) -> ExperimentConfig:
+    """The resolved config of the run. Raises ConfigError.
+
+    `--set` wins over everything. The name says where the weights come from: `mini3-c-flow+from-mini3-b-flow`;
+    what flags change of the experiment marks it as overrides do (`config_name`).
+    """
+    base = _base(request)
+    changes: dict[str, Any] = {"task": _task(request, base.task).model_dump(mode="json")}
+    changes["training"] = _training(request, base)
+    changes["data"] = _data(request, base)
+    changes["initial"] = _initial(request, base)
+    if request.checkpoint is not None:
+        changes["evaluation"] = base.evaluation.model_dump(mode="json") | {"at_start": True}
+    staged = experiment_from_dict(base.model_dump(mode="json") | changes, base.name)
+    asked = [*_flags(request), *request.overrides]
+    config = override(staged, asked, seed=request.seed, device=request.device, track=request.track)
+    name = config_name(staged, config)
+    if request.source is not None:
+        name = chained_name(name, request.source.name)
+    run_label(config.task)  # refuses a task or set that is not known
+    return config.model_copy(update={"name": name, "task": pin_backend(config.task)})
+
+
+def _flags(request: Request) -> list[str]:
+    """Flags that change the experiment, as overrides. Raises ConfigError."""
+    flags = [] if request.learn is None else [f"training.learn={request.learn}"]
+    if request.embedding_from is not None:
+        if request.checkpoint is None:
+            raise ConfigError(
+                f"--embedding-from {request.embedding_from}: is a task of the checkpoint that the run starts from; "
+                "name that with --from CKPT"
+            )
+        flags.append(f"initial.embedding_from={request.embedding_from}")
+    return flags
+
+
+def chained_name(name: str, source: str) -> str:
+    """`name+from-source`; where that grows too long for a folder, the earliest stages shrink to six hex digits."""
+    whole = name + FROM + source
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    kept, *earlier = whole.split(FROM)
+    digits = hashlib.sha256(whole.encode()).hexdigest()[:6]
+    for stage in earlier:
+        if len(kept + FROM + stage + FROM + EARLIER + digits) > LONGEST_NAME:
+            break
+        kept += FROM + stage
+    return kept + FROM + EARLIER + digits
+
+
+def _base(request: Request) -> ExperimentConfig:
+    if request.preset is not None:
+        preset = load_experiment(request.preset)
+        if preset.training.mode == "offline" and STAGES[request.stage].training["mode"] == "online":
+            raise ConfigError(
+                f"--preset {request.preset} is of an offline stage (training.mode offline), and `{request.stage}` "
+                "learns online: take a preset of its own (`flowmbpo presets list`), or use `flowmbpo pretrain` "
+                "(stage A) or `flowmbpo train --from CKPT --data DIR` (phase 3)"
+            )
+        return preset
+    if request.source is None:
+        raise ConfigError(
+            f"`{request.stage}` needs a preset (--preset NAME, see `flowmbpo presets list`) "
+            "or a checkpoint to take the config from (--from CKPT)"
+        )
+    phase = STAGES[request.stage].phase
+    fresh: dict[str, Any] = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
+    source = request.source
+    everywhere = source.task.model_copy(update={"only": None})
+    # Widths that an earlier stage adopted are adopted anew; another kind that is asked for may not have them.
+    dynamics = source.model.dynamics.model_copy(update={"solved_units": None})
+    fresh["model"] = source.model.model_copy(update={"dynamics": dynamics})
+    if isinstance(source.actor, FlowActorConfig):
+        fresh["actor"] = source.actor.model_copy(update={"solved_units": None})
+    return source.model_copy(update={**fresh, "task": everywhere, "data": None, "initial": None})
+
+
+def _task(request: Request, own: TaskConfig) -> TaskConfig:
+    """Where the run takes place. A stage for one task takes the set (and so the embeddings) of its checkpoint."""
+    if request.task is None:
+        return own
+    known = own
+    if request.source is not None:
+        known = _known_tasks(request, own)
+    return placed(known, request.task)
+
+
+def _known_tasks(request: Request, own: TaskConfig) -> TaskConfig:
+    assert request.source is not None
+    theirs = request.source.task
+    shipped = [name for name in (own.set, theirs.set) if name in TASK_SETS]
+    if request.preset is not None and len(set(shipped)) > 1:
+        raise ConfigError(
+            f"--preset {request.preset} is for the task set '{own.set}', and the checkpoint {request.checkpoint} "
+            f"knows '{theirs.set}': take a preset of its set, or leave --preset away"
+        )
+    chosen = {"name": theirs.name, "set": theirs.set, "tasks": theirs.tasks, "only": None, "backend": theirs.backend}
+    return own.model_copy(update=chosen)
+
+
+def placed(known: TaskConfig, task: str) -> TaskConfig:
+    """`known` with all copies on `task`: a member of its set, a new member, or the one task of a single-task run."""
+    if known.set is None:
+        backend = known.backend if task == known.name else "auto"
+        return known.model_copy(update={"name": task, "backend": backend})
+    spec = task_spec(known)
+    member = member_id(spec, task)
+    if member is not None:
+        return known.model_copy(update={"only": spec.tasks[member].plain_name})
+    added = task_info(task).name
+    members = (*(info.plain_name for info in spec.tasks), added)
+    return known.model_copy(update={"set": f"{known.set}-with-{added}", "tasks": members, "only": added})
+
+
+def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
+    training = base.training.model_dump(mode="json") | dict(STAGES[request.stage].training)
+    narrow = ("model", "policy") if request.stage == "train" else ("policy",) if request.stage == "pretrain" else ()
+    if request.preset is None and training["learn"] in narrow:
+        training["learn"] = "all"  # what an earlier stage left alone is no choice for this one
+    if request.preset is None and base.training.mode == "offline" and training["mode"] == "online":
+        fields = TrainingConfig.model_fields  # an offline run states nothing of collection
+        training |= {key: fields[key].default for key in ("actor_batch_size", "random_episodes")}
+    if training["mode"] == "offline":
+        training["pretrain_steps"] = 0
+        training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
+    return training
+
+
+def _data(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
+    own = base.data
+    if request.data is None:
+        return None if own is None else own.model_dump(mode="json")
+    path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
+    return DataConfig(path=path).model_dump(mode="json") | _options(own) | {"path": path}
+
+
+def _initial(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
+    own = base.initial
+    if request.checkpoint is None:
+        return None if own is None else own.model_dump(mode="json")
+    path = str(request.checkpoint.absolute())
+    named = {"checkpoint": path, "sha256": None}
+    return InitialConfig(checkpoint=path).model_dump(mode="json") | _options(own) | named
+
+
+def _options(section: DataConfig | InitialConfig | None) -> dict[str, Any]:
+    return {} if section is None else section.model_dump(mode="json")

@@ -1,0 +1,89 @@
+"""What a transfer took, adapted, left as initialised and dropped. Every tensor is accounted for once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowmbpo.stages.transfer.layout import PREFIXES, Action
+from flowmbpo.stages.transfer.tasks import TaskStart
+
+
+@dataclass(frozen=True)
+class TransferRow:
+    """What happened to a group of tensors of one part.
+
+    `tensors` are names in the target's state dict (for `dropped`, in the source's); `parameters` counts the trainable
+    scalars that came from the source.
+    """
+
+    part: str
+    action: Action
+    detail: str
+    tensors: tuple[str, ...]
+    parameters: int
+
+    @property
+    def group(self) -> str:
+        """The tensor's name, or how many there are."""
+        return (
+            self.tensors[0].removeprefix(PREFIXES[self.part])
+            if len(self.tensors) == 1
+            else f"{len(self.tensors)} tensors"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "part": self.part,
+            "group": self.group,
+            "action": self.action,
+            "detail": self.detail,
+            "tensors": list(self.tensors),
+            "parameters": self.parameters,
+        }
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """The rows, where each task starts, tasks of the source that are gone, and parameters taken of all trainable."""
+
+    rows: tuple[TransferRow, ...]
+    tasks: tuple[TaskStart, ...]
+    dropped_tasks: tuple[str, ...]
+    loaded: int
+    total: int
+    to_distill: bool
+    """Whether the dynamics are untrained while the source's, on the same latent, could teach them."""
+
+    def parts(self, action: Action) -> tuple[str, ...]:
+        """Parts that have a row of `action`, in their order."""
+        return tuple(dict.fromkeys(row.part for row in self.rows if row.action == action))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "rows": [row.to_dict() for row in self.rows],
+            "tasks": [{"task": start.task, "source": start.source, "how": start.how} for start in self.tasks],
+            "dropped_tasks": list(self.dropped_tasks),
+            "loaded": self.loaded,
+            "total": self.total,
+            "to_distill": self.to_distill,
+        }
+
+    def lines(self) -> list[str]:
+        """For people: totals, one line per row, and the tasks that the source never saw."""
+        found = [f"{self.loaded:,} of {self.total:,} parameters taken over"]
+        fresh = {(row.part, row.detail) for row in self.rows if row.action == "reinitialised"}
+        for row in self.rows:
+            if row.action == "dropped" and (row.part, row.detail) in fresh:
+                continue  # said by the line of what stands in its place
+            found.append(f"{row.part}: {row.group} {row.action}" + (f" ({row.detail})" if row.detail else ""))
+        known = sum(start.how == "known" for start in self.tasks)
+        found.append(f"tasks: {known} of {len(self.tasks)} known to the source")
+        for start in self.tasks:
+            if start.how != "known":
+                found.append(f"task {start.task}: new, starts as {start.source} ({start.how})")
+        if self.dropped_tasks:
+            found.append(f"tasks left behind: {', '.join(self.dropped_tasks)}")
+        return found

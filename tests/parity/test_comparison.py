@@ -1,0 +1,115 @@
+"""A strict comparison admits the compared parts and nothing else."""
+
+from functools import cache
+
+import pytest
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.tasks import task_info
+from flowmbpo.errors import ConfigError
+from flowmbpo.parity.comparison import INTENDED, ParityError, compare
+from flowmbpo.parity.cost import estimate_cost
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.presets.schema import dotted_keys
+from flowmbpo.spec import EnvSpec
+
+
+def spec_of(config):
+    return EnvSpec((task_info(config.task.name, config.task.backend),))
+
+
+@cache
+def compared(a, b, changes=(), allowed=()):
+    left, right = load_experiment(a), load_experiment(b, changes)
+    return compare(left, right, spec_of(left), spec_of(right), allowed)
+
+
+def test_arms_of_one_family_are_comparable():
+    found = compared("mini-cartpole-mlp", "mini-cartpole-fullflow")
+    assert found.comparable and found.unintended == ()
+    keys = {difference.key for difference in found.intended}
+    assert {"name", "description", "model.dynamics.kind", "model.dynamics.substeps", "actor.kind"} <= keys
+    found.check()
+
+
+def test_every_difference_is_either_intended_or_not():
+    found = compared("quickstart", "mini-cartpole-mlp")
+    keys = [difference.key for difference in (*found.intended, *found.unintended)]
+    assert len(keys) == len(set(keys))
+    unintended = {difference.key for difference in found.unintended}
+    assert unintended == {"task.name", "training.epochs"}
+
+
+def test_check_names_the_key_its_values_and_what_to_do():
+    changes = ("training.horizon=4", "training.gamma=0.9")
+    with pytest.raises(ParityError) as caught:
+        compared("quickstart-baseline", "quickstart", changes).check()
+    text = str(caught.value)
+    assert "training.horizon: 8 -> 4" in text and "training.gamma: 0.99 -> 0.9" in text and "--allow KEY" in text
+    assert "parameters" not in text and caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("allowed", [("training.horizon", "training.gamma"), ("training",)])
+def test_allowed_keys_and_sections_are_admitted(allowed):
+    found = compared("quickstart-baseline", "quickstart", ("training.horizon=4", "training.gamma=0.9"), allowed)
+    found.check()
+    assert {"training.horizon", "training.gamma"} <= {difference.key for difference in found.intended}
+
+
+def test_allowing_one_key_does_not_admit_another_of_its_beginning():
+    found = compared("quickstart-baseline", "quickstart", ("training.reward_weight=1",), ("training.rho",))
+    assert [difference.key for difference in found.unintended] == ["training.reward_weight"]
+
+
+def test_seed_and_evaluation_must_be_equal():
+    found = compared("quickstart-baseline", "quickstart", ("seed=3", "evaluation.episodes=3"))
+    assert {difference.key for difference in found.unintended} == {"seed", "evaluation.episodes"}
+
+
+def test_how_a_run_is_watched_and_stored_may_differ():
+    changes = ("checkpoint.keep=3", "tracking.every=5", "compute.threads=2", "device=cpu")
+    assert compared("quickstart-baseline", "quickstart", changes).comparable
+
+
+def test_a_gap_in_size_fails_alone():
+    found = compared("quickstart-baseline", "quickstart", ("model.dynamics.units=[160, 160]",))
+    assert found.unintended == () and not found.comparable
+    with pytest.raises(ParityError, match=r"model parameters: [\d,]+ -> [\d,]+, \+\d+\.\d% \(at most 2%\)") as caught:
+        found.check()
+    assert "actor parameters" not in str(caught.value)
+
+
+def test_a_widened_network_has_the_flow_s_flops_and_not_its_size():
+    found = compared("quickstart", "quickstart-widemlp")
+    ratio = found.to_dict()["compute"]["ratio"]
+    assert ratio["nfe"] == 0.5  # one evaluation in place of two
+    assert ratio["flops"]["actor_update"] == pytest.approx(1.0, abs=0.02)  # dynamics within 1%, the rest the same
+    assert not found.comparable and found.unintended == ()
+
+
+def test_document_keeps_the_keys_of_parity_and_adds_costs_and_differences():
+    found = compared("quickstart-baseline", "quickstart")
+    document = found.to_dict()
+    assert found.sizes.to_dict().items() <= document.items()
+    config = load_experiment("quickstart")
+    assert document["compute"]["b"] == estimate_cost(config, spec_of(config)).to_dict()
+    compute = document["compute"]
+    assert compute["ratio"]["compute_index"] == compute["b"]["compute_index"] / compute["a"]["compute_index"]
+    assert compute["ratio"]["flops"].keys() == compute["a"]["flops"].keys()
+    assert document["comparable"] is True and document["allowed"] == []
+    rows = {row["key"]: (row["a"], row["b"]) for row in document["differences"]["intended"]}
+    assert rows["model.dynamics.kind"] == ("mlp", "flow")
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("training.horizn", "Did you mean 'training.horizon'?"), ("zzz", "presets show NAME")]
+)
+def test_an_unknown_allowed_key_is_refused(key, hint):
+    config = load_experiment("quickstart")
+    with pytest.raises(ConfigError) as caught:
+        compare(config, config, spec_of(config), spec_of(config), [key])
+    assert f"--allow {key}" in str(caught.value) and hint in str(caught.value)
+
+
+def test_intended_keys_are_keys_of_the_schema():
+    assert set(INTENDED) <= set(dotted_keys(ExperimentConfig))
