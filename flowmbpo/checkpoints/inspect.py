@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
-from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
+from flowmbpo.checkpoints.importers.conversion import dropped_parts, foreign_model, untrained_parts
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
-from flowmbpo.checkpoints.importers.purpose import guess_set
+from flowmbpo.checkpoints.importers.purpose import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.importers.reading import ForeignFile, file_sha256, read_foreign
-from flowmbpo.checkpoints.importers.recognise import foreign_model
 from flowmbpo.checkpoints.importers.sizes import part_parameters, size_class
-from flowmbpo.checkpoints.importers.soup import TASKS
 from flowmbpo.checkpoints.load import load, resolve
 from flowmbpo.checkpoints.manifest import Manifest
 from flowmbpo.checkpoints.payload import FORMAT
@@ -114,7 +112,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
 def _task_set(model: ForeignModel) -> str | None:
     if model.embeddings is None:
         return None
-    if model.format == "newt" and model.tasks == TASKS:
+    if model.format == "newt" and model.tasks == NEWT_TASKS:
         return "mt30 (of Newt's own 200 tasks)"
     return guess_set(model)
 

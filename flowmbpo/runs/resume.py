@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowmbpo.checkpoints import rng
 from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
-from flowmbpo.checkpoints.payload import architecture_mismatch
+from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
@@ -111,7 +110,7 @@ def restore(trainer: Trainer, loaded: Loaded) -> None:
             )
         trainer.replay.load_state_dict(replay)
     trainer.load_state_dict(payload)
-    rng.restore(payload["rng"], trainer.generators)
+    restore_rng(payload["rng"], trainer.generators)
 
 
 def _accepted(difference: Difference, epoch: int) -> bool:

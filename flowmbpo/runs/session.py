@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints import rng
 from flowmbpo.checkpoints.load import Loaded
+from flowmbpo.checkpoints.payload import capture_rng
 from flowmbpo.checkpoints.save import CheckpointStore, epoch_name
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.contract import VectorEnv
@@ -246,7 +246,7 @@ class TrainingSession:
         return {
             **self.trainer.state_dict(),
             "config": self.config.model_dump(mode="json"),
-            "rng": rng.capture(self.trainer.generators),
+            "rng": capture_rng(self.trainer.generators),
             "best": self.best,
             "self_diagnosis": self.self_diagnosis.state_dict(),
             "milestones": self.milestones.state_dict(),

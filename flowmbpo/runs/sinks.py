@@ -5,8 +5,7 @@ from __future__ import annotations
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.tracking.console import ConsoleSink
-from flowmbpo.tracking.jsonl import JsonlSink
-from flowmbpo.tracking.sink import MetricSink, MultiSink
+from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink
 
 
 def make_sinks(
@@ -34,7 +33,7 @@ def make_sinks(
                 sinks.append(WandbSink(config, env_name, run_directory.run_id, run_directory.path))
                 run_directory.update_status("running", wandb_id=run_directory.run_id)
             else:
-                from flowmbpo.tracking.tensorboard import TensorBoardSink
+                from flowmbpo.tracking.sink import TensorBoardSink
 
                 sinks.append(TensorBoardSink(run_directory.path / "tensorboard", resume_epoch))
         if console:

@@ -19,8 +19,7 @@ from flowmbpo.models.dynamics.base import Transition
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.stages.transfer.agent import transfer
-from flowmbpo.stages.transfer.source import Architecture, SourceAgent
-from flowmbpo.stages.transfer.widths import adopt_widths
+from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
 from flowmbpo.training.optimiser import GuardedOptimiser
 from flowmbpo.training.schedule import learning_rate
 

@@ -22,8 +22,7 @@ from flowmbpo.stages.distill import distill_dynamics, teacher_model
 from flowmbpo.stages.lineage import untrained_parts
 from flowmbpo.stages.transfer.agent import transfer
 from flowmbpo.stages.transfer.report import TransferReport
-from flowmbpo.stages.transfer.source import SourceAgent
-from flowmbpo.stages.transfer.widths import adopt_widths
+from flowmbpo.stages.transfer.source import SourceAgent, adopt_widths
 from flowmbpo.training.trainer import Warmstart
 
 log = logging.getLogger("flowmbpo")

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 
 from flowmbpo.errors import DataError
 from flowmbpo.files import StagedFile
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 _COLOURS = {"dynamics": "#4477aa", "model": "#4477aa", "reward": "#228833", "actor": "#ee6677", "critic": "#aa8800"}
 

@@ -6,7 +6,7 @@ from flowmbpo import __version__
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.presets.names import preset_names
 from flowmbpo.tracking.wandb import wandb_key_present
-from flowmbpo_cli import machine
+from flowmbpo_cli import doctor
 from flowmbpo_cli.sources import complete_preset, complete_task, config_of
 from flowmbpo_cli.tables import show
 
@@ -104,8 +104,8 @@ def test_doctor_reports_every_part_of_the_machine(command):
 
 
 def test_doctor_exits_1_when_the_core_is_broken(command, monkeypatch):
-    broken = machine.Check("torch", "torch", False, "cannot be imported", "Install torch.", core=True)
-    monkeypatch.setattr(machine, "_torch", lambda: iter([broken]))
+    broken = doctor.MachineCheck("torch", "torch", False, "cannot be imported", "Install torch.", core=True)
+    monkeypatch.setattr(doctor, "_torch", lambda: iter([broken]))
     finished = command("doctor")
     assert finished.code == 1
     assert "Install torch." in finished.stdout and "The core does not work" in finished.stdout

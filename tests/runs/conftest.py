@@ -9,7 +9,7 @@ import torch
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 TINY = {
     "name": "tiny",

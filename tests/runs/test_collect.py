@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.checkpoints.importers.writing import write_checkpoint
+from flowmbpo.checkpoints.importers.conversion import write_checkpoint
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.reader import Dataset

@@ -22,7 +22,7 @@ from flowmbpo.errors import (
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.session import TrainingSession
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 from flowmbpo.training.fog import FoGTrainer
 
 

@@ -6,7 +6,7 @@ the failing test prints, and say why in the commit.
 
 import pytest
 
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 KEYS = ("loss/dynamics", "loss/reward", "loss/actor", "loss/critic", "grad_norm/model", "train/return_mean")
 GOLDEN = {

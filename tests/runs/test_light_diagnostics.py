@@ -17,7 +17,7 @@ from flowmbpo.runs import self_diagnosis
 from flowmbpo.runs.self_diagnosis import SelfDiagnosis
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.runs.trainers import make_trainer
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 KEYS = {
     *(f"esnr/{part}" for part in ("actor", "model")),
@@ -169,7 +169,7 @@ def test_draws_depend_on_seed_and_epoch_alone(config, measured, tmp_path):
 
 
 def test_measuring_leaves_weights_gradients_buffer_and_generators_alone(flow_config, tmp_path, same):
-    from flowmbpo.checkpoints import rng
+    from flowmbpo.checkpoints.payload import capture_rng
 
     config = flow_config()
     trainer = make_trainer(config, make_env(config.task), CPU, tmp_path)
@@ -177,7 +177,7 @@ def test_measuring_leaves_weights_gradients_buffer_and_generators_alone(flow_con
 
     def state():
         gradients = {name: None if p.grad is None else p.grad.clone() for name, p in trainer.agent.named_parameters()}
-        whole = [trainer.state_dict(), trainer.replay.state_dict(), rng.capture(trainer.generators), gradients]
+        whole = [trainer.state_dict(), trainer.replay.state_dict(), capture_rng(trainer.generators), gradients]
         wanted = {name: p.requires_grad for name, p in trainer.agent.named_parameters()}
         return torch.save([whole, wanted], tmp_path / "state.pt") or torch.load(tmp_path / "state.pt")
 

@@ -12,7 +12,7 @@ from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
 from flowmbpo.runs.evaluate import SEED_BASE
 from flowmbpo.runs.session import FINAL
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 CPU = torch.device("cpu")
 EVERY_ROW = {

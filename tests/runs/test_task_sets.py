@@ -13,7 +13,7 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.errors import ConfigError, EnvironmentFailure, StorageError
 from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_episodes
 from flowmbpo.runs.session import TrainingSession
-from flowmbpo.tracking.jsonl import read_rows
+from flowmbpo.tracking.sink import read_rows
 
 CPU = torch.device("cpu")
 TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-pendulum-swingup"], "num_envs": 4}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.errors import DataError, RunDirectoryError, StorageError
-from flowmbpo.tracking.jsonl import JsonlSink, read_rows
+from flowmbpo.tracking.sink import JsonlSink, read_rows
 
 
 def log_epochs(path: Path, *epochs: int) -> None:

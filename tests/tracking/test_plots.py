@@ -9,8 +9,8 @@ import imageio.v3 as imageio
 import pytest
 
 from flowmbpo.errors import DataError, StorageError
-from flowmbpo.tracking.jsonl import JsonlSink
 from flowmbpo.tracking.plots import plot_learning_curve
+from flowmbpo.tracking.sink import JsonlSink
 
 
 def metrics(path: Path, evaluate: bool = True) -> Path:

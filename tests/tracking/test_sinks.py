@@ -12,8 +12,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.sinks import make_sinks
-from flowmbpo.tracking.jsonl import read_rows
-from flowmbpo.tracking.sink import MetricSink, MultiSink, Row
+from flowmbpo.tracking.sink import MetricSink, MultiSink, Row, read_rows
 
 
 class Recorder(MetricSink):

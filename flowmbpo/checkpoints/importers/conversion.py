@@ -1,8 +1,9 @@
-"""Published checkpoints (and exported folders) made into checkpoints of this project."""
+"""Which project a file is from, by its names and shapes alone."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,75 @@ from torch import Tensor
 from flowmbpo.checkpoints.export import FORMAT as EXPORT
 from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
-from flowmbpo.checkpoints.importers.mapping import map_agent, map_planner
-from flowmbpo.checkpoints.importers.options import config_name, imported_config
+from flowmbpo.checkpoints.importers.mapping import config_name, imported_config, map_agent, map_planner
 from flowmbpo.checkpoints.importers.purpose import Purpose, choose_purpose
+from flowmbpo.checkpoints.importers.pwm import is_pwm, read_pwm
 from flowmbpo.checkpoints.importers.reading import ForeignFile, file_sha256, read_foreign
-from flowmbpo.checkpoints.importers.recognise import foreign_model
 from flowmbpo.checkpoints.importers.sizes import part_parameters, size_class
-from flowmbpo.checkpoints.importers.writing import check_free, write_checkpoint
-from flowmbpo.checkpoints.payload import FORMAT, architecture_mismatch
+from flowmbpo.checkpoints.importers.tdmpc2 import read_tdmpc2, recognise_layout
+from flowmbpo.checkpoints.manifest import Manifest
+from flowmbpo.checkpoints.payload import FORMAT, VERSION, architecture_mismatch, check_plain
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.errors import CheckpointError, ConfigError
+from flowmbpo.files import StagedFile
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
+
+KNOWN = "TD-MPC2 (three layouts), PWM, Newt, or a folder that `flowmbpo checkpoint export` wrote"
+_UNCHECKED_NOTE = (
+    "The file is of torch's old kind, which stores no checksums: damage to its numbers would not be noticed. Compare "
+    "its SHA-256 with one from where it was published."
+)
+
+
+def foreign_model(file: ForeignFile) -> ForeignModel:
+    """The model that a file holds. Raises CheckpointError where it is not known or does not fit."""
+    model = _recognised(file)
+    return model if file.checksums else replace(model, notes=(*model.notes, _UNCHECKED_NOTE))
+
+
+def _recognised(file: ForeignFile) -> ForeignModel:
+    try:
+        if is_pwm(file.content):
+            return read_pwm(file.content)
+        state = file.content.get("model", file.content)
+        if isinstance(state, Mapping) and all(isinstance(name, str) for name in state):
+            layout = recognise_layout({name.removeprefix("module."): None for name in state})
+            if layout is not None:
+                return read_tdmpc2(state, layout)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}. Nothing was imported.") from error
+    names = state.keys() if isinstance(state, Mapping) else file.content.keys()
+    if any(str(name).startswith("_encoder.rgb") for name in names):
+        raise CheckpointError(f"{file.path}: is a model of images; those of states can be imported.")
+    shown = ", ".join(sorted(map(str, names))[:4]) or "nothing"
+    raise CheckpointError(f"{file.path}: is no checkpoint that is known here (it holds {shown}). Known are: {KNOWN}.")
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Make sure that `path` may be written, before anything is computed. Raises CheckpointError."""
+    if path.suffix != ".pt":
+        raise CheckpointError(f"{path}: checkpoints end in .pt. Give --out such a name.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise CheckpointError(f"{path}: exists. Give another --out, or --overwrite to replace it.")
+    if path.name in Manifest.read(path.parent).files:
+        raise CheckpointError(f"{path}: belongs to the run in that folder. Give another --out.")
+
+
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> str:
+    """Write `payload` as a checkpoint that `flowmbpo.checkpoints.load.load` reads; returns its SHA-256.
+
+    Raises StorageError when the disk refuses: nothing half-written stays.
+    """
+    check_plain(payload, "payload")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with StagedFile(path) as staged:
+        torch.save({**payload, "replay": None, "format": FORMAT, "version": VERSION}, staged)  # type: ignore[arg-type]
+        staged.commit()
+    return staged.sha256
+
 
 TRAINABLE = ("actor", "critic")  # what a published world model may come without
 PLANNER_PARTS = ("_pi", "_Qs")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
-from flowmbpo.checkpoints.importers.layouts import NEWT
 from flowmbpo.checkpoints.importers.mapping import Target
-from flowmbpo.checkpoints.importers.soup import ACTION_DIM, OBS_DIM, TASKS, soup_rows
+from flowmbpo.checkpoints.importers.tdmpc2 import NEWT
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.envs.task_sets import task_set
@@ -41,8 +41,8 @@ def choose_purpose(model: ForeignModel, set_name: str | None, task: str | None) 
         task_info(task, key="--task")
     if model.embeddings is None:
         purpose = _single(model, set_name, task)
-    elif model.format == NEWT and model.tasks == TASKS:
-        purpose = _from_soup(model, set_name, task)
+    elif model.format == NEWT and model.tasks == NEWT_TASKS:
+        purpose = _from_newt(model, set_name, task)
     else:
         purpose = _whole_set(model, set_name, task)
     _check_masks(model, purpose)
@@ -66,9 +66,10 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
         )
     config = TaskConfig(name=task)
     spec = task_spec(config)
-    padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (OBS_DIM, ACTION_DIM)
-    if padded and spec.obs_dim <= OBS_DIM and spec.action_dim <= ACTION_DIM:
-        note = f"Newt pads every task to {OBS_DIM} observations and {ACTION_DIM} actions; {task}'s columns are kept."
+    padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (NEWT_OBS_DIM, NEWT_ACTION_DIM)
+    if padded and spec.obs_dim <= NEWT_OBS_DIM and spec.action_dim <= NEWT_ACTION_DIM:
+        padding = f"{NEWT_OBS_DIM} observations and {NEWT_ACTION_DIM} actions"
+        note = f"Newt pads every task to {padding}; {task}'s columns are kept."
         return Purpose(config, spec, Target(spec.obs_dim, spec.action_dim, ()), (note,))
     _check_widths(model, spec, f"--task {task}: ", _tasks_of_width(model))
     return Purpose(config, spec, Target(model.obs_dim, model.action_dim, ()))
@@ -93,14 +94,14 @@ def _whole_set(model: ForeignModel, set_name: str | None, task: str | None) -> P
     return Purpose(config, task_spec(config), Target(model.obs_dim, model.action_dim, tuple(range(model.tasks))))
 
 
-def _from_soup(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
+def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
     """Of Newt's tasks those of a set: MT30, unless the user chooses otherwise."""
-    if model.obs_dim > OBS_DIM or model.action_dim > ACTION_DIM:
+    if model.obs_dim > NEWT_OBS_DIM or model.action_dim > NEWT_ACTION_DIM:
         raise CheckpointError(
             f"the file reads {model.obs_dim} observations and {model.action_dim} actions, where Newt's states have "
-            f"{OBS_DIM} and {ACTION_DIM}: a model of image features cannot be imported"
+            f"{NEWT_OBS_DIM} and {NEWT_ACTION_DIM}: a model of image features cannot be imported"
         )
-    rows = soup_rows(task_set("mt80").tasks)
+    rows = newt_rows(task_set("mt80").tasks)
     if _of_one_task(model) and (task is None or set_name is not None):
         raise CheckpointError("the file holds a model that Newt finetuned on one task; name it with --task alone")
     if task is not None and set_name is None and (_of_one_task(model) or task not in task_set("mt30").tasks):
@@ -116,7 +117,7 @@ def _from_soup(model: ForeignModel, set_name: str | None, task: str | None) -> P
             f"{spec.label}: Newt was not trained on {', '.join(missing)}. Choose --task-set mt30, or one --task."
         )
     notes = (
-        f"Of Newt's {TASKS} tasks those of {spec.label} are kept, with their columns of its {model.obs_dim} "
+        f"Of Newt's {NEWT_TASKS} tasks those of {spec.label} are kept, with their columns of its {model.obs_dim} "
         f"observations and {model.action_dim} actions.",
     )
     places = tuple(rows[each.name] for each in spec.tasks)
@@ -192,3 +193,23 @@ def _plain_tasks() -> Mapping[str, None]:
 def _widths(name: str) -> tuple[int, int]:
     info = task_info(name)
     return info.obs_dim, info.action_dim
+
+
+NEWT_TASKS = 200
+NEWT_OBS_DIM = 128  # every task is zero-padded to these
+NEWT_ACTION_DIM = 16
+_MISSING = "mw-shelf-place"  # of the 50 of Meta-World, Newt has all but this one
+_SUITE = 19  # of MT30's tasks so many are DMControl's own; the other 11 are in Newt's second block
+_SECOND_BLOCK = 21
+_META_WORLD = 37
+_DMCONTROL = 30
+
+
+def newt_rows(mt80: Sequence[str]) -> MappingProxyType[str, int]:
+    """Row of every task known here, from the names of MT80 in their order."""
+    rows = {name: row for row, name in enumerate(mt80[:_SUITE])}
+    rows |= {"quadruped-walk": _SUITE, "quadruped-run": _SUITE + 1}
+    rows |= {name: _SECOND_BLOCK + place for place, name in enumerate(mt80[_SUITE:_DMCONTROL])}
+    meta_world = [name for name in mt80[_DMCONTROL:] if name != _MISSING]
+    rows |= {name: _META_WORLD + place for place, name in enumerate(meta_world)}
+    return MappingProxyType(rows)

@@ -7,7 +7,7 @@ import published
 import pytest
 from slowness import slow
 
-from flowmbpo.checkpoints.importers.soup import soup_rows
+from flowmbpo.checkpoints.importers.purpose import newt_rows
 from flowmbpo.envs.task_sets import task_set
 from flowmbpo.errors import CheckpointError
 
@@ -36,7 +36,7 @@ def test_meta_world_task_alone(imported):
     content = published.newt_file(w)
     path, outcome = imported(content, task="mw-reach")
     assert outcome.task == "mw-reach"
-    row = soup_rows(task_set("mt80").tasks)["mw-reach"]
+    row = newt_rows(task_set("mt80").tasks)["mw-reach"]
     assert row == 72  # 36th of Meta-World's 49, which begin at 37
     found = parity.differences(path, content["model"], "newt", w, [row])
     assert max(found.values()) < TOLERANCE, found
@@ -75,7 +75,7 @@ def test_models_of_image_features_are_refused(imported):
 
 
 def test_rows_follow_newts_order():
-    rows = soup_rows(task_set("mt80").tasks)
+    rows = newt_rows(task_set("mt80").tasks)
     assert [rows[name] for name in task_set("mt30").tasks] == MT30_ROWS
     assert (rows["quadruped-walk"], rows["quadruped-run"], rows["mw-assembly"]) == (19, 20, 37)
     assert rows["mw-hand-insert"] == 85 and "mw-shelf-place" not in rows

@@ -9,8 +9,7 @@ from flowmbpo.config.dynamics import DynamicsConfig
 from flowmbpo.config.model import CriticConfig, ModelConfig
 from flowmbpo.stages.distill import teacher_model
 from flowmbpo.stages.transfer.agent import transfer
-from flowmbpo.stages.transfer.source import Architecture
-from flowmbpo.stages.transfer.widths import adopt_widths
+from flowmbpo.stages.transfer.source import Architecture, adopt_widths
 
 SOLVED = {"dynamics": {"kind": "flow", "mode": "generative", "units": [24, 24]}}
 FLOW_ACTOR = {"kind": "flow", "units": [24, 12]}
