@@ -203,7 +203,7 @@ def test_an_import_against_the_direction_is_found():
     source = "from flowmbpo.training import updates\nfrom flowmbpo.nets import mlp\n"
     assert against_the_direction({"flowmbpo.models.x": read_imports(source, "flowmbpo.models.x")}) == [
         ("flowmbpo.models.x", "flowmbpo.training"),
-        ("flowmbpo.models.x", "flowmbpo.config.training"),
+        ("flowmbpo.models.x", "flowmbpo.training.updates"),
     ]
 
 
