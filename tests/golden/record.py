@@ -171,11 +171,16 @@ def resolved_presets() -> dict[str, str]:
         "print(json.dumps({name: load_experiment(name).model_dump(mode='json') for name in names}))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    listed = subprocess.run(
-        [sys.executable, "-m", "flowmbpo_cli", "presets", "list", "--controls", "--json"],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    names = [preset["name"] for preset in json.loads(listed.stdout)]
+    names = [
+        preset["name"]
+        for which in ([], ["--controls"])
+        for preset in json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "flowmbpo_cli", "presets", "list", *which, "--json"],
+                cwd=ROOT, env=env, capture_output=True, text=True, check=True,
+            ).stdout
+        )
+    ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
