@@ -10,8 +10,8 @@ from typing import Any
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.presets.merge import merge_documents
 from flowmbpo.presets.names import preset_names, preset_path
-from flowmbpo.presets.overrides import config_name, parse_overrides
 from flowmbpo.presets.resolution import Cache, Derived, control_names, find_preset, resolve
+from flowmbpo.presets.settings import config_name, parse_settings
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import Document, Origin, dump_document
 
@@ -53,10 +53,10 @@ def load_experiment(
     flags = _flags(task, seed, device, track)
     with_flags = merge_documents(document, flags, ExperimentConfig)
     if not overrides:
-        return validate(with_flags, source)
-    changed = merge_documents(document, parse_overrides(overrides), ExperimentConfig)
-    config = validate(merge_documents(changed, flags, ExperimentConfig), source)
-    return config.model_copy(update={"name": config_name(validate(with_flags, source), config)})
+        return validate(with_flags, source, ExperimentConfig)
+    changed = merge_documents(document, parse_settings(overrides), ExperimentConfig)
+    config = validate(merge_documents(changed, flags, ExperimentConfig), source, ExperimentConfig)
+    return config.model_copy(update={"name": config_name(validate(with_flags, source, ExperimentConfig), config)})
 
 
 def override(
@@ -73,9 +73,9 @@ def override(
     For a run that goes on in its own directory; a new run gets its name from `load_experiment`.
     """
     document = Document(config.model_dump(mode="json"))
-    for delta in (parse_overrides(overrides), _flags(task, seed, device, track)):
+    for delta in (parse_settings(overrides), _flags(task, seed, device, track)):
         document = merge_documents(document, delta, ExperimentConfig)
-    return validate(document, config.name)
+    return validate(document, config.name, ExperimentConfig)
 
 
 def experiment_from_dict(data: Mapping[str, Any], source: str = "config") -> ExperimentConfig:
@@ -83,7 +83,7 @@ def experiment_from_dict(data: Mapping[str, Any], source: str = "config") -> Exp
 
     `source` names the mapping in messages. Raises ConfigError.
     """
-    return validate(Document(dict(data)), source)
+    return validate(Document(dict(data)), source, ExperimentConfig)
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -105,7 +105,7 @@ def control_info() -> list[PresetInfo]:
 def _infos(presets: Iterable[Path | Derived], cache: Cache) -> list[PresetInfo]:
     infos = []
     for preset in presets:
-        config = validate(*resolve(preset, cache))
+        config = validate(*resolve(preset, cache), ExperimentConfig)
         task = config.task.name or config.task.set or ""
         infos.append(PresetInfo(config.name, config.phase, task, config.description, config.cost))
     return infos

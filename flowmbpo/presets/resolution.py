@@ -120,7 +120,7 @@ def _delta(derived: Derived, base: Document) -> dict[str, Any]:
 
 def _flow_dynamics(document: Document, source: str) -> FlowDynamicsConfig | None:
     """The typed dynamics of a merged document, or None where they are no flow."""
-    dynamics = validate(document, source).model.dynamics
+    dynamics = validate(document, source, ExperimentConfig).model.dynamics
     return dynamics if isinstance(dynamics, FlowDynamicsConfig) else None
 
 

@@ -1,33 +1,34 @@
-"""Turning a mapping into an ExperimentConfig, or into one short message. Imports no torch."""
+"""Turning a mapping into a typed config, or into one short message."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from flowmbpo.config.base import FrozenConfig
-from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.schema import KIND, allowed, default_kind, dotted_keys, kind_of, kinds_knowing, options, variant
 from flowmbpo.presets.yaml import Document, KeyPath
 
+Config = TypeVar("Config", bound=FrozenConfig)
+
 _SHOWN = 5  # messages shown at once
 
 
-def validate(document: Document, source: str) -> ExperimentConfig:
-    """The typed config of a merged document; `source` names it where a key has no origin.
+def validate(document: Document, source: str, schema: type[Config]) -> Config:
+    """The typed `schema` of a merged document; `source` names it where a key has no origin.
 
     Values are strict (text is never taken for a number, nor 'yes' for a boolean), except that a
     whole float counts as an integer. Raises ConfigError naming origin, key, value and what is allowed.
     """
-    reporter = _Reporter(document, source)
-    data = _closed(document.data, ExperimentConfig, (), reporter)
+    reporter = _Reporter(document, source, schema)
+    data = _closed(document.data, schema, (), reporter)
     try:
-        return ExperimentConfig.model_validate_json(json.dumps(data), strict=True)
+        return schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         messages = list(dict.fromkeys(reporter.describe(detail, data) for detail in error.errors()))
         more = len(messages) - _SHOWN
@@ -38,9 +39,10 @@ def validate(document: Document, source: str) -> ExperimentConfig:
 class _Reporter:
     """Builds messages with the origin of the nearest key that has one."""
 
-    def __init__(self, document: Document, source: str) -> None:
+    def __init__(self, document: Document, source: str, schema: type[FrozenConfig]) -> None:
         self.document = document
         self.source = source
+        self.schema = schema
 
     def where(self, path: KeyPath) -> str:
         """The origin of the key at `path`, or of the section that holds it."""
@@ -52,7 +54,7 @@ class _Reporter:
 
     def describe(self, detail: ErrorDetails, data: Mapping[str, Any]) -> str:
         """One of pydantic's findings as `origin: key: value is not allowed: what is`."""
-        path, model, key = _locate(detail["loc"], data)
+        path, model, key = _locate(detail["loc"], data, self.schema)
         where, dotted = self.where(path), ".".join(path)
         written, value = _written(data, path)
         if detail["type"] == "value_error":
@@ -109,15 +111,16 @@ def _unknown(path: KeyPath, model: type[FrozenConfig], report: _Reporter) -> str
     dotted = ".".join(path)
     hint = nearest(path[-1], model.model_fields)
     if not hint:
-        hint = nearest(dotted, dotted_keys(ExperimentConfig)) or f" Allowed: {', '.join(model.model_fields)}."
+        hint = nearest(dotted, dotted_keys(report.schema)) or f" Allowed: {', '.join(model.model_fields)}."
     return f"{report.where(path)}: unknown key '{dotted}'.{hint}"
 
 
-def _locate(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[KeyPath, type[FrozenConfig], str]:
+def _locate(
+    loc: tuple[int | str, ...], data: Mapping[str, Any], schema: type[FrozenConfig]
+) -> tuple[KeyPath, type[FrozenConfig], str]:
     """The key path behind pydantic's `loc`, which also names kinds and union members."""
     path: KeyPath = ()
-    model: type[FrozenConfig] = ExperimentConfig
-    holder: type[FrozenConfig] = ExperimentConfig
+    model = holder = schema
     key = ""
     section: Any = data
     for part in loc:

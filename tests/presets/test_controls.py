@@ -9,6 +9,7 @@ import torch
 
 import flowmbpo
 from flowmbpo.config.dynamics import FlowDynamicsConfig
+from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
@@ -40,8 +41,8 @@ def resolved():
     parsed, found = {}, {}
     for derived in control_names(parsed):
         if derived.base not in found:
-            found[derived.base] = (validate(*resolve(find_preset(derived.base), parsed)), {})
-        found[derived.base][1][derived.control] = validate(*resolve(derived, parsed))
+            found[derived.base] = (validate(*resolve(find_preset(derived.base), parsed), ExperimentConfig), {})
+        found[derived.base][1][derived.control] = validate(*resolve(derived, parsed), ExperimentConfig)
     return found
 
 

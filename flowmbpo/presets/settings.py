@@ -1,4 +1,4 @@
-"""`--set key=value`: parsing, checking, and the name that a changed config gets. Imports no torch."""
+"""`--set key=value`: parsing, checking, and the name that a changed config gets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flowmbpo.config.base import FrozenConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.differences import config_differences
@@ -14,7 +15,6 @@ from flowmbpo.presets.merge import merge
 from flowmbpo.presets.schema import dotted_keys, takes_text_only
 from flowmbpo.presets.yaml import Document, KeyPath, Origin, parse_value
 
-_EXAMPLE = "write key=value, for instance --set training.gamma=0.99"
 # These are in the run directory's path already, or have a flag of their own that leaves the name alone.
 _UNNAMED = (
     *("name", "phase", "description", "cost", "seed", "device", "task.name", "task.only", "tracking.sinks"),
@@ -22,21 +22,26 @@ _UNNAMED = (
 )
 
 
-def parse_overrides(overrides: Sequence[str]) -> Document:
-    """One document of all overrides; a later one wins over an earlier one of the same key.
+def parse_settings(
+    texts: Sequence[str],
+    schema: type[FrozenConfig] = ExperimentConfig,
+    flag: str = "--set",
+    example: str = "training.gamma=0.99",
+) -> Document:
+    """One document for `schema` of all `texts` (key=value), given by `flag`; a later one wins over an earlier one.
 
     Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
     """
     document = Document()
-    for text in overrides:
-        path, value = _parse_override(text)
+    for text in texts:
+        path, value = _parse_setting(text, schema, flag, f"write key=value, for instance {flag} {example}")
         delta: Any = value
         for part in reversed(path):
             delta = {part: delta}
         document.data.update(merge(document.data, delta, None))
         for length in range(1, len(path) + 1):
-            document.origins[path[:length]] = Origin(f"--set {text}")
-        _mark(value, path, Origin(f"--set {text}"), document.origins)
+            document.origins[path[:length]] = Origin(f"{flag} {text}")
+        _mark(value, path, Origin(f"{flag} {text}"), document.origins)
     return document
 
 
@@ -47,37 +52,37 @@ def _mark(value: Any, path: KeyPath, origin: Origin, origins: dict[KeyPath, Orig
             _mark(inner, (*path, key), origin, origins)
 
 
-def _parse_override(text: str) -> tuple[KeyPath, Any]:
-    key, equals, raw = text.partition("=")
-    key, raw = key.strip(), raw.strip()
+def _parse_setting(text: str, schema: type[FrozenConfig], flag: str, usage: str) -> tuple[KeyPath, Any]:
+    key, equals, raw = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise ConfigError(f"--set {text}: {_EXAMPLE}.")
-    path = tuple(key.split("."))
+        raise ConfigError(f"{flag} {text}: {usage}.")
     if key == "extends":
-        raise ConfigError(f"--set {text}: 'extends' belongs in a preset file; choose another preset with --preset.")
-    if key not in dotted_keys(ExperimentConfig):
-        raise ConfigError(f"--set {text}: unknown key '{key}'.{_suggestion(key)}")
-    if takes_text_only(ExperimentConfig, path):
+        raise ConfigError(f"{flag} {text}: 'extends' belongs in a preset file; choose another preset with --preset.")
+    if key not in dotted_keys(schema):
+        raise ConfigError(f"{flag} {text}: unknown key '{key}'.{_suggestion(key, dotted_keys(schema))}")
+    path = tuple(key.split("."))
+    if takes_text_only(schema, path):
         return path, _text(raw)
     if not raw:
-        raise ConfigError(f"--set {text}: no value; {_EXAMPLE}, or 'null' where a key may be empty.")
-    return path, parse_value(raw, f"--set {text}")
+        raise ConfigError(f"{flag} {text}: no value; {usage}, or 'null' where a key may be empty.")
+    return path, parse_value(raw, f"{flag} {text}")
 
 
 def _text(raw: str) -> str:
     """Free text is taken as written; one pair of quotes around all of it is removed."""
     if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "'\"":
-        unquoted = parse_value(raw, "--set")
+        unquoted = parse_value(raw, "text")
         if isinstance(unquoted, str):
             return unquoted
     return raw
 
 
-def _suggestion(key: str) -> str:
-    known = dotted_keys(ExperimentConfig)
+def _suggestion(key: str, known: Sequence[str]) -> str:
     endings = [path for path in known if path.endswith(f".{key}")]
     if endings:
         return f" Did you mean {' or '.join(repr(path) for path in endings[:3])}?"
+    if not any("." in path for path in known):
+        return nearest(key, known) or f" Allowed: {', '.join(known)}."
     return nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
 
 

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError
 from flowmbpo.presets.differences import config_differences, flatten
 from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
+from flowmbpo.presets.settings import parse_settings
+from flowmbpo.presets.validation import validate
 
 PRESET = "mini-cartpole-flow"
 BASE = load_experiment(PRESET)
@@ -176,3 +179,14 @@ def test_every_value_of_a_config_can_be_set_again_without_a_change(values):
 
 def test_flatten_covers_the_whole_schema():
     assert {key.partition(".")[0] for key in flatten(BASE)} == set(ExperimentConfig.model_fields)
+
+
+def test_settings_of_another_schema_name_its_flag_and_keys():
+    document = parse_settings(["horizon=5", "horizon=7"], MPPIConfig, "--planner-set", "horizon=5")
+    assert validate(document, "planner", MPPIConfig).horizon == 7
+    for text, message in [
+        ("x=3", "--planner-set x=3: unknown key 'x'. Allowed: horizon, "),
+        ("horizon", "--planner-set horizon: write key=value, for instance --planner-set horizon=5."),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            parse_settings([text], MPPIConfig, "--planner-set", "horizon=5")
