@@ -28,8 +28,8 @@ import numpy as np
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.source import set_columns
 from flowmbpo.data.convert.tdmpc2 import TDMPC2Source
-from flowmbpo.data.convert.tensors import Archive
 from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.foreign import Archive
 
 ROWS, OBS, ACTION = 501, 24, 6  # of MT30
 EPISODE_BYTES = ROWS * (4 * (OBS + ACTION + 1) + 8)

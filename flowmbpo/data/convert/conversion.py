@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from flowmbpo.data.convert.selection import Selection
 from flowmbpo.data.convert.source import Source
-from flowmbpo.data.convert.tensors import Archive, open_archive
 from flowmbpo.data.dataset.manifest import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError, StorageError
 
 CHECKPOINT_BYTES = 512 << 20

@@ -11,8 +11,8 @@ from flowmbpo.data.convert.episodes import TaskColumns
 from flowmbpo.data.convert.mmbench import MMBenchSource
 from flowmbpo.data.convert.source import Source, known_columns, set_columns
 from flowmbpo.data.convert.tdmpc2 import CHUNK, TDMPC2Source, chunk_files
-from flowmbpo.data.convert.tensors import open_archive
 from flowmbpo.data.dataset.manifest import MANIFEST
+from flowmbpo.data.foreign import open_archive
 from flowmbpo.errors import DataError
 
 Format = Literal["auto", "tdmpc2", "mmbench", "pwm-dflex"]

@@ -17,7 +17,7 @@ import numpy as np
 from flowmbpo.data.convert.episodes import Place, Portion, TaskColumns, realign
 from flowmbpo.data.convert.selection import Selection
 from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty
-from flowmbpo.data.convert.tensors import Archive, MappedTensor, open_archive
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
 Squash = Literal["auto", "tanh", "none"]
@@ -32,7 +32,7 @@ class DflexSource(Source):
         super().__init__(task.name, (task,), (path,))
         archive = open_archive(path)
         self._check(archive)
-        self.squashed = squash == "tanh" or (squash == "auto" and _beyond_one(archive.tensors["action"]))
+        self.squashed = squash == "tanh" or (squash == "auto" and _beyond_one(archive))
 
     def options(self) -> dict[str, Any]:
         return {"squash": "tanh" if self.squashed else "none"}
@@ -42,24 +42,24 @@ class DflexSource(Source):
 
     def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
         self._check(archive)
-        obs, action, reward = (archive.tensors[name] for name in ("obs", "action", "reward"))
-        episodes, rows, _ = obs.shape
-        size = max(1, PORTION_BYTES // (4 * rows * (obs.shape[2] + action.shape[2] + 1)))
+        task = self.tasks[0]
+        episodes, rows, _ = archive.tensors["obs"].shape
+        size = max(1, PORTION_BYTES // (4 * rows * (task.obs_dim + task.action_dim + 1)))
         for begin in range(start, episodes, size):
             end = min(begin + size, episodes)
             chosen = np.flatnonzero(selection.choose(np.zeros(end - begin, dtype=np.int64)))
             blocks = []
             if len(chosen):
-                taken = action.float_rows(begin, end)[chosen]
+                taken = archive.floats("action", begin, end)[chosen]
                 blocks.append(
                     realign(
                         0,
-                        self.tasks[0],
+                        task,
                         Place(archive.path, begin + chosen),
                         chosen,
-                        obs.float_rows(begin, end)[chosen],
+                        archive.floats("obs", begin, end)[chosen],
                         np.tanh(taken) if self.squashed else taken,
-                        reward.float_rows(begin, end).reshape(end - begin, rows)[chosen],
+                        archive.floats("reward", begin, end).reshape(end - begin, rows)[chosen],
                     )
                 )
             yield Portion(end, end - begin, blocks)
@@ -86,9 +86,9 @@ class DflexSource(Source):
             )
 
 
-def _beyond_one(action: MappedTensor) -> bool:
+def _beyond_one(archive: Archive) -> bool:
     """Whether any action that was taken lies outside [-1, 1]; read in portions."""
-    episodes, rows, width = action.shape
+    episodes, rows, width = archive.tensors["action"].shape
     size = max(1, PORTION_BYTES // (4 * rows * width))
-    portions = (action.float_rows(begin, begin + size)[:, 1:] for begin in range(0, episodes, size))
+    portions = (archive.floats("action", begin, begin + size)[:, 1:] for begin in range(0, episodes, size))
     return any(bool((np.abs(portion) > 1.0).any()) for portion in portions)

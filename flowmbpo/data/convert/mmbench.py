@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flowmbpo.data.convert.episodes import Block, Place, Portion, TaskColumns, realign
 from flowmbpo.data.convert.selection import Selection
 from flowmbpo.data.convert.source import PORTION_BYTES, Source, known_columns
-from flowmbpo.data.convert.tensors import Archive, open_archive
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
 _COLUMNS = ("obs", "action", "reward", "episode", "terminated")
@@ -63,13 +63,12 @@ class MMBenchSource(Source):
         self, archive: Archive, task: int, first: NDArray[np.int64], length: int, chosen: NDArray[np.int64]
     ) -> Block:
         begin, end = int(first[0]), int(first[-1]) + length
-        tensors = archive.tensors
-        obs, action, reward = (tensors[name].float_rows(begin, end) for name in ("obs", "action", "reward"))
+        obs, action, reward = (archive.floats(name, begin, end) for name in ("obs", "action", "reward"))
         shape = (len(first), length)
         place = Place(archive.path, first[chosen], flat=True)
         ended = None
-        if "terminated" in tensors:
-            ended = _flags(tensors["terminated"].float_rows(begin, end).reshape(shape)[chosen], place)
+        if "terminated" in archive.tensors:
+            ended = _flags(archive.floats("terminated", begin, end).reshape(shape)[chosen], place)
         return realign(
             task,
             self.tasks[task],
@@ -98,7 +97,7 @@ def _starts(archive: Archive) -> NDArray[np.int64]:
     """The first row of every episode, and the number of rows behind the last. Raises DataError."""
     archive.need("obs", "action", "reward", "episode")
     shapes = {name: archive.tensors[name].shape for name in _COLUMNS if name in archive.tensors}
-    rows = archive.tensors["episode"].values.size
+    rows = archive.tensors["episode"].numel()
     for name, shape in shapes.items():
         wide = name in ("obs", "action")
         if shape[:1] != (rows,) or (len(shape) != 2 if wide else shape not in ((rows,), (rows, 1))):
@@ -106,7 +105,7 @@ def _starts(archive: Archive) -> NDArray[np.int64]:
                 f"{archive.path}: {name} has the shape {list(shape)}, which is not {'[R, columns]' if wide else '[R]'} "
                 f"for the {rows} rows of 'episode'."
             )
-    ids = archive.tensors["episode"].values.reshape(-1)
+    ids = archive.column("episode").reshape(-1)
     if not len(ids):
         raise DataError(f"{archive.path}: holds no rows.")
     starts = np.concatenate(([0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)])).astype(np.int64)
@@ -128,7 +127,7 @@ def _columns_of(name: str, path: Path) -> TaskColumns:
     starts = _starts(archive)
     widths = []
     for key in ("obs", "action"):
-        values = archive.tensors[key].float_rows(0, int(starts[-1]))
+        values = archive.floats(key, 0, int(starts[-1]))
         if key == "action":
             values[starts[:-1]] = 0.0  # an episode's first action was never taken
         used = np.flatnonzero(values.any(axis=0))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from flowmbpo.data.convert.episodes import Portion, TaskColumns
 from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.tensors import Archive, open_archive
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError, nearest
 
 PORTION_BYTES = 32 << 20

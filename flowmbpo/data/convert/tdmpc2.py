@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from flowmbpo.data.convert.episodes import Block, Place, Portion, realign
 from flowmbpo.data.convert.selection import Selection
 from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty, set_columns
-from flowmbpo.data.convert.tensors import Archive, MappedTensor, open_archive
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
 log = logging.getLogger("flowmbpo")
@@ -105,9 +105,8 @@ class TDMPC2Source(Source):
     ) -> list[Block]:
         if not len(chosen):
             return []
-        obs = archive.tensors["obs"].float_rows(begin, end)
-        action = archive.tensors["action"].float_rows(begin, end)
-        reward = _float_column(archive.tensors["reward"], begin, end)
+        obs, action = archive.floats("obs", begin, end), archive.floats("action", begin, end)
+        reward = archive.floats("reward", begin, end).reshape(obs.shape[:2])
         blocks = []
         for task in np.unique(ids[chosen]).tolist():
             own = chosen[ids[chosen] == task]
@@ -163,10 +162,5 @@ def _layout_of(archive: Archive, wanted: str | None) -> str:
 
 
 def _column(archive: Archive, name: str) -> NDArray[Any]:
-    values = archive.tensors[name].values
-    return values[..., 0] if values.ndim == 3 else values
-
-
-def _float_column(tensor: MappedTensor, begin: int, end: int) -> NDArray[np.float32]:
-    values = tensor.float_rows(begin, end)
+    values = archive.column(name)
     return values[..., 0] if values.ndim == 3 else values
