@@ -26,7 +26,7 @@ from torch import Tensor
 
 from flowmbpo.errors import DataError
 
-MOST_ENTRIES = 1 << 20  # a dictionary that holds another one twice, and so on, never ends
+MOST_ENTRIES = 1 << 16  # a dictionary that holds another one twice, and so on, never ends
 
 # All that zipfile and torch raise on damaged bytes; MemoryError comes of sizes that damage made huge.
 _UNREADABLE = (
