@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RUNS, PRESETS = HERE / "runs.json", HERE / "presets.json"
-UNREPEATABLE = ("wall_s", "cpu_s", "speed/", "memory/", "diagnostics/share", "time")
+UNREPEATABLE = ("wall_s", "cpu_s", "speed/", "memory/", "diagnostics/share", "diagnostics/seconds")
 
 Commands = list[list[str]]
 
