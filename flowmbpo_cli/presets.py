@@ -82,30 +82,33 @@ def show(
 
 
 def _own_text(name: str) -> str:
-    """The preset's file as written; of a derived control, the file that would state it."""
-    from flowmbpo.presets.resolution import Derived, control_delta, find_preset
+    """The preset's file as written; of a derived preset, the file that would state it."""
+    from flowmbpo.presets.library import Library
     from flowmbpo.presets.yaml import dump_document
 
-    preset = find_preset(name)
-    if not isinstance(preset, Derived):
-        return preset.read_text(encoding="utf-8")
-    return _standing(name) + dump_document({"extends": preset.base, **control_delta(preset)})
+    library = Library()
+    preset = library.find(name)
+    if preset.is_file:
+        return preset.path.read_text(encoding="utf-8")
+    return _standing(name) + dump_document(library.own(preset))
 
 
 def _standing(name: str) -> str:
-    """A comment line where a control is derived, or where a file stands in a derived one's place; else nothing."""
-    from flowmbpo.presets.names import is_file_path
-    from flowmbpo.presets.resolution import Derived, controls_of, derived_from, find_preset
+    """A comment line where a preset is derived, or where a file stands in a derived one's place; else nothing."""
+    from flowmbpo.presets.library import Library
 
-    if is_file_path(name):
-        return ""
-    found, derived = find_preset(name), derived_from(name)
-    if isinstance(found, Derived):
-        return f"# Derived, not a file: the control '{found.control}' of {found.base}.\n"
-    if derived is not None and controls_of(derived.base):
+    library = Library()
+    preset, control = library.find(name), library.control(name)
+    if preset.control:
+        return f"# Derived, not a file: the control '{preset.control}' of {preset.flow.name}.\n"
+    if control is not None and library.controls_of(control.flow.name):
         return (
-            f"# presets/{found.name} stands in place of the control '{derived.control}' derived from {derived.base}.\n"
+            f"# {library.shown(preset.path)} stands in place of the control '{control.control}' "
+            f"derived from {control.flow.name}.\n"
         )
+    if preset.parts:
+        parts = ", ".join(part for _, part in preset.parts)
+        return f"# Derived: {library.shown(preset.path)} with {parts}.\n"
     return ""
 
 
@@ -150,18 +153,17 @@ def _standalone(name: str, target: Path) -> str:
 
 
 def _extending(name: str, target: Path) -> str:
+    from flowmbpo.presets.library import Library, is_file_path
     from flowmbpo.presets.load import load_experiment
-    from flowmbpo.presets.names import is_file_path
-    from flowmbpo.presets.resolution import Derived, find_preset
 
-    config = load_experiment(name)
-    preset = find_preset(name)
+    description = load_experiment(name).description
+    path = Library().find(name).path
     parent = name
-    if not isinstance(preset, Derived) and (is_file_path(name) or preset.parent == Path()):
-        parent = os.path.relpath(preset.resolve(), target.parent.resolve())
+    if is_file_path(name) or path.parent == Path():
+        parent = os.path.relpath(path.resolve(), target.parent.resolve())
         parent = parent if "/" in parent else f"./{parent}"
     return (
         f"extends: {json.dumps(parent)}\n"
-        f"description: {json.dumps(config.description)}\n"
+        f"description: {json.dumps(description)}\n"
         f"# State what differs below; `flowmbpo presets show {name}` lists every key.\n"
     )

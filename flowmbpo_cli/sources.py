@@ -17,17 +17,13 @@ DEFAULT_PRESET = "quickstart"
 
 def complete_preset(incomplete: str) -> list[str]:
     """Shell completion: the names of the shipped presets, and the controls of one that is typed in full."""
-    from flowmbpo.presets.names import preset_names
+    from flowmbpo.presets.library import Library
 
-    names = preset_names()
-    found = [name for name in names if name.startswith(incomplete)]
-    typed = [name for name in names if incomplete.startswith(name)]
-    if typed:  # resolving a preset takes time: only where its controls are within reach
-        from flowmbpo.presets.resolution import controls_of
-
-        controls = [control.name for name in typed for control in controls_of(name)]
-        found += [name for name in controls if name.startswith(incomplete)]
-    return found
+    library = Library()
+    names = library.names()
+    typed = [name for name in names if incomplete.startswith(name)]  # only their controls are within reach
+    controls = [control.name for name in typed for control in library.controls_of(name)]
+    return [name for name in (*names, *controls) if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:

@@ -8,12 +8,11 @@ from typing import Any
 
 from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.config.dynamics import MLPDynamicsConfig
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.cost import ComputeCost, estimate_cost
 from flowmbpo.parity.parameters import parameter_counts, solved_widths
-from flowmbpo.presets.differences import Difference, config_differences
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo.spec import EnvSpec
 

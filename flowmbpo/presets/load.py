@@ -1,16 +1,15 @@
-"""From a preset's name or file to a typed, complete config, and back to YAML. Imports no torch."""
+"""From a preset's name or file to a typed, complete config, and back to YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.presets.merge import merge_documents
-from flowmbpo.presets.names import preset_names, preset_path
-from flowmbpo.presets.resolution import Cache, Derived, control_names, find_preset, resolve
+from flowmbpo.presets.library import Library, Preset
+from flowmbpo.presets.schema import merge_documents
 from flowmbpo.presets.settings import config_name, parse_settings
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import Document, Origin, dump_document
@@ -23,6 +22,7 @@ class PresetInfo:
     """What `presets list` says about a preset."""
 
     name: str
+    family: str
     phase: str
     task: str
     description: str
@@ -49,7 +49,8 @@ def load_experiment(
     after itself. Where an override changes the experiment, the name gets `+` and six hex digits (see
     `config_name`). Raises ConfigError.
     """
-    document, source = resolve(find_preset(preset), {})
+    library = Library()
+    document, source = library.resolve(library.find(preset))
     flags = _flags(task, seed, device, track)
     with_flags = merge_documents(document, flags, ExperimentConfig)
     if not overrides:
@@ -92,22 +93,31 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def preset_info() -> list[PresetInfo]:
-    """One entry per runnable shipped preset file, sorted by name. Raises ConfigError for a broken one."""
-    return _infos((preset_path(name) for name in preset_names()), {})
+    """One entry per runnable shipped preset, sorted by name. Raises ConfigError for a broken one."""
+    library = Library()
+    return _infos(library, map(library.find, library.names()))
 
 
 def control_info() -> list[PresetInfo]:
     """One entry per control that is derived from a shipped flow preset (`flowmbpo.presets.controls`)."""
-    cache: Cache = {}
-    return _infos(control_names(cache), cache)
+    library = Library()
+    return _infos(library, library.controls())
 
 
-def _infos(presets: Iterable[Path | Derived], cache: Cache) -> list[PresetInfo]:
+def all_presets(library: Library | None = None) -> Iterator[ExperimentConfig]:
+    """Every runnable shipped preset, then every control."""
+    library = library or Library()
+    for preset in (*map(library.find, library.names()), *library.controls()):
+        yield validate(*library.resolve(preset), ExperimentConfig)
+
+
+def _infos(library: Library, presets: Iterable[Preset]) -> list[PresetInfo]:
     infos = []
     for preset in presets:
-        config = validate(*resolve(preset, cache), ExperimentConfig)
+        config = validate(*library.resolve(preset), ExperimentConfig)
         task = config.task.name or config.task.set or ""
-        infos.append(PresetInfo(config.name, config.phase, task, config.description, config.cost))
+        family = library.family(config.name)
+        infos.append(PresetInfo(config.name, family, config.phase, task, config.description, config.cost))
     return infos
 
 

@@ -1,4 +1,4 @@
-"""What the config classes allow, read from their annotations. Imports no torch.
+"""What the config classes allow, read from their annotations, and laying one mapping of options over another.
 
 A *variant* is one class of a union joined by `kind`; a field holds a section (config classes),
 a value, or either.
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flowmbpo.config.base import FrozenConfig
+from flowmbpo.presets.yaml import Document
 
 KIND = "kind"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -142,3 +143,43 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
 def _either(parts: list[str]) -> str:
     unique = list(dict.fromkeys(parts))
     return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} or {unique[-1]}"
+
+
+def merge_documents(base: Document, delta: Document, model: type[FrozenConfig]) -> Document:
+    """`delta` over `base`, both mappings for `model`; origins follow the values that win."""
+    return Document(merge(base.data, delta.data, model), {**base.origins, **delta.origins})
+
+
+def merge(base: Mapping[str, Any], delta: Mapping[str, Any], model: type[FrozenConfig] | None) -> dict[str, Any]:
+    """Mappings merge key by key; lists and values replace.
+
+    Where `delta` changes the `kind` of a section, keys of `base` that the new kind does not know are
+    dropped and those it shares are kept. Unknown keys pass through: checking comes after merging.
+    `model` None merges without a schema.
+    """
+    result = dict(base)
+    for key, value in delta.items():
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[key] = _merge_section(below, value, model, key)
+        else:
+            result[key] = value
+    return result
+
+
+def _merge_section(
+    base: Mapping[str, Any], delta: Mapping[str, Any], model: type[FrozenConfig] | None, key: str
+) -> dict[str, Any]:
+    if model is None or key not in model.model_fields or not options(model, key):
+        return merge(base, delta, None)
+    old_kind = base.get(KIND)
+    if len(options(model, key)) > 1 and old_kind is None:
+        old_kind = default_kind(model, key)
+    new_kind = delta.get(KIND, old_kind)
+    target = variant(model, key, {KIND: new_kind})
+    if target is not None and new_kind != old_kind:
+        base = {name: value for name, value in base.items() if name in target.model_fields and name != KIND}
+    result = merge(base, delta, target)
+    if new_kind is not None:
+        result[KIND] = new_kind
+    return result

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowmbpo.config.base import FrozenConfig
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.errors import ConfigError, nearest
-from flowmbpo.presets.differences import config_differences
-from flowmbpo.presets.merge import merge
-from flowmbpo.presets.schema import dotted_keys, takes_text_only
+from flowmbpo.presets.schema import dotted_keys, merge, takes_text_only
 from flowmbpo.presets.yaml import Document, KeyPath, Origin, parse_value
 
 # These are in the run directory's path already, or have a flag of their own that leaves the name alone.

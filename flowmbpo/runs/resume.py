@@ -7,9 +7,8 @@ from pathlib import Path
 from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.presets.differences import Difference, config_differences
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.training.trainer import Trainer

@@ -11,7 +11,7 @@ from flowmbpo.envs.simulators import SIMULATORS, SimulatorInfo
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_info, task_names
 from flowmbpo.errors import ConfigError, nearest
-from flowmbpo.presets.names import is_file_path
+from flowmbpo.presets.library import is_file_path
 from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo_cli.sources import config_of
 

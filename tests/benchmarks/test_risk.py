@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowmbpo.config.experiment import config_differences
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.comparison import COMPARED
 from flowmbpo.parity.parameters import parameter_counts
-from flowmbpo.presets.differences import config_differences
 from flowmbpo.presets.load import load_experiment
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.checkpoints.save import CheckpointStore
+from flowmbpo.config.experiment import config_differences
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.envs.make import make_env
-from flowmbpo.presets.differences import config_differences
 from flowmbpo.presets.load import load_experiment, preset_info
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -3,8 +3,8 @@
 import pytest
 
 from flowmbpo import __version__
+from flowmbpo.presets.library import preset_names
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.presets.names import preset_names
 from flowmbpo.tracking.wandb import wandb_key_present
 from flowmbpo_cli import doctor
 from flowmbpo_cli.sources import complete_preset, complete_task, config_of
@@ -14,7 +14,7 @@ from flowmbpo_cli.tables import show
 def test_list_names_every_preset_once(command):
     listed = command("presets", "list", "--json").document
     assert [entry["name"] for entry in listed] == preset_names()
-    assert all(set(entry) == {"name", "phase", "task", "description", "cost"} for entry in listed)
+    assert all(set(entry) == {"name", "family", "phase", "task", "description", "cost"} for entry in listed)
     text = command("presets", "list").stdout
     assert all(f" {name} " in text for name in preset_names())
     assert text.index(" quickstart ") < text.index(" phase1-baseline ")
@@ -25,7 +25,7 @@ def test_shown_preset_is_complete_and_loads(command, tmp_path):
     assert load_experiment("shown.yaml") == load_experiment("mini-cartpole-genflow")
     document = command("presets", "show", "quickstart", "--json").document
     assert document["config"] == load_experiment("quickstart").model_dump(mode="json")
-    assert command("presets", "show", "quickstart", "--own").stdout.startswith("extends: _quickstart-base\n")
+    assert command("presets", "show", "quickstart", "--own").stdout.startswith("extends: quickstart-baseline\n")
 
 
 @pytest.mark.parametrize("flags", [[], ["--extend"]])

@@ -4,8 +4,8 @@ import shutil
 
 import flowmbpo
 from flowmbpo.presets.controls import CONTROLS
+from flowmbpo.presets.library import preset_names, presets_folder
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.presets.names import preset_names, presets_folder
 from flowmbpo_cli.sources import complete_preset
 
 

@@ -165,32 +165,9 @@ def machine() -> dict[str, str]:
 
 def resolved_presets() -> dict[str, str]:
     """Every name, controls included, with a hash of the configuration it resolves to."""
-    code = (
-        "import json, sys; from flowmbpo.presets.load import load_experiment\n"
-        "names = json.load(sys.stdin)\n"
-        "print(json.dumps({name: load_experiment(name).model_dump(mode='json') for name in names}))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    names = [
-        preset["name"]
-        for which in ([], ["--controls"])
-        for preset in json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "flowmbpo_cli", "presets", "list", *which, "--json"],
-                cwd=ROOT, env=env, capture_output=True, text=True, check=True,
-            ).stdout
-        )
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=env,
-        input=json.dumps(names),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {name: hash_config(config) for name, config in json.loads(done.stdout).items()}
+    from flowmbpo.presets.load import all_presets
+
+    return {config.name: hash_config(config.model_dump(mode="json")) for config in all_presets()}
 
 
 def hash_config(config: dict[str, Any]) -> str:

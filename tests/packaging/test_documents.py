@@ -12,9 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.presets.library import Library, preset_names
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.presets.names import preset_names
-from flowmbpo.presets.resolution import control_names
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo_cli.main import app
 
@@ -72,7 +71,7 @@ def test_readme_names_presets_that_exist(repository: Path) -> None:
 
 def test_readme_names_presets_in_its_commands_that_exist(repository: Path) -> None:
     named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", (repository / "README.md").read_text()))
-    shipped = {*preset_names(), *(control.name for control in control_names())}
+    shipped = {*preset_names(), *(control.name for control in Library().controls())}
     assert named and named <= shipped, sorted(named - shipped)
 
 

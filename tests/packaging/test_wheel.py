@@ -70,7 +70,8 @@ def test_wheel_holds_both_packages_and_every_preset(wheel: Path, repository: Pat
         for package in ("flowmbpo", "flowmbpo_cli")
         for path in (repository / package).rglob("*.py")
     }
-    presets = {f"flowmbpo/presets/files/{path.name}" for path in (repository / "presets").glob("*.yaml")}
+    folder = repository / "presets"
+    presets = {f"flowmbpo/presets/files/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.yaml")}
     assert presets and sources
     assert presets | sources <= names
 

@@ -9,16 +9,14 @@ import torch
 
 import flowmbpo
 from flowmbpo.config.dynamics import FlowDynamicsConfig
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
 from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY
-from flowmbpo.presets.differences import config_differences
+from flowmbpo.presets.library import Library, preset_names, presets_folder
 from flowmbpo.presets.load import control_info, load_experiment, preset_info, to_yaml
-from flowmbpo.presets.names import preset_names, presets_folder
-from flowmbpo.presets.resolution import Derived, control_delta, control_names, find_preset, resolve
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import dump_document
 from flowmbpo.spec import EnvSpec, TaskInfo
@@ -38,12 +36,12 @@ KINDS = {
 @cache
 def resolved():
     """Every flow preset with its derived controls: {base name: (config, {control: config})}."""
-    parsed, found = {}, {}
-    for derived in control_names(parsed):
-        if derived.base not in found:
-            found[derived.base] = (validate(*resolve(find_preset(derived.base), parsed), ExperimentConfig), {})
-        found[derived.base][1][derived.control] = validate(*resolve(derived, parsed), ExperimentConfig)
-    return found
+    library, flows = Library(), {}
+    for control in library.controls():
+        if control.flow.name not in flows:
+            flows[control.flow.name] = (validate(*library.resolve(control.flow), ExperimentConfig), {})
+        flows[control.flow.name][1][control.control] = validate(*library.resolve(control), ExperimentConfig)
+    return flows
 
 
 def each():
@@ -152,9 +150,8 @@ def test_options_that_the_control_cannot_have_are_put_right(tmp_path, flow, cont
 def test_the_delta_of_a_control_is_the_file_that_would_state_it(tmp_path):
     for control in CONTROLS:
         name = f"mini-cartpole-genflow-{control}"
-        delta = control_delta(Derived("mini-cartpole-genflow", control))
         path = tmp_path / f"{name}.yaml"
-        path.write_text(dump_document({"extends": "mini-cartpole-genflow", **delta}))
+        path.write_text(dump_document(Library().own(Library().find(name))))
         assert load_experiment(path) == load_experiment(name)
 
 
@@ -243,7 +240,7 @@ def test_a_file_of_that_name_wins_over_the_derived_control(other_presets):
         "extends: quickstart\ndescription: Tuned by hand.\nmodel: {dynamics: {kind: residual, units: [64, 64]}}\n"
     )
     assert load_experiment("quickstart-residual").model.dynamics.units == (64, 64)
-    assert find_preset("quickstart-residual") == other_presets / "quickstart-residual.yaml"
+    assert Library().find("quickstart-residual").path == other_presets / "quickstart-residual.yaml"
     assert "quickstart-residual" in {info.name for info in preset_info()}
     derived = {info.name for info in control_info()}
     assert "quickstart-residual" not in derived and "quickstart-gaussian" in derived

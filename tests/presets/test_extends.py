@@ -128,8 +128,8 @@ def test_wrong_value_in_a_parent_names_the_parents_line(write):
 
 
 def test_base_of_presets_cannot_be_run():
-    with pytest.raises(ConfigError, match=r"presets/_mini-cartpole-base\.yaml: is a base for other presets"):
-        load_experiment("_mini-cartpole-base")
+    with pytest.raises(ConfigError, match=r"presets/_pwm\.yaml: is a base for other presets"):
+        load_experiment("_pwm")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../presets/quickstart", "no-such", "a/b.yaml"])

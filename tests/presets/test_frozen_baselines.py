@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.presets.differences import ABSENT, flatten
+from flowmbpo.config.experiment import ABSENT, flatten
+from flowmbpo.presets.library import preset_names
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.presets.names import preset_names
 
 LOCK = json.loads((Path(__file__).parent / "baselines.lock.json").read_text())
 METHOD = ("task.name", "task.set", "task.num_envs", "model", "actor", "critic", "training")

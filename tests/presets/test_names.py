@@ -1,12 +1,20 @@
 """The shipped presets: complete, readable, and the frozen ones frozen."""
 
+import hashlib
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+
 import pytest
 
+import flowmbpo
+from flowmbpo.config.experiment import config_differences, flatten
 from flowmbpo.envs.resolve import task_spec
-from flowmbpo.presets.differences import config_differences, flatten
-from flowmbpo.presets.load import load_experiment, preset_info, to_yaml
-from flowmbpo.presets.names import preset_names, preset_path, presets_folder
-from flowmbpo.presets.yaml import parse_document
+from flowmbpo.errors import ConfigError
+from flowmbpo.presets.library import Library, preset_names, presets_folder
+from flowmbpo.presets.load import all_presets, load_experiment, preset_info, to_yaml
+from flowmbpo.presets.yaml import dump_document
 
 PAPER = [name for name in preset_names() if name.startswith(("phase", "canonical"))]
 MINI = ("mlp", "residual", "gaussian", "neuralode", "flow", "genflow", "fullflow")
@@ -16,30 +24,85 @@ ARMS = ("baseline", "flowpolicy", "flowwm", "fullflow", "residual")
 
 
 def keys_that_differ(a, b):
-    found = config_differences(load_experiment(a), load_experiment(b))
+    found = config_differences(presets()[a], presets()[b])
     return {d.key: d.b for d in found if d.key not in ("name", "phase", "description", "cost")}
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_preset_says_what_it_is_and_can_be_stored(name, tmp_path):
-    config = load_experiment(name)
-    assert config.name == name
-    assert config.phase in PHASES
-    assert config.description and config.cost
-    own = parse_document(preset_path(name).read_text(), name).data
-    assert "description" in own and "\n" not in config.description, "a description is one line of the preset's own"
-    assert task_spec(config.task).tasks
-    stored = tmp_path / "config.yaml"
-    stored.write_text(to_yaml(config))
-    assert load_experiment(stored) == config
+@cache
+def presets():
+    """Every shipped preset and control by its name, in one pass."""
+    return {config.name: config for config in all_presets()}
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_preset_states_only_what_differs_from_its_parent(name):
-    own = parse_document(preset_path(name).read_text(), name).data
-    without = {key: value for key, value in own.items() if key != "extends"}
-    parent = parse_document(presets_folder().joinpath(f"{own['extends']}.yaml").read_text(), own["extends"]).data
-    assert {key for key, value in without.items() if parent.get(key) == value} <= {"description"}
+def test_every_name_resolves_to_the_recorded_configuration():
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
+    text = {name: json.dumps(config.model_dump(mode="json"), sort_keys=True) for name, config in presets().items()}
+    held = {name: hashlib.sha256(value.encode()).hexdigest()[:16] for name, value in text.items()}
+    assert {name: held.get(name) for name in held | recorded if held.get(name) != recorded.get(name)} == {}
+
+
+def test_every_preset_says_what_it_is_and_what_it_costs():
+    for name in preset_names():
+        config = presets()[name]
+        assert config.phase in PHASES and config.cost, name
+        assert config.description and "\n" not in config.description and "{" not in config.description, name
+        assert task_spec(config.task).tasks
+    shown = [presets()[name].description for name in preset_names()]
+    assert len(set(shown)) == len(shown)
+
+
+def test_a_preset_without_a_file_is_the_file_that_its_own_text_says(tmp_path):
+    library = Library()
+    derived = [preset for preset in map(library.find, preset_names()) if preset.parts]
+    assert len(derived) > 140
+    for preset in derived[::5]:
+        path = tmp_path / f"{preset.name}.yaml"
+        path.write_text(dump_document(library.own(preset)))
+        assert load_experiment(path) == presets()[preset.name]
+
+
+def test_every_preset_can_be_stored_and_read_back(tmp_path):
+    for name in preset_names()[::5]:
+        (tmp_path / "config.yaml").write_text(to_yaml(presets()[name]))
+        assert load_experiment(tmp_path / "config.yaml") == presets()[name]
+
+
+def test_family_of_a_name_is_the_file_that_it_begins_with():
+    library = Library()
+    names = ("quickstart-baseline", "phase1p5-h8-base", "canonical-flow-48m", "mini-cartpole-flow", "stage-a-residual")
+    assert [library.family(name) for name in names] == [
+        *("quickstart", "phase1p5", "canonical-flow", "mini-cartpole", "stage"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["dmc", "dmc-fullflow", "phase1-flow-k2-48m-logit", "phase2-baseline-logit", "phase1"])
+def test_a_family_and_a_combination_that_it_lacks_are_unknown(name):
+    with pytest.raises(ConfigError, match=f"unknown preset '{name}'"):
+        load_experiment(name)
+
+
+def test_a_family_s_file_is_refused_as_a_preset():
+    with pytest.raises(ConfigError, match=r"presets/mini-ant\.yaml: is a family of presets\. Name one: mini-ant-base"):
+        load_experiment(presets_folder() / "mini-ant.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "wrong", "preset", "line"),
+    [
+        ("arms/flowwm.yaml", "kind: flow", "stage-a-flowwm", 3),
+        ("modifiers/logit.yaml", "geometry: logit", "phase1-flow-k2-logit-48m", 3),
+        ("mini-ant.yaml", "fm_source_grad: none", "mini-ant-fullflow", 43),
+    ],
+)
+def test_a_wrong_value_in_an_overlay_names_its_file_and_line(tmp_path, monkeypatch, file, wrong, preset, line):
+    shutil.copytree(presets_folder(), tmp_path / "presets")
+    monkeypatch.setattr(flowmbpo, "__file__", str(tmp_path / "flowmbpo" / "__init__.py"))
+    path = tmp_path / "presets" / file
+    text = path.read_text()
+    assert wrong in text.splitlines()[line - 1]
+    path.write_text(text.replace(wrong, wrong.partition(":")[0] + ": nonsense"))
+    with pytest.raises(ConfigError, match=rf"presets/{file}:{line}: model\.dynamics\.\w+: 'nonsense' is not allowed"):
+        load_experiment(preset)
 
 
 def test_every_preset_of_the_study_is_there():
@@ -209,5 +272,5 @@ def test_info_lists_runnable_presets_only():
     infos = {info.name: info.to_dict() for info in preset_info()}
     assert set(infos) == set(preset_names())
     assert not any(name.startswith("_") for name in infos)
-    assert set(infos["quickstart"]) == {"name", "phase", "task", "description", "cost"}
+    assert set(infos["quickstart"]) == {"name", "family", "phase", "task", "description", "cost"}
     assert infos["dmc-cheetah-run-fullflow"]["task"] == "cheetah-run"

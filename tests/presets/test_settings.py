@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.experiment import ExperimentConfig, config_differences, flatten
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.presets.differences import config_differences, flatten
 from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
 from flowmbpo.presets.settings import parse_settings
 from flowmbpo.presets.validation import validate

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from flowmbpo.envs.make import make_env
-from flowmbpo.presets.load import load_experiment
-from flowmbpo.presets.names import preset_names
+from flowmbpo.presets.load import all_presets, override
 from flowmbpo.runs.trainers import make_trainer
 
 SMALL = (
@@ -35,46 +34,47 @@ SMALL = (
     "training.critic_batches=2",
     "device=cpu",
 )
-NAMES = [name for name in preset_names() if not name.startswith("_")]
+pytestmark = pytest.mark.slow
 
 
-def load_small(name):
+def small(config):
     """The preset at the sizes of `SMALL`; where the observation is the state, they follow the pendulum's three."""
-    if load_experiment(name).model.encoder.kind == "mlp":
-        return load_experiment(name, SMALL)
-    sizes = [override for override in SMALL if not override.startswith(("model.latent_dim", "model.encoder"))]
-    return load_experiment(name, [*sizes, "model.latent_dim=3"])
+    if config.model.encoder.kind == "mlp":
+        return override(config, SMALL)
+    sizes = [setting for setting in SMALL if not setting.startswith(("model.latent_dim", "model.encoder"))]
+    return override(config, [*sizes, "model.latent_dim=3"])
 
 
-def method(name):
+def method(config):
     """What distinguishes a preset once its sizes are taken away."""
-    config = load_small(name)
     parts = (config.model, config.actor, config.critic, config.training.model_copy(update={"epochs": 1}))
     return json.dumps([part.model_dump(mode="json") for part in parts])
 
 
+@pytest.fixture(scope="module")
 def distinct():
-    return list({method(name): name for name in reversed(NAMES)}.values())
+    """One small config for each method among the shipped presets and their controls."""
+    configs = [small(config) for config in all_presets()]
+    chosen = list({method(config): config for config in reversed(configs)}.values())
+    assert 20 < len(chosen) < len(configs) / 2
+    return chosen
 
 
-@pytest.mark.parametrize("name", distinct())
-def test_distinct_preset_built_small_learns_a_step_with_finite_numbers(name, tmp_path):
-    config = load_small(name)
-    trainer = make_trainer(config, make_env(config.task), torch.device("cpu"), tmp_path)
-    before = {key: value.clone() for key, value in trainer.agent.named_parameters()}
-    metrics = trainer.run_epoch()
-    assert all(math.isfinite(value) for value in metrics.values())
-    assert metrics["nonfinite/count"] == 0
-    moved = {
-        key.split(".")[0] for key, value in trainer.agent.named_parameters() if not torch.equal(value, before[key])
-    }
-    assert moved == {"world_model", "actor", "critic"}
+def test_every_distinct_preset_built_small_learns_a_step_with_finite_numbers(distinct, tmp_path):
+    for config in distinct:
+        trainer = make_trainer(config, make_env(config.task), torch.device("cpu"), tmp_path / config.name)
+        before = {key: value.clone() for key, value in trainer.agent.named_parameters()}
+        metrics = trainer.run_epoch()
+        assert all(math.isfinite(value) for value in metrics.values()), config.name
+        assert metrics["nonfinite/count"] == 0, config.name
+        moved = {
+            key.split(".")[0] for key, value in trainer.agent.named_parameters() if not torch.equal(value, before[key])
+        }
+        assert moved == {"world_model", "actor", "critic"}, config.name
 
 
-def test_presets_of_every_kind_are_among_the_distinct_ones():
-    configs = [load_experiment(name) for name in distinct()]
-    assert {config.model.dynamics.kind for config in configs} == {"mlp", "residual", "gaussian", "flow", "neural_ode"}
-    assert {config.model.encoder.kind for config in configs} == {"mlp", "identity"}
-    assert {config.actor.kind for config in configs} == {"gaussian", "flow"}
-    assert {config.model.reward.kind for config in configs} == {"scalar", "two_hot"}
-    assert len(NAMES) > len(configs)
+def test_presets_of_every_kind_are_among_the_distinct_ones(distinct):
+    assert {config.model.dynamics.kind for config in distinct} == {"mlp", "residual", "gaussian", "flow", "neural_ode"}
+    assert {config.model.encoder.kind for config in distinct} == {"mlp", "identity"}
+    assert {config.actor.kind for config in distinct} == {"gaussian", "flow"}
+    assert {config.model.reward.kind for config in distinct} == {"scalar", "two_hot"}

@@ -1,0 +1,313 @@
+"""The presets by name: files, families with their arms, and derived controls, each merged to one document.
+
+The shipped presets lie in the top-level `presets/` of a checkout; inside the wheel, in `flowmbpo/presets/files/`.
+A file there is a preset, or a family of presets where it has one of these keys, which no file of a user's has:
+
+    groups, arms    every name of the family has one of each
+    modifiers       each with the list of the arms that have it; a name has at most one
+    sizes           a name has at most one
+
+The names are FAMILY[-GROUP][-ARM][-MODIFIER][-SIZE], and the configuration is the family's with the *overlay* of each
+part laid over it. An entry's overlay is what presets/PART/NAME.yaml (arms/flowwm.yaml) holds, with what the family
+states for the entry laid over that; a text in place of a mapping is its description. An entry that `extends` a preset
+is laid over that one, and no shared file. Descriptions are joined: the family's (or the size's), the group's, and the
+arm's or in its place the modifier's, in which `{base}` is the name without the modifier.
+
+Names that start with '_' are shared bases: they can be extended, not run, and are not listed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import flowmbpo
+from flowmbpo.config.dynamics import FlowDynamicsConfig
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.errors import ConfigError, nearest
+from flowmbpo.presets.controls import CONTROLS
+from flowmbpo.presets.schema import merge, merge_documents
+from flowmbpo.presets.validation import validate
+from flowmbpo.presets.yaml import Document, Origin, parse_document
+
+EXTENDS = "extends"
+SUFFIXES = (".yaml", ".yml")
+NAMED = ("groups", "arms", "modifiers", "sizes")  # in the order of a name's parts
+LAID = ("groups", "sizes", "arms", "modifiers")  # in the order in which they are laid over the family
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A file, the parts of its family that the name asks for, and the control that is derived from both."""
+
+    name: str
+    path: Path
+    parts: tuple[tuple[str, str], ...] = ()
+    control: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a file states it all."""
+        return not self.parts and not self.control
+
+    @property
+    def flow(self) -> Preset:
+        """The flow preset that a control is derived from."""
+        return replace(self, name=self.name.removesuffix(f"-{self.control}"), control="")
+
+
+class Library:
+    """The shipped presets, and files of a user's own; each file is read once."""
+
+    def __init__(self) -> None:
+        self.folder = presets_folder()
+        self._files: dict[Path, Document] = {}
+        self._documents: dict[Preset, Document] = {}
+        self._flows: dict[Preset, FlowDynamicsConfig | None] = {}
+
+    def names(self) -> list[str]:
+        """Names of the runnable shipped presets, sorted; no controls."""
+        return sorted(name for path in self._shipped_files() for name in self._members(path) if name[0] != "_")
+
+    def controls(self) -> Iterator[Preset]:
+        """Every derived control, flow preset by flow preset in the order of their names; none that a file replaces."""
+        for name in self.names():
+            yield from self.controls_of(name)
+
+    def controls_of(self, name: str) -> list[Preset]:
+        """The derived controls of the shipped preset `name`; none where it is no flow preset."""
+        preset = self._shipped(name)
+        if preset is None or self._flow_dynamics(preset) is None:
+            return []
+        controls = [replace(preset, name=f"{name}-{control}", control=control) for control in CONTROLS]
+        return [control for control in controls if self._shipped(control.name) is None]
+
+    def family(self, name: str) -> str:
+        """The shortest file name that `name` begins with."""
+        stems = [path.stem for path in self._shipped_files()]
+        return min((stem for stem in stems if f"{name}-".startswith(f"{stem}-")), key=len, default=name)
+
+    def find(self, preset: str | Path) -> Preset:
+        """What stands behind a preset's name or a path of the user's own. Raises ConfigError.
+
+        A shipped file wins over a derived preset of the same name.
+        """
+        path = Path(preset).expanduser()
+        if is_file_path(preset):
+            if not path.is_file():
+                what = "is a folder, not a preset file" if path.is_dir() else "does not exist"
+                raise ConfigError(
+                    f"the preset file '{preset}' {what}. Give a .yaml file or a name from `presets list`."
+                )
+            return Preset(path.stem, path)
+        name = str(preset)
+        if self._shipped(name) is None and path.is_file():
+            return Preset(path.stem, path)
+        named = self._named(name)
+        if named is None:
+            raise unknown_preset(name, [*self.names(), *(control.name for control in self.controls())])
+        return named
+
+    def control(self, name: str) -> Preset | None:
+        """The control that `name` would stand for, whether or not a file has that name."""
+        for control in CONTROLS:
+            base = name.removesuffix(f"-{control}")
+            preset = self._shipped(base) if base != name and base[:1] != "_" else None
+            if preset is not None:
+                return replace(preset, name=name, control=control)
+        return None
+
+    def resolve(self, preset: Preset) -> tuple[Document, str]:
+        """The merged document of a preset and its name in messages; `name` is never inherited."""
+        merged = self._document(preset, (), None)
+        document = Document(dict(merged.data), dict(merged.origins))
+        if not preset.is_file:
+            document.data["name"] = preset.name
+            return document, f"preset '{preset.name}'"
+        own, shown = self._read(preset.path), self.shown(preset.path)
+        if shown.startswith("presets/") and not self._members(preset.path).get(preset.name):
+            raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
+        if "name" not in own.data:
+            if preset.name.startswith("_"):
+                raise ConfigError(
+                    f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'."
+                )
+            document.origins[("name",)] = Origin(shown)
+        document.data["name"] = own.data.get("name", preset.name)
+        return document, shown
+
+    def own(self, preset: Preset) -> dict[str, Any]:
+        """What a file would state that stands for a preset without one. Raises ConfigError."""
+        if preset.control:
+            return {EXTENDS: preset.flow.name, **self._control_delta(preset)}
+        stated: dict[str, Any] = {}
+        for layer in self._layers(preset):
+            stated = merge(stated, layer.data, None)
+        return stated
+
+    def shown(self, path: Path) -> str:
+        """The path as a person would write it: shipped presets by folder and name, others from here."""
+        resolved, folder = path.resolve(), self.folder.resolve()
+        if resolved.is_relative_to(folder):
+            return f"presets/{resolved.relative_to(folder).as_posix()}"
+        relative = os.path.relpath(resolved)
+        return str(path) if relative.startswith("..") else relative
+
+    def _shipped_files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.yaml"))
+
+    def _members(self, path: Path) -> dict[str, Preset]:
+        """Every name of the shipped file `path`: its own, or its family's."""
+        data = self._read(path).data
+        columns = [[(key, str(name)) for name in data[key]] for key in NAMED if data.get(key)]
+        optional = [[*([None] if column[0][0] in ("modifiers", "sizes") else []), *column] for column in columns]
+        members = {}
+        for chosen in product(*optional):
+            parts = tuple(part for part in chosen if part is not None)
+            by_key = dict(parts)
+            if "modifiers" in by_key and by_key["arms"] not in data["modifiers"][by_key["modifiers"]]:
+                continue
+            name = "-".join([path.stem, *by_key.values()])
+            laid = tuple((key, by_key[key]) for key in LAID if key in by_key)
+            members[name] = Preset(name, path, laid)
+        return members
+
+    def _shipped(self, name: str) -> Preset | None:
+        """The shipped preset (or base) of that name; no control."""
+        if not name or is_file_path(name):
+            return None
+        for path in self._shipped_files():
+            if f"{name}-".startswith(f"{path.stem}-"):
+                preset = self._members(path).get(name)
+                if preset is not None:
+                    return preset
+        return None
+
+    def _named(self, name: str) -> Preset | None:
+        return self._shipped(name) or self.control(name)
+
+    def _document(self, preset: Preset, below: tuple[Preset, ...], asked: Origin | None) -> Document:
+        """The document of `preset`, laid over the documents it extends; not to be changed."""
+        key = replace(preset, path=preset.path.resolve())
+        if key in below:
+            steps = (self.shown(step.path) if step.is_file else step.name for step in (*below, key))
+            raise ConfigError(f"{asked}: 'extends' goes in a circle: {' -> '.join(steps)}. Remove one of these lines.")
+        if key not in self._documents:
+            self._documents[key] = self._merged(preset, (*below, key), asked)
+        return self._documents[key]
+
+    def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: Origin | None) -> Document:
+        if preset.control:
+            merged = self._document(preset.flow, below, asked)
+            return merge_documents(merged, Document(self._control_delta(preset)), ExperimentConfig)
+        merged, layers = Document(), self._layers(preset)
+        for layer in reversed(layers):
+            if EXTENDS in layer.data:
+                origin = layer.origins[(EXTENDS,)]
+                merged = self._document(self._parent(layer.data[EXTENDS], preset.path, origin), below, origin)
+                break
+        for layer in layers:
+            stated = {key: value for key, value in layer.data.items() if key != EXTENDS}
+            merged = merge_documents(merged, Document(stated, layer.origins), ExperimentConfig)
+        return merged
+
+    def _layers(self, preset: Preset) -> list[Document]:
+        """What the file states for all of its names, the overlays of the parts, and the description of it all."""
+        document = self._read(preset.path)
+        if preset.path.parent.resolve() != self.folder.resolve():
+            return [document]
+        stated = {key: value for key, value in document.data.items() if key not in NAMED}
+        layers, says = [Document(stated, document.origins)], {"family": stated.get("description")}
+        for key, name in preset.parts:
+            for overlay in self._overlays(document, key, name):
+                layers.append(overlay)
+                says[key] = overlay.data.get("description", says.get(key))
+        if preset.parts:
+            texts = (says.get("sizes") or says["family"], says.get("groups"), says.get("modifiers") or says.get("arms"))
+            base = preset.name.replace(f"-{dict(preset.parts).get('modifiers')}", "")
+            layers.append(Document({"description": " ".join(filter(None, texts)).replace("{base}", base)}))
+        return layers
+
+    def _overlays(self, family: Document, key: str, name: str) -> Iterator[Document]:
+        """Of one part of a name: the shared file's, and what the family states over it."""
+        entries = family.data[key]
+        entry = entries[name] if isinstance(entries, dict) and key != "modifiers" else None
+        stated = {"description": entry} if isinstance(entry, str) else entry or {}
+        path = self.folder / key / f"{name}.yaml"
+        if EXTENDS not in stated and path.is_file():
+            yield self._read(path)
+        origins = {place[2:]: origin for place, origin in family.origins.items() if place[:2] == (key, name)}
+        yield Document(stated, origins)
+
+    def _parent(self, value: Any, path: Path, origin: Origin) -> Preset:
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{origin}: extends: {value!r} is not allowed. Use one preset's name or file path.")
+        if is_file_path(value):
+            parent = path.parent / Path(value).expanduser()
+            if not parent.is_file():
+                raise ConfigError(f"{origin}: extends: the file '{value}' does not exist (looked for {parent}).")
+            return Preset(parent.stem, parent.resolve())
+        named = self._named(value)
+        if named is None:
+            beside = [f"{value}{suffix}" for suffix in SUFFIXES if (path.parent / f"{value}{suffix}").is_file()]
+            hint = f" A file beside this one is extended as '{beside[0]}'." if beside else ""
+            raise ConfigError(f"{origin}: extends: {unknown_preset(value, self.names())}{hint}")
+        return named
+
+    def _control_delta(self, preset: Preset) -> dict[str, Any]:
+        flow = self._flow_dynamics(preset.flow)
+        if flow is None:
+            raise ConfigError(
+                f"unknown preset '{preset.name}'. Controls stand beside flow world models, and "
+                f"'{preset.flow.name}' has none. See `flowmbpo presets list --controls`."
+            )
+        return CONTROLS[preset.control].delta(preset.flow.name, flow)
+
+    def _flow_dynamics(self, preset: Preset) -> FlowDynamicsConfig | None:
+        """The typed dynamics of a preset, or None where they are no flow."""
+        if preset not in self._flows:
+            dynamics = validate(*self.resolve(preset), ExperimentConfig).model.dynamics
+            self._flows[preset] = dynamics if isinstance(dynamics, FlowDynamicsConfig) else None
+        return self._flows[preset]
+
+    def _read(self, path: Path) -> Document:
+        key = path.resolve()
+        if key not in self._files:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{self.shown(path)}: not a text file (byte {error.start} is not UTF-8).") from error
+            except OSError as error:
+                raise ConfigError(f"{self.shown(path)}: cannot be read: {error.strerror}.") from error
+            self._files[key] = parse_document(text, self.shown(path))
+        return self._files[key]
+
+
+def presets_folder() -> Path:
+    """The folder that holds the shipped presets. Raises ConfigError for a broken installation."""
+    package = Path(flowmbpo.__file__).resolve().parent
+    for folder in (package / "presets" / "files", package.parent / "presets"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"the presets are missing from this installation (looked in {package}). Install it again.")
+
+
+def preset_names() -> list[str]:
+    """Names of the runnable shipped presets, sorted; no controls."""
+    return Library().names()
+
+
+def is_file_path(preset: str | Path) -> bool:
+    """Whether `preset` is written as a file path rather than as a name."""
+    text = str(preset)
+    return isinstance(preset, Path) or text.endswith(SUFFIXES) or "/" in text or "\\" in text
+
+
+def unknown_preset(name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that no preset has; it offers the nearest of `known`."""
+    hint = nearest(name, known)
+    return ConfigError(f"unknown preset '{name}'.{hint} See `flowmbpo presets list`, or give a path to a .yaml file.")
