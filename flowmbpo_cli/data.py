@@ -147,13 +147,13 @@ def inspect(
     """Show tasks, episodes, returns, ranges and sources of a dataset."""
     check_suffix("--plot", plot, ".png")
     from flowmbpo.data.dataset.reader import Dataset
-    from flowmbpo_cli.datasets import figures
+    from flowmbpo_cli import datasets
 
     dataset = Dataset.open(folder.expanduser())
-    tasks = figures.inspect(dataset)
+    tasks = datasets.inspect(dataset)
     if plot is not None:
-        figures.draw(tasks, f"{dataset.set_name}: {dataset.episodes:,} episodes ({folder})", plot)
-    document = figures.document(dataset, tasks)
+        datasets.draw(dataset, tasks, f"{dataset.set_name}: {dataset.episodes:,} episodes ({folder})", plot)
+    document = datasets.document(dataset, tasks)
     if json_:
         print_document(document)
         return
@@ -182,10 +182,10 @@ def verify(folder: _Dataset, json_: _Json = False) -> None:
 @app.command()
 def where(json_: _Json = False) -> None:
     """Say where published datasets and checkpoints are to be had, and the command that reads each."""
-    from flowmbpo_cli.datasets.published import PUBLISHED, document
+    from flowmbpo_cli.datasets import PUBLISHED
 
     if json_:
-        print_document(document())
+        print_document({"published": [vars(entry) for entry in PUBLISHED]})
         return
     from flowmbpo_cli.tables import print_pairs
 
@@ -210,7 +210,7 @@ def _task_config(set_: str | None, task: str | None) -> TaskConfig:
 
 
 def _print_dataset(document: dict[str, Any]) -> None:
-    from flowmbpo_cli.datasets.figures import source_rows
+    from flowmbpo_cli.datasets import source_rows
     from flowmbpo_cli.tables import print_pairs, print_table
 
     console = people(False)

@@ -1,4 +1,4 @@
-"""Policies that need no learning, for recording data. Letters: N copies, A actions."""
+"""Policies that need no learning, for recording data. Letters: N environments, A actions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Behaviour(ABC):
-    """Acts in N copies of one task, whose own actions are the first `action_dim` of A."""
+    """Acts in N environments of one task, whose own actions are the first `action_dim` of A."""
 
     @abstractmethod
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
-        """Actions in [-1, 1]; `first` marks the copies whose episode begins with this step."""
+        """Actions in [-1, 1]; `first` marks the environments whose episode begins with this step."""
 
 
 class RandomBehaviour(Behaviour):
@@ -43,12 +43,12 @@ class NoiseBehaviour(Behaviour):
     1 - (1 - theta)^2 keeps the standard deviation of x at std.
     """
 
-    def __init__(self, action_dim: int, width: int, copies: int, generator: torch.Generator) -> None:
+    def __init__(self, action_dim: int, width: int, num_envs: int, generator: torch.Generator) -> None:
         self._action_dim, self._width, self._generator = action_dim, width, generator
-        self._shape = (copies, action_dim)
+        self._shape = (num_envs, action_dim)
         self._drawn = torch.zeros(7, *self._shape)  # share, amplitude, f, phase, mean, std, theta
         self._state = torch.zeros(self._shape)
-        self._elapsed = torch.zeros(copies, 1)
+        self._elapsed = torch.zeros(num_envs, 1)
 
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         if first.any():
@@ -63,7 +63,7 @@ class NoiseBehaviour(Behaviour):
         return action
 
     def _begin(self, first: Bool[Tensor, "N 1"]) -> None:
-        """New parameters where an episode begins; drawn for all copies, so that draws do not depend on which."""
+        """New parameters where an episode begins; drawn for all environments, so that draws do not depend on which."""
         drawn = torch.stack(
             (
                 self._uniform(0.0, 1.0),

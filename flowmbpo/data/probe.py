@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -11,85 +12,58 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.contract import EnvStep
 
-LANE_STEPS = 1000  # steps of each lane, about
+ENV_STEPS = 1000  # transitions of each environment index, about
 
 
 def fill_with_episodes(buffer: ReplayBuffer, dataset: Dataset, names: Sequence[str]) -> ReplayBuffer:
-    """Fill `buffer` (fresh) with whole episodes of `names[lane]` in each lane, and return it.
+    """Fill `buffer` (fresh) with whole episodes of task `names[env]` at each environment index, and return it.
 
-    A task's episodes are taken evenly spaced over the dataset, other ones in each of its lanes. All lanes
-    end with the shortest, because a buffer's lanes advance together.
+    A task's episodes are taken evenly spaced over the dataset, other ones at each of its indices. All end with the
+    shortest, because a buffer's environments advance together.
     """
-    streams = []
-    for lane, name in enumerate(names):
-        turn, turns = list(names[:lane]).count(name), list(names).count(name)
-        streams.append(_stream(dataset, name, turn, turns, buffer))
-    steps = min(len(stream) for stream in streams)
-    buffer.start(torch.stack([stream.obs[0] for stream in streams]))
+    columns = []
+    for env, name in enumerate(names):
+        columns.append(_episodes(dataset, name, list(names[:env]).count(name), list(names).count(name), buffer))
+    steps = min(len(column["reward"]) for column in columns)
+    fields = {name: torch.stack([column[name][:steps] for column in columns], dim=1) for name in columns[0]}
+    buffer.start(fields["obs"][0])
     for t in range(steps):
-        done = torch.stack([stream.done[t] for stream in streams])
-        terminated = torch.stack([stream.terminated[t] for stream in streams])
-        buffer.add(
-            torch.stack([stream.action[t] for stream in streams]),
-            EnvStep(
-                obs=torch.stack([stream.following(t) for stream in streams]),
-                reward=torch.stack([stream.reward[t] for stream in streams]),
-                terminated=terminated,
-                truncated=done & ~terminated,
-                final_obs=torch.stack([stream.final_obs[t] for stream in streams]),
-                success=torch.full((len(streams),), torch.nan),
-            ),
+        step = EnvStep(
+            obs=fields["next_obs"][t],
+            reward=fields["reward"][t],
+            terminated=fields["terminated"][t],
+            truncated=fields["done"][t] & ~fields["terminated"][t],
+            final_obs=fields["final_obs"][t],
+            success=torch.full((len(names),), torch.nan),
         )
+        buffer.add(fields["action"][t], step)
     return buffer
 
 
-class _Lane:
-    """T transitions of whole episodes, one after another, padded to the buffer's widths."""
+def _episodes(dataset: Dataset, name: str, turn: int, turns: int, buffer: ReplayBuffer) -> dict[str, Tensor]:
+    """T transitions of the task `name`, [T, ...] padded to the buffer's widths: episodes one after another.
 
-    def __init__(self, obs_dim: int, action_dim: int) -> None:
-        self._widths = (obs_dim, action_dim)
-        self.obs = torch.empty(0, obs_dim)
-        self.final_obs = torch.empty(0, obs_dim)
-        self.action = torch.empty(0, action_dim)
-        self.reward = torch.empty(0)
-        self.terminated = torch.empty(0, dtype=torch.bool)
-        self.done = torch.empty(0, dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return len(self.reward)
-
-    def append(self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor) -> None:
-        """One episode: obs [L + 1, O], action [L, A], reward [L], terminated [L]."""
-        obs = nn.functional.pad(obs, (0, self._widths[0] - obs.shape[1]))
-        self.obs = torch.cat([self.obs, obs[:-1]])
-        self.final_obs = torch.cat([self.final_obs, obs[1:]])
-        self.action = torch.cat([self.action, nn.functional.pad(action, (0, self._widths[1] - action.shape[1]))])
-        self.reward = torch.cat([self.reward, reward])
-        self.terminated = torch.cat([self.terminated, terminated])
-        last = torch.arange(len(reward)) == len(reward) - 1
-        self.done = torch.cat([self.done, last])
-
-    def following(self, t: int) -> Tensor:
-        """What is acted on after transition t: where the episode ended, the next one's first observation."""
-        return self.obs[t + 1] if t + 1 < len(self) else self.final_obs[t]
-
-
-def _stream(dataset: Dataset, name: str, turn: int, turns: int, buffer: ReplayBuffer) -> _Lane:
-    """Lane `turn` of the `turns` that hold the task `name`: at least one episode, then as many as fit."""
+    Of the `turns` indices with this task it is number `turn`: at least one episode, then as many as fit.
+    """
     task = dataset.task_id(name)
     record = dataset.tasks[task]
-    steps = min(LANE_STEPS, buffer.rows // 2)
-    share = -(-record.episodes // turns)  # of a small dataset no episode is taken twice in a lane
+    steps = min(ENV_STEPS, buffer.rows // 2)
+    share = -(-record.episodes // turns)  # of a small dataset no episode is taken twice
     wanted = min(max(steps * record.episodes // record.transitions, 1), share)
-    lane = _Lane(buffer.obs.shape[-1], buffer.action.shape[-1])
+    parts: dict[str, list[Tensor]] = defaultdict(list)
     for place in range(wanted):
         episode = (turn + turns * place) * record.episodes // (turns * wanted)
         block = dataset.read_episodes(task, range(episode, episode + 1))
         length = int(block.length[0])
-        lane.append(
-            torch.from_numpy(block.obs),
-            torch.from_numpy(block.action[:length]),
-            torch.from_numpy(block.reward[:length]),
-            torch.from_numpy(block.terminated[:length].astype(bool)),
-        )
-    return lane
+        obs = nn.functional.pad(torch.from_numpy(block.obs), (0, buffer.obs.shape[-1] - record.obs_dim))
+        action = torch.from_numpy(block.action[:length])
+        parts["obs"].append(obs[:-1])
+        parts["final_obs"].append(obs[1:])
+        parts["action"].append(nn.functional.pad(action, (0, buffer.action.shape[-1] - record.action_dim)))
+        parts["reward"].append(torch.from_numpy(block.reward[:length]))
+        parts["terminated"].append(torch.from_numpy(block.terminated[:length].astype(bool)))
+        parts["done"].append(torch.arange(length) == length - 1)
+    whole = {name: torch.cat(values) for name, values in parts.items()}
+    # What is acted on next: where an episode ended, the next one's first observation.
+    whole["next_obs"] = torch.cat([whole["obs"][1:], whole["final_obs"][-1:]])
+    return whole

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.data.dataset.manifest import MANIFEST, read_manifest
+from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.data.recording import record_episodes
@@ -109,14 +109,14 @@ def collect(
     }
     units = [(task, place) for task in wanted for place, policy in enumerate(policies) if task in policy.members]
     with _begin(dest, spec, asked) as writer:
-        rows: list[dict[str, Any]] = list(writer.progress.get("recorded", []))
+        rows: list[dict[str, Any]] = list(writer.source["recorded"])
         recorder = _Recorder(config, spec, policies, simulation)
         try:
             for task, place in units[len(rows) :]:
                 recorded = recorder.record(writer, task, place)
                 rows.append(asdict(recorded))
                 writer.source = {**asked, "recorded": rows}
-                writer.checkpoint({"asked": asked, "recorded": rows})
+                writer.checkpoint(seal=True)
                 if report is not None:
                     report(recorded)
         finally:

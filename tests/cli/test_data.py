@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import StorageError
-from flowmbpo_cli.datasets.published import PUBLISHED
+from flowmbpo_cli.datasets import PUBLISHED
 
 
 @pytest.fixture

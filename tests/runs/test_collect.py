@@ -12,6 +12,7 @@ from flowmbpo.checkpoints.importers.conversion import write_checkpoint
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.data.dataset.verify import verify
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
@@ -38,7 +39,8 @@ def test_every_task_gets_every_policys_episodes_and_the_record_says_so(tmp_path)
     outcome = collect(
         tmp_path / "data", PAIR, [parse_policy("random"), parse_policy("noise@3")], episodes=2, simulation=SMALL
     )
-    dataset = Dataset.open(tmp_path / "data", verify=True)
+    assert verify(tmp_path / "data") == []
+    dataset = Dataset.open(tmp_path / "data")
     assert (outcome.set, outcome.episodes, outcome.fingerprint) == ("pair", 10, dataset.fingerprint)
     assert [task.episodes for task in dataset.tasks] == [5, 5]
     for task in range(2):

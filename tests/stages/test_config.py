@@ -9,7 +9,7 @@ import torch
 
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.data.dataset.manifest import TaskRecord
+from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
@@ -96,7 +96,7 @@ def offline(dataset, **changes):
 @pytest.fixture(autouse=True)
 def few_diagnosed_steps(monkeypatch):
     """What an offline run is diagnosed on takes seconds to lay out at its real size."""
-    monkeypatch.setattr("flowmbpo.data.probe.LANE_STEPS", 40)
+    monkeypatch.setattr("flowmbpo.data.probe.ENV_STEPS", 40)
 
 
 @pytest.fixture(scope="module")

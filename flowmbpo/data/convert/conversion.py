@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import Source
-from flowmbpo.data.dataset.manifest import MANIFEST, read_manifest
+import numpy as np
+
+from flowmbpo.data.convert.source import Selection, Source
+from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.data.foreign import Archive, open_archive
+from flowmbpo.data.foreign import Archive
 from flowmbpo.errors import DataError, StorageError
 
 CHECKPOINT_BYTES = 512 << 20
-"""So much of the source is converted between two checkpoints, and at most lost with the process."""
+"""So much of the source is converted between two checkpoints."""
 
 
 class Report(Protocol):
@@ -24,142 +24,91 @@ class Report(Protocol):
     def __call__(self, path: Path, number: int, files: int, part: float) -> None: ...
 
 
-@dataclass
-class Progress:
-    """Where a conversion stands: the next row of the file `file`; `episodes` lie before it, kept or not."""
-
-    source: dict[str, Any]
-    totals: list[int] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
-    file: int = 0
-    row: int = 0
-    episodes: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the dataset's checkpoint."""
-        return dict(vars(self))
-
-
 def convert(source: Source, dest: Path, *, limit: int | None = None, report: Report | None = None) -> Dataset:
     """Write the episodes of `source` into a dataset at `dest`, or go on with the conversion that was begun there.
 
     An episode's id is its number in the source. With `limit`, at most so many episodes of each task are kept, spread
-    evenly over all of them. The source is only read.
+    evenly over all of them. The source is only read; a repeated call looks at it from the beginning, and adds the
+    episodes that the dataset does not hold.
 
     Raises DataError on sources that do not fit their format, on a `dest` that is taken or was begun from another
     source, StorageError on a full disk: the same call goes on from the last checkpoint.
     """
     check_apart(dest, source.files)
-    writer, progress = _begin(source, dest, limit)
+    totals = [0] * len(source.tasks)
+    if limit is not None:
+        counts = [source.count(number) for number in range(len(source.files))]
+        totals = [sum(column) for column in zip(*counts, strict=True)]
     try:
-        with writer:
-            selection = Selection(limit, progress.totals, progress.seen)
-            for number in range(progress.file, len(source.files)):
-                archive = source.open(number)
-                _register(writer, archive, number)
-                _convert_file(writer, source, archive, progress, selection, report)
-                del archive  # the mapping, before the file may go
+        with _begin(source, dest, limit) as writer:
+            selection, first = Selection(limit, totals), 0
+            for number in range(len(source.files)):
+                first = _convert_file(writer, source, number, first, selection, report)
                 source.done(number)
             return writer.finish()
     except StorageError as error:
         raise StorageError(f"{error} The same command goes on with this conversion where it stopped.") from error
 
 
-def _begin(source: Source, dest: Path, limit: int | None) -> tuple[DatasetWriter, Progress]:
-    asked = {
-        "format": source.format,
-        "files": [path.name for path in source.files],
-        "limit_episodes_per_task": limit,
-        **source.options(),
-    }
-    if (dest / MANIFEST).is_file():
-        progress = _earlier(source, dest, asked)
-        return DatasetWriter.resume(dest), progress
-    totals = [] if limit is None else _totals(source)
-    progress = Progress(asked, totals, [0] * len(source.tasks))
-    record = {**asked, "kind": "converted", "files": []}
-    return DatasetWriter.create(dest, source.set_name, source.tasks, record, progress=progress.to_dict()), progress
-
-
-def _earlier(source: Source, dest: Path, asked: dict[str, Any]) -> Progress:
-    """How far the conversion in `dest` came. Raises DataError where it is finished, or of something else."""
+def _begin(source: Source, dest: Path, limit: int | None) -> DatasetWriter:
+    """A new dataset, or the unfinished one of the same call. Raises DataError where it is finished, or another's."""
+    asked = {"format": source.format, "limit_episodes_per_task": limit, **source.options(), "kind": "converted"}
+    names = [path.name for path in source.files]
+    if not (dest / MANIFEST).is_file():
+        record = {**asked, "files": [{"name": name} for name in names]}
+        return DatasetWriter.create(dest, source.set_name, source.tasks, record)
     manifest = read_manifest(dest)
     if manifest.complete:
         raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
-    stored = manifest.progress.get("source")
-    if stored != asked:
-        differing = sorted(key for key in asked if not isinstance(stored, dict) or stored.get(key) != asked[key])
-    elif [(t.name, t.obs_dim, t.action_dim) for t in manifest.tasks] != [
-        (t.name, t.obs_dim, t.action_dim) for t in source.tasks
+    stored = {**manifest.source, "files": [file.get("name") for file in manifest.source.get("files", [])]}
+    differing = sorted(key for key, value in {**asked, "files": names}.items() if stored.get(key, ...) != value)
+    if not differing and [(task.name, task.obs_dim, task.action_dim) for task in manifest.tasks] != [
+        (task.name, task.obs_dim, task.action_dim) for task in source.tasks
     ]:
         differing = ["tasks"]
-    else:
-        differing = []
     if differing:
         raise DataError(
             f"{dest}: holds an unfinished dataset that was begun from another source ({', '.join(differing)} differ). "
             "Give the same command as then to go on with it, or remove the folder, or name another."
         )
-    progress = Progress(**manifest.progress)
-    for path, record in zip(source.files[: progress.file], manifest.source["files"], strict=False):
-        if path.exists() and _identity(open_archive(path)) != record:
-            raise _exchanged(path, dest)
-    return progress
+    return DatasetWriter.resume(dest)
 
 
-def _totals(source: Source) -> list[int]:
-    """Episodes of each task in all files."""
-    counts = [source.count(number) for number in range(len(source.files))]
-    return [sum(column) for column in zip(*counts, strict=True)]
-
-
-def _identity(archive: Archive) -> dict[str, Any]:
-    return {"name": archive.path.name, "size": archive.size, "members_sha256": archive.identity}
-
-
-def _exchanged(path: Path, dest: Path) -> DataError:
-    return DataError(
-        f"{path}: is not the file that the conversion in {dest} was begun with. Bring that one back, or begin in "
-        "another folder."
-    )
+def _convert_file(
+    writer: DatasetWriter, source: Source, number: int, first: int, selection: Selection, report: Report | None
+) -> int:
+    """Add the episodes of a file that are wanted and not there; `first` lie before it. Returns how many do then."""
+    archive = source.open(number)
+    index = source.index(archive, number)
+    _register(writer, archive, number)
+    kept = selection.choose(index.task)
+    episodes, behind = len(kept), 0
+    for begin, end in source.chunks(archive, index):
+        wanted = kept[begin:end] & ~writer.holds(np.arange(first + begin, first + end))
+        for block in source.read(archive, index, begin, end, wanted):
+            writer.add_many(block.task, block.obs, block.action, block.reward, block.terminated, first + block.numbers)
+        if end == episodes or (end - behind) * archive.size >= CHECKPOINT_BYTES * episodes:
+            writer.checkpoint()
+            behind = end
+        if report is not None:
+            report(archive.path, number, len(source.files), end / episodes)
+    return first + episodes
 
 
 def _register(writer: DatasetWriter, archive: Archive, number: int) -> None:
     """Note which file this is; refuse another one than the conversion was begun with, and one that came before."""
-    files: list[dict[str, Any]] = writer.source["files"]
-    if number == len(files):
-        twin = next((file["name"] for file in files if file["members_sha256"] == archive.identity), None)
-        if twin is not None:
-            raise DataError(f"{archive.path}: is a copy of {twin}: its episodes would be there twice. Remove one.")
-        writer.source = {**writer.source, "files": [*files, _identity(archive)]}
-    elif files[number] != _identity(archive):
-        raise _exchanged(archive.path, writer.path)
-
-
-def _convert_file(
-    writer: DatasetWriter,
-    source: Source,
-    archive: Archive,
-    progress: Progress,
-    selection: Selection,
-    report: Report | None,
-) -> None:
-    number, rows = progress.file, archive.tensors["obs"].shape[0]
-    row_bytes, behind = archive.size / max(rows, 1), progress.row
-    for portion in source.portions(archive, number, progress.row, selection):
-        for block in portion.blocks:
-            ids = progress.episodes + block.numbers
-            writer.add_many(block.task, block.obs, block.action, block.reward, block.terminated, ids)
-        progress.row = portion.end
-        progress.episodes += portion.episodes
-        progress.seen = selection.seen
-        if (progress.row - behind) * row_bytes >= CHECKPOINT_BYTES:
-            writer.checkpoint(progress.to_dict())
-            behind = progress.row
-        if report is not None:
-            report(archive.path, number, len(source.files), progress.row / max(rows, 1))
-    progress.file, progress.row = number + 1, 0
-    writer.checkpoint(progress.to_dict())
+    files: list[dict[str, Any]] = list(writer.source["files"])
+    identity = {"name": archive.path.name, "size": archive.size, "members_sha256": archive.identity}
+    if "members_sha256" in files[number] and files[number] != identity:
+        raise DataError(
+            f"{archive.path}: is not the file that the conversion in {writer.path} was begun with. Bring that one "
+            "back, or begin in another folder."
+        )
+    twin = next((file["name"] for file in files[:number] if file.get("members_sha256") == archive.identity), None)
+    if twin is not None:
+        raise DataError(f"{archive.path}: is a copy of {twin}: its episodes would be there twice. Remove one.")
+    files[number] = identity
+    writer.source = {**writer.source, "files": files}
 
 
 def check_apart(dest: Path, files: tuple[Path, ...]) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from flowmbpo.data.convert.dflex import DflexSource, Squash
-from flowmbpo.data.convert.episodes import TaskColumns
 from flowmbpo.data.convert.mmbench import MMBenchSource
-from flowmbpo.data.convert.source import Source, known_columns, set_columns
+from flowmbpo.data.convert.source import Source, TaskColumns, known_columns, set_columns
 from flowmbpo.data.convert.tdmpc2 import CHUNK, TDMPC2Source, chunk_files
-from flowmbpo.data.dataset.manifest import MANIFEST
+from flowmbpo.data.dataset.format import MANIFEST
 from flowmbpo.data.foreign import open_archive
 from flowmbpo.errors import DataError
 

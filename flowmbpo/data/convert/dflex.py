@@ -8,15 +8,12 @@ squashed here. What the published files hold could not be looked at: the record 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from flowmbpo.data.convert.episodes import Place, Portion, TaskColumns, realign
-from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty
+from flowmbpo.data.convert.source import Index, Rows, Source, TaskColumns, refuse_empty
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -31,40 +28,16 @@ class DflexSource(Source):
     def __init__(self, path: Path, task: TaskColumns, squash: Squash = "auto") -> None:
         super().__init__(task.name, (task,), (path,))
         archive = open_archive(path)
-        self._check(archive)
-        self.squashed = squash == "tanh" or (squash == "auto" and _beyond_one(archive))
+        index = self.index(archive, 0)
+        self.squashed = squash == "tanh" or (squash == "auto" and self._beyond_one(archive, index))
 
     def options(self) -> dict[str, Any]:
         return {"squash": "tanh" if self.squashed else "none"}
 
-    def count(self, number: int) -> list[int]:
-        return [open_archive(self.files[number]).tensors["obs"].shape[0]]
+    def actions(self, values: Rows) -> Rows:
+        return np.tanh(values) if self.squashed else values
 
-    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
-        self._check(archive)
-        task = self.tasks[0]
-        episodes, rows, _ = archive.tensors["obs"].shape
-        size = max(1, PORTION_BYTES // (4 * rows * (task.obs_dim + task.action_dim + 1)))
-        for begin in range(start, episodes, size):
-            end = min(begin + size, episodes)
-            chosen = np.flatnonzero(selection.choose(np.zeros(end - begin, dtype=np.int64)))
-            blocks = []
-            if len(chosen):
-                taken = archive.floats("action", begin, end)[chosen]
-                blocks.append(
-                    realign(
-                        0,
-                        task,
-                        Place(archive.path, begin + chosen),
-                        chosen,
-                        archive.floats("obs", begin, end)[chosen],
-                        np.tanh(taken) if self.squashed else taken,
-                        archive.floats("reward", begin, end).reshape(end - begin, rows)[chosen],
-                    )
-                )
-            yield Portion(end, end - begin, blocks)
-
-    def _check(self, archive: Archive) -> None:
+    def index(self, archive: Archive, number: int) -> Index:
         archive.need("obs", "action", "reward")
         obs, action, reward = (archive.tensors[name].shape for name in ("obs", "action", "reward"))
         refuse_empty(archive)
@@ -84,11 +57,9 @@ class DflexSource(Source):
                 f"{archive.path}: wrong widths: {obs[2]} observations and {action[2]} actions, but {task.name} has "
                 f"{task.obs_dim} and {task.action_dim}. Name the task that it is of with --task."
             )
+        return Index(np.zeros(obs[0], np.int64), np.arange(obs[0]), np.full(obs[0], obs[1]))
 
-
-def _beyond_one(archive: Archive) -> bool:
-    """Whether any action that was taken lies outside [-1, 1]; read in portions."""
-    episodes, rows, width = archive.tensors["action"].shape
-    size = max(1, PORTION_BYTES // (4 * rows * width))
-    portions = (archive.floats("action", begin, begin + size)[:, 1:] for begin in range(0, episodes, size))
-    return any(bool((np.abs(portion) > 1.0).any()) for portion in portions)
+    def _beyond_one(self, archive: Archive, index: Index) -> bool:
+        """Whether any action that was taken lies outside [-1, 1]."""
+        chunks = (archive.floats("action", begin, end)[:, 1:] for begin, end in self.chunks(archive, index))
+        return any(bool((np.abs(chunk) > 1.0).any()) for chunk in chunks)

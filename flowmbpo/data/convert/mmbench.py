@@ -6,16 +6,14 @@ L transitions takes L + 1 rows with the same `episode`; the widths are nominal, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmbpo.data.convert.episodes import Block, Place, Portion, TaskColumns, realign
-from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import PORTION_BYTES, Source, known_columns
+from flowmbpo.data.convert.source import Index, Source, TaskColumns, known_columns
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -31,66 +29,17 @@ class MMBenchSource(Source):
 
     format: ClassVar[str] = "mmbench"
 
+    flat: ClassVar[bool] = True
+
     def __init__(
         self, set_name: str, names: Sequence[str], files: Sequence[Path], *, drop_padding: bool = False
     ) -> None:
-        self._drop_padding = drop_padding
         tasks = [known_columns(name) or _columns_of(name, path) for name, path in zip(names, files, strict=True)]
-        super().__init__(set_name, tasks, files)
+        super().__init__(set_name, tasks, files, drop_padding=drop_padding)
 
-    def options(self) -> dict[str, Any]:
-        return {"drop_padding": True} if self._drop_padding else {}
-
-    def count(self, number: int) -> list[int]:
-        starts = _starts(open_archive(self.files[number]))
-        return [len(starts) - 1 if task == number else 0 for task in range(len(self.tasks))]
-
-    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
+    def index(self, archive: Archive, number: int) -> Index:
         starts = _starts(archive)
-        lengths = np.diff(starts)
-        width = archive.tensors["obs"].shape[1] + archive.tensors["action"].shape[1] + 1
-        begin = int(np.searchsorted(starts, start))
-        while begin < len(lengths):
-            same = int((np.append(lengths[begin:], -1) != lengths[begin]).argmax())  # episodes of one length
-            count = min(same, max(1, PORTION_BYTES // (4 * int(lengths[begin]) * width)))
-            chosen = np.flatnonzero(selection.choose(np.full(count, number, dtype=np.int64)))
-            first = starts[begin : begin + count]
-            blocks = [self._block(archive, number, first, int(lengths[begin]), chosen)] if len(chosen) else []
-            begin += count
-            yield Portion(int(starts[begin]), count, blocks)
-
-    def _block(
-        self, archive: Archive, task: int, first: NDArray[np.int64], length: int, chosen: NDArray[np.int64]
-    ) -> Block:
-        begin, end = int(first[0]), int(first[-1]) + length
-        obs, action, reward = (archive.floats(name, begin, end) for name in ("obs", "action", "reward"))
-        shape = (len(first), length)
-        place = Place(archive.path, first[chosen], flat=True)
-        ended = None
-        if "terminated" in archive.tensors:
-            ended = _flags(archive.floats("terminated", begin, end).reshape(shape)[chosen], place)
-        return realign(
-            task,
-            self.tasks[task],
-            place,
-            chosen,
-            obs.reshape(*shape, -1)[chosen],
-            action.reshape(*shape, -1)[chosen],
-            reward.reshape(shape)[chosen],
-            ended,
-            drop_padding=self._drop_padding,
-        )
-
-
-def _flags(ended: NDArray[np.float32], place: Place) -> NDArray[np.bool_]:
-    """`terminated` [E, L + 1] as flags; what an episode's first row holds does not matter. Raises DataError."""
-    wrong = ~np.isin(ended, (0.0, 1.0))
-    wrong[:, 0] = False
-    if wrong.any():
-        episode, step = (int(index[0]) for index in wrong.nonzero())
-        raise DataError(f"{place.at(episode, step)}: terminated is {ended[episode, step]:g}, which is neither 0 nor 1.")
-    flags: NDArray[np.bool_] = ended != 0
-    return flags
+        return Index(np.full(len(starts) - 1, number), starts[:-1], np.diff(starts))
 
 
 def _starts(archive: Archive) -> NDArray[np.int64]:

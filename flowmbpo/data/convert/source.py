@@ -1,30 +1,88 @@
-"""What a conversion needs to know of a published format."""
+"""What the published formats have in common: whole episodes, read in chunks, checked and realigned.
+
+Published files (TD-MPC2, MMBench, PWM) keep with an observation the action and the reward that LED to it; a dataset
+here, like the replay buffer, keeps with it those that LEAVE it. An episode of L transitions has L + 1 rows::
+
+    published row      0         1         2              L
+                     o_0       o_1       o_2     ...    o_L
+                     ( - )     a_0       a_1            a_{L-1}       row 0: NaN or whatever memory held
+                     ( - )     r_0       r_1            r_{L-1}
+
+    here             o_0       o_1       o_2     ...    o_L
+                     a_0       a_1       a_2            ( 0 )
+
+So index 0 of action and reward is left out by its place, whatever it holds, and everything else must be finite.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flowmbpo.data.convert.episodes import Portion, TaskColumns
-from flowmbpo.data.convert.selection import Selection
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
 from flowmbpo.data.foreign import Archive, open_archive
+from flowmbpo.envs.task_sets import TASK_SETS
+from flowmbpo.envs.tasks import task_info, task_names
 from flowmbpo.errors import DataError, nearest
 
-PORTION_BYTES = 32 << 20
+CHUNK_BYTES = 32 << 20
 """So much of a file is read at once; a conversion holds a few copies of it."""
+
+Rows = Float[NDArray[np.float32], "E L+1 W"]
+
+
+@dataclass(frozen=True)
+class TaskColumns:
+    """A task of the set and the columns that are its own."""
+
+    name: str
+    obs_dim: int
+    action_dim: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The E episodes of a file: their tasks, and where they lie in the tensors' first dimension."""
+
+    task: Int[NDArray[np.int64], " E"]
+    first: Int[NDArray[np.int64], " E"]
+    rows: Int[NDArray[np.int64], " E"]  # L + 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole episodes of one task and length, aligned as a dataset keeps them; `numbers` are theirs in the file."""
+
+    task: int
+    numbers: Int[NDArray[np.int64], " E"]
+    obs: Rows
+    action: Float[NDArray[np.float32], "E L A"]
+    reward: Float[NDArray[np.float32], "E L"]
+    terminated: Bool[NDArray[np.bool_], "E L"] | None
 
 
 class Source(ABC):
-    """Published files of one format: their tasks in id order, and their episodes in the order of the files."""
+    """Published files of one format: their tasks in id order, and their episodes in the order of the files.
+
+    A file's tensors are [E, L + 1, ...], or [R, ...] with the rows of its episodes one after the other where `flat`.
+    """
 
     format: ClassVar[str]
+    flat: ClassVar[bool] = False
 
-    def __init__(self, set_name: str, tasks: Sequence[TaskColumns], files: Sequence[Path]) -> None:
+    def __init__(
+        self, set_name: str, tasks: Sequence[TaskColumns], files: Sequence[Path], *, drop_padding: bool = False
+    ) -> None:
         self.set_name = set_name
         self.tasks = tuple(tasks)
         self.files = tuple(files)
+        self._drop_padding = drop_padding
 
     def open(self, number: int) -> Archive:
         """File `number`, its checksums verified. Raises DataError."""
@@ -35,15 +93,142 @@ class Source(ABC):
 
     def options(self) -> dict[str, Any]:
         """What was asked for and changes the result, for the dataset's record."""
-        return {}
+        return {"drop_padding": True} if self._drop_padding else {}
 
     @abstractmethod
+    def index(self, archive: Archive, number: int) -> Index:
+        """The episodes of file `number`. Raises DataError where it is not of this format."""
+
+    def check_chunk(self, archive: Archive, begin: int, end: int) -> None:  # noqa: B027  most formats have nothing more
+        """Raises DataError where episodes `begin` to before `end` are not of this format."""
+
+    def actions(self, values: Rows) -> Rows:
+        """Stored actions as the environment took them."""
+        return values
+
     def count(self, number: int) -> list[int]:
         """Episodes of each task in file `number`."""
+        tasks = self.index(open_archive(self.files[number]), number).task
+        return [int(count) for count in np.bincount(tasks, minlength=len(self.tasks))]
 
-    @abstractmethod
-    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
-        """The episodes of file `number` from its row `start` on, in order. Raises DataError."""
+    def chunks(self, archive: Archive, index: Index) -> Iterator[tuple[int, int]]:
+        """Episodes `begin` to before `end`, all of one length, that are read at once."""
+        begin = 0
+        width = archive.tensors["obs"].shape[-1] + archive.tensors["action"].shape[-1] + 1
+        while begin < len(index.rows):
+            rows = int(index.rows[begin])
+            same = int((np.append(index.rows[begin:], -1) != rows).argmax())
+            end = begin + min(same, max(1, CHUNK_BYTES // (4 * rows * width)))
+            yield begin, end
+            begin = end
+
+    def read(self, archive: Archive, index: Index, begin: int, end: int, wanted: NDArray[np.bool_]) -> Iterator[Block]:
+        """Those of the episodes `begin` to before `end` that are `wanted`, a task at a time.
+
+        Index 0 is left out, padding cut off, all numbers checked. Raises DataError where the padding is not zero
+        (unless it is to be dropped) or a number is not finite.
+        """
+        self.check_chunk(archive, begin, end)
+        chosen = np.flatnonzero(wanted)
+        shape = (end - begin, int(index.rows[begin]))
+        span = (begin, end) if not self.flat else (int(index.first[begin]), int(index.first[end - 1]) + shape[1])
+        names = [name for name in ("obs", "action", "reward", "terminated") if name in archive.tensors]
+        fields = {name: archive.floats(name, *span).reshape(*shape, -1)[chosen] for name in names}
+        tasks, first = index.task[begin:end][chosen], index.first[begin:end][chosen]
+        for task in np.unique(tasks).tolist():
+            own = tasks == task
+            place = _Place(archive.path, first[own], self.flat)
+            flags = fields["terminated"][own, :, 0] if self.flat and "terminated" in fields else None
+            yield Block(
+                task,
+                begin + chosen[own],
+                self._columns("obs", fields["obs"][own], self.tasks[task].obs_dim, task, place),
+                self._columns("action", self.actions(fields["action"][own]), self.tasks[task].action_dim, task, place),
+                self._columns("reward", fields["reward"][own], 1, task, place)[..., 0],
+                None if flags is None else _flags(flags, place),
+            )
+
+    def _columns(self, name: str, rows: Rows, width: int, task: int, place: _Place) -> Rows:
+        """The task's own columns, without index 0 where that is left out."""
+        shift = 0 if name == "obs" else 1
+        rows, known = rows[:, shift:], self.tasks[task].name
+        if rows.shape[2] < width:
+            raise DataError(
+                f"{place.path}: wrong widths: {name} has {rows.shape[2]} columns, but {known} has {width} of "
+                "its own. Is this the data of another set?"
+            )
+        beyond = rows[..., width:]
+        if not self._drop_padding and beyond.any():
+            episode, step, column = (int(values[0]) for values in beyond.nonzero())
+            raise DataError(
+                f"{place.at(episode, step + shift)}: wrong widths: {known} has {width} columns of {name}, but column "
+                f"{width + column} holds {beyond[episode, step, column]:g} where padding must be 0. Is this the data "
+                "of another set? --drop-padding cuts such columns off unseen."
+            )
+        own = np.ascontiguousarray(rows[..., :width])
+        if not np.isfinite(own).all():
+            episode, step, column = (int(values[0]) for values in (~np.isfinite(own)).nonzero())
+            where = "" if name == "reward" else f"[{column}]"
+            raise DataError(
+                f"{place.at(episode, step + shift)}: {name}{where} is {own[episode, step, column]:g}. Only the action "
+                "and the reward of an episode's first row may be NaN: the file is damaged, or of another alignment."
+            )
+        return own
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where episodes come from, for messages: row `rows[e]` of the file is episode e's first or only one.
+
+    Steps of an episode are counted on from there where `flat`, and named beside the row elsewhere.
+    """
+
+    path: Path
+    rows: NDArray[np.int64]
+    flat: bool
+
+    def at(self, episode: int, step: int) -> str:
+        """`chunk_0.pt, row 17, step 3`."""
+        row = int(self.rows[episode])
+        return f"{self.path}, row {row + step}" if self.flat else f"{self.path}, row {row}, step {step}"
+
+
+def _flags(ended: Float[NDArray[np.float32], "E L+1"], place: _Place) -> Bool[NDArray[np.bool_], "E L"]:
+    """`terminated` as flags; what an episode's first row holds does not matter. Raises DataError."""
+    wrong = ~np.isin(ended, (0.0, 1.0))
+    wrong[:, 0] = False
+    if wrong.any():
+        episode, step = (int(values[0]) for values in wrong.nonzero())
+        raise DataError(f"{place.at(episode, step)}: terminated is {ended[episode, step]:g}, which is neither 0 nor 1.")
+    flags: NDArray[np.bool_] = ended[:, 1:] != 0
+    return flags
+
+
+class Selection:
+    """At most `limit` episodes of each task, spread evenly over the `totals` that there are, none twice.
+
+    Published sets are replay buffers in the order of training: the first N of a task would be its worst. With T
+    episodes of a task, occurrence k is kept where floor((k + 1) N / T) > floor(k N / T).
+    """
+
+    def __init__(self, limit: int | None, totals: Sequence[int]) -> None:
+        self._limit = limit
+        self._totals = totals
+        self._seen = [0] * len(totals)
+
+    def choose(self, tasks: Int[NDArray[np.int64], " E"]) -> Bool[NDArray[np.bool_], " E"]:
+        """Which of the next episodes, whose tasks are given, are kept."""
+        kept = np.ones(len(tasks), dtype=np.bool_)
+        if self._limit is None:
+            return kept
+        for task in np.unique(tasks).tolist():
+            places = np.flatnonzero(tasks == task)
+            total = self._totals[task]
+            if total > self._limit:
+                number = self._seen[task] + np.arange(len(places) + 1, dtype=np.int64)
+                kept[places] = np.diff(number * self._limit // total) > 0
+            self._seen[task] += len(places)
+        return kept
 
 
 def refuse_empty(archive: Archive) -> None:
@@ -58,8 +243,6 @@ def refuse_empty(archive: Archive) -> None:
 
 def known_columns(name: str) -> TaskColumns | None:
     """The task's own widths where it is one of the table's; published names that differ are translated."""
-    from flowmbpo.envs.tasks import task_info, task_names
-
     for candidate in (name, f"{name}s"):  # MMBench says 'walker-walk-backward'
         if candidate in task_names():
             info = task_info(candidate)
@@ -69,9 +252,6 @@ def known_columns(name: str) -> TaskColumns | None:
 
 def set_columns(set_name: str) -> tuple[TaskColumns, ...]:
     """The tasks of a shipped set. Raises DataError for another name."""
-    from flowmbpo.envs.task_sets import TASK_SETS
-    from flowmbpo.envs.tasks import task_info
-
     if set_name not in TASK_SETS:
         raise DataError(
             f"--set: no task set is called '{set_name}'.{nearest(set_name, TASK_SETS)} "

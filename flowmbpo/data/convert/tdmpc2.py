@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,9 +22,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from flowmbpo.data.convert.episodes import Block, Place, Portion, realign
-from flowmbpo.data.convert.selection import Selection
-from flowmbpo.data.convert.source import PORTION_BYTES, Source, refuse_empty, set_columns
+from flowmbpo.data.convert.source import Index, Source, refuse_empty, set_columns
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -62,10 +60,9 @@ class TDMPC2Source(Source):
     format: ClassVar[str] = "tdmpc2"
 
     def __init__(self, files: Sequence[Path], set_name: str | None = None, *, drop_padding: bool = False) -> None:
-        self._layout_name = _layout_of(open_archive(files[0]), set_name)
-        self._drop_padding = drop_padding
-        super().__init__(self._layout_name, set_columns(self._layout_name), files)
-        expected = LAYOUTS[self._layout_name].chunks
+        found = _layout_of(open_archive(files[0]), set_name)
+        super().__init__(found, set_columns(found), files, drop_padding=drop_padding)
+        expected = LAYOUTS[found].chunks
         missing = sorted(set(range(expected)) - {int(CHUNK.fullmatch(path.name)[1]) for path in files})  # type: ignore[index]
         if missing:
             log.warning(
@@ -74,57 +71,21 @@ class TDMPC2Source(Source):
                 ", ".join(f"chunk_{number}.pt" for number in missing),
             )
 
-    def options(self) -> dict[str, Any]:
-        return {"drop_padding": True} if self._drop_padding else {}
-
-    def open(self, number: int) -> Archive:
-        archive = super().open(number)
-        self._check(archive)
-        return archive
-
-    def count(self, number: int) -> list[int]:
-        archive = open_archive(self.files[number])
-        self._check(archive)
-        task = _column(archive, "task")
-        first = self._ids(archive.path, 0, task[:, :1])
-        return [int(number) for number in np.bincount(first, minlength=len(self.tasks))]
-
-    def portions(self, archive: Archive, number: int, start: int, selection: Selection) -> Iterator[Portion]:
-        task = _column(archive, "task")
-        obs, action = archive.tensors["obs"], archive.tensors["action"]
-        episodes, rows = task.shape
-        size = max(1, PORTION_BYTES // (4 * rows * (obs.shape[2] + action.shape[2] + 1)))
-        for begin in range(start, episodes, size):
-            end = min(begin + size, episodes)
-            ids = self._ids(archive.path, begin, task[begin:end])
-            chosen = np.flatnonzero(selection.choose(ids))
-            yield Portion(end, end - begin, self._blocks(archive, begin, end, ids, chosen))
-
-    def _blocks(
-        self, archive: Archive, begin: int, end: int, ids: NDArray[np.int64], chosen: NDArray[np.int64]
-    ) -> list[Block]:
-        if not len(chosen):
-            return []
-        obs, action = archive.floats("obs", begin, end), archive.floats("action", begin, end)
-        reward = archive.floats("reward", begin, end).reshape(obs.shape[:2])
-        blocks = []
-        for task in np.unique(ids[chosen]).tolist():
-            own = chosen[ids[chosen] == task]
-            place = Place(archive.path, begin + own)
-            rows = (obs[own], action[own], reward[own])
-            columns = self.tasks[task]
-            blocks.append(realign(task, columns, place, own, *rows, drop_padding=self._drop_padding))
-        return blocks
-
-    def _check(self, archive: Archive) -> None:
+    def index(self, archive: Archive, number: int) -> Index:
         found = _layout_of(archive, None)
         if found != self.set_name:
             raise DataError(
                 f"{archive.path}: is a chunk of {found}, but {self.files[0].name} beside it is one of {self.set_name}. "
                 "Keep every set in a folder of its own and name that."
             )
+        episodes = archive.tensors["obs"].shape[0]
+        task = self._ids(archive, 0, archive.column("task").reshape(episodes, -1)[:, :1])
+        return Index(task, np.arange(episodes), np.full(episodes, LAYOUTS[self.set_name].rows))
 
-    def _ids(self, path: Path, begin: int, task: NDArray[Any]) -> Int[NDArray[np.int64], " E"]:
+    def check_chunk(self, archive: Archive, begin: int, end: int) -> None:
+        self._ids(archive, begin, archive.column("task")[begin:end].reshape(end - begin, -1))
+
+    def _ids(self, archive: Archive, begin: int, task: NDArray[Any]) -> Int[NDArray[np.int64], " E"]:
         """The one task id of every episode."""
         first = task[:, 0]
         whole = first.astype(np.int64)
@@ -133,8 +94,9 @@ class TDMPC2Source(Source):
         for bad, what in ((mixed, "its task changes within the episode"), (wrong, "its task id is unknown")):
             if bad.any():
                 row = int(bad.argmax())
+                ids = ", ".join(map(str, np.unique(task[row])[:4].tolist()))
                 raise DataError(
-                    f"{path}, row {begin + row}: {what} ({', '.join(map(str, np.unique(task[row])[:4].tolist()))}); "
+                    f"{archive.path}, row {begin + row}: {what} ({ids}); "
                     f"{self.set_name} has the ids 0 to {len(self.tasks) - 1}. The file is damaged or of another set."
                 )
         return whole
@@ -159,8 +121,3 @@ def _layout_of(archive: Archive, wanted: str | None) -> str:
         for name, known in LAYOUTS.items()
     )
     raise DataError(f"{archive.path}: wrong widths: {found} are the shapes of no published set ({known}).")
-
-
-def _column(archive: Archive, name: str) -> NDArray[Any]:
-    values = archive.column(name)
-    return values[..., 0] if values.ndim == 3 else values

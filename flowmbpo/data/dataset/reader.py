@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowmbpo.data.dataset.manifest import RESTORE, Manifest, TaskRecord, read_manifest
-from flowmbpo.data.dataset.shard import ROW_FIELDS, open_shard, read_episodes_index
+from flowmbpo.data.dataset.format import (
+    RESTORE,
+    ROW_FIELDS,
+    Manifest,
+    TaskRecord,
+    open_shard,
+    read_index,
+    read_manifest,
+)
 from flowmbpo.errors import DataError, nearest
 
 EPISODE_TABLE = np.dtype(
@@ -23,7 +30,7 @@ EPISODE_TABLE = np.dtype(
 
 @dataclass(frozen=True)
 class RowArrays:
-    """R rows of one task with its own widths; what a row holds is drawn in `shard`."""
+    """R rows of one task with its own widths; what a row holds is drawn in `format`."""
 
     obs: npt.NDArray[np.float32]  # [R, O]
     action: npt.NDArray[np.float32]  # [R, A]
@@ -60,11 +67,11 @@ class Dataset:
         self._shards = [manifest.shards(task) for task in range(len(manifest.tasks))]
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool = False) -> Dataset:
-        """Open the dataset in folder `path`; `verify` reads and checks all of it first.
+    def open(cls, path: Path | str) -> Dataset:
+        """Open the dataset in folder `path`.
 
-        Raises DataError where the folder is no dataset (naming one next to it), is unfinished, lacks a
-        file, or (with `verify`) has any damage.
+        Raises DataError where the folder is no dataset (naming one next to it), is unfinished, or lacks a file or
+        part of it. `verify` looks at all of its bytes.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -79,13 +86,6 @@ class Dataset:
             if size != record.size:
                 found = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
                 raise DataError(f"{file} {found}: the dataset is damaged. {RESTORE}")
-        if verify:
-            from flowmbpo.data.dataset.verify import verify as check  # which reads through this class
-
-            findings = check(path)
-            if findings:
-                more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-                raise DataError(f"{path}: {findings[0]}{more}. {RESTORE}")
         return cls(path, manifest)
 
     @property
@@ -170,7 +170,7 @@ class Dataset:
         """EPISODE_TABLE [E]: all episodes of a task; `start` counts the rows of the episode's `shard`."""
         parts = [np.empty(0, EPISODE_TABLE)]
         for number, path in enumerate(self.shard_paths(task)):
-            index = read_episodes_index(path)
+            index = read_index(path)
             part = np.empty(len(index["id"]), EPISODE_TABLE)
             part["shard"] = number
             for name, values in index.items():
@@ -199,7 +199,7 @@ class Dataset:
         for number, record in enumerate(self._shards[task]):
             low, high = max(episodes.start - first, 0), min(episodes.stop - first, record.episodes)
             if low < high:
-                index = read_episodes_index(self.shard_paths(task)[number])
+                index = read_index(self.shard_paths(task)[number])
                 parts.append((number, {name: values[low:high] for name, values in index.items()}))
             first += record.episodes
         length = np.concatenate([np.empty(0, np.int64), *(index["length"] for _, index in parts)])

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.data.dataset.blocks import Blocks, cut_blocks, least_memory, share_memory
 from flowmbpo.data.dataset.reader import Dataset
-from flowmbpo.data.dataset.schedule import Counts, Schedule
-from flowmbpo.data.dataset.streams import Portion, Stretch, TaskStream
-from flowmbpo.data.dataset.windows import BatchShape, Pick, assemble
+from flowmbpo.data.dataset.windows import Group, Int64s, LoadedGroup, TaskWindows
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, FlowMBPOError
 from flowmbpo.spec import EnvSpec
 
@@ -25,14 +23,14 @@ LOGGER = logging.getLogger(__name__)
 MEGABYTE = 2**20
 
 
-@dataclass
-class _Lane:
-    """One task of the sampler: its id in the spec, its stream, and the portions that are in memory."""
+@dataclass(frozen=True)
+class _Pick:
+    """Some columns of a batch: windows number `position` of a group of the task with id `task`."""
 
+    group: Future[LoadedGroup]
+    columns: Int64s  # [b]
+    position: Int64s  # [b]
     task: int
-    stream: TaskStream
-    stretch: Stretch | None = None  # that planning has reached
-    portions: dict[tuple[int, int], Future[Portion]] = field(default_factory=dict)
 
 
 class WindowSampler:
@@ -81,17 +79,19 @@ class WindowSampler:
             "balance": balance,
             "memory_mb": memory_mb,
         }
-        self._shape = BatchShape(horizon, batch_size, spec.obs_dim, spec.action_dim)
-        self._lanes = self._make_lanes(spec, match_tasks(dataset, spec, only), seed, memory_mb)
-        sizes = np.array([lane.stream.starts for lane in self._lanes], np.int64)
+        self._spec, self._horizon, self._batch_size = spec, horizon, batch_size
+        self._tasks = self._open_tasks(match_tasks(dataset, spec, only), seed, memory_mb)
+        self._sizes = np.array([task.starts for task in self._tasks], np.int64)
+        # Every task equally often in a seeded order, or as often as it has something to draw.
+        count = len(self._tasks)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, len(spec.tasks)))))
-        balanced = balance == "tasks"
-        self._schedule = Schedule.balanced(len(sizes), rng) if balanced else Schedule.proportional(sizes, rng)
-        self._sizes = sizes
+        self._rates = np.ones(count, np.int64) if balance == "tasks" else self._sizes
+        # Below 1 after rounding, too: a pass ends with the pass.
+        self._offsets = rng.permutation(count) / count if balance == "tasks" else 0.999 * rng.random(count)
         self._ahead = prefetch
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # HDF5 reads one thing at a time anyway
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="batch")
-        self._dealt = np.zeros(len(sizes), np.int64)  # draws of each task in the batches handed out
+        self._dealt = np.zeros(count, np.int64)  # draws of each task in the batches handed out
         self._restart()
 
     @property
@@ -102,7 +102,7 @@ class WindowSampler:
     @property
     def short_episodes(self) -> int:
         """Episodes with fewer transitions than the horizon; each gives one padded window."""
-        return sum(lane.stream.blocks.short_episodes for lane in self._lanes)
+        return sum(task.short_episodes for task in self._tasks)
 
     @property
     def passes(self) -> float:
@@ -112,7 +112,7 @@ class WindowSampler:
     @property
     def task_passes(self) -> dict[str, float]:
         """The same for each task, by its name in the dataset."""
-        names = [self.dataset.tasks[lane.stream.task].name for lane in self._lanes]
+        names = [self.dataset.tasks[task.task].name for task in self._tasks]
         return dict(zip(names, (self._dealt / self._sizes).tolist(), strict=True))
 
     def next(self) -> Batch:
@@ -171,86 +171,118 @@ class WindowSampler:
     ) -> None:
         self.close()
 
-    def _make_lanes(self, spec: EnvSpec, ids: dict[int, int], seed: int, memory_mb: int) -> list[_Lane]:
-        blocks: list[Blocks] = [cut_blocks(self.dataset, task, self._shape.horizon) for task in ids.values()]
-        least = np.array([least_memory(part) for part in blocks])
-        shares = share_memory(np.array([part.bytes.sum() for part in blocks]), memory_mb * MEGABYTE)
-        if (shares < least).any():
-            needed = -(-int(least.max()) * len(blocks) // MEGABYTE)
-            raise ConfigError(
-                f"data.memory_mb {memory_mb} is too small for {len(blocks)} tasks of {self.dataset.path}, of each of "
-                f"which two blocks of episodes must be held: set it to {needed} or more"
-            )
-        return [
-            _Lane(
-                task,
-                TaskStream(self.dataset, own, part, horizon=self._shape.horizon, share=int(share), seed=(seed, task)),
-            )
-            for (task, own), part, share in zip(ids.items(), blocks, shares, strict=True)
-        ]
+    def _open_tasks(self, ids: dict[int, int], seed: int, memory_mb: int) -> list[TaskWindows]:
+        options: dict[str, Any] = {"horizon": self._horizon, "seed": seed}
+        tasks = [TaskWindows(self.dataset, own, spec_id=spec_id, **options) for spec_id, own in ids.items()]
+        needed = -(-max(task.least_bytes for task in tasks) * len(tasks) // MEGABYTE)
+        shares = share_memory(np.array([task.bytes.sum() for task in tasks]), memory_mb * MEGABYTE)
+        for task, share in zip(tasks, shares.tolist(), strict=True):
+            if share < task.least_bytes:
+                raise ConfigError(
+                    f"data.memory_mb {memory_mb} is too small for {len(tasks)} tasks of {self.dataset.path}, of each "
+                    f"of which two blocks of episodes must be held: set it to {needed} or more"
+                )
+            task.share = share
+        return tasks
 
     def _restart(self) -> None:
         """Begin to plan after the batches that were handed out."""
         self._drop()
         self._planned = self._dealt.copy()
-        self._pending: deque[tuple[Future[Batch], Counts]] = deque()
-        # Up to where the portions reach that may be in memory: the one being dealt and the one after it.
+        self._pending: deque[tuple[Future[Batch], Int64s]] = deque()
+        # Up to where the groups reach that may be in memory: the one being dealt and the one after it.
         self._current = np.zeros_like(self._dealt)
         self._limit = np.zeros_like(self._dealt)
 
     def _drop(self) -> None:
-        for lane in self._lanes:
-            for portion in lane.portions.values():
-                portion.cancel()
-            lane.portions.clear()
-            lane.stretch = None
+        for task in self._tasks:
+            task.drop()
 
     def _release(self) -> None:
-        """Forget portions that are dealt; have the ones after them read, as far as planning may go."""
-        later: list[tuple[_Lane, Stretch]] = []
+        """Forget groups that are dealt; have the ones after them read, as far as planning may go."""
+        later: list[tuple[TaskWindows, Group]] = []
         for number in np.flatnonzero(self._dealt >= self._current):
-            lane = self._lanes[number]
-            now = lane.stream.stretch(int(self._dealt[number]))
-            after = lane.stream.stretch(now.end)
-            lane.portions = {key: value for key, value in lane.portions.items() if key >= (now.lap, now.group)}
+            task = self._tasks[number]
+            now = task.group(int(self._dealt[number]))
+            after = task.group(now.end)
+            task.release(now)
             self._current[number], self._limit[number] = now.end, after.end
-            self._portion(lane, now)
-            later.append((lane, after))
-        for lane, after in later:  # read behind what the next batches wait for
-            self._portion(lane, after)
-
-    def _portion(self, lane: _Lane, stretch: Stretch) -> Future[Portion]:
-        key = (stretch.lap, stretch.group)
-        if key not in lane.portions:
-            lane.portions[key] = self._reader.submit(lane.stream.load, stretch)
-        return lane.portions[key]
+            task.load(now, self._reader)
+            later.append((task, after))
+        for task, after in later:  # read behind what the next batches wait for
+            task.load(after, self._reader)
 
     def _plan(self) -> bool:
-        """Have the next batch made; not if that takes more portions than memory may hold and others wait."""
-        tasks, draws = self._schedule.deal(self._planned, self._shape.size)
-        counts = np.bincount(tasks, minlength=len(self._lanes))
+        """Have the next batch made; not if that takes more groups than memory may hold and others wait."""
+        tasks, draws = deal(self._rates, self._offsets, self._planned, self._batch_size)
+        counts = np.bincount(tasks, minlength=len(self._tasks))
         if self._pending and (self._planned + counts > self._limit).any():
             return False
-        picks: list[Pick] = []
-        columns = np.argsort(tasks, kind="stable")  # of each task in turn
-        for number, end in zip(np.flatnonzero(counts), np.cumsum(counts[counts > 0]), strict=True):
-            own = columns[end - counts[number] : end]
-            picks += self._picks(self._lanes[number], own, draws[own])
+        picks: list[_Pick] = []
+        for number in np.flatnonzero(counts):
+            task, columns = self._tasks[number], np.flatnonzero(tasks == number)
+            for group, some in task.split(draws[columns]):
+                position = draws[columns[some]] - group.begin
+                picks.append(_Pick(task.load(group, self._reader), columns[some], position, task.spec_id))
         self._planned = self._planned + counts
-        self._pending.append((self._workers.submit(assemble, self._shape, picks), self._planned))
+        self._pending.append((self._workers.submit(self._assemble, picks), self._planned))
         return True
 
-    def _picks(self, lane: _Lane, columns: Counts, draws: Counts) -> list[Pick]:
-        picks: list[Pick] = []
-        while len(draws):
-            begin = int(draws[0])
-            if lane.stretch is None or not lane.stretch.begin <= begin < lane.stretch.end:
-                lane.stretch = lane.stream.stretch(begin)
-            here = min(len(draws), lane.stretch.end - begin)
-            portion = self._portion(lane, lane.stretch)
-            picks.append(Pick(portion, columns[:here], draws[:here] - lane.stretch.begin, lane.task))
-            columns, draws = columns[here:], draws[here:]
-        return picks
+    def _assemble(self, picks: list[_Pick]) -> Batch:
+        """The batch, on the CPU; waits for groups that are still being read and raises what reading raised.
+
+        Narrower tasks are zero-padded at the end. Transitions behind an episode's end are marked and padded as
+        `Batch` says: their rows are all that of the final observation, which stores no action and no reward.
+        """
+        horizon, size = self._horizon, self._batch_size
+        obs = np.zeros((horizon + 1, size, self._spec.obs_dim), np.float32)
+        action = np.zeros((horizon, size, self._spec.action_dim), np.float32)
+        reward = np.zeros((horizon, size), np.float32)
+        terminated = np.zeros((horizon, size), np.bool_)
+        valid = np.zeros((horizon, size), np.bool_)
+        task = np.zeros(size, np.int64)
+        steps = np.arange(horizon + 1)[:, None]
+        for pick in picks:
+            group, columns = pick.group.result(), pick.columns
+            first = group.first[pick.position]
+            last = group.final[first]
+            row = np.minimum(first + steps, last)  # [T + 1, b]
+            valid[:, columns] = row[:-1] < last
+            rows = group.rows
+            obs[:, columns, : rows.obs.shape[1]] = rows.obs[row]
+            action[:, columns, : rows.action.shape[1]] = rows.action[row[:-1]]
+            reward[:, columns] = rows.reward[row[:-1]]
+            terminated[:, columns] = rows.terminated[row[:-1]] != 0
+            task[columns] = pick.task
+        return Batch(*map(torch.from_numpy, (obs, action, reward, terminated, valid, task)))
+
+
+def deal(rates: Int64s, offsets: npt.NDArray[np.float64], draws: Int64s, rows: int) -> tuple[Int64s, Int64s]:
+    """The next rows after `draws` [n] draws of each task: (task [rows], number of its draw [rows]).
+
+    Draw j of task i is due at (j + offset[i]) / rate[i]. With rates of 1 that is a fixed round-robin: any run of rows
+    holds every task equally often, give or take one. With rates proportional to the tasks' sizes all tasks get
+    through their data together: after the sum of rates rows every task has been dealt exactly its rate. `offsets` lie
+    in [0, 1) and decide the order of simultaneous tasks.
+    """
+    ahead = np.ceil((rows + len(draws)) * (rates / rates.sum())).astype(np.int64) + 1
+    task = np.repeat(np.arange(len(draws)), ahead)
+    draw = np.arange(len(task)) - np.repeat(np.cumsum(ahead) - ahead, ahead) + draws[task]
+    rate = rates[task]
+    # Whole passes apart from the rest: the difference between two draws stays exact for ever.
+    due = draw // rate + (draw % rate + offsets[task]) / rate
+    first = np.argsort(due, kind="stable")[:rows]
+    return task[first], draw[first]
+
+
+def share_memory(needs: Int64s, memory: int) -> Int64s:
+    """[n]: bytes for each task: what it needs where an equal share is more, which leaves more for the others."""
+    shares = np.zeros(len(needs), np.int64)
+    left = memory
+    for position, task in enumerate(np.argsort(needs, kind="stable")):
+        shares[task] = min(int(needs[task]), left // (len(needs) - position))
+        left -= int(shares[task])
+    return shares
 
 
 def _chosen(spec: EnvSpec, only: int | None) -> list[int]:

@@ -7,21 +7,27 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from flowmbpo.data.dataset.episode_ids import EpisodeIds
-from flowmbpo.data.dataset.manifest import MANIFEST, RESTORE, Manifest, ShardRecord, TaskRecord, read_manifest
-from flowmbpo.data.dataset.shard import CHUNK_ROWS, DamagedShardError, open_shard, read_episodes_index
+from flowmbpo.data.dataset.format import (
+    MANIFEST,
+    RESTORE,
+    ROW_FIELDS,
+    Array,
+    Manifest,
+    ShardRecord,
+    TaskRecord,
+    open_shard,
+    read_index,
+    read_manifest,
+)
 from flowmbpo.errors import DataError
 
-SLICE_ROWS = 16 * CHUNK_ROWS  # read at once
 _GO_ON = "Repeat the command that was writing the dataset: it goes on where it stopped."
 _REMOVE = "Move files away that do not belong to the dataset."
 _RESTORE = "Restore damaged files from a copy, or record or convert the dataset again."
-# Sums of float32 rewards, added up in another order in float64.
-SUM_TOLERANCE = 1e-9
+SUM_TOLERANCE = 1e-9  # of sums of float32 rewards, added up in another order in float64
 
 
 @dataclass(frozen=True)
@@ -38,47 +44,52 @@ class Finding:
 
 @dataclass
 class _Sums:
+    """What a task's files hold."""
+
     episodes: int = 0
     transitions: int = 0
-    reward: float = 0.0
-    reward_square: float = 0.0
-    reward_size: float = 0.0  # of absolute values: what rounding is measured by
+    reward_sum: float = 0.0
+    reward_square_sum: float = 0.0
+    size: float = 0.0  # of absolute rewards: what rounding is measured by
 
 
 def verify(path: Path | str) -> list[Finding]:
     """All damage in the dataset, finished or not; empty where there is none. A file with other bytes is one finding.
 
-    Checked: the manifest against its own hash; of every file the size, SHA-256, checksums of its
-    chunks, its index (episodes cover the rows exactly, in order; ids unique in the set; returns),
-    counts and finite values; sums of every task. Raises DataError where `path` is no dataset at all.
+    Checked: the manifest against its own hash; of every file the size and SHA-256, its checksums, its index (episodes
+    cover the rows exactly, in order; ids unique in the set; returns), counts and finite values; sums of every task.
+    Raises DataError where `path` is no dataset at all.
     """
     path = Path(path)
-    if not (path / MANIFEST).is_file():
-        read_manifest(path)  # which says where the dataset is instead
     try:
         manifest = read_manifest(path)
     except DataError as error:
+        if not (path / MANIFEST).is_file():
+            raise  # it says where the dataset is instead
         text = str(error).removeprefix(f"{path / MANIFEST}: ")
         problem = text.removesuffix(f". {RESTORE}")
         return [Finding(MANIFEST, problem, _RESTORE if problem != text else "")]
     findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished", _GO_ON)]
     findings += _check_listing(path, manifest)
+    sums = {task.name: _Sums() for task in manifest.tasks}
     tasks = {task.name: task for task in manifest.tasks}
-    sums = {name: _Sums() for name in tasks}
-    ids = EpisodeIds()
+    ids: dict[str, Array] = {}
     for record in manifest.files:
-        if record.task not in tasks:
+        task = tasks.get(record.task)
+        if task is None:
             findings.append(Finding(record.name, f"belongs to task {record.task}, which the manifest does not have"))
             continue
-        changed = list(_check_bytes(path / record.name, record))
-        if not changed:
-            content = _content_problems(path, record, tasks[record.task], sums[record.task], ids)
-        elif changed[0] != "is missing":  # what became of it follows from the change: no findings of their own
-            content = _content_problems(path, record, tasks[record.task], _Sums(), EpisodeIds())
-        else:
-            content = []
-        problems = ["; ".join([*changed, *content])] if changed else content
+        problems, changed = [], list(_check_bytes(path / record.name, record))
+        if "is missing" not in changed:
+            try:
+                problems = list(_check_content(path / record.name, record, task, sums[task.name], ids))
+            except DataError as error:
+                problems = [str(error).removeprefix(f"{path / record.name}: ").removesuffix(f". {RESTORE}")]
+        if changed:  # what became of its content follows from that
+            problems = ["; ".join([*changed, *problems])]
+            ids.pop(record.name, None)
         findings += [Finding(record.name, problem) for problem in problems]
+    findings += _check_ids(ids)
     if manifest.complete and not findings:
         findings += [Finding(MANIFEST, text) for task in manifest.tasks for text in _compare(task, sums[task.name])]
     return findings
@@ -113,23 +124,17 @@ def _check_bytes(path: Path, record: ShardRecord) -> Iterator[str]:
         yield f"has SHA-256 {digest} instead of {record.sha256}"
 
 
-def _content_problems(path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: EpisodeIds) -> list[str]:
-    problems: list[str] = []
-    try:
-        problems.extend(_check_content(path / record.name, record, task, sums, ids))
-    except DamagedShardError as error:
-        problems.append(error.problem)
-    return problems
-
-
-def _check_content(path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: EpisodeIds) -> Iterator[str]:
-    index = read_episodes_index(path)
+def _check_content(
+    path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: dict[str, Array]
+) -> Iterator[str]:
+    """What is wrong inside a file; its figures are added to `sums`, its episodes to `ids`."""
+    index = read_index(path)
     length, start = index["length"], index["start"]
     if len({len(values) for values in index.values()}) > 1 or not len(length) or (length < 1).any():
         yield "the episodes' index is not consistent"
         return
+    ids[record.name] = index["id"]
     ends = start + length + 1
-    rows = int(ends[-1])
     if start[0] != 0 or (start[1:] != ends[:-1]).any():
         yield "its episodes do not cover the rows one after another"
         return
@@ -138,51 +143,49 @@ def _check_content(path: Path, record: ShardRecord, task: TaskRecord, sums: _Sum
             f"has {len(length)} episodes and {int(length.sum())} transitions where the manifest lists "
             f"{record.episodes} and {record.transitions}"
         )
-    taken = ids.add(index["id"])
-    if taken is not None:
-        yield f"episode id {taken} is there twice"
-    with open_shard(path) as file:
-        yield from _check_rows(file, rows, task, index, sums)
-
-
-def _check_rows(file: Any, rows: int, task: TaskRecord, index: dict[str, Any], sums: _Sums) -> Iterator[str]:
+    rows = int(ends[-1])
     shapes = {"obs": (rows, task.obs_dim), "action": (rows, task.action_dim), "reward": (rows,), "terminated": (rows,)}
-    found = {name: file[name].shape for name in shapes}
-    if found != shapes:
-        yield f"has rows of the shapes {found} instead of {shapes}"
-        return
-    final = index["start"] + index["length"]
-    for name in ("obs", "action"):
-        for first in range(0, rows, SLICE_ROWS):
-            values = file[name][first : first + SLICE_ROWS]
-            if not np.isfinite(values).all():
-                row, column = (int(place) for place in np.argwhere(~np.isfinite(values))[0])
-                yield f"{name} is {values[row, column]} in row {first + row}, column {column}"
-                break
-            inside = final[(final >= first) & (final < first + len(values))] - first
-            if name == "action" and values[inside].any():
-                yield "a final observation has an action"
-                break
-    reward = file["reward"][:].astype(np.float64)
-    terminated = file["terminated"][:]
-    if not np.isfinite(reward).all():
-        yield f"reward is {reward[~np.isfinite(reward)][0]} in row {int(np.argmin(np.isfinite(reward)))}"
-        return
+    with open_shard(path) as file:
+        found = {name: file[name].shape for name in ROW_FIELDS}
+        if found != shapes:
+            yield f"has rows of the shapes {found} instead of {shapes}"
+            return
+        values = {name: file[name][:] for name in ROW_FIELDS}
+    for name in ("obs", "action", "reward"):
+        wrong = np.argwhere(~np.isfinite(values[name]))
+        if len(wrong):
+            row, *column = wrong[0].tolist()
+            yield f"{name} is {values[name][(row, *column)]} in row {row}{f', column {column[0]}' if column else ''}"
+    final = ends - 1
+    reward, terminated = values["reward"].astype(np.float64), values["terminated"]
+    if values["action"][final].any():
+        yield "a final observation has an action"
     if reward[final].any() or terminated[final].any():
         yield "a final observation has a reward or is terminated"
-    early = np.delete(terminated, final - 1)
-    if early.any() or (terminated > 1).any():
+    if np.delete(terminated, final - 1).any() or (terminated > 1).any():
         yield "an episode is terminated before its last transition"
-    returns = np.add.reduceat(reward, index["start"])
-    size = np.add.reduceat(np.abs(reward), index["start"])
-    wrong = np.abs(returns - index["return"]) > SUM_TOLERANCE * (1 + size)
-    if wrong.any():
-        yield f"the return of episode {int(index['id'][wrong][0])} is not the sum of its rewards"
+    size = np.add.reduceat(np.abs(reward), start)
+    wrong_return = ~(np.abs(np.add.reduceat(reward, start) - index["return"]) <= SUM_TOLERANCE * (1 + size))
+    if wrong_return.any():
+        yield f"the return of episode {int(index['id'][wrong_return][0])} is not the sum of its rewards"
     sums.episodes += len(final)
-    sums.transitions += int(index["length"].sum())
-    sums.reward += float(reward.sum())
-    sums.reward_square += float(np.square(reward).sum())
-    sums.reward_size += float(size.sum())
+    sums.transitions += int(length.sum())
+    sums.reward_sum += float(reward.sum())
+    sums.reward_square_sum += float(np.square(reward).sum())
+    sums.size += float(size.sum())
+
+
+def _check_ids(ids: dict[str, Array]) -> Iterator[Finding]:
+    """A finding for every file with an id that an earlier file, or the file itself, has too."""
+    if not ids:
+        return
+    names = list(ids)
+    every = np.concatenate(list(ids.values()))
+    order = np.argsort(every, kind="stable")
+    file = np.repeat(np.arange(len(names)), [len(values) for values in ids.values()])[order]
+    twice = np.flatnonzero(np.diff(every[order]) == 0) + 1
+    for number, first in zip(*np.unique(file[twice], return_index=True), strict=True):
+        yield Finding(names[number], f"episode id {every[order[twice[first]]]} is there twice")
 
 
 def _compare(task: TaskRecord, sums: _Sums) -> Iterator[str]:
@@ -191,7 +194,6 @@ def _compare(task: TaskRecord, sums: _Sums) -> Iterator[str]:
             f"task {task.name}: {task.episodes} episodes and {task.transitions} transitions, the files hold "
             f"{sums.episodes} and {sums.transitions}"
         )
-    if abs(sums.reward - task.reward_sum) > SUM_TOLERANCE * (1 + sums.reward_size):
-        yield f"task {task.name}: reward_sum {task.reward_sum}, the files hold {sums.reward}"
-    if abs(sums.reward_square - task.reward_square_sum) > SUM_TOLERANCE * (1 + sums.reward_square):
-        yield f"task {task.name}: reward_square_sum {task.reward_square_sum}, the files hold {sums.reward_square}"
+    for name, size in (("reward_sum", sums.size), ("reward_square_sum", sums.reward_square_sum)):
+        if abs(getattr(sums, name) - getattr(task, name)) > SUM_TOLERANCE * (1 + size):
+            yield f"task {task.name}: {name} {getattr(task, name)}, the files hold {getattr(sums, name)}"

@@ -1,68 +1,209 @@
-"""Puts windows of several tasks together into one batch."""
+"""One task's endless sequence of windows, computed from the number of the draw alone."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from flowmbpo.data.batch import Batch
-from flowmbpo.data.dataset.streams import Portion
+from flowmbpo.data.dataset.format import read_index, row_starts
+from flowmbpo.data.dataset.reader import Dataset, RowArrays
 
-
-@dataclass(frozen=True)
-class Pick:
-    """Some columns of a batch: windows number `position` of a portion, of the task with id `task`."""
-
-    portion: Future[Portion]
-    columns: npt.NDArray[np.int64]  # [b]
-    position: npt.NDArray[np.int64]  # [b]
-    task: int
+BLOCK_ROWS = 4096  # as much as one compressed chunk holds: reading less costs the same
+FINAL_BYTES = 4  # per row: the final row of its episode, int32
+WINDOW_BYTES = 8  # per window: its place in the order of two passes, int32
+MAX_ROWS = 2**31 - 1  # of a group: rows are counted in int32
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class BatchShape:
-    """T transitions (the horizon), B windows, and the set's widths."""
-
-    horizon: int
-    size: int
-    obs_dim: int
-    action_dim: int
+BLOCK = np.dtype([(name, "<i8") for name in ("shard", "first_row", "rows", "first_episode", "episodes", "starts")])
+"""A run of whole episodes of one shard: where it begins and how much it holds; windows begin at `starts` rows."""
 
 
-def assemble(shape: BatchShape, picks: list[Pick]) -> Batch:
-    """The batch, on the CPU; waits for portions that are still being read and raises what reading raised.
+def cut_blocks(dataset: Dataset, task: int, horizon: int) -> tuple[npt.NDArray[Any], int]:
+    """The blocks of a task, BLOCK [K], and how many of its episodes are shorter than a window.
 
-    Narrower tasks are zero-padded at the end. Transitions behind an episode's end are marked and padded as
-    `Batch` says: their rows are all that of the final observation, which stores no action and no reward.
+    Raises DataError where an index cannot be read.
     """
-    obs = np.zeros((shape.horizon + 1, shape.size, shape.obs_dim), np.float32)
-    action = np.zeros((shape.horizon, shape.size, shape.action_dim), np.float32)
-    reward = np.zeros((shape.horizon, shape.size), np.float32)
-    terminated = np.zeros((shape.horizon, shape.size), np.bool_)
-    valid = np.zeros((shape.horizon, shape.size), np.bool_)
-    task = np.zeros(shape.size, np.int64)
-    steps = np.arange(shape.horizon + 1)[:, None]
-    for pick in picks:
-        portion, columns = pick.portion.result(), pick.columns
-        first = portion.first[pick.position]
-        last = portion.final[first]
-        row = np.minimum(first + steps, last)  # [T + 1, b]
-        valid[:, columns] = row[:-1] < last
-        rows = portion.rows
-        obs[:, columns, : rows.obs.shape[1]] = rows.obs[row]
-        action[:, columns, : rows.action.shape[1]] = rows.action[row[:-1]]
-        reward[:, columns] = rows.reward[row[:-1]]
-        terminated[:, columns] = rows.terminated[row[:-1]] != 0
-        task[columns] = pick.task
-    return Batch(
-        obs=torch.from_numpy(obs),
-        action=torch.from_numpy(action),
-        reward=torch.from_numpy(reward),
-        terminated=torch.from_numpy(terminated),
-        valid=torch.from_numpy(valid),
-        task=torch.from_numpy(task),
-    )
+    parts, short = [], 0
+    for shard, path in enumerate(dataset.shard_paths(task)):
+        length = read_index(path, "length")["length"]
+        start = row_starts(length)
+        # An episode belongs to the block that its first row falls into.
+        first = np.flatnonzero(np.diff(start // BLOCK_ROWS, prepend=-1))
+        part = np.empty(len(first), BLOCK)
+        part["shard"] = shard
+        part["first_row"] = start[first]
+        part["rows"] = np.add.reduceat(length + 1, first)
+        part["first_episode"] = first
+        part["episodes"] = np.diff(first, append=len(length))
+        part["starts"] = np.add.reduceat(_window_starts(length, horizon), first)
+        parts.append(part)
+        short += int((length < horizon).sum())
+    return np.concatenate(parts), short
+
+
+def _window_starts(length: Int64s, horizon: int) -> Int64s:
+    """[E]: windows of `horizon` transitions inside episodes of `length`; a shorter episode gives one, padded."""
+    return np.maximum(length - horizon, 0) + 1
+
+
+def cut_groups(order: Int64s, size: Int64s, share: int) -> list[Int64s]:
+    """`order` [K] of blocks of `size` bytes in consecutive groups of which two fit into `share`; one if all do.
+
+    Groups are about equally large. `share` is at least twice the largest block.
+    """
+    size = size[order]
+    total, largest = int(size.sum()), int(size.max())
+    if total <= share:
+        return [order]
+    # Cutting at even distances misses the mark by up to a block.
+    count = min(-(-total // max(share // 2 - largest, 1)), len(order))
+    if count == len(order):
+        return np.split(order, np.arange(1, count))
+    cuts = np.searchsorted(np.cumsum(size), np.arange(1, count) * (total / count), side="right")
+    return [group for group in np.split(order, cuts) if len(group)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Draws `begin` to before `end` of a task come from these blocks: group `number` of pass `pass_`."""
+
+    pass_: int
+    number: int
+    blocks: Int64s
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class LoadedGroup:
+    """A group in memory: its windows in the order in which they are dealt."""
+
+    rows: RowArrays  # [R]
+    final: Int32s  # [R], row of the final observation of the row's episode
+    first: Int32s  # [S], row of the window's first observation
+
+
+class TaskWindows:
+    """One task's windows, each once in every pass: blocks are permuted and grouped, windows permuted in groups.
+
+    Two groups at most are in memory (`loaded`): the one that is dealt, and the one after it.
+    """
+
+    def __init__(self, dataset: Dataset, task: int, *, horizon: int, seed: int, spec_id: int) -> None:
+        """`task` is the dataset's id and `spec_id` the run's. Set `share` before anything is loaded."""
+        self.dataset = dataset
+        self.task = task
+        self.spec_id = spec_id
+        self.blocks, self.short_episodes = cut_blocks(dataset, task, horizon)
+        self.starts = int(self.blocks["starts"].sum())  # windows in a pass
+        record = dataset.tasks[task]
+        self._row_bytes = 4 * (record.obs_dim + record.action_dim + 1) + 1 + FINAL_BYTES
+        self.bytes: Int64s = self.blocks["rows"] * self._row_bytes + self.blocks["starts"] * WINDOW_BYTES  # [K]
+        self.share = 0  # bytes, which hold two groups, or all
+        self.loaded: dict[tuple[int, int], Future[LoadedGroup]] = {}
+        self._horizon = horizon
+        self._seed = seed
+        self._whole: tuple[RowArrays, Int32s, Int64s] | None = None
+        self._groups: dict[int, list[Int64s]] = {}
+        self._last: Group | None = None
+
+    @property
+    def least_bytes(self) -> int:
+        """Without which the task cannot be read: all of it, or two of its largest blocks."""
+        return min(int(self.bytes.sum()), 2 * int(self.bytes.max()))
+
+    @property
+    def _resident(self) -> bool:
+        """Whether all of the task stays in memory."""
+        return int(self.bytes.sum()) <= min(self.share, MAX_ROWS * self._row_bytes)
+
+    def groups(self, pass_: int) -> list[Int64s]:
+        """The blocks of each group of a pass."""
+        if pass_ not in self._groups:
+            order = np.arange(len(self.blocks))
+            if not self._resident:  # else loaded once, so that the order must not depend on the pass
+                order = self._rng(pass_, -1).permutation(len(order))
+            self._groups = {known: groups for known, groups in self._groups.items() if known >= pass_ - 1}
+            self._groups[pass_] = cut_groups(order, self.bytes, min(self.share, MAX_ROWS * self._row_bytes))
+        return self._groups[pass_]
+
+    def group(self, draw: int) -> Group:
+        """The group in which a draw lies."""
+        if self._last is None or not self._last.begin <= draw < self._last.end:
+            pass_, rest = divmod(draw, self.starts)
+            groups = self.groups(pass_)
+            ends = np.cumsum([self.blocks["starts"][group].sum() for group in groups])
+            number = int(np.searchsorted(ends, rest, side="right"))
+            begin = int(ends[number - 1]) if number else 0
+            first = pass_ * self.starts
+            self._last = Group(pass_, number, groups[number], first + begin, first + int(ends[number]))
+        return self._last
+
+    def split(self, draws: Int64s) -> Iterator[tuple[Group, slice]]:
+        """Which group each of some consecutive draws comes from: runs of them."""
+        begin = 0
+        while begin < len(draws):
+            group = self.group(int(draws[begin]))
+            end = min(len(draws), begin + group.end - int(draws[begin]))
+            yield group, slice(begin, end)
+            begin = end
+
+    def load(self, group: Group, reader: Executor) -> Future[LoadedGroup]:
+        """Have a group read (one at a time for all tasks: `reader` has one thread), unless it is there."""
+        key = (group.pass_, group.number)
+        if key not in self.loaded:
+            self.loaded[key] = reader.submit(self._load, group)
+        return self.loaded[key]
+
+    def release(self, group: Group) -> None:
+        """Forget what comes before a group."""
+        self.loaded = {key: value for key, value in self.loaded.items() if key >= (group.pass_, group.number)}
+
+    def drop(self) -> None:
+        """Forget everything that is loaded or about to be."""
+        for future in self.loaded.values():
+            future.cancel()
+        self.loaded.clear()
+
+    def _load(self, group: Group) -> LoadedGroup:
+        """Read and shuffle a group. Raises DataError."""
+        rows, final, length = self._whole or self._read(group.blocks)
+        if self._resident:
+            self._whole = rows, final, length
+        counts = _window_starts(length, self._horizon)
+        # In int32 and in place: these arrays are a good part of what a narrow task takes.
+        first = np.arange(int(counts.sum()), dtype=np.int32)
+        gaps = np.cumsum(length + 1 - counts) - (length + 1 - counts)
+        first += np.repeat(gaps.astype(np.int32), counts)
+        self._rng(group.pass_, group.number).shuffle(first)
+        return LoadedGroup(rows, final, first)
+
+    def _read(self, group: Int64s) -> tuple[RowArrays, Int32s, Int64s]:
+        """Rows [R] of whole episodes, the row of each one's final observation [R], and lengths [E]."""
+        # By their place on the disk; what is dealt is shuffled anyway.
+        blocks = np.sort(self.blocks[group], order=("shard", "first_row"))
+        rows = RowArrays.allocate(int(blocks["rows"].sum()), self.dataset.tasks[self.task])
+        to = np.cumsum(blocks["rows"]) - blocks["rows"]
+        length: list[Int64s] = []
+        for shard in np.unique(blocks["shard"]).tolist():
+            here = blocks["shard"] == shard
+            first, end = blocks["first_row"][here], (blocks["first_row"] + blocks["rows"])[here]
+            spans = zip(first.tolist(), end.tolist(), to[here].tolist(), strict=True)
+            self.dataset.read_rows(self.task, shard, spans, rows)
+            known = read_index(self.dataset.shard_paths(self.task)[shard], "length")["length"]
+            length += [known[block["first_episode"] :][: block["episodes"]] for block in blocks[here]]
+        lengths = np.concatenate(length)
+        final = np.repeat((np.cumsum(lengths + 1) - 1).astype(np.int32), lengths + 1)
+        return rows, final, lengths
+
+    def _rng(self, pass_: int, group: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence((self._seed, self.spec_id, pass_, group + 1)))
+        )

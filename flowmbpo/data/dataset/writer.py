@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,26 +17,29 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from flowmbpo.data.dataset.episode_ids import EpisodeIds
-from flowmbpo.data.dataset.episodes import Episodes, check_episodes
-from flowmbpo.data.dataset.manifest import (
+from flowmbpo.data.dataset.format import (
     MANIFEST,
+    Array,
     Manifest,
-    SpoolRecord,
+    ShardRecord,
     TaskRecord,
+    check_episodes,
+    encode_shard,
+    lay_out,
+    read_index,
     read_manifest,
     write_manifest,
 )
 from flowmbpo.data.dataset.reader import Dataset
-from flowmbpo.data.dataset.sealing import Sealer
-from flowmbpo.data.dataset.shard import EPISODE, read_episodes_index
-from flowmbpo.data.dataset.spool import FOLDER, Spool
 from flowmbpo.errors import DataError, StorageError
-from flowmbpo.files import refused, remove_leftovers
+from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
 
-SHARD_BYTES = 64 * 2**20  # of rows before compression; MT80's 97 GB make some 1500 files in 80 folders
+SHARD_BYTES = 64 * 2**20  # of rows before compression
+BUFFER_BYTES = 2**30  # of rows that wait in memory, all tasks together: shards of sets of many tasks are smaller
 PART_BYTES = 8 * 2**20  # rows that are laid out at once
+WAITING = 2  # shards in work or waiting before the caller waits, too
 LOCK = ".lock"
+_MOST_IDS = 2**31
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)  # file systems without flock
 
 
@@ -48,45 +54,47 @@ class TaskWidths(Protocol):
     def action_dim(self) -> int: ...
 
 
-class DatasetWriter:
-    """One writer at a time. Whole episodes go in; `checkpoint` makes durable what went in so far.
+@dataclass
+class _Buffer:
+    """Episodes of a task that fill no shard yet."""
 
-    Rows wait in spools (`spool`) until they fill a shard, which is composed in memory, put in place in
-    one step and never changed again. `dataset.json` lists shards and spools as of the last checkpoint;
-    `resume` removes everything else. What is left is exactly the episodes of that checkpoint, and equal
-    calls from there on lead to equal files, interrupted or not.
+    rows: list[Array] = field(default_factory=list)
+    index: list[Array] = field(default_factory=list)
+    count: int = 0  # of rows
+
+
+class DatasetWriter:
+    """One writer at a time. Whole episodes go in, and wait in memory until they fill a shard of their task.
+
+    A full shard is composed in memory, put in place in one step and never changed again. `dataset.json` lists the
+    shards that were finished at the last `checkpoint`; `resume` removes everything else, and the caller gives the
+    episodes again that are not in `holds`. Where a shard ends depends on its task's episodes alone, so that equal
+    episodes in equal order make equal files, interrupted or not.
     """
 
     def __init__(self, path: Path, manifest: Manifest, lock: int) -> None:
         """Use `create` or `resume`."""
         self.path = path
         self.source = dict(manifest.source)  # anything JSON; stored by the next checkpoint or `finish`
-        self.progress = dict(manifest.progress)
         self._manifest = manifest
         self._lock: int | None = lock
         self._failed = False
-        self._ids = EpisodeIds()
-        self._figures = [record.model_dump() for record in manifest.tasks]
+        self._taken = np.zeros(1024, np.bool_)  # by episode id
+        self._tasks = list(manifest.tasks)  # with what has been added
+        self._listed = list(manifest.tasks)  # with what finished shards hold
         self._shards = {record.name: list(manifest.shards(task)) for task, record in enumerate(manifest.tasks)}
         self._numbers = [len(shards) for shards in self._shards.values()]  # of each task's next shard
-        self._sealer = Sealer(path)
-        self._spools: dict[int, Spool] = {}
-        self._emptied: list[Spool] = []  # sealed since the last checkpoint, which still needs them
+        self._buffers = [_Buffer() for _ in manifest.tasks]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")  # HDF5 compresses without Python's lock
+        self._sealing: deque[tuple[Future[ShardRecord], int, TaskRecord]] = deque()
 
     @classmethod
     def create(
-        cls,
-        path: Path | str,
-        set_name: str,
-        tasks: Sequence[TaskWidths],
-        source: dict[str, Any],
-        *,
-        progress: dict[str, Any] | None = None,
+        cls, path: Path | str, set_name: str, tasks: Sequence[TaskWidths], source: dict[str, Any]
     ) -> DatasetWriter:
         """Begin a dataset in a folder that does not exist or is empty; `tasks` in the order of their ids.
 
-        `progress` is what `resume` gives back until the first checkpoint. Raises DataError where the
-        folder is taken or a task's name is no folder's, StorageError.
+        Raises DataError where the folder is taken or a task's name is no folder's, StorageError.
         """
         path = Path(path)
         _check_free(path)
@@ -104,25 +112,24 @@ class DatasetWriter:
             tasks=records,
         )
         try:
-            (path / FOLDER).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refused(path, error) from error
         lock = _acquire(path)
         try:
             _check_free(path)  # again: another writer may have come and gone since
-            writer = cls(path, manifest, lock)
-            writer.checkpoint(progress or {})
+            write_manifest(path, manifest)
         except (DataError, StorageError):
             os.close(lock)
             raise
-        return writer
+        return cls(path, manifest, lock)
 
     @classmethod
     def resume(cls, path: Path | str) -> DatasetWriter:
-        """Go on with an unfinished dataset from its last checkpoint; `progress` is what was given there.
+        """Go on with an unfinished dataset from its last checkpoint.
 
-        Raises DataError where there is no unfinished dataset, another process writes it, or files that
-        the checkpoint needs are gone or damaged; StorageError.
+        Raises DataError where there is no unfinished dataset, another process writes it, or a file that is listed is
+        gone or damaged; StorageError.
         """
         path = Path(path)
         _read_unfinished(path)
@@ -138,7 +145,11 @@ class DatasetWriter:
     @property
     def tasks(self) -> tuple[TaskRecord, ...]:
         """The tasks with what has been added so far."""
-        return tuple(TaskRecord(**figures) for figures in self._figures)
+        return tuple(self._tasks)
+
+    def holds(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which episodes have been added."""
+        return (ids < len(self._taken)) & self._taken[np.minimum(ids, len(self._taken) - 1)]
 
     def add(
         self,
@@ -176,44 +187,38 @@ class DatasetWriter:
         tasks, wrong widths, values that are not finite and ids that are there already; StorageError.
         """
         self._check_open()
-        if not 0 <= task_id < len(self._figures):
+        if not 0 <= task_id < len(self._tasks):
             raise DataError(
-                f"{self.path}: unknown task id {task_id}: set {self._manifest.set_name} has 0 to "
-                f"{len(self._figures) - 1}"
+                f"{self.path}: unknown task id {task_id}: set {self._manifest.set_name} has 0 to {len(self._tasks) - 1}"
             )
         rewards = np.asarray(reward, np.float32)
-        count = len(rewards)
-        ids = np.arange(count) + self._ids.next_free if episode_ids is None else np.asarray(episode_ids, np.int64)
+        ids = self._next_ids(len(rewards)) if episode_ids is None else np.asarray(episode_ids, np.int64)
         ended = np.zeros(rewards.shape, np.bool_) if terminated is None else np.asarray(terminated, np.bool_)
-        episodes = Episodes(np.asarray(obs, np.float32), np.asarray(action, np.float32), rewards, ended, ids, source)
-        record = self._manifest.tasks[task_id]
-        if ids.shape != (count,):
-            raise DataError(f"task {record.name}: {ids.size} episode ids for {count} episodes")
-        if not count:
+        fields = {
+            "obs": np.asarray(obs, np.float32),
+            "action": np.asarray(action, np.float32),
+            "reward": rewards,
+            "terminated": ended,
+        }
+        record = self._tasks[task_id]
+        if ids.shape != (len(rewards),):
+            raise DataError(f"task {record.name}: {ids.size} episode ids for {len(rewards)} episodes")
+        if not len(ids):
             return
-        check_episodes(record, episodes)
-        taken = self._ids.add(ids)
-        if taken is not None:
-            raise DataError(f"{self.path}: task {record.name}: episode id {taken} comes twice: ids are unique in a set")
+        check_episodes(record, fields, ids, source)
+        self._take(record.name, ids)
         self._failed = True  # until all parts are written: a checkpoint between them would tear the call apart
-        self._append(task_id, episodes)
+        self._append(task_id, fields, ids, source)
         self._failed = False
 
-    def checkpoint(self, progress: dict[str, Any]) -> None:
-        """Make everything added so far durable, in one step with `progress` (small, JSON).
+    def checkpoint(self, *, seal: bool = False) -> None:
+        """Make the shards that are full durable, in one step with `source`; with `seal` all that has been added.
 
-        Raises DataError where `progress` is no JSON or an earlier write failed, StorageError; the last
+        Raises DataError where `source` is no JSON or an earlier write failed, StorageError; the last
         checkpoint then stands.
         """
         self._check_open()
-        self.progress = dict(progress)
-        for spool in self._spools.values():
-            spool.sync()
-        spools = tuple(
-            SpoolRecord(task=self._name(task), number=spool.number, rows=spool.rows, episodes=spool.episodes)
-            for task, spool in sorted(self._spools.items())
-        )
-        self._publish(complete=False, progress=self.progress, spools=spools)
+        self._publish(complete=False, seal=seal)
 
     def finish(self) -> Dataset:
         """Put the last rows into shards and declare the dataset complete; the writer is then closed.
@@ -221,20 +226,15 @@ class DatasetWriter:
         Raises StorageError; the dataset can then be resumed from its last checkpoint.
         """
         self._check_open()
-        for task in sorted(self._spools):
-            self._seal(task)
-        self._publish(complete=True, progress={}, spools=())
-        for leftover in (self.path / FOLDER).iterdir():
-            leftover.unlink()
-        (self.path / FOLDER).rmdir()
+        self._publish(complete=True, seal=True)
         (self.path / LOCK).unlink(missing_ok=True)
         self.close()
         return Dataset.open(self.path)
 
     def close(self) -> None:
-        """Let another writer have the folder. What was added after the last checkpoint is not kept."""
+        """Let another writer have the folder. What the last checkpoint does not list is not kept."""
         if self._lock is not None:
-            self._sealer.close()
+            self._thread.shutdown(cancel_futures=True)  # a shard that it is writing is completed
             os.close(self._lock)
             self._lock = None
 
@@ -246,102 +246,120 @@ class DatasetWriter:
     ) -> None:
         self.close()
 
-    def _append(self, task: int, episodes: Episodes) -> None:
-        record = self._manifest.tasks[task]
-        width = record.obs_dim + record.action_dim + 2
-        rows_each = episodes.length + 1
-        shard_rows = max(1, SHARD_BYTES // (4 * width))
-        part = max(1, PART_BYTES // (4 * width * rows_each))
-        while len(episodes):
-            spool = self._spools.get(task)
-            if spool is None:
-                spool = Spool(self.path, record.name, self._numbers[task], width)
-                self._spools[task] = spool
-            # Whole episodes until the shard is full, wherever the calls' borders fall.
-            room = -(-(shard_rows - spool.rows) // rows_each)
-            count = min(room, part, len(episodes))
-            now, episodes = episodes.part(0, count), episodes.part(count)
-            index = now.index()
-            spool.append(now.rows(), index)
-            self._count(task, now, index)
-            if spool.rows >= shard_rows:
-                self._seal(task)
+    def _next_ids(self, count: int) -> npt.NDArray[np.int64]:
+        taken = np.flatnonzero(self._taken)
+        first = int(taken[-1]) + 1 if len(taken) else 0
+        return np.arange(first, first + count)
 
-    def _count(self, task: int, episodes: Episodes, index: npt.NDArray[Any]) -> None:
-        figures = self._figures[task]
-        figures["episodes"] += len(episodes)
-        figures["transitions"] += len(episodes) * episodes.length
-        figures["reward_sum"] += float(index["return"].sum())
-        figures["reward_square_sum"] += float(np.square(episodes.reward, dtype=np.float64).sum())
+    def _take(self, task: str, ids: npt.NDArray[np.int64]) -> None:
+        """Note the ids of new episodes, all or none."""
+        if ids.min() < 0 or ids.max() >= _MOST_IDS:
+            raise DataError(f"{self.path}: task {task}: episode ids are 0 to {_MOST_IDS - 1}, here {ids.min()} is one")
+        values, counts = np.unique(ids, return_counts=True)
+        twice = values[(counts > 1) | self.holds(values)]
+        if len(twice):
+            raise DataError(f"{self.path}: task {task}: episode id {twice[0]} comes twice: ids are unique in a set")
+        if values[-1] >= len(self._taken):
+            self._taken = np.pad(self._taken, (0, max(int(values[-1]) + 1, 2 * len(self._taken)) - len(self._taken)))
+        self._taken[values] = True
+
+    def _append(self, task: int, fields: dict[str, Array], ids: npt.NDArray[np.int64], source: int) -> None:
+        record = self._tasks[task]
+        rows_each = fields["reward"].shape[1] + 1
+        row_bytes = 4 * (record.obs_dim + record.action_dim + 2)
+        shard_rows = max(1, min(SHARD_BYTES, BUFFER_BYTES // len(self._tasks)) // row_bytes)
+        part = max(1, PART_BYTES // (row_bytes * rows_each))
+        begin = 0
+        while begin < len(ids):
+            buffer = self._buffers[task]
+            # Whole episodes until the shard is full, wherever the calls' borders fall.
+            end = begin + min(-(-(shard_rows - buffer.count) // rows_each), part)
+            now = {name: values[begin:end] for name, values in fields.items()}
+            rows, index = lay_out(now, ids[begin:end], source)
+            buffer.rows.append(rows)
+            buffer.index.append(index)
+            buffer.count += len(rows)
+            record = self._tasks[task]
+            added = {
+                "episodes": record.episodes + len(index),
+                "transitions": record.transitions + len(index) * (rows_each - 1),
+                "reward_sum": record.reward_sum + float(index["return"].sum()),
+                "reward_square_sum": record.reward_square_sum + float(np.square(now["reward"], dtype=np.float64).sum()),
+            }
+            self._tasks[task] = record.model_copy(update=added)
+            if buffer.count >= shard_rows:
+                self._seal(task)
+            begin = end
 
     def _seal(self, task: int) -> None:
-        """Have the task's spool made the next shard."""
-        spool = self._spools.pop(task)
-        self._emptied.append(spool)
-        self._numbers[task] = spool.number + 1
-        self._sealer.submit(self._manifest.tasks[task], spool)
+        """Have the task's buffer made its next shard."""
+        while len(self._sealing) >= WAITING:
+            self._collect()
+        buffer, self._buffers[task] = self._buffers[task], _Buffer()
+        work = self._thread.submit(_write_shard, self.path, self._tasks[task], self._numbers[task], buffer)
+        self._sealing.append((work, task, self._tasks[task]))
+        self._numbers[task] += 1
 
-    def _publish(self, *, complete: bool, progress: dict[str, Any], spools: tuple[SpoolRecord, ...]) -> None:
+    def _collect(self) -> None:
+        """Wait for the oldest shard in work. Raises StorageError."""
+        work, task, record = self._sealing.popleft()
+        self._shards[record.name].append(work.result())
+        self._listed[task] = record
+
+    def _publish(self, *, complete: bool, seal: bool) -> None:
         self._failed = True  # unless all goes well: a writer that met an error is to be resumed
-        for record in self._sealer.collect():
-            self._shards[record.task].append(record)
-        self._manifest = self._manifest.model_copy(
-            update={
-                "complete": complete,
-                "source": dict(self.source),
-                "progress": progress,
-                "tasks": self.tasks,
-                "spools": spools,
-                "files": tuple(record for shards in self._shards.values() for record in shards),
-            }
-        )
+        for task, buffer in enumerate(self._buffers):
+            if seal and buffer.count:
+                self._seal(task)
+        while self._sealing:
+            self._collect()
+        files = tuple(record for shards in self._shards.values() for record in shards)
+        changed = {"complete": complete, "source": dict(self.source), "tasks": tuple(self._listed), "files": files}
+        self._manifest = self._manifest.model_copy(update=changed)
         write_manifest(self.path, self._manifest)
-        for spool in self._emptied:
-            for path in spool.paths:
-                path.unlink(missing_ok=True)
-        self._emptied.clear()
         self._failed = False
 
     def _restore(self) -> None:
         """Bring the folder to its last checkpoint."""
-        listed = {record.name for record in self._manifest.files}
-        for name in [record.name for record in self._manifest.tasks]:
-            remove_leftovers(self.path / name)
-            for path in (self.path / name).glob("*.h5"):
-                if f"{name}/{path.name}" not in listed:
-                    path.unlink()
+        listed = {self.path / record.name for record in self._manifest.files}
         remove_leftovers(self.path)
-        numbers = {record.name: task for task, record in enumerate(self._manifest.tasks)}
-        (self.path / FOLDER).mkdir(exist_ok=True)
-        kept: set[Path] = set()
-        for record in self._manifest.spools:
-            task = numbers[record.task]
-            width = self._manifest.tasks[task].obs_dim + self._manifest.tasks[task].action_dim + 2
-            spool = Spool.reopen(
-                self.path, record.task, record.number, width, rows=record.rows, episodes=record.episodes
-            )
-            self._spools[task] = spool
-            kept.update(spool.paths)
-            self._remember(spool.paths[1], np.fromfile(spool.paths[1], EPISODE)["id"])
-        for path in (self.path / FOLDER).iterdir():
-            if path not in kept:
-                path.unlink()
-        for shard in self._manifest.files:
-            self._remember(self.path / shard.name, read_episodes_index(self.path / shard.name)["id"])
-
-    def _remember(self, path: Path, ids: npt.NDArray[np.int64]) -> None:
-        taken = self._ids.add(ids)
-        if taken is not None:
-            raise DataError(f"{path}: episode {taken} is there twice: the dataset is damaged, begin again")
-
-    def _name(self, task: int) -> str:
-        return self._manifest.tasks[task].name
+        for task in self._manifest.tasks:
+            remove_leftovers(self.path / task.name)
+            for path in (self.path / task.name).glob("*.h5"):
+                if path not in listed:
+                    path.unlink()
+        for record in self._manifest.files:
+            self._take(record.task, read_index(self.path / record.name, "id")["id"])
 
     def _check_open(self) -> None:
         if self._lock is None:
             raise DataError(f"{self.path}: this writer is closed: resume the dataset")
         if self._failed:
             raise DataError(f"{self.path}: an earlier write failed: resume the dataset from its last checkpoint")
+
+
+def _write_shard(dataset: Path, task: TaskRecord, number: int, buffer: _Buffer) -> ShardRecord:
+    """Write `TASK/number.h5`, wholly or not at all. Raises StorageError."""
+    index = np.concatenate(buffer.index)
+    data = encode_shard(task.name, task.obs_dim, np.concatenate(buffer.rows), index)
+    name = f"{task.name}/{number:05d}.h5"
+    path = dataset / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with StagedFile(path) as staged:
+            staged.write(data)
+            staged.commit()
+        sync_folder(dataset)
+    except OSError as error:
+        raise refused(path, error) from error
+    return ShardRecord(
+        name=name,
+        task=task.name,
+        sha256=staged.sha256,
+        size=len(data),
+        episodes=len(index),
+        transitions=int(index["length"].sum()),
+    )
 
 
 def _read_unfinished(path: Path) -> Manifest:

@@ -8,9 +8,10 @@ import shutil
 import pytest
 import torch
 
-from flowmbpo.data.convert import conversion, tdmpc2
+from flowmbpo.data.convert import conversion, source, tdmpc2
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
+from flowmbpo.data.dataset import writer
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import DataError, StorageError
@@ -22,13 +23,20 @@ class _Killed(BaseException):
 
 @pytest.fixture
 def many_checkpoints(monkeypatch):
-    """Portions of two episodes, a checkpoint after each."""
-    monkeypatch.setattr(tdmpc2, "PORTION_BYTES", 2 * 501 * 31 * 4)
+    """Chunks of two episodes, a checkpoint after each; every episode is a shard."""
+    monkeypatch.setattr(source, "CHUNK_BYTES", 2 * 501 * 31 * 4)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)
     monkeypatch.setattr(conversion, "CHECKPOINT_BYTES", 1)
 
 
-@pytest.mark.parametrize("limit", [None, 2])
-@pytest.mark.parametrize("calls", range(7))
+ALL_POINTS = [(calls, limit) for calls in range(7) for limit in (None, 2)]
+POINTS = [(0, None), (3, None), (6, None), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "limit"),
+    [*POINTS, *(pytest.param(*point, marks=pytest.mark.slow) for point in ALL_POINTS if point not in POINTS)],
+)
 def test_an_interrupted_conversion_goes_on_without_losing_or_repeating_an_episode(
     tmp_path, chunk, folder_of, assert_holds_exactly, monkeypatch, many_checkpoints, calls, limit
 ):
@@ -99,15 +107,14 @@ def test_another_source_than_the_started_one_is_refused(tmp_path, chunk, folder_
 def test_a_conversion_killed_at_its_very_beginning_is_bound_to_its_source(tmp_path, chunk, folder_of, monkeypatch):
     """The first manifest says what was asked for, so that no other call goes on with it."""
     folder, other = folder_of(chunk([0])), folder_of(chunk([0], set_name="mt80"), name="other")
-    checkpoint = DatasetWriter.checkpoint
+    create = DatasetWriter.create
 
-    def killing(self, progress):
-        checkpoint(self, progress)
-        self.close()  # as the kernel would
+    def killing(*arguments):
+        create(*arguments).close()
         raise _Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(DatasetWriter, "checkpoint", killing)
+        patched.setattr(DatasetWriter, "create", killing)
         with pytest.raises(_Killed):
             convert(open_source(folder), tmp_path / "data")
     with pytest.raises(DataError, match=r"begun from another source \(limit_episodes_per_task differ\)"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.data.convert import mmbench
+from flowmbpo.data.convert import source
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
 from flowmbpo.errors import DataError
@@ -33,11 +33,11 @@ def check(episode, content, start, length, obs_dim, action_dim):
     np.testing.assert_array_equal(terminated, content["terminated"][rows][1:].numpy())
 
 
-@pytest.mark.parametrize("portion", [1, 32 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1, 32 << 20])
 def test_demos_of_different_lengths_are_stored_each_once_with_their_endings(
-    tmp_path, walker, stored, monkeypatch, portion
+    tmp_path, walker, stored, monkeypatch, chunk_bytes
 ):
-    monkeypatch.setattr(mmbench, "PORTION_BYTES", portion)
+    monkeypatch.setattr(source, "CHUNK_BYTES", chunk_bytes)
     folder = save(tmp_path / "mmbench", walker_walk=walker)
     dataset = convert(open_source(folder / "walker-walk.pt"), tmp_path / "data")
     episodes = stored(dataset)

@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict
 
 from flowmbpo.data.convert import source as source_module
-from flowmbpo.data.convert import tdmpc2
 from flowmbpo.data.convert.conversion import convert
 from flowmbpo.data.convert.detection import open_source
 from flowmbpo.data.dataset.reader import Dataset
@@ -46,12 +45,11 @@ def test_index_0_is_left_out_by_its_place_whatever_it_holds(tmp_path, chunk, fol
     assert_holds_exactly(convert(open_source(folder_of(content)), tmp_path / "data"), [content])
 
 
-def test_portions_of_any_size_give_the_same_dataset(tmp_path, chunk, folder_of, monkeypatch):
+def test_chunks_of_any_size_give_the_same_dataset(tmp_path, chunk, folder_of, monkeypatch):
     folder = folder_of(chunk([0, 4, 3, 7, 0, 12, 4], seed=1))
     whole = convert(open_source(folder), tmp_path / "whole")
-    monkeypatch.setattr(tdmpc2, "PORTION_BYTES", 2 * 501 * 31 * 4)
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", 2 * 501 * 31 * 4)
     assert convert(open_source(folder), tmp_path / "parts").fingerprint == whole.fingerprint
-    assert source_module.PORTION_BYTES > 1 << 20
 
 
 @pytest.mark.parametrize("field, step", [("obs", 0), ("obs", 500), ("action", 1), ("reward", 1), ("reward", 500)])

@@ -1,6 +1,5 @@
 """A writer that is killed, interrupted or refused by the disk leaves every episode exactly once."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,23 +10,21 @@ import pytest
 from made_up import TASKS, fill, make_episode
 
 from flowmbpo.data.dataset import writer as writer_module
-from flowmbpo.data.dataset.manifest import MANIFEST
+from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.verify import verify
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import DataError
 
 EPISODES = 60
-# Writes episode after episode with a checkpoint after every 7th, from wherever a dataset stands. It kills
-# itself in the middle of call number DIE of the function named WHERE.
+# Writes episode after episode that the dataset does not hold yet, with a checkpoint after every 7th. It kills itself in
+# the middle of call number DIE of the function named WHERE.
 SCRIPT = f"""
 import os, signal, sys
+import numpy as np
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from made_up import TASKS, make_episode
-from flowmbpo.data.dataset import manifest
-from flowmbpo.data.dataset import sealing
-from flowmbpo.data.dataset import spool
 from flowmbpo.data.dataset import writer
 path, where, die = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 writer.SHARD_BYTES = 40 * 4 * 10
@@ -43,16 +40,17 @@ def dying(function):
     return call
 
 for module, name in {{
-    "append": [(spool.Spool, "append")], "shard": [(sealing, "encode_shard")], "replace": [(os, "replace")],
-    "unlink": [(Path, "unlink")], "fsync": [(os, "fsync")], "never": [],
+    "add": [(writer, "lay_out")], "shard": [(writer, "encode_shard")], "replace": [(os, "replace")],
+    "fsync": [(os, "fsync")], "never": [],
 }}[where]:
     setattr(module, name, dying(getattr(module, name)))
-made = writer.DatasetWriter.resume(path) if (path / manifest.MANIFEST).exists() else None
+made = writer.DatasetWriter.resume(path) if (path / writer.MANIFEST).exists() else None
 made = made or writer.DatasetWriter.create(path, "pair", TASKS, {{}})
-for number in range(made.progress.get("next", 0), {EPISODES}):
-    made.add(number % 2, *make_episode(TASKS[number % 2], 3 + number % 11, number), episode_id=number)
+for number in range({EPISODES}):
+    if not made.holds(np.array([number]))[0]:
+        made.add(number % 2, *make_episode(TASKS[number % 2], 3 + number % 11, number), episode_id=number)
     if number % 7 == 6:
-        made.checkpoint({{"next": number + 1}})
+        made.checkpoint()
 made.finish()
 """
 
@@ -71,7 +69,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("where", "points"),
-    {"append": (2, 30), "shard": (5,), "replace": (1, 2, 9), "unlink": (1, 8), "fsync": (11,)}.items(),
+    {"add": (2, 40), "shard": (5,), "replace": (1, 2, 9), "fsync": (11,)}.items(),
 )
 def test_a_killed_writer_goes_on_to_the_same_dataset(tmp_path, uninterrupted, where, points):
     """Killed at each point in turn, in the same folder, then let through."""
@@ -84,7 +82,8 @@ def test_a_killed_writer_goes_on_to_the_same_dataset(tmp_path, uninterrupted, wh
                 Dataset.open(path)
     done = run(path)
     assert done.returncode == 0, done.stderr
-    dataset = Dataset.open(path, verify=True)
+    assert verify(path) == []
+    dataset = Dataset.open(path)
     assert dataset.fingerprint == uninterrupted.fingerprint
     assert dataset.manifest == uninterrupted.manifest
     assert sum(len(uninterrupted.shard_paths(task)) for task in range(2)) > 6
@@ -97,12 +96,14 @@ def test_a_killed_writer_goes_on_to_the_same_dataset(tmp_path, uninterrupted, wh
 def test_what_came_after_the_last_checkpoint_is_gone_after_resuming(tmp_path):
     with DatasetWriter.create(tmp_path / "data", "pair", TASKS, {"kind": "test"}) as writer:
         fill(writer, TASKS, (3, 4))
-        writer.checkpoint({"next": 2})
+        writer.checkpoint(seal=True)
         fill_more = make_episode(TASKS[0], 5, 10)
         writer.add(0, *fill_more, episode_id=10)
+        writer.checkpoint()  # of full shards alone
     with DatasetWriter.resume(tmp_path / "data") as writer:
-        assert writer.progress == {"next": 2} and writer.source == {"kind": "test"}
+        assert writer.source == {"kind": "test"}
         assert [task.episodes for task in writer.tasks] == [2, 2]
+        assert writer.holds(np.array([0, 3, 4, 10, 10**6])).tolist() == [True, True, False, False, False]
         with pytest.raises(DataError, match="episode id 3 comes twice"):
             writer.add(0, *fill_more, episode_id=3)
         writer.add(0, *fill_more, episode_id=10)
@@ -139,13 +140,8 @@ def test_a_writer_that_waited_leaves_alone_what_another_finished_meanwhile(tmp_p
     monkeypatch.setattr(writer_module, "_acquire", overtaken)
     with pytest.raises(DataError, match="finished"):
         create(path, "pair", TASKS, {}) if begin == "create" else DatasetWriter.resume(path)
-    assert Dataset.open(path, verify=True).episodes == 2
-
-
-def test_progress_given_at_the_beginning_is_there_on_resuming(tmp_path):
-    DatasetWriter.create(tmp_path / "data", "pair", TASKS, {}, progress={"next": 0}).close()
-    with DatasetWriter.resume(tmp_path / "data") as writer:
-        assert writer.progress == {"next": 0}
+    assert verify(path) == []
+    assert Dataset.open(path).episodes == 2
 
 
 def test_a_finished_dataset_and_a_foreign_folder_are_left_alone(make_dataset, tmp_path):
@@ -169,13 +165,13 @@ def test_a_task_name_that_is_no_folder_is_refused(tmp_path, name):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_lost_spool_is_told_when_resuming(tmp_path):
+def test_a_damaged_shard_is_told_when_resuming(tmp_path):
     with DatasetWriter.create(tmp_path / "data", "pair", TASKS, {}) as writer:
         fill(writer, TASKS, (3, 4))
-        writer.checkpoint({})
-    next((tmp_path / "data").glob(".spool/*.rows")).write_bytes(b"short")
+        writer.checkpoint(seal=True)
+    next((tmp_path / "data").glob("*/*.h5")).write_bytes(b"short")
     for _ in range(2):  # the lock is let go of
-        with pytest.raises(DataError, match="5 bytes where the manifest"):
+        with pytest.raises(DataError, match=r"00000\.h5: damaged or not readable"):
             DatasetWriter.resume(tmp_path / "data")
 
 
@@ -187,42 +183,43 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from made_up import TASKS, make_episode
 from flowmbpo.data.dataset import writer
 from flowmbpo.errors import DataError, StorageError
+writer.SHARD_BYTES = 6_000
 made = writer.DatasetWriter.create(sys.argv[1], "pair", TASKS, {{}})
 made.add(1, *make_episode(TASKS[1], 50, 0), episode_id=0)
-made.checkpoint({{"next": 1}})
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+made.checkpoint(seal=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
-    if sys.argv[3] == "add":
+    if sys.argv[2] == "add":
         for number in range(1, 20):
             made.add(1, *make_episode(TASKS[1], 50, number), episode_id=number)
     else:
+        made.add(1, *make_episode(TASKS[1], 50, 1), episode_id=1)
         made.finish()
 except StorageError as error:
     print(error)
 try:
-    made.checkpoint({{"next": 20}})
+    made.checkpoint()
 except DataError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize(("limit", "when"), [(10_000, "add"), (4096, "finish")])
-def test_a_full_disk_is_an_error_and_the_last_checkpoint_remains(tmp_path, limit, when):
+@pytest.mark.parametrize("when", ["add", "finish"])
+def test_a_full_disk_is_an_error_and_the_last_checkpoint_remains(tmp_path, when):
     path = tmp_path / "data"
-    done = subprocess.run([sys.executable, "-c", FULL, path, str(limit), when], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FULL, path, when], capture_output=True, text=True)
     assert "cannot be written" in done.stdout and "Free some space" in done.stdout, done.stdout + done.stderr
     assert "an earlier write failed" in done.stdout
     assert not list(path.rglob("*.partial"))
     with DatasetWriter.resume(path) as writer:
-        assert writer.progress == {"next": 1}
         dataset = writer.finish()
     assert dataset.episode_table(1)["id"].tolist() == [0]
     assert verify(path) == []
 
 
-def test_progress_that_is_no_json_is_refused_and_changes_nothing(tmp_path):
-    with DatasetWriter.create(tmp_path / "data", "pair", TASKS, {}) as writer:
-        writer.checkpoint({"next": 1})
+def test_a_source_that_is_no_json_is_refused_and_changes_nothing(tmp_path):
+    with DatasetWriter.create(tmp_path / "data", "pair", TASKS, {"next": 1}) as writer:
+        writer.source = {"next": np.int64(3)}
         with pytest.raises(DataError, match="stored as JSON"):
-            writer.checkpoint({"next": np.int64(3)})
-    assert json.loads((tmp_path / "data" / MANIFEST).read_text())["progress"] == {"next": 1}
+            writer.checkpoint()
+    assert read_manifest(tmp_path / "data").source == {"next": 1}

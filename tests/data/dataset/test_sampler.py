@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import TASKS, Widths, fill, make_episode
 
-from flowmbpo.data.dataset import blocks as blocks_module
 from flowmbpo.data.dataset import sampler as sampler_module
+from flowmbpo.data.dataset import windows as windows_module
 from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
@@ -30,7 +30,7 @@ LENGTHS = tuple(1 + 7 * k % 23 for k in range(60))
 @pytest.fixture
 def small_groups(monkeypatch):
     """Blocks of 8 rows, and memory counted in kilobytes instead of megabytes."""
-    monkeypatch.setattr(blocks_module, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(windows_module, "BLOCK_ROWS", 8)
     monkeypatch.setattr(sampler_module, "MEGABYTE", 1024)
 
 
@@ -85,7 +85,7 @@ def test_every_window_comes_once_in_every_pass(make_dataset, memory, balance):
         dataset, spec_of(*MANY), horizon=horizon, batch_size=batch_size, seed=3, balance=balance, memory_mb=memory
     ) as sampler:
         assert sampler.starts == 3 * per_task
-        groups = [len(lane.stream.groups(0)) for lane in sampler._lanes]
+        groups = [len(task.groups(0)) for task in sampler._tasks]
         assert min(groups) == 1 if memory == 128 else min(groups) > 2
         keys = [key for _ in range(2 * 3 * per_task // batch_size + 1) for key in window_keys(sampler.next())]
         orders = []
@@ -113,7 +113,7 @@ def test_a_pass_holds_every_window_of_any_episodes(tmp_path_factory, lengths, ho
         dataset = writer.finish()
     expected = {(0, e, t) for e, length in enumerate(lengths) for t in range(max(length - horizon, 0) + 1)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks_module, "BLOCK_ROWS", 8)
+        patch.setattr(windows_module, "BLOCK_ROWS", 8)
         patch.setattr(sampler_module, "MEGABYTE", 1600)  # two blocks of up to 8 + 30 rows of 45 bytes
         with WindowSampler(
             dataset, spec_of(TASKS[0]), horizon=horizon, batch_size=batch_size, seed=seed, memory_mb=3
@@ -172,7 +172,7 @@ def test_resuming_reads_only_the_group_it_stands_in(make_dataset, monkeypatch):
     dataset = make_dataset(LENGTHS, MANY[:1])
     options = {"horizon": 4, "batch_size": 4, "seed": 5, "memory_mb": 2}
     with WindowSampler(dataset, spec_of(MANY[0]), **options) as sampler:
-        groups = len(sampler._lanes[0].stream.groups(0))
+        groups = len(sampler._tasks[0].groups(0))
         for _ in range(sampler.starts // 8):
             sampler.next()
         state = sampler.state_dict()
@@ -198,10 +198,10 @@ def test_memory_stays_within_its_bound(make_dataset, prefetch):
         for _ in range(200):
             sampler.next()
             held = 0
-            for lane in sampler._lanes:
-                assert len(lane.portions) <= 2
-                for portion in (future.result() for future in lane.portions.values()):
-                    arrays = (*vars(portion.rows).values(), portion.final, portion.first)
+            for task in sampler._tasks:
+                assert len(task.loaded) <= 2
+                for group in (future.result() for future in task.loaded.values()):
+                    arrays = (*vars(group.rows).values(), group.final, group.first)
                     held += sum(array.nbytes for array in arrays)
             most = max(most, held)
     assert 0.4 * memory * 1024 < most <= memory * 1024
