@@ -203,8 +203,8 @@ def teacher_model(source: SourceAgent, target: Agent, *, embedding_from: str | N
     The global random generator is left as it was. Raises as `transfer` does.
     """
     asked = Architecture.of(target)
-    theirs = asked.model.model_copy(update={"dynamics": source.model.dynamics})
-    model, actor = adopt_widths(theirs, asked.actor, asked.spec, source)
+    theirs = asked.model.model_copy(update={"dynamics": source.architecture.model.dynamics})
+    model, actor = adopt_widths(theirs, asked.actor, asked.spec, source.architecture)
     with torch.random.fork_rng(devices=[]):
         agent = replace(asked, model=model, actor=actor).build()
     agent.to(next(target.parameters()).device)

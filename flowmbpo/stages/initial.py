@@ -22,7 +22,7 @@ from flowmbpo.stages.distill import distill_dynamics, teacher_model
 from flowmbpo.stages.lineage import untrained_parts
 from flowmbpo.stages.transfer.agent import transfer
 from flowmbpo.stages.transfer.report import TransferReport
-from flowmbpo.stages.transfer.source import SourceAgent, adopt_widths
+from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
 from flowmbpo.training.trainer import Warmstart
 
 log = logging.getLogger("flowmbpo")
@@ -52,7 +52,7 @@ class Initial:
 
     def adopt(self, config: ExperimentConfig) -> ExperimentConfig:
         """The run's config with the file's hash, and with solved widths as the checkpoint has them."""
-        model, actor = adopt_widths(config.model, config.actor, task_spec(config.task), self.source)
+        model, actor = adopt_widths(config.model, config.actor, task_spec(config.task), self.source.architecture)
         options = self.options.model_copy(update={"sha256": self.loaded.sha256})
         return config.model_copy(update={"model": model, "actor": actor, "initial": options})
 
@@ -106,13 +106,7 @@ def load_initial(options: InitialConfig) -> Initial:
     kept = {key: value for key, value in loaded.payload.items() if key != "optimisers"}  # twice the weights' memory
     loaded = replace(loaded, payload=kept)
     config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
-    source = SourceAgent(
-        model=config.model,
-        actor=config.actor,
-        critic=config.critic,
-        spec=task_spec(config.task),
-        state=loaded.payload["agent"],
-        reward_normalization=config.training.reward_normalization,
-        untrained=untrained_parts(loaded.payload),
-    )
+    spec, normalization = task_spec(config.task), config.training.reward_normalization
+    architecture = Architecture(config.model, config.actor, config.critic, spec, normalization)
+    source = SourceAgent(architecture, loaded.payload["agent"], untrained_parts(loaded.payload))
     return Initial(options, loaded, config, source)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.stages.transfer.layout import TASK, Axis, Part
+from flowmbpo.stages.transfer.layout import TASK, Axis, PartLayout, TakenTensor
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """The target's tensor, how many of its entries came from the source, and what was added or left out."""
-
-    tensor: Tensor
-    copied: int
-    detail: str
-
-
-def adapt(source: Tensor, fresh: Tensor, old: Sequence[Axis], new: Sequence[Axis]) -> Adapted:
+def adapt(source: Tensor, fresh: Tensor, old: Sequence[Axis], new: Sequence[Axis]) -> TakenTensor:
     """`source`, with axes `old`, as a tensor of `fresh`'s shape with axes `new`.
 
     Blocks are matched by name, their entries by position. Input columns that the source lacks are zero in every
@@ -42,11 +32,11 @@ def adapt(source: Tensor, fresh: Tensor, old: Sequence[Axis], new: Sequence[Axis
         kept_index = torch.tensor(kept, dtype=torch.long, device=fresh.device)
         taken = base.index_copy(after.dim, index, taken.index_select(after.dim, kept_index))
         changes.extend(_changes(before, after))
-    return Adapted(taken, copied, "; ".join(changes))
+    return TakenTensor(taken, "adapted" if changes else "loaded", "; ".join(changes), copied)
 
 
 def fold_task(
-    state: Mapping[str, Tensor], parts: Mapping[str, Part], embedding: Float[Tensor, " E"]
+    state: Mapping[str, Tensor], parts: Mapping[str, PartLayout], embedding: Float[Tensor, " E"]
 ) -> dict[str, Tensor]:
     """The state of the agent that knows this one task alone: W [x, e] + b = W_x x + (W_e e + b).
 
@@ -81,8 +71,7 @@ def _matching(old: Axis, new: Axis) -> tuple[list[int], list[int]]:
 
 def _changes(old: Axis, new: Axis) -> list[str]:
     said = []
-    what = "columns" if new.fill == "zero" else "outputs"
-    begin = "at zero" if new.fill == "zero" else "as initialised"
+    what, begin = ("columns", "at zero") if new.fill == "zero" else ("outputs", "as initialised")
     for name in dict.fromkeys(name for name, _ in (*old.blocks, *new.blocks)):
         before, after = old.place(name)[1], new.place(name)[1]
         if after > before:

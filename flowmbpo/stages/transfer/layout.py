@@ -17,16 +17,6 @@ from flowmbpo.stages.transfer.source import Architecture
 Action = Literal["loaded", "adapted", "reinitialised", "dropped"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The target's new tensor, where it comes from, and how many of its entries are the source's."""
-
-    tensor: Tensor
-    action: Action
-    detail: str = ""
-    copied: int = 0
-
-
 TASK = "task"  # the block of the task embedding
 EMBEDDING = "task_embedding"
 PREFIXES = {
@@ -44,6 +34,16 @@ PREFIXES = {
 PARTS = tuple(PREFIXES)
 
 Blocks = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class TakenTensor:
+    """The target's new tensor, where it comes from, what was changed, and how many of its entries are the source's."""
+
+    tensor: Tensor
+    action: Action
+    detail: str = ""
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartLayout:
     """A part of an agent: what its weights mean (config keys and values), and its tensors' axes, by full name.
 
     `biases` gives the bias beside each weight that reads the task embedding.
@@ -85,76 +85,63 @@ class Part:
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     biases: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def prefix(self) -> str:
-        """How the names of its tensors begin."""
-        return PREFIXES[self.name]
 
-
-def describe(architecture: Architecture) -> dict[str, Part]:
+def describe(architecture: Architecture) -> dict[str, PartLayout]:
     """Every part that agents of this architecture may have, by name; the embedding table is no network."""
-    units = {"training.reward_normalization": architecture.reward_normalization}
+    units = {"reward_normalization": architecture.reward_normalization}
     parts = (
         _encoder(architecture),
         _dynamics(architecture),
         _reward(architecture, units),
-        _head("termination", architecture, "0.linear"),
+        PartLayout("termination", {}, *_reads("termination", "0.linear", _features(architecture))),
         _actor(architecture),
         _critic("critic", architecture, units),
         _critic("target_critic", architecture, units),
-        Part("reward_normalizer", units),
-        Part("return_scale", units),
+        PartLayout("reward_normalizer", units),
+        PartLayout("return_scale", units),
     )
     return {part.name: part for part in parts}
 
 
-def _reads(prefix: str, layer: str, inputs: Blocks) -> tuple[dict[str, tuple[Axis, ...]], dict[str, str]]:
-    """Axes and bias of a Linear that reads `inputs`."""
-    weight = f"{prefix}{layer}.weight"
-    return {weight: (Axis(1, inputs, "zero"),)}, {weight: f"{prefix}{layer}.bias"}
+def _reads(part: str, layer: str, inputs: Blocks) -> tuple[dict[str, tuple[Axis, ...]], dict[str, str]]:
+    """Axes and bias of a part's Linear that reads `inputs`."""
+    linear = PREFIXES[part] + layer
+    return {f"{linear}.weight": (Axis(1, inputs, "zero"),)}, {f"{linear}.weight": f"{linear}.bias"}
 
 
-def _encoder(a: Architecture) -> Part:
+def _encoder(a: Architecture) -> PartLayout:
     encoder = a.model.encoder
-    meaning: dict[str, object] = {"model.latent_dim": a.model.latent_dim, "model.encoder.kind": encoder.kind}
+    meaning: dict[str, object] = {"latent_dim": a.model.latent_dim, "kind": encoder.kind}
     if not isinstance(encoder, EncoderConfig):  # the observation is the state: no groups, no weights
-        return Part("encoder", meaning)
-    meaning |= {"model.simnorm_dim": a.model.simnorm_dim, "model.encoder.units": encoder.units}
+        return PartLayout("encoder", meaning)
+    meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units}
     inputs: Blocks = (("obs", a.spec.obs_dim), (TASK, a.model.task_dim))
-    return Part("encoder", meaning, *_reads(PREFIXES["encoder"], "0.linear", inputs))
+    return PartLayout("encoder", meaning, *_reads("encoder", "0.linear", inputs))
 
 
-def _dynamics(a: Architecture) -> Part:
+def _dynamics(a: Architecture) -> PartLayout:
     config = a.model.dynamics
-    meaning: dict[str, object] = {
-        "model.dynamics.kind": config.kind,
-        "model.dynamics.geometry": config.geometry,
-        "model.dynamics.spectral_norm": config.spectral_norm,
-    }
+    meaning: dict[str, object] = {key: getattr(config, key) for key in ("kind", "geometry", "spectral_norm")}
     inputs: Blocks = (("state", a.model.latent_dim), (TASK, a.model.task_dim), ("action", a.spec.action_dim))
     layer = "network.0.linear"
     if isinstance(config, FlowDynamicsConfig):
-        meaning["model.dynamics.mode"] = config.mode
+        meaning["mode"] = config.mode
         if config.mode == "generative":
             inputs = (*inputs, ("x", a.model.latent_dim))
     if isinstance(config, _ODEDynamicsConfig):
-        meaning["model.dynamics.tau_features"] = config.tau_features
+        meaning["tau_features"] = config.tau_features
         inputs = (*inputs, ("tau", tau_width(config.tau_features)))
         layer = "velocity.network.0.linear"
-    return Part("dynamics", meaning, *_reads(PREFIXES["dynamics"], layer, inputs))
+    return PartLayout("dynamics", meaning, *_reads("dynamics", layer, inputs))
 
 
-def _reward(a: Architecture, units: Mapping[str, object]) -> Part:
+def _reward(a: Architecture, units: Mapping[str, object]) -> PartLayout:
     config = a.model.reward
-    meaning = {"model.reward.kind": config.kind, **units}
+    meaning = {"kind": config.kind, **units}
     if isinstance(config, TwoHotRewardConfig):
-        meaning |= {"model.reward.bins": config.bins, "model.reward.low": config.low, "model.reward.high": config.high}
-    inputs: Blocks = (("z", a.model.latent_dim), (TASK, a.model.task_dim), ("action", a.spec.action_dim))
-    return Part("reward", meaning, *_reads(PREFIXES["reward"], "network.0.linear", inputs))
-
-
-def _head(name: str, a: Architecture, layer: str) -> Part:
-    return Part(name, {}, *_reads(PREFIXES[name], layer, _features(a)))
+        meaning |= {"bins": config.bins, "low": config.low, "high": config.high}
+    inputs = (*_features(a), ("action", a.spec.action_dim))
+    return PartLayout("reward", meaning, *_reads("reward", "network.0.linear", inputs))
 
 
 def _features(a: Architecture) -> Blocks:
@@ -162,31 +149,31 @@ def _features(a: Architecture) -> Blocks:
     return (("z", a.model.latent_dim), (TASK, a.model.task_dim))
 
 
-def _actor(a: Architecture) -> Part:
+def _actor(a: Architecture) -> PartLayout:
     config, prefix = a.actor, PREFIXES["actor"]
-    meaning: dict[str, object] = {"actor.kind": config.kind}
+    meaning: dict[str, object] = {"kind": config.kind}
     actions = Axis(0, (("action", a.spec.action_dim),), "fresh")
     head = 3 * len(config.units)  # Linear, Mish and LayerNorm per hidden layer
     if not isinstance(config, FlowActorConfig):
-        axes, biases = _reads(prefix, "mean.0", _features(a))
+        axes, biases = _reads("actor", "mean.0", _features(a))
         outputs = (f"mean.{head}.weight", f"mean.{head}.bias", "logstd")
-        return Part("actor", meaning, axes | {prefix + name: (actions,) for name in outputs}, biases)
-    meaning["actor.linear_start"] = config.linear_start
+        return PartLayout("actor", meaning, axes | {prefix + name: (actions,) for name in outputs}, biases)
+    meaning["linear_start"] = config.linear_start
     inputs: Blocks = (*_features(a), ("action", a.spec.action_dim), ("tau", 1))
-    axes, biases = _reads(prefix, "velocity.0", inputs)
+    axes, biases = _reads("actor", "velocity.0", inputs)
     outputs = (f"velocity.{head}.weight", f"velocity.{head}.bias", "log_noise_std")
     axes |= {prefix + name: (actions,) for name in outputs}
     if config.linear_start:
-        start, start_bias = _reads(prefix, "start", _features(a))
+        start, start_bias = _reads("actor", "start", _features(a))
         weight = f"{prefix}start.weight"
         axes |= {weight: (*start[weight], actions), f"{prefix}start.bias": (actions,)}
         biases |= start_bias
-    return Part("actor", meaning, axes, biases)
+    return PartLayout("actor", meaning, axes, biases)
 
 
-def _critic(name: str, a: Architecture, units: Mapping[str, object]) -> Part:
+def _critic(name: str, a: Architecture, units: Mapping[str, object]) -> PartLayout:
     reward = a.model.reward
     symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
-    meaning = {"critic.ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
+    meaning = {"ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
     weight, bias = (f"{PREFIXES[name]}network.{tensor}.0" for tensor in ("weights", "biases"))
-    return Part(name, meaning, {weight: (Axis(1, _features(a), "zero"),)}, {weight: bias})
+    return PartLayout(name, meaning, {weight: (Axis(1, _features(a), "zero"),)}, {weight: bias})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowmbpo.stages.transfer.layout import PREFIXES, Action
@@ -26,22 +26,8 @@ class TransferRow:
     @property
     def group(self) -> str:
         """The tensor's name, or how many there are."""
-        return (
-            self.tensors[0].removeprefix(PREFIXES[self.part])
-            if len(self.tensors) == 1
-            else f"{len(self.tensors)} tensors"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "part": self.part,
-            "group": self.group,
-            "action": self.action,
-            "detail": self.detail,
-            "tensors": list(self.tensors),
-            "parameters": self.parameters,
-        }
+        names = self.tensors
+        return names[0].removeprefix(PREFIXES[self.part]) if len(names) == 1 else f"{len(names)} tensors"
 
 
 @dataclass(frozen=True)
@@ -62,28 +48,24 @@ class TransferReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "rows": [row.to_dict() for row in self.rows],
+        return asdict(self) | {
+            "rows": [{"part": row.part, "group": row.group, **asdict(row)} for row in self.rows],
             "tasks": [{"task": start.task, "source": start.source, "how": start.how} for start in self.tasks],
-            "dropped_tasks": list(self.dropped_tasks),
-            "loaded": self.loaded,
-            "total": self.total,
-            "to_distill": self.to_distill,
         }
 
     def lines(self) -> list[str]:
         """For people: totals, one line per row, and the tasks that the source never saw."""
-        found = [f"{self.loaded:,} of {self.total:,} parameters taken over"]
+        lines = [f"{self.loaded:,} of {self.total:,} parameters taken over"]
         fresh = {(row.part, row.detail) for row in self.rows if row.action == "reinitialised"}
         for row in self.rows:
             if row.action == "dropped" and (row.part, row.detail) in fresh:
                 continue  # said by the line of what stands in its place
-            found.append(f"{row.part}: {row.group} {row.action}" + (f" ({row.detail})" if row.detail else ""))
+            lines.append(f"{row.part}: {row.group} {row.action}" + (f" ({row.detail})" if row.detail else ""))
         known = sum(start.how == "known" for start in self.tasks)
-        found.append(f"tasks: {known} of {len(self.tasks)} known to the source")
+        lines.append(f"tasks: {known} of {len(self.tasks)} known to the source")
         for start in self.tasks:
             if start.how != "known":
-                found.append(f"task {start.task}: new, starts as {start.source} ({start.how})")
+                lines.append(f"task {start.task}: new, starts as {start.source} ({start.how})")
         if self.dropped_tasks:
-            found.append(f"tasks left behind: {', '.join(self.dropped_tasks)}")
-        return found
+            lines.append(f"tasks left behind: {', '.join(self.dropped_tasks)}")
+        return lines

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.spec import EnvSpec, TaskInfo
-from flowmbpo.stages.transfer.layout import Outcome
+from flowmbpo.stages.transfer.layout import TakenTensor
 
 TABLE = "world_model.tasks.embeddings"  # in an agent's state dict
 
@@ -69,16 +69,16 @@ def effective_embedding(table: Float[Tensor, "M E"], row: int) -> Float[Tensor, 
 
 def take_embeddings(
     table: Float[Tensor, "M E"], fresh: Float[Tensor, "N F"], starts: tuple[TaskStart, ...], *, folded: bool
-) -> Outcome:
+) -> TakenTensor:
     """The target's embedding table; columns that the source lacks are as initialised.
 
     `folded`: the target has no columns, and what the one task's row does is in the biases.
     """
     width, room = table.shape[1], fresh.shape[1]
     if folded:
-        return Outcome(fresh, "adapted", f"the row of {starts[0].source} folded into the biases")
+        return TakenTensor(fresh, "adapted", f"the row of {starts[0].source} folded into the biases")
     if room and not width:
-        return Outcome(fresh, "reinitialised", "the source has no task embedding; it is read by columns of zeros")
+        return TakenTensor(fresh, "reinitialised", "the source has no task embedding; it is read by columns of zeros")
     shared, rows = min(width, room), [start.row for start in starts]
     taken = fresh.clone()
     taken[:, :shared] = table[rows, :shared].to(fresh)
@@ -89,4 +89,4 @@ def take_embeddings(
         said.append(f"{known} of {len(table)} rows by name{new}")
     if width != room:
         said.append(f"{width} -> {room} columns")
-    return Outcome(taken, "adapted" if said else "loaded", "; ".join(said), len(starts) * shared)
+    return TakenTensor(taken, "adapted" if said else "loaded", "; ".join(said), len(starts) * shared)

@@ -70,9 +70,7 @@ def source_of():
     """The agent as a checkpoint would hold it."""
 
     def take(agent: Agent, untrained=()):
-        held = Architecture.of(agent)
         state = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
-        sections = (held.model, held.actor, held.critic, held.spec, held.reward_normalization)
-        return SourceAgent(*sections, state, untrained)
+        return SourceAgent(Architecture.of(agent), state, untrained)
 
     return take

@@ -3,7 +3,7 @@
 import torch
 
 from flowmbpo.stages.transfer.columns import adapt, fold_task
-from flowmbpo.stages.transfer.layout import Axis, Part
+from flowmbpo.stages.transfer.layout import Axis, PartLayout
 
 
 def inputs(**blocks):
@@ -59,7 +59,7 @@ def test_types_are_the_target_s():
 def test_an_embedding_folds_into_the_bias():
     """W [x, e, u] + b with e = (2, -1): b' = b + 2 W_e1 - W_e2."""
     axis = inputs(z=1, task=2, action=1)
-    part = Part("reward", {}, {"w": (axis,)}, {"w": "b"})
+    part = PartLayout("reward", {}, {"w": (axis,)}, {"w": "b"})
     state = {"w": torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0]]), "b": torch.tensor([0.5, 0.0])}
     folded = fold_task(state, {"reward": part}, torch.tensor([2.0, -1.0]))
     assert folded["w"].tolist() == [[1.0, 7.0], [2.0, 8.0]]

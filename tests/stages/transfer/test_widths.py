@@ -30,7 +30,7 @@ def test_a_task_of_a_set_keeps_the_set_s_widths(make_agent, specs, source_of):
     alone = make_agent(specs("reacher-easy"), model={**SOLVED, "task_dim": 0}, actor=FLOW_ACTOR, seed=1)
     assert alone.world_model.dynamics.hidden_units != source.world_model.dynamics.hidden_units
     assert alone.actor.hidden_units != source.actor.hidden_units
-    model, actor = adopt_widths(*sections(alone), alone.spec, source_of(source))
+    model, actor = adopt_widths(*sections(alone), alone.spec, Architecture.of(source))
     target = rebuilt(alone, model, actor, alone.spec)
     assert target.world_model.dynamics.hidden_units == source.world_model.dynamics.hidden_units
     assert target.actor.hidden_units == source.actor.hidden_units
@@ -39,7 +39,7 @@ def test_a_task_of_a_set_keeps_the_set_s_widths(make_agent, specs, source_of):
 
 def test_equal_widths_are_left_to_be_solved(make_agent, specs, source_of):
     agent = make_agent(specs("walker-stand", "walker-walk"), model=SOLVED, actor=FLOW_ACTOR)
-    model, actor = adopt_widths(*sections(agent), agent.spec, source_of(agent))
+    model, actor = adopt_widths(*sections(agent), agent.spec, Architecture.of(agent))
     assert model.dynamics.solved_units is None and actor.solved_units is None
 
 
@@ -48,7 +48,7 @@ def test_widths_are_handed_on_over_two_stages(make_agent, specs, source_of):
     built = []
     held = first
     for spec in (specs("walker-stand", "reacher-easy"), specs("reacher-easy")):
-        model, actor = adopt_widths(*sections(held), spec, source_of(held))
+        model, actor = adopt_widths(*sections(held), spec, Architecture.of(held))
         held = rebuilt(held, model, actor, spec)
         built.append((held.world_model.dynamics.hidden_units, held.actor.hidden_units))
     assert built == 2 * [(first.world_model.dynamics.hidden_units, first.actor.hidden_units)]
@@ -69,7 +69,7 @@ def test_what_was_asked_for_is_not_overruled(make_agent, specs, source_of, chang
     asked = make_agent(specs("reacher-easy"), model=change, seed=1)
     model, _ = sections(asked)
     stale = model.model_copy(update={"dynamics": model.dynamics.model_copy(update={"solved_units": (5, 5)})})
-    adopted, _ = adopt_widths(stale, asked.actor.config, asked.spec, source_of(source))
+    adopted, _ = adopt_widths(stale, asked.actor.config, asked.spec, Architecture.of(source))
     assert adopted == model
 
 
