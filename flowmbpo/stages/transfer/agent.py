@@ -11,10 +11,10 @@ from torch import Tensor
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import Agent
 from flowmbpo.stages.transfer.columns import adapt, fold_task
+from flowmbpo.stages.transfer.embeddings import TABLE, TaskStart, effective_embedding, match_tasks, take_embeddings
 from flowmbpo.stages.transfer.layout import EMBEDDING, PARTS, PREFIXES, PartLayout, TakenTensor, describe
 from flowmbpo.stages.transfer.report import TransferReport, TransferRow
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent
-from flowmbpo.stages.transfer.tasks import TABLE, TaskStart, effective_embedding, match_tasks, take_embeddings
 
 READ_THE_LATENT = ("dynamics", "reward", "termination", "actor", "critic", "target_critic", "return_scale")
 DEPENDS_ON = {"target_critic": ("critic",), "return_scale": ("critic", "reward")}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flowmbpo.stages.transfer.embeddings import TaskStart
 from flowmbpo.stages.transfer.layout import PREFIXES, Action
-from flowmbpo.stages.transfer.tasks import TaskStart
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 
 from flowmbpo.errors import ConfigError
 from flowmbpo.stages.transfer.agent import transfer
-from flowmbpo.stages.transfer.tasks import match_tasks
+from flowmbpo.stages.transfer.embeddings import match_tasks
 
 KNOWN = ("reacher-easy", "cheetah-run", "walker-stand", "walker-walk", "humanoid-stand")
 

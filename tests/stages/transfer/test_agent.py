@@ -17,7 +17,7 @@ DYNAMICS = {
     "generative": {"kind": "flow", "mode": "generative"},
     "neural_ode": {"kind": "neural_ode"},
 }
-# Widths as written: what is solved for is the subject of test_widths.py.
+# Widths as written: what is solved for is the subject of test_source.py.
 DYNAMICS = {name: {"units": [14, 14], "parity": name == "mlp", **options} for name, options in DYNAMICS.items()}
 ACTORS = {
     "gaussian": {"kind": "gaussian", "units": [11, 8]},
