@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(help="Inspect, import and export checkpoint files.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,10 +31,7 @@ def inspect(
 
     with only_document(json_):
         document = inspect_checkpoint(file.expanduser())
-    if json_:
-        print_document(document)
-        return
-    _print(people(json_), "checkpoint", document)
+    _present("checkpoint", document, json_)
 
 
 @app.command("import")
@@ -73,11 +68,8 @@ def import_(
             task=task,
             keep_planner=keep_planner,
             overwrite=overwrite,
-        ).to_dict()
-    if json_:
-        print_document(outcome)
-        return
-    _print(people(json_), "imported", outcome)
+        )
+    _present("imported", asdict(outcome), json_)
 
 
 @app.command("export")
@@ -91,16 +83,17 @@ def export(
 
     with only_document(json_):
         document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())
-    if json_:
+    _present("exported", document, json_)
+
+
+def _present(title: str, document: dict[str, Any], json_wanted: bool) -> None:
+    """The document; for people its plain values under each other, then what is nested, then notes in full."""
+    if json_wanted:
         print_document(document)
         return
-    _print(people(json_), "exported", document)
-
-
-def _print(console: Console, title: str, document: dict[str, Any]) -> None:
-    """Plain values under each other, then what is nested, then notes in full."""
     from flowmbpo_cli.tables import print_pairs, print_table
 
+    console = people(json_wanted)
     nested = {key: value for key, value in document.items() if isinstance(value, dict)}
     flat = {key: value for key, value in document.items() if key not in nested and key != "notes"}
     print_pairs(console, title, flat)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
-from flowmbpo.checkpoints.importers.conversion import dropped_parts, foreign_model, untrained_parts
-from flowmbpo.checkpoints.importers.foreign import ForeignModel
+from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
+from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
 from flowmbpo.checkpoints.importers.purpose import NEWT_TASKS, guess_set
-from flowmbpo.checkpoints.importers.reading import ForeignFile, file_sha256, read_foreign
-from flowmbpo.checkpoints.importers.sizes import part_parameters, size_class
+from flowmbpo.checkpoints.importers.recognition import ForeignFile, file_sha256, foreign_model, read_foreign
 from flowmbpo.checkpoints.load import load, resolve
 from flowmbpo.checkpoints.manifest import Manifest
 from flowmbpo.checkpoints.payload import FORMAT
@@ -118,17 +117,17 @@ def _task_set(model: ForeignModel) -> str | None:
 
 
 def _kept(model: ForeignModel) -> list[str]:
-    parts: list[tuple[str, object]] = [
-        ("encoder", model.encoder),
-        ("dynamics", model.dynamics),
-        ("reward", model.reward),
-        ("task_embedding", model.embeddings),
-        ("termination", model.termination),
-        ("planner", model.pi if model.q is not None else None),
-        ("actor", None if model.pwm is None else model.pwm.actor),
-        ("critic", None if model.pwm is None else model.pwm.critic),
-        ("obs_rms", None if model.pwm is None else model.pwm.obs),
-        ("rew_rms", None if model.pwm is None else model.pwm.reward),
-        ("ret_rms", None if model.pwm is None else model.pwm.returns),
-    ]
-    return [name for name, part in parts if part is not None]
+    parts: dict[str, object] = {
+        "encoder": model.encoder,
+        "dynamics": model.dynamics,
+        "reward": model.reward,
+        "task_embedding": model.embeddings,
+        "termination": model.termination,
+        "planner": model.pi if model.q is not None else None,
+        "actor": model.actor,
+        "critic": model.critic,
+        "obs_rms": model.obs_statistics,
+        "rew_rms": model.reward_statistics,
+        "ret_rms": model.return_statistics,
+    }
+    return [name for name, part in parts.items() if part is not None]

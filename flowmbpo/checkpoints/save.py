@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
+from flowmbpo.checkpoints.load import names
 from flowmbpo.checkpoints.manifest import Entry, Manifest, read_or_set_aside
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION, check_plain
+from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
-
-__all__ = ["CheckpointStore", "Loaded", "epoch_name", "load", "load_replay", "resolve"]
 
 _EPOCH = re.compile(r"epoch\d{6,}")
 _REQUIRED = ("config", "epoch", "env_steps", "agent")
@@ -131,3 +130,26 @@ def _content_unlisted(target: Path) -> list[Entry]:
     with open(target, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return [Entry(digest, target.stat().st_size, -1, None)]
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Make sure that `path` may be written, before anything is computed. Raises CheckpointError."""
+    if path.suffix != ".pt":
+        raise CheckpointError(f"{path}: checkpoints end in .pt. Give --out such a name.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise CheckpointError(f"{path}: exists. Give another --out, or --overwrite to replace it.")
+    if path.name in Manifest.read(path.parent).files:
+        raise CheckpointError(f"{path}: belongs to the run in that folder. Give another --out.")
+
+
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> str:
+    """Write `payload` as a checkpoint that `flowmbpo.checkpoints.load.load` reads; returns its SHA-256.
+
+    Raises StorageError when the disk refuses: nothing half-written stays.
+    """
+    check_plain(payload, "payload")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with StagedFile(path) as staged:
+        torch.save({**payload, "replay": None, "format": FORMAT, "version": VERSION}, staged)  # type: ignore[arg-type]
+        staged.commit()
+    return staged.sha256

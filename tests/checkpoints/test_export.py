@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.export import read_export, write_export
-from flowmbpo.checkpoints.importers.conversion import import_checkpoint, write_checkpoint
+from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import write_checkpoint
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.presets.load import experiment_from_dict, load_experiment
 from flowmbpo.runs.build import initial_agent

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.checkpoints.importers.conversion import write_checkpoint
 from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.save import write_checkpoint
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.verify import verify

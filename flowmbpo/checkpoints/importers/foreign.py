@@ -6,20 +6,29 @@ ordered [obs, task] and [z, task, action].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.importers.statistics import Statistics
 from flowmbpo.errors import CheckpointError
 
 GROUP = 8  # SimNorm's, in every published model; a file does not store it
 BIN_RANGE = (-10.0, 10.0)  # of the two-hot heads, in every published model; not stored either
 LOG_STD_BOUNDS = (-10.0, 2.0)  # TD-MPC2's, where a file does not store them
+EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
+
+# (first encoder width, width of the other networks, encoder layers): latent widths differ by task set.
+_SIZES = {
+    (256, 384, 2): "1M",
+    (256, 512, 2): "5M",
+    (1024, 1024, 3): "19M",
+    (1792, 1792, 4): "48M",
+    (4096, 4096, 5): "317M",
+    (128, 256, 2): "S",
+    (2048, 2048, 4): "XL",
+}
+_NEWT_SIZES = {"5M": "B", "19M": "L"}
 
 
 @dataclass(frozen=True)
@@ -50,20 +59,36 @@ Network = tuple[Layer, ...]
 
 
 @dataclass(frozen=True)
-class PWMParts:
-    """What only PWM's own files hold: actor (activation before LayerNorm), critic, running statistics."""
+class RunningStatistics:
+    """Running mean and variance of PWM; `count` is the number of samples, plus the 1e-4 that PWM starts from."""
 
-    actor: Network | None
-    logstd: Tensor | None
-    critic: Network
-    obs: Statistics | None
-    reward: Statistics | None
-    returns: Statistics | None
+    mean: Tensor
+    var: Tensor
+    count: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether any data went into it."""
+        return self.count >= 1.0
+
+    @property
+    def offset(self) -> Tensor:
+        """What is subtracted, flat, in double precision."""
+        return self.mean.double().flatten()
+
+    @property
+    def scale(self) -> Tensor:
+        """What is divided by, flat, in double precision."""
+        return torch.sqrt(self.var.double().flatten() + EPSILON)
 
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """Weights of one file. `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1."""
+    """Weights of one file. `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1.
+
+    Policy prior `pi` and `q` functions are TD-MPC2's; actor (activation before LayerNorm), critic (always there) and
+    running statistics are PWM's own.
+    """
 
     format: str
     encoder: Network
@@ -76,7 +101,12 @@ class ForeignModel:
     q: Network | None = None
     action_masks: Tensor | None = None
     log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS
-    pwm: PWMParts | None = None
+    actor: Network | None = None
+    logstd: Tensor | None = None
+    critic: Network | None = None
+    obs_statistics: RunningStatistics | None = None
+    reward_statistics: RunningStatistics | None = None
+    return_statistics: RunningStatistics | None = None
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -116,74 +146,35 @@ def hidden_units(network: Network) -> list[int]:
     return [layer.outputs for layer in network[:-1]]
 
 
-def count(network: Network | None) -> int:
-    """Number of scalars."""
-    return 0 if network is None else sum(t.numel() for layer in network for t in layer.tensors())
+def size_class(model: ForeignModel) -> str | None:
+    """TD-MPC2's size (`48M`), Newt's (`B`), or None for a model of other widths."""
+    widths = (hidden_units(model.encoder)[0], hidden_units(model.dynamics)[0], len(model.encoder))
+    name = _SIZES.get(widths)
+    return _NEWT_SIZES.get(name, name) if name is not None and model.format == "newt" else name
 
 
-def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
-    """The entries that hold numbers, by names without torch's `module.` prefix.
-
-    TD-MPC2's current files also hold tensors without storage, sizes and devices: bookkeeping of tensordict.
-    Raises CheckpointError, naming the file's `part`, on keys that are no names.
-    """
-    found = {}
-    for name, value in state.items():
-        if not isinstance(name, str):
-            raise CheckpointError(
-                f"{part}: has the key {name!r:.60} ({type(name).__name__}), where names of tensors are needed: another "
-                "kind of file"
-            )
-        if isinstance(value, Tensor) and not value.is_meta:
-            found[name.removeprefix("module.")] = value
-    return found
-
-
-def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, ensemble: bool = False) -> Network:
-    """Remove the layers `{prefix}{i}.weight, .bias, .ln.weight, .ln.bias` from `state`.
-
-    Every layer but the last has a LayerNorm; the last has one where `normed_output`. The tensors of an `ensemble`
-    have its axis ahead. Raises CheckpointError where tensors are missing, do not fit each other, or are not finite.
-    """
-    numbers = sorted(_layer_numbers(state, prefix))
-    if not numbers or numbers != list(range(len(numbers))):
-        raise CheckpointError(
-            f"{prefix}*: holds layers {numbers or 'none'}, where 0, 1, 2, ... are expected: another architecture"
-        )
-    layers = []
-    for number in numbers:
-        normed = normed_output or number < numbers[-1]
-        name = f"{prefix}{number}."
-        norm = (_take(state, f"{name}ln.weight"), _take(state, f"{name}ln.bias")) if normed else (None, None)
-        layers.append(Layer(_take(state, f"{name}weight"), _take(state, f"{name}bias"), *norm))
-    network = tuple(layers)
-    check_chain(network, prefix, ensemble=ensemble)
-    return network
+def part_parameters(model: ForeignModel) -> dict[str, int]:
+    """Learnable scalars by part; `total` as TD-MPC2 counts them (no copies of the Q functions)."""
+    networks = {
+        "encoder": model.encoder,
+        "dynamics": model.dynamics,
+        "reward": model.reward,
+        "task_embedding": model.embeddings,
+        "termination": model.termination,
+        "policy_prior": model.pi,
+        "q_functions": model.q,
+        "actor": model.actor,
+        "critic": model.critic,
+    }
+    counts = {name: _count(part) for name, part in networks.items() if part is not None}
+    if model.logstd is not None:
+        counts["actor"] += model.logstd.numel()
+    return counts | {"total": sum(counts.values())}
 
 
-def check_chain(network: Network, where: str, *, ensemble: bool) -> None:
-    """Make sure that a network's layers fit each other, as those of an `ensemble` or alone. Raises CheckpointError."""
-    needed = "[members, out, in]" if ensemble else "[out, in]"
-    members = network[0].weight.shape[:-2]
-    for number, layer in enumerate(network):
-        weight = layer.weight.shape
-        if len(weight) != (3 if ensemble else 2) or 0 in weight or weight[:-2] != members:
-            raise CheckpointError(
-                f"{where}{number}.weight: is {tuple(weight)}, {needed} is needed: another architecture"
-            )
-        shape = (*layer.weight.shape[:-2], layer.outputs)
-        for tensor in layer.tensors()[1:]:
-            if tuple(tensor.shape) != shape:
-                raise CheckpointError(
-                    f"{where}{number}: a tensor is {tuple(tensor.shape)} beside a weight of "
-                    f"{tuple(layer.weight.shape)}; {shape} is needed: another architecture"
-                )
-    for number, (first, second) in enumerate(pairwise(network)):
-        if first.outputs != second.inputs:
-            raise CheckpointError(
-                f"{where}{number + 1}.weight: has {second.inputs} inputs, but the layer before it {first.outputs} "
-                "outputs: another architecture"
-            )
+def _count(part: Network | Tensor) -> int:
+    tensors = [part] if isinstance(part, Tensor) else [t for layer in part for t in layer.tensors()]
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def check_model(model: ForeignModel) -> None:
@@ -198,56 +189,25 @@ def check_model(model: ForeignModel) -> None:
             f"the shapes leave {model.obs_dim} observations, {a} actions and a latent of {z}, which must be a "
             f"multiple of {GROUP}: another architecture"
         )
-    pwm = model.pwm
-    widths = (
-        ("_dynamics's last layer", model.dynamics[-1].outputs, z),
-        ("_reward's input", model.reward[0].inputs, z + e + a),
-        ("_termination's input", z + e if model.termination is None else model.termination[0].inputs, z + e),
-        ("_pi's input", z + e if model.pi is None else model.pi[0].inputs, z + e),
-        ("_pi's output", 2 * a if model.pi is None else model.pi[-1].outputs, 2 * a),
-        ("_Qs' input", z + e + a if model.q is None else model.q[0].inputs, z + e + a),
-        ("_Qs' output", model.bins if model.q is None else model.q[-1].outputs, model.bins),
-        ("the actor's input", z if pwm is None or pwm.actor is None else pwm.actor[0].inputs, z),
-        ("the actor's output", a if pwm is None or pwm.actor is None else pwm.actor[-1].outputs, a),
-        ("the critic's input", z if pwm is None else pwm.critic[0].inputs, z),
-        ("the critic's output", 1 if pwm is None else pwm.critic[-1].outputs, 1),
-    )
-    for what, found, needed in widths:
-        if found != needed:
+    widths = [("_dynamics's last layer", model.dynamics[-1].outputs, z)]
+    for whose, network, inputs, outputs in (
+        ("_reward's", model.reward, z + e + a, model.bins),
+        ("_termination's", model.termination, z + e, None),
+        ("_pi's", model.pi, z + e, 2 * a),
+        ("_Qs'", model.q, z + e + a, model.bins),
+        ("the actor's", model.actor, z, a),
+        ("the critic's", model.critic, z, 1),
+    ):
+        if network is not None:
+            widths.append((f"{whose} input", network[0].inputs, inputs))
+            widths.append((f"{whose} output", network[-1].outputs, network[-1].outputs if outputs is None else outputs))
+    for what, width, needed in widths:
+        if width != needed:
             raise CheckpointError(
-                f"{what} is {found} wide where the other shapes ask for {needed}: another architecture"
+                f"{what} is {width} wide where the other shapes ask for {needed}: another architecture"
             )
-    if model.bins == 2 or (model.bins == 1 and model.pwm is None):
+    if model.bins == 2 or (model.bins == 1 and model.critic is None):
         raise CheckpointError(
             f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
             "single output) are known"
         )
-
-
-def finite(name: str, tensor: Tensor) -> Tensor:
-    """`tensor` as float32. Raises CheckpointError where it is not finite or no matrix of numbers."""
-    if tensor.is_meta or not tensor.is_floating_point() or tensor.layout != torch.strided:
-        stored = "without numbers" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
-        raise CheckpointError(f"{name}: is a tensor {stored}, where dense floating-point numbers are needed")
-    single = tensor.detach().to(torch.float32)
-    wrong = single[~torch.isfinite(single)]
-    if wrong.numel():
-        raise CheckpointError(
-            f"{name}: holds numbers that are not finite ({float(wrong[0])}), so nothing can be computed with them: "
-            "a damaged file, or one of a run that diverged"
-        )
-    return single
-
-
-def _take(state: dict[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise CheckpointError(f"{name}: is missing: another architecture, or a damaged file")
-    return finite(name, state.pop(name))
-
-
-def _layer_numbers(state: Mapping[str, Tensor], prefix: str) -> Iterator[int]:
-    found = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
-    for number in found:
-        if not (number.isdecimal() and len(number) < 4):
-            raise CheckpointError(f"{prefix}{number}: is no numbered layer: another architecture")
-        yield int(number)

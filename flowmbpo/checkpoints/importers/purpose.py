@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
-from flowmbpo.checkpoints.importers.mapping import Target
 from flowmbpo.checkpoints.importers.tdmpc2 import NEWT
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import task_spec
@@ -17,15 +15,18 @@ from flowmbpo.errors import CheckpointError, ConfigError, nearest
 from flowmbpo.spec import EnvSpec
 
 PUBLISHED_SETS = ("mt30", "mt80")
+NEWT_TASKS = 200
+NEWT_OBS_DIM = 128  # every task is zero-padded to these
+NEWT_ACTION_DIM = 16
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """The task or set, in the config's terms and in numbers, and what was chosen for the user."""
+    """The task or set, in the config's terms and in numbers, its tasks' rows of the embedding table, and notes."""
 
     task: TaskConfig
     spec: EnvSpec
-    target: Target
+    rows: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -51,7 +52,25 @@ def choose_purpose(model: ForeignModel, set_name: str | None, task: str | None) 
 
 def guess_set(model: ForeignModel) -> str | None:
     """The published set that a model's shapes are those of; None where they are of none."""
-    return next((name for name in PUBLISHED_SETS if _fits(model, _set_spec(name))), None)
+    widths = (model.tasks, model.obs_dim, model.action_dim)
+    specs = ((name, _set_spec(name)) for name in PUBLISHED_SETS)
+    return next((name for name, spec in specs if (len(spec.tasks), spec.obs_dim, spec.action_dim) == widths), None)
+
+
+def newt_rows(mt80: Sequence[str]) -> dict[str, int]:
+    """Row in Newt's table of every task known here, from the names of MT80 in their order.
+
+    Newt trains on one list of tasks: DMControl's 21 (19 of MT30's, then the quadruped's two), 16 of its own (11 of
+    which are MT30's others), 49 of Meta-World's (all but mw-shelf-place); the rest run in simulators that this project
+    does not have. Its names lack the `s` of `-backwards`.
+    """
+    meta_world = [name for name in mt80[30:] if name != "mw-shelf-place"]
+    blocks: tuple[tuple[int, Sequence[str]], ...] = (
+        (0, (*mt80[:19], "quadruped-walk", "quadruped-run")),
+        (21, mt80[19:30]),
+        (37, meta_world),
+    )
+    return {name: start + place for start, names in blocks for place, name in enumerate(names)}
 
 
 def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
@@ -69,29 +88,32 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
     padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (NEWT_OBS_DIM, NEWT_ACTION_DIM)
     if padded and spec.obs_dim <= NEWT_OBS_DIM and spec.action_dim <= NEWT_ACTION_DIM:
         padding = f"{NEWT_OBS_DIM} observations and {NEWT_ACTION_DIM} actions"
-        note = f"Newt pads every task to {padding}; {task}'s columns are kept."
-        return Purpose(config, spec, Target(spec.obs_dim, spec.action_dim, ()), (note,))
+        return Purpose(config, spec, (), (f"Newt pads every task to {padding}; {task}'s columns are kept.",))
     _check_widths(model, spec, f"--task {task}: ", _tasks_of_width(model))
-    return Purpose(config, spec, Target(model.obs_dim, model.action_dim, ()))
+    return Purpose(config, spec, ())
 
 
 def _whole_set(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
-    name = set_name or guess_set(model)
+    own = guess_set(model)
+    name = set_name or own
+    described = ((known, _set_spec(known)) for known in PUBLISHED_SETS)
+    published = "the published sets are " + ", ".join(
+        f"{known} ({len(spec.tasks)} tasks, {spec.obs_dim} and {spec.action_dim})" for known, spec in described
+    )
     if name is None:
         raise CheckpointError(
             f"the file holds embeddings of {model.tasks} tasks at {model.obs_dim} observations and "
-            f"{model.action_dim} actions; the published sets are {_published()}. Name the set with --task-set."
+            f"{model.action_dim} actions; {published}. Name the set with --task-set."
         )
     spec = _set_spec(name)
     if len(spec.tasks) != model.tasks:
+        hint = "" if own is None else f", which is {own}: leave --task-set away"
         raise CheckpointError(
-            f"--task-set {name}: has {len(spec.tasks)} tasks, but the file holds embeddings of {model.tasks}"
-            f"{_own_set(model)}."
+            f"--task-set {name}: has {len(spec.tasks)} tasks, but the file holds embeddings of {model.tasks}{hint}."
         )
-    _check_widths(model, spec, f"task set {name}: ", f"the published sets are {_published()}")
-    only = None if task is None else _member(spec, task)
-    config = TaskConfig(name=None, set=name, only=only)
-    return Purpose(config, task_spec(config), Target(model.obs_dim, model.action_dim, tuple(range(model.tasks))))
+    _check_widths(model, spec, f"task set {name}: ", published)
+    config = TaskConfig(name=None, set=name, only=_member(spec, task))
+    return Purpose(config, task_spec(config), tuple(range(model.tasks)))
 
 
 def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
@@ -101,32 +123,28 @@ def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> P
             f"the file reads {model.obs_dim} observations and {model.action_dim} actions, where Newt's states have "
             f"{NEWT_OBS_DIM} and {NEWT_ACTION_DIM}: a model of image features cannot be imported"
         )
-    rows = newt_rows(task_set("mt80").tasks)
-    if _of_one_task(model) and (task is None or set_name is not None):
+    assert model.embeddings is not None
+    finetuned = bool((model.embeddings == model.embeddings[0]).all())  # Newt then leaves one embedding in all rows
+    if finetuned and (task is None or set_name is not None):
         raise CheckpointError("the file holds a model that Newt finetuned on one task; name it with --task alone")
-    if task is not None and set_name is None and (_of_one_task(model) or task not in task_set("mt30").tasks):
+    if task is not None and set_name is None and (finetuned or task not in task_set("mt30").tasks):
         config = TaskConfig(name=None, set=f"newt-{task}", tasks=(task,), only=task)
         spec = EnvSpec(task_spec(TaskConfig(name=task)).tasks, config.set or "")
     else:
         chosen = set_name or "mt30"
         spec = _set_spec(chosen)
-        config = TaskConfig(name=None, set=chosen, only=None if task is None else _member(spec, task))
+        config = TaskConfig(name=None, set=chosen, only=_member(spec, task))
+    rows = newt_rows(task_set("mt80").tasks)
     missing = [each.name for each in spec.tasks if each.name not in rows]
     if missing:
         raise CheckpointError(
             f"{spec.label}: Newt was not trained on {', '.join(missing)}. Choose --task-set mt30, or one --task."
         )
-    notes = (
+    note = (
         f"Of Newt's {NEWT_TASKS} tasks those of {spec.label} are kept, with their columns of its {model.obs_dim} "
-        f"observations and {model.action_dim} actions.",
+        f"observations and {model.action_dim} actions."
     )
-    places = tuple(rows[each.name] for each in spec.tasks)
-    return Purpose(config, spec, Target(spec.obs_dim, spec.action_dim, places), notes)
-
-
-def _of_one_task(model: ForeignModel) -> bool:
-    """Whether all rows of the table are one embedding, as Newt leaves them after finetuning."""
-    return model.embeddings is not None and bool((model.embeddings == model.embeddings[0]).all())
+    return Purpose(config, spec, tuple(rows[each.name] for each in spec.tasks), (note,))
 
 
 def _check_masks(model: ForeignModel, purpose: Purpose) -> None:
@@ -134,7 +152,7 @@ def _check_masks(model: ForeignModel, purpose: Purpose) -> None:
     masks = model.action_masks
     if masks is None:
         return
-    rows = purpose.target.rows or (0,)
+    rows = purpose.rows or (0,)
     if masks.ndim != 2 or masks.shape[0] <= max(rows) or masks.shape[1] != model.action_dim:
         raise CheckpointError(f"_action_masks: is {tuple(masks.shape)}, the model has {model.action_dim} actions")
     for row, task in zip(rows, purpose.spec.tasks, strict=True):
@@ -154,14 +172,9 @@ def _check_widths(model: ForeignModel, spec: EnvSpec, where: str, advice: str) -
         )
 
 
-def _fits(model: ForeignModel, spec: EnvSpec) -> bool:
-    wanted = (len(spec.tasks), spec.obs_dim, spec.action_dim)
-    return wanted == (model.tasks, model.obs_dim, model.action_dim)
-
-
-def _member(spec: EnvSpec, task: str) -> str:
+def _member(spec: EnvSpec, task: str | None) -> str | None:
     names = [each.plain_name for each in spec.tasks]
-    if task not in names:
+    if task is not None and task not in names:
         raise ConfigError(f"--task {task}: is not one of the tasks of {spec.label}.{nearest(task, names)}")
     return task
 
@@ -170,46 +183,9 @@ def _set_spec(name: str) -> EnvSpec:
     return task_spec(TaskConfig(name=None, set=name))
 
 
-def _own_set(model: ForeignModel) -> str:
-    own = guess_set(model)
-    return "" if own is None else f", which is {own}: leave --task-set away"
-
-
-def _published() -> str:
-    described = [(name, _set_spec(name)) for name in PUBLISHED_SETS]
-    return ", ".join(f"{name} ({len(s.tasks)} tasks, {s.obs_dim} and {s.action_dim})" for name, s in described)
-
-
 def _tasks_of_width(model: ForeignModel) -> str:
-    fitting = [name for name in _plain_tasks() if _widths(name) == (model.obs_dim, model.action_dim)]
+    infos = map(task_info, task_names())
+    widths = (model.obs_dim, model.action_dim)
+    fitting = dict.fromkeys(info.name for info in infos if (info.obs_dim, info.action_dim) == widths)
     what = f"{model.obs_dim} observations and {model.action_dim} actions"
     return f"tasks of {what}: {', '.join(fitting)}." if fitting else f"no task here has {what}."
-
-
-def _plain_tasks() -> Mapping[str, None]:
-    return dict.fromkeys(task_info(name).name for name in task_names())
-
-
-def _widths(name: str) -> tuple[int, int]:
-    info = task_info(name)
-    return info.obs_dim, info.action_dim
-
-
-NEWT_TASKS = 200
-NEWT_OBS_DIM = 128  # every task is zero-padded to these
-NEWT_ACTION_DIM = 16
-_MISSING = "mw-shelf-place"  # of the 50 of Meta-World, Newt has all but this one
-_SUITE = 19  # of MT30's tasks so many are DMControl's own; the other 11 are in Newt's second block
-_SECOND_BLOCK = 21
-_META_WORLD = 37
-_DMCONTROL = 30
-
-
-def newt_rows(mt80: Sequence[str]) -> MappingProxyType[str, int]:
-    """Row of every task known here, from the names of MT80 in their order."""
-    rows = {name: row for row, name in enumerate(mt80[:_SUITE])}
-    rows |= {"quadruped-walk": _SUITE, "quadruped-run": _SUITE + 1}
-    rows |= {name: _SECOND_BLOCK + place for place, name in enumerate(mt80[_SUITE:_DMCONTROL])}
-    meta_world = [name for name in mt80[_DMCONTROL:] if name != _MISSING]
-    rows |= {name: _META_WORLD + place for place, name in enumerate(meta_world)}
-    return MappingProxyType(rows)

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from flowmbpo.checkpoints.importers.foreign import (
-    ForeignModel,
-    Layer,
-    Network,
-    PWMParts,
-    check_chain,
-    check_model,
-    finite,
-    plain_tensors,
-    take_network,
-)
-from flowmbpo.checkpoints.importers.statistics import CLIP, Statistics
+from flowmbpo.checkpoints.importers.foreign import ForeignModel, Layer, Network, RunningStatistics, check_model
+from flowmbpo.checkpoints.importers.state_dict import check_chain, finite, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 PWM = "pwm"
+CLIP = 5.0  # of observations and rewards, which PWM clips to +-CLIP
+PICKLED_NAME = "pwm.utils.running_mean_std.RunningMeanStd"
+_FIELDS = {"shape", "mean", "var", "count"}
 _KEYS = {"actor", "critic", "world_model"}
 _OPTIMISERS = ("actor_opt", "critic_opt", "world_model_opt")
 _CLIP_NOTE = (
     f"Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-{CLIP:g}."
 )
 _MASK_NOTE = "PWM never masked actions: where a task has fewer than the widest, its policy's spare ones are now 0."
+
+
+class PickledStatistics:
+    """Stands in for PWM's running statistics while a file is read: their state, and nothing that they could do."""
+
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
 
 def is_pwm(content: Mapping[str, object]) -> bool:
@@ -43,42 +46,32 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
             raise CheckpointError(f"{key}: is a {type(content[key]).__name__}, not a state dict")
     tensors = plain_tensors(content["world_model"], "world_model")
     embeddings = tensors.pop("_task_emb.weight", None)
-    notes = [] if embeddings is None else [_MASK_NOTE]
     actor, logstd, dropped = _actor(plain_tensors(content["actor"], "actor"))
-    obs = _statistics(content, "obs_rms")
-    if obs is not None and obs.seen:
-        notes.append(_CLIP_NOTE)
-    parts = PWMParts(
-        actor=actor,
-        logstd=logstd,
-        critic=_critic(plain_tensors(content["critic"], "critic")),
-        obs=obs,
-        reward=_statistics(content, "rew_rms"),
-        returns=_statistics(content, "ret_rms"),
-    )
     model = ForeignModel(
         format=PWM,
         encoder=take_network(tensors, "_encoder.", normed_output=True),
         dynamics=take_network(tensors, "_dynamics.", normed_output=True),
         reward=take_network(tensors, "_reward.", normed_output=False),
         embeddings=None if embeddings is None else finite("_task_emb.weight", embeddings),
-        pwm=parts,
+        actor=actor,
+        logstd=logstd,
+        critic=_critic(plain_tensors(content["critic"], "critic")),
         dropped=(*dropped, *(key for key in _OPTIMISERS if content.get(key) is not None)),
-        notes=tuple(notes),
     )
     if tensors:
         raise CheckpointError(
             f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files: another architecture"
         )
     check_model(model)
-    for key, statistics, width in (
-        ("obs_rms", parts.obs, model.obs_dim),
-        ("rew_rms", parts.reward, 1),
-        ("ret_rms", parts.returns, 1),
-    ):
-        if statistics is not None:
-            _check_statistics(key, statistics, width)
-    return model
+    obs = _statistics(content, "obs_rms", model.obs_dim)
+    notes = ((_MASK_NOTE, embeddings is not None), (_CLIP_NOTE, obs is not None and obs.seen))
+    return replace(
+        model,
+        obs_statistics=obs,
+        reward_statistics=_statistics(content, "rew_rms", 1),
+        return_statistics=_statistics(content, "ret_rms", 1),
+        notes=tuple(note for note, applies in notes if applies),
+    )
 
 
 def _actor(tensors: dict[str, Tensor]) -> tuple[Network | None, Tensor | None, tuple[str, ...]]:
@@ -123,25 +116,33 @@ def _check_norms(network: Network, where: str, *, ensemble: bool) -> None:
         raise CheckpointError(f"{where}*: a LayerNorm is expected behind every hidden layer and none at the end")
 
 
-def _statistics(content: Mapping[str, Any], key: str) -> Statistics | None:
+def _statistics(content: Mapping[str, Any], key: str, width: int) -> RunningStatistics | None:
+    """Running statistics that can be computed with, of `width` numbers. Raises CheckpointError."""
     value = content.get(key)
-    if value is not None and not isinstance(value, Statistics):
+    if value is None:
+        return None
+    if not isinstance(value, PickledStatistics):
         raise CheckpointError(f"{key}: is a {type(value).__name__}, not PWM's running statistics")
-    if value is not None:
-        missing = sorted({"mean", "var", "count"} - vars(value).keys())
-        if missing:
-            raise CheckpointError(f"{key}: has no {', '.join(missing)}: a damaged file; fetch it again")
-    return value
-
-
-def _check_statistics(key: str, statistics: Statistics, width: int) -> None:
-    """Make sure that mean, variance and count can be computed with. Raises CheckpointError."""
+    if value.state is None:
+        raise CheckpointError(f"{key}: has no count, mean, var: a damaged file; fetch it again")
+    if not isinstance(value.state, dict) or set(value.state) != _FIELDS:
+        raise CheckpointError(f"{key}: is a {PICKLED_NAME} with other fields than {', '.join(sorted(_FIELDS))}")
+    mean, var, count = value.state["mean"], value.state["var"], value.state["count"]
+    try:
+        samples = float(count)
+    except (TypeError, ValueError, RuntimeError):
+        samples = None
+    if not (isinstance(mean, Tensor) and isinstance(var, Tensor)) or samples is None:
+        raise CheckpointError(f"{key}: is a {PICKLED_NAME} whose fields are no numbers")
+    if mean.shape != var.shape:
+        raise CheckpointError(f"{key}: is a {PICKLED_NAME} of mean {tuple(mean.shape)} and var {tuple(var.shape)}")
     advice = "a damaged file: fetch it again, or import another"
-    for name, tensor in (("mean", statistics.mean), ("var", statistics.var)):
+    for name, tensor in (("mean", mean), ("var", var)):
         if tensor.numel() != width:
             raise CheckpointError(f"{key}.{name}: has {tensor.numel()} numbers, {width} are needed: {advice}")
         values = finite(f"{key}.{name}", tensor).flatten()
         if name == "var" and bool((values < 0.0).any()):
             raise CheckpointError(f"{key}.var: holds {float(values.min()):g}, where 0 or more is needed: {advice}")
-    if not 0.0 <= statistics.count < math.inf:
-        raise CheckpointError(f"{key}.count: is {statistics.count:g}, where a finite 0 or more is needed: {advice}")
+    if not 0.0 <= samples < math.inf:
+        raise CheckpointError(f"{key}.count: is {samples:g}, where a finite 0 or more is needed: {advice}")
+    return RunningStatistics(mean, var, samples)

@@ -1,6 +1,7 @@
-"""TD-MPC2's layouts of a state dict, told apart and brought to one set of names.
+"""World models of TD-MPC2 and Newt (Hansen et al. 2024), whichever layout their file has.
 
-The common names are those of the files that PWM uses, with Q layers as `_Qs.{layer}.{name}`, stacked.
+The layouts of a state dict are told apart and brought to one set of names: those of the files that PWM uses, with Q
+layers as `_Qs.{layer}.{name}`, stacked.
 """
 
 from __future__ import annotations
@@ -12,15 +13,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.importers.foreign import (
-    LOG_STD_BOUNDS,
-    ForeignModel,
-    Network,
-    check_model,
-    finite,
-    plain_tensors,
-    take_network,
-)
+from flowmbpo.checkpoints.importers.foreign import LOG_STD_BOUNDS, ForeignModel, Network, check_model
+from flowmbpo.checkpoints.importers.state_dict import finite, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 TDMPC2 = "tdmpc2"
@@ -45,6 +39,12 @@ _OLDEST = {
 _NEWT_Q = re.compile(r"_Qs\.online\._Qs\.(\d{1,3})\.(.+)")
 _FLAT_Q = re.compile(r"_Qs\.params\.(\d{1,3})")
 _NAMED_Q = re.compile(r"_Qs\.params\.(\d{1,3}\..+)")
+
+
+_OLDEST_NOTE = (
+    "The oldest files have a layer without weights ahead of the encoder that no published code names. It is taken "
+    "to pass observations on unchanged; a symlog there has been reported. Check returns before relying on this import."
+)
 
 
 def recognise_layout(names: Mapping[str, object]) -> str | None:
@@ -96,23 +96,22 @@ def _stack_members(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             members.setdefault(match[2], {})[int(match[1])] = tensor
         else:
             rest[name] = tensor
-    for name, found in members.items():
-        if sorted(found) != list(range(len(found))) or len({t.shape for t in found.values()}) != 1:
-            raise CheckpointError(f"_Qs.online._Qs.*.{name}: members {sorted(found)} do not make one ensemble")
-        rest[f"_Qs.{name}"] = torch.stack([found[member] for member in range(len(found))])
+    for name, held in members.items():
+        if sorted(held) != list(range(len(held))) or len({t.shape for t in held.values()}) != 1:
+            raise CheckpointError(f"_Qs.online._Qs.*.{name}: members {sorted(held)} do not make one ensemble")
+        rest[f"_Qs.{name}"] = torch.stack([held[member] for member in range(len(held))])
     return rest
-
-
-_OLDEST_NOTE = (
-    "The oldest files have a layer without weights ahead of the encoder that no published code names. It is taken "
-    "to pass observations on unchanged; a symlog there has been reported. Check returns before relying on this import."
-)
 
 
 def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     """The model of a state dict in `layout`. Raises CheckpointError naming the tensor that does not fit."""
     stored = plain_tensors(state, "model")
     tensors = common_names(stored, layout)
+    copies = {
+        "_Qs.target" if name.startswith("_Qs.") else name.split(".", maxsplit=1)[0]
+        for name in stored
+        if name.startswith(COPIES)
+    }
     log_std_bounds = _take_log_std_bounds(tensors)
     embeddings = tensors.pop("_task_emb.weight", None)
     model = ForeignModel(
@@ -127,7 +126,7 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
         q=_take_optional(tensors, "_Qs.", ensemble=True),
         action_masks=_take_masks(tensors),
         log_std_bounds=log_std_bounds,
-        dropped=tuple(sorted({_copy_of(name) for name in stored if name.startswith(COPIES)})),
+        dropped=tuple(sorted(copies)),
         notes=(_OLDEST_NOTE,) if layout == OLDEST else (),
     )
     if tensors:
@@ -172,7 +171,3 @@ def _take_log_std_bounds(tensors: dict[str, Tensor]) -> tuple[float, float]:
             "needed: a damaged file"
         )
     return lowest, lowest + width
-
-
-def _copy_of(name: str) -> str:
-    return "_Qs.target" if name.startswith("_Qs.") else name.split(".", maxsplit=1)[0]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.importers.conversion import import_checkpoint
-from flowmbpo.checkpoints.importers.statistics import Statistics
+from flowmbpo.checkpoints.importers.pwm import PickledStatistics
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
 
 
@@ -74,7 +74,7 @@ def test_hostile_pickles_execute_nothing(tmp_path, place, form):
 def test_stand_in_is_allowed_only_while_a_file_is_read(refused):
     refused({"nothing": 1})
     assert "RunningMeanStd" not in str(torch.serialization.get_safe_globals())
-    assert Statistics not in torch.serialization.get_safe_globals()
+    assert PickledStatistics not in torch.serialization.get_safe_globals()
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ COUNTS = {  # encoder, dynamics, reward, with the embedding, all of TD-MPC2
 @pytest.mark.parametrize(("task_set", "size"), COUNTS)
 def test_parameter_counts_are_the_published_ones(monkeypatch, task_set, size):
     """By shapes alone: the tensors are one number each, expanded."""
-    from flowmbpo.checkpoints.importers.sizes import part_parameters, size_class
+    from flowmbpo.checkpoints.importers.foreign import part_parameters, size_class
     from flowmbpo.checkpoints.importers.tdmpc2 import TDMPC2, read_tdmpc2
 
     def shapes_only(state, names, dims, g, lead=()):

@@ -1,4 +1,4 @@
-"""Reading a foreign checkpoint file without running anything from it."""
+"""A published file read without running anything from it, and told by its names and shapes alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,48 @@ import pickle
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.importers.statistics import PICKLED_NAME, Statistics
+from flowmbpo.checkpoints.importers.foreign import ForeignModel
+from flowmbpo.checkpoints.importers.pwm import PICKLED_NAME, PickledStatistics, is_pwm, read_pwm
+from flowmbpo.checkpoints.importers.tdmpc2 import read_tdmpc2, recognise_layout
 from flowmbpo.errors import CheckpointError
+
+KNOWN = "TD-MPC2 (three layouts), PWM, Newt, or a folder that `flowmbpo checkpoint export` wrote"
+_UNCHECKED_NOTE = (
+    "The file is of torch's old kind, which stores no checksums: damage to its numbers would not be noticed. Compare "
+    "its SHA-256 with one from where it was published."
+)
+
+
+def foreign_model(file: ForeignFile) -> ForeignModel:
+    """The model that a file holds. Raises CheckpointError where it is not known or does not fit."""
+    model = _recognised(file)
+    return model if file.checksums else replace(model, notes=(*model.notes, _UNCHECKED_NOTE))
+
+
+def _recognised(file: ForeignFile) -> ForeignModel:
+    try:
+        if is_pwm(file.content):
+            return read_pwm(file.content)
+        state = file.content.get("model", file.content)
+        if isinstance(state, Mapping) and all(isinstance(name, str) for name in state):
+            layout = recognise_layout({name.removeprefix("module."): None for name in state})
+            if layout is not None:
+                return read_tdmpc2(state, layout)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}. Nothing was imported.") from error
+    names = state.keys() if isinstance(state, Mapping) else file.content.keys()
+    if any(str(name).startswith("_encoder.rgb") for name in names):
+        raise CheckpointError(f"{file.path}: is a model of images; those of states can be imported.")
+    shown = ", ".join(sorted(map(str, names))[:4]) or "nothing"
+    raise CheckpointError(f"{file.path}: is no checkpoint that is known here (it holds {shown}). Known are: {KNOWN}.")
+
 
 # All that zipfile and torch raise on damaged bytes; MemoryError comes of sizes that damage made huge.
 _UNREADABLE = (
@@ -62,7 +96,7 @@ def read_foreign(path: Path) -> ForeignFile:
     if zipped:
         _check_archive(path)
     try:
-        with torch.serialization.safe_globals([(Statistics, PICKLED_NAME)]):
+        with torch.serialization.safe_globals([(PickledStatistics, PICKLED_NAME)]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
