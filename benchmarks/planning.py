@@ -29,8 +29,7 @@ from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.diagnostics.statistics import mean_interval
 from flowmbpo.envs.resolve import only_id
 from flowmbpo.evaluation.returns import evaluate
-from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.presets.planner import mppi_config
+from flowmbpo.presets.load import experiment_from_dict, mppi_config
 from flowmbpo.runs.acting import Acting, make_acting, planning_config
 from flowmbpo.runs.build import env_spec, evaluation_env
 from flowmbpo.runs.evaluate import SEED_BASE, config_for_task, load_agent

@@ -38,7 +38,7 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Measure the real return of a trained policy, or of a planner in its world model."""
-    from flowmbpo.presets.planner import mppi_config
+    from flowmbpo.presets.load import mppi_config
 
     if planner_set and planner == "policy":
         raise typer.BadParameter("sets a planner's options; add --planner mppi.", param_hint="--planner-set")

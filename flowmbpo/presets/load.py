@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.presets.library import Library, Preset
 from flowmbpo.presets.schema import merge_documents
 from flowmbpo.presets.settings import config_name, parse_settings
@@ -119,6 +120,11 @@ def _infos(library: Library, presets: Iterable[Preset]) -> list[PresetInfo]:
         family = library.family(config.name)
         infos.append(PresetInfo(config.name, family, config.phase, task, config.description, config.cost))
     return infos
+
+
+def mppi_config(settings: Sequence[str]) -> MPPIConfig:
+    """The default planner with `settings` (each `key=value`, a later one wins) applied. Raises ConfigError."""
+    return validate(parse_settings(settings, MPPIConfig, "--planner-set", "horizon=5"), "--planner-set", MPPIConfig)
 
 
 def _flags(task: str | None, seed: int | None, device: str | None, track: Sinks | None) -> Document:

@@ -4,7 +4,7 @@ import pytest
 
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.presets.planner import mppi_config
+from flowmbpo.presets.load import mppi_config
 
 
 def test_defaults_are_tdmpc2s():
@@ -25,12 +25,12 @@ def test_settings_change_what_they_name_and_later_ones_win():
     ("setting", "message"),
     [
         ("horizon", r"--planner-set horizon: write key=value"),
-        ("horizon=", r"--planner-set horizon=: write key=value"),
+        ("horizon=", r"--planner-set horizon=: no value; write key=value"),
         ("horzon=3", r"unknown key 'horzon'\. Did you mean 'horizon'\?"),
         ("x=3", r"unknown key 'x'\. Allowed: horizon, "),
-        ("horizon=0", r"--planner-set horizon=0: is not allowed\. Use an integer >= 1"),
-        ("horizon=three", r"--planner-set horizon=\"three\": is not allowed"),
-        ("temperature=-1", r"temperature=-1: is not allowed\. Use a number > 0"),
+        ("horizon=0", r"--planner-set horizon=0: horizon: 0 is not allowed\. Use an integer >= 1"),
+        ("horizon=three", r"horizon: 'three' is not allowed"),
+        ("temperature=-1", r"temperature: -1 is not allowed\. Use a number > 0"),
         ("samples=32", r"elites 64 exceeds samples 32"),
         ("policy_samples=600", r"policy_samples 600 exceeds samples 512"),
         ("min_std=3", r"min_std 3\.0 exceeds max_std 2\.0"),
