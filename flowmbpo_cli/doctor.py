@@ -1,4 +1,4 @@
-"""What works on this machine, checked one thing at a time."""
+"""`flowmbpo doctor` and `flowmbpo version`: what is installed and works on this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowmbpo import __version__
 from flowmbpo_cli.output import only_document, people, print_document
 
 if TYPE_CHECKING:
     from flowmbpo.envs.simulators import SimulatorInfo
 
-
 _LEAST_DISK_GIB = 5
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,51 @@ class MachineCheck:
     advice: str = ""
     core: bool = False
 
-    def to_dict(self) -> dict[str, object]:
-        """The JSON object."""
-        return asdict(self)
+
+def doctor(json_: _Json = False) -> None:
+    """Say what works on this machine, and what to do about what does not."""
+    with only_document(json_):
+        report = list(checks(Path.cwd()))
+    core_works = all(check.ok for check in report if check.core)
+    if json_:
+        print_document({"ok": core_works, "checks": [asdict(check) for check in report]})
+    else:
+        from flowmbpo_cli.tables import print_table
+
+        console = people(json_)
+        rows = [[c.section, c.name, "ok" if c.ok else "missing", c.detail, c.advice] for c in report]
+        print_table(console, "doctor", ["section", "what", "state", "found", "what to do"], rows)
+        console.print("The core works." if core_works else "The core does not work: see the lines above.")
+    raise typer.Exit(0 if core_works else 1)
+
+
+def version(json_: _Json = False) -> None:
+    """Print the versions of flowmbpo, Python and torch."""
+    versions = {"flowmbpo": __version__, "python": platform.python_version(), "torch": package_version("torch")}
+    if json_:
+        print_document(versions)
+    else:
+        torch = versions["torch"] or "not installed"
+        typer.echo(f"flowmbpo {__version__} (Python {versions['python']}, torch {torch})")
 
 
 def checks(folder: Path) -> Iterator[MachineCheck]:
     """Every check, in the report's order; `folder` is where runs would be written."""
-    yield _python()
+    python = sys.version_info >= (3, 11)
+    where = f"{platform.python_version()} at {sys.executable}"
+    yield MachineCheck("python", "python", python, where, "" if python else "Use Python 3.11 or 3.12.", core=True)
     yield from _torch()
     yield from _simulators()
     yield from _rendering()
     yield _dflex()
-    yield _slurm()
+    sbatch = shutil.which("sbatch")
+    advice = "" if sbatch else "Optional: for clusters."
+    yield MachineCheck("slurm", "sbatch", sbatch is not None, sbatch or "not on PATH", advice)
     yield from _wandb()
-    yield _disk(folder)
+    free = shutil.disk_usage(folder).free / 2**30
+    ok = free >= _LEAST_DISK_GIB
+    advice = "" if ok else "Free some space: a paper-scale replay buffer alone takes several GiB."
+    yield MachineCheck("disk", "free space", ok, f"{free:.1f} GiB free in {folder}", advice)
 
 
 def package_version(name: str) -> str | None:
@@ -60,12 +91,6 @@ def package_version(name: str) -> str | None:
         return installed(name)
     except PackageNotFoundError:
         return None
-
-
-def _python() -> MachineCheck:
-    ok = sys.version_info >= (3, 11)
-    advice = "" if ok else "Use Python 3.11 or 3.12."
-    return MachineCheck("python", "python", ok, f"{platform.python_version()} at {sys.executable}", advice, core=True)
 
 
 def _torch() -> Iterator[MachineCheck]:
@@ -94,7 +119,19 @@ def _simulators() -> Iterator[MachineCheck]:
         if simulator.modules and simulator.name != "dflex":
             advice = "" if simulator.installed else f"For its tasks: {simulator.install}"
             yield MachineCheck("simulators", simulator.name, simulator.installed, _simulator_detail(simulator), advice)
-    yield _mujoco_step()
+    advice = "Install mujoco==3.3.0 again; the toy tasks need no simulator."
+    try:
+        import mujoco
+    except (ImportError, OSError) as error:
+        yield MachineCheck("simulators", "step", False, f"mujoco cannot be imported: {error}", advice)
+        return
+    point = '<mujoco><worldbody><body><freejoint/><geom size=".1"/></body></worldbody></mujoco>'
+    model = mujoco.MjModel.from_xml_string(point)  # it falls, which needs no rendering
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data)
+    fell = float(data.qvel[2]) < 0.0
+    detail = "a simulated step works" if fell else "a step moved nothing"
+    yield MachineCheck("simulators", "step", fell, detail, "" if fell else advice)
 
 
 def _simulator_detail(simulator: SimulatorInfo) -> str:
@@ -102,38 +139,21 @@ def _simulator_detail(simulator: SimulatorInfo) -> str:
     from flowmbpo_cli.environments.catalogue import all_tasks
 
     versions = {module: package_version(module) for module in simulator.modules}
-    found = ", ".join(f"{module} {version}" for module, version in versions.items() if version) or "not installed"
+    held = ", ".join(f"{module} {version}" for module, version in versions.items() if version) or "not installed"
     count = sum(task.simulator == simulator.name for task in all_tasks())
-    return f"{found}; {count} tasks ({simulator.title})"
-
-
-def _mujoco_step() -> MachineCheck:
-    """One step of a falling point, which needs no rendering."""
-    advice = "Install mujoco==3.3.0 again; the toy tasks need no simulator."
-    try:
-        import mujoco
-    except (ImportError, OSError) as error:
-        return MachineCheck("simulators", "step", False, f"mujoco cannot be imported: {error}", advice)
-    model = mujoco.MjModel.from_xml_string(
-        '<mujoco><worldbody><body><freejoint/><geom size=".1"/></body></worldbody></mujoco>'
-    )
-    data = mujoco.MjData(model)
-    mujoco.mj_step(model, data)
-    if float(data.qvel[2]) < 0.0:
-        return MachineCheck("simulators", "step", True, "a simulated step works")
-    return MachineCheck("simulators", "step", False, "a step moved nothing", advice)
+    return f"{held}; {count} tasks ({simulator.title})"
 
 
 def _rendering() -> Iterator[MachineCheck]:
-    loadable = []
+    loadable = [name for name in ("EGL", "OSMesa") if _loads(name)]
     for name in ("EGL", "OSMesa"):
-        found = _loads(name)
-        loadable += [name] if found else []
-        yield MachineCheck("rendering", name, found, "library loads" if found else "library not found")
+        ok = name in loadable
+        yield MachineCheck("rendering", name, ok, "library loads" if ok else "library not found")
     backend = os.environ.get("MUJOCO_GL")
     chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
     advice = "" if loadable else "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
-    yield MachineCheck("rendering", "video", bool(loadable), chosen if loadable else "no off-screen renderer", advice)
+    detail = chosen if loadable else "no off-screen renderer"
+    yield MachineCheck("rendering", "video", bool(loadable), detail, advice)
 
 
 def _loads(library: str) -> bool:
@@ -155,44 +175,12 @@ def _dflex() -> MachineCheck:
     return MachineCheck("dflex", "dflex", dflex.installed, _simulator_detail(dflex), advice)
 
 
-def _slurm() -> MachineCheck:
-    path = shutil.which("sbatch")
-    return MachineCheck(
-        "slurm", "sbatch", path is not None, path or "not on PATH", "" if path else "Optional: for clusters."
-    )
-
-
 def _wandb() -> Iterator[MachineCheck]:
-    found = package_version("wandb")
-    yield MachineCheck("wandb", "wandb", found is not None, found or "not installed", "" if found else "Install wandb.")
+    package = package_version("wandb")
+    advice = "" if package else "Install wandb."
+    yield MachineCheck("wandb", "wandb", package is not None, package or "not installed", advice)
     from flowmbpo.tracking.wandb import wandb_key_present
 
     key = wandb_key_present()
     advice = "" if key else "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
     yield MachineCheck("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)
-
-
-def _disk(folder: Path) -> MachineCheck:
-    free = shutil.disk_usage(folder).free / 2**30
-    ok = free >= _LEAST_DISK_GIB
-    advice = "" if ok else "Free some space: a paper-scale replay buffer alone takes several GiB."
-    return MachineCheck("disk", "free space", ok, f"{free:.1f} GiB free in {folder}", advice)
-
-
-def doctor(json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
-    """Say what works on this machine, and what to do about what does not."""
-    from flowmbpo_cli.doctor import checks
-
-    with only_document(json_):
-        found = list(checks(Path.cwd()))
-    core_works = all(check.ok for check in found if check.core)
-    if json_:
-        print_document({"ok": core_works, "checks": [check.to_dict() for check in found]})
-    else:
-        from flowmbpo_cli.tables import print_table
-
-        console = people(json_)
-        rows = [[c.section, c.name, "ok" if c.ok else "missing", c.detail, c.advice] for c in found]
-        print_table(console, "doctor", ["section", "what", "state", "found", "what to do"], rows)
-        console.print("The core works." if core_works else "The core does not work: see the lines above.")
-    raise typer.Exit(0 if core_works else 1)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, stages, train, version
+from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, stages, train
 from flowmbpo_cli.contract import ContractGroup, report_bug
 from flowmbpo_cli.execution import TrainCommand
 
@@ -33,7 +33,7 @@ def root(
 ) -> None:
     """Flow-matching world models and flow policies beside PWM's baselines."""
     if show_version:
-        version.version(json_=False)
+        doctor.version(json_=False)
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -50,7 +50,7 @@ app.add_typer(data.app, name="data")
 app.command("diagnose")(diagnose.diagnose)
 app.command("parity")(parity.parity)
 app.command("doctor")(doctor.doctor)
-app.command("version")(version.version)
+app.command("version")(doctor.version)
 
 
 def main() -> None:
