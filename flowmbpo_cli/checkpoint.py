@@ -79,7 +79,7 @@ def export(
     json_: _Json = False,
 ) -> None:
     """Write safetensors, config and a model card; `checkpoint import DIR` reads them back bit for bit."""
-    from flowmbpo.runs.export_checkpoint import export_checkpoint
+    from flowmbpo.checkpoints.export import export_checkpoint
 
     with only_document(json_):
         document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())

@@ -12,74 +12,14 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.resolve import task_spec
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import write_bytes_atomic
-from flowmbpo.presets.load import load_experiment, to_yaml
-
-
-def model_card(payload: Mapping[str, Any], config: ExperimentConfig, parts: Mapping[str, int]) -> str:
-    """Markdown: what the weights are, what they were trained on, their parts, and how to load them."""
-    sections = [
-        f"# {config.name}",
-        _summary(config),
-        "## Training",
-        _training(payload, config),
-        "## Parts",
-        _parts(parts),
-        "## Use",
-        _use(payload, config),
-        "## Licence",
-        "None is stated: ask whoever trained these weights (and made the data they were trained on).",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _summary(config: ExperimentConfig) -> str:
-    model = config.model
-    embedding = f", task embeddings of {model.task_dim}" if model.task_dim else ""
-    return (
-        f"A latent world model (dynamics `{model.dynamics.kind}`, latent of {model.latent_dim}{embedding}) with a "
-        f"`{config.actor.kind}` policy, saved by flowmbpo. {config.description}".rstrip()
-    )
-
-
-def _training(payload: Mapping[str, Any], config: ExperimentConfig) -> str:
-    what = f"task set `{config.task.set}`" if config.task.set is not None else f"task `{config.task.name}`"
-    only = "" if config.task.only is None else f", of which `{config.task.only}` alone runs"
-    rows = [
-        f"- {what}{only}; phase `{config.phase}`; seed {config.seed}",
-        f"- {int(payload['epoch']):,} epochs, {int(payload['env_steps']):,} environment steps",
-    ]
-    if config.data is not None:
-        rows.append(f"- learnt from the dataset `{config.data.path.rstrip('/').rpartition('/')[2]}`")
-    imported = payload.get("imported")
-    if imported is not None:
-        rows.append(f"- imported from `{imported['file']}` ({imported['format']}, SHA-256 `{imported['sha256']}`)")
-        if imported["untrained"]:
-            rows.append(f"- **untrained**, freshly initialised: {', '.join(imported['untrained'])}")
-        rows += [f"- {note}" for note in imported["notes"]]
-    return "\n".join(rows)
-
-
-def _parts(parts: Mapping[str, int]) -> str:
-    rows = [f"| {name.replace('_', ' ')} | {number:,} |" for name, number in parts.items() if number]
-    total = f"| total | {sum(parts.values()):,} |"
-    return "\n".join(["| part | parameters |", "|---|---:|", *rows, total])
-
-
-def _use(payload: Mapping[str, Any], config: ExperimentConfig) -> str:
-    planner = "" if payload.get("planner") is None else " --planner mppi"
-    name = f"{config.name}.pt"
-    return (
-        "```\n"
-        f"flowmbpo checkpoint import THIS_FOLDER --out {name}\n"
-        f"flowmbpo eval {name}{planner}\n"
-        "```\n\n"
-        "`model.safetensors` holds the agent's tensors as `agent.*` (and a planner's as `planner.pi.*` and "
-        "`planner.q.*`), `config.yaml` all that is needed to build it. Optimisers and replay are not part of it."
-    )
-
+from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -89,7 +29,7 @@ FORMAT = "flowmbpo-export"
 VERSION = "1"
 
 _AGENT = "agent."
-_NETWORKS = ("pi", "q")  # the planner's
+NETWORKS = ("pi", "q")  # the planner's
 _RECORDS = ("imported", "initial")  # where weights came from; plain values
 
 
@@ -98,24 +38,36 @@ def is_export(path: Path) -> bool:
     return (path / WEIGHTS).is_file()
 
 
-def write_export(folder: Path, payload: Mapping[str, Any], config: ExperimentConfig, parts: Mapping[str, int]) -> None:
-    """Write a checkpoint's weights, config and card to `folder`, which must be new or empty.
+def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Write a checkpoint's (or a run's latest) weights, config and card to `folder`, which must be new or empty.
 
-    `parts` are the parameters by part, for the card. Optimisers, random states and the replay buffer stay
-    behind: an export is to be used or started from, not resumed. The weights are written last, so that a
-    folder that has them is whole. Raises CheckpointError, StorageError.
+    Optimisers, random states and the replay buffer stay behind: an export is to be used or started from, not resumed.
+    The weights are written last, so that a folder that has them is whole. Returns the JSON document of `checkpoint
+    export`. Raises CheckpointError, ConfigError, StorageError.
     """
+    loaded = load(checkpoint)
+    payload = loaded.payload
+    config = experiment_from_dict(payload["config"], str(loaded.path))
+    parts = parameter_counts(build_meta_agent(config, task_spec(config.task)))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty. Name a new folder.")
     yaml = to_yaml(config).encode()
     weights = safetensors.torch.save(_tensors(payload), _metadata(payload, yaml))
-    sums = {WEIGHTS: weights, CONFIG: yaml}
+    sums = "".join(
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in ((WEIGHTS, weights), (CONFIG, yaml))
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(folder / CONFIG, yaml)
-    write_bytes_atomic(folder / CARD, model_card(payload, config, parts).encode())
-    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sums.items()]
-    write_bytes_atomic(folder / SUMS, "".join(lines).encode())
-    write_bytes_atomic(folder / WEIGHTS, weights)
+    card = _model_card(payload, config, parts)
+    for name, content in ((CONFIG, yaml), (CARD, card.encode()), (SUMS, sums.encode()), (WEIGHTS, weights)):
+        write_bytes_atomic(folder / name, content)
+    return {
+        "checkpoint": str(loaded.path),
+        "checkpoint_sha256": loaded.sha256,
+        "folder": str(folder),
+        "files": sorted(file.name for file in folder.iterdir()),
+        "parameters": sum(parts.values()),
+        "planner": payload.get("planner") is not None,
+    }
 
 
 def read_export(folder: Path) -> dict[str, Any]:
@@ -144,20 +96,22 @@ def read_export(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    found = {f"{_AGENT}{name}": tensor for name, tensor in payload["agent"].items()}
-    planner = payload.get("planner")
-    if planner is not None:
-        for network in _NETWORKS:
-            found |= {f"planner.{network}.{name}": tensor for name, tensor in planner[network].items()}
+    states = {_AGENT: payload["agent"]}
+    if payload.get("planner") is not None:
+        states |= {f"planner.{network}.": payload["planner"][network] for network in NETWORKS}
     # safetensors refuses tensors that share memory, and views of it.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
+    return {
+        prefix + name: tensor.detach().cpu().contiguous().clone()
+        for prefix, state in states.items()
+        for name, tensor in state.items()
+    }
 
 
 def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
     planner = payload.get("planner")
     records = {name: payload[name] for name in _RECORDS if payload.get(name) is not None}
     if planner is not None:
-        records["planner"] = {name: value for name, value in planner.items() if name not in _NETWORKS}
+        records["planner"] = {name: value for name, value in planner.items() if name not in NETWORKS}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -181,7 +135,7 @@ def _payload(folder: Path, metadata: Mapping[str, str], tensors: Mapping[str, Te
         **records,
     }
     if "planner" in records:
-        networks = {name: _starting_with(tensors, f"planner.{name}.") for name in _NETWORKS}
+        networks = {name: _starting_with(tensors, f"planner.{name}.") for name in NETWORKS}
         payload["planner"] = {**records["planner"], **networks}
     return payload
 
@@ -206,3 +160,45 @@ def _check_sums(folder: Path) -> None:
         listed.add(name)
     if listed != {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG}: truncated. Fetch the folder again.")
+
+
+def _model_card(payload: Mapping[str, Any], config: ExperimentConfig, parts: Mapping[str, int]) -> str:
+    """Markdown: what the weights are, what they were trained on, their parts, and how to load them."""
+    model = config.model
+    embedding = f", task embeddings of {model.task_dim}" if model.task_dim else ""
+    summary = (
+        f"A latent world model (dynamics `{model.dynamics.kind}`, latent of {model.latent_dim}{embedding}) with a "
+        f"`{config.actor.kind}` policy, saved by flowmbpo. {config.description}".rstrip()
+    )
+    rows = [f"| {name.replace('_', ' ')} | {number:,} |" for name, number in parts.items() if number]
+    rows = ["| part | parameters |", "|---|---:|", *rows, f"| total | {sum(parts.values()):,} |"]
+    planner = "" if payload.get("planner") is None else " --planner mppi"
+    use = (
+        "```\n"
+        f"flowmbpo checkpoint import THIS_FOLDER --out {config.name}.pt\n"
+        f"flowmbpo eval {config.name}.pt{planner}\n"
+        "```\n\n"
+        "`model.safetensors` holds the agent's tensors as `agent.*` (and a planner's as `planner.pi.*` and "
+        "`planner.q.*`), `config.yaml` all that is needed to build it. Optimisers and replay are not part of it."
+    )
+    licence = "None is stated: ask whoever trained these weights (and made the data they were trained on)."
+    sections = (f"# {config.name}", summary, "## Training", _training(payload, config), "## Parts", "\n".join(rows))
+    return "\n\n".join((*sections, "## Use", use, "## Licence", licence)) + "\n"
+
+
+def _training(payload: Mapping[str, Any], config: ExperimentConfig) -> str:
+    what = f"task set `{config.task.set}`" if config.task.set is not None else f"task `{config.task.name}`"
+    only = "" if config.task.only is None else f", of which `{config.task.only}` alone runs"
+    rows = [
+        f"- {what}{only}; phase `{config.phase}`; seed {config.seed}",
+        f"- {int(payload['epoch']):,} epochs, {int(payload['env_steps']):,} environment steps",
+    ]
+    if config.data is not None:
+        rows.append(f"- learnt from the dataset `{config.data.path.rstrip('/').rpartition('/')[2]}`")
+    imported = payload.get("imported")
+    if imported is not None:
+        rows.append(f"- imported from `{imported['file']}` ({imported['format']}, SHA-256 `{imported['sha256']}`)")
+        if imported["untrained"]:
+            rows.append(f"- **untrained**, freshly initialised: {', '.join(imported['untrained'])}")
+        rows += [f"- {note}" for note in imported["notes"]]
+    return "\n".join(rows)

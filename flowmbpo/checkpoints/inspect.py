@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
+from flowmbpo.checkpoints.export import NETWORKS, WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
 from flowmbpo.checkpoints.importers.purpose import NEWT_TASKS, guess_set
-from flowmbpo.checkpoints.importers.recognition import ForeignFile, file_sha256, foreign_model, read_foreign
-from flowmbpo.checkpoints.load import load, resolve
-from flowmbpo.checkpoints.manifest import Manifest
+from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
+from flowmbpo.checkpoints.load import file_sha256, load, resolve
+from flowmbpo.checkpoints.manifest import CheckpointManifest
 from flowmbpo.checkpoints.payload import FORMAT
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import task_spec
@@ -20,7 +20,6 @@ from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
-_NETWORKS = ("pi", "q")
 _NEEDED = ("config", "epoch", "env_steps", "agent")
 
 
@@ -31,7 +30,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
         file = {"kind": "flowmbpo-export", "file": str(path), "sha256": file_sha256(path / WEIGHTS), "verified": True}
         return file | _own(payload, str(path))
     path = resolve(path)
-    if path.name not in Manifest.read(path.parent).files:
+    if path.name not in CheckpointManifest.read(path.parent).files:
         foreign = read_foreign(path)
         if foreign.content.get("format") != FORMAT:
             return _foreign(foreign)
@@ -78,8 +77,8 @@ def _summary(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _planner(planner: dict[str, Any]) -> dict[str, Any]:
-    described = {name: value for name, value in planner.items() if name not in _NETWORKS}
-    sizes = {network: sum(t.numel() for t in planner[network].values()) for network in _NETWORKS if network in planner}
+    described = {name: value for name, value in planner.items() if name not in NETWORKS}
+    sizes = {network: sum(t.numel() for t in planner[network].values()) for network in NETWORKS if network in planner}
     return described | {"parameters": sizes}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.manifest import Entry, Manifest
+from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION
 from flowmbpo.errors import CheckpointError
 
@@ -72,16 +72,14 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
     for attempt in range(_ATTEMPTS):
         with _open(path) as file:
             sha256 = _sha256(file)
-            accepted = Manifest.read(path.parent).files.get(path.name)
-            listed = accepted is None or any(entry.sha256 == sha256 for entry in accepted)
-            if not listed and accepted is not None:
-                if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
-                    continue
-                raise _altered(path, _size(file), accepted)
+            accepted = CheckpointManifest.read(path.parent).files.get(path.name)
             if accepted is None:
                 _check_archive(path, file)
-            payload = _read(path, file, FORMAT, map_location)
-            return Loaded(path, payload, sha256, verified=accepted is not None)
+            elif all(entry.sha256 != sha256 for entry in accepted):
+                if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
+                    continue
+                raise _altered(path, file.seek(0, 2), accepted)
+            return Loaded(path, _read(path, file, FORMAT, map_location), sha256, verified=accepted is not None)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -116,35 +114,22 @@ def load_replay(
         return state
 
 
-def intact_siblings(path: Path) -> list[str]:
-    """Names of the other checkpoints in the folder whose bytes agree with the manifest."""
-    manifest = Manifest.read(path.parent)
-    return [
-        name
-        for name in names(path.parent)
-        if name != path.name and manifest.entry(name, _sha256_of(path.parent / name)) is not None
-    ]
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes. Raises CheckpointError where it cannot be opened."""
+    with _open(path) as file:
+        return _sha256(file)
 
 
 def _open(path: Path) -> BufferedReader:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}.") from error
+        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}. Name a checkpoint file.") from error
 
 
 def _sha256(file: BufferedReader) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    with _open(path) as file:
-        return _sha256(file)
-
-
-def _size(file: BufferedReader) -> int:
-    return file.seek(0, 2)
 
 
 def _replaced(path: Path, file: BufferedReader) -> bool:
@@ -165,9 +150,12 @@ def _altered(path: Path, size: int, accepted: list[Entry]) -> CheckpointError:
 
 
 def _advice(path: Path) -> str:
-    siblings = intact_siblings(path)
-    if siblings:
-        return f"Intact in the same folder: {', '.join(siblings)}."
+    """The other checkpoints in the folder whose bytes agree with the manifest."""
+    manifest, folder = CheckpointManifest.read(path.parent), path.parent
+    others = [name for name in names(folder) if name != path.name]
+    intact = [name for name in others if manifest.accepts(name, file_sha256(folder / name))]
+    if intact:
+        return f"Intact in the same folder: {', '.join(intact)}."
     return "No other checkpoint in its folder is known to be intact: restore it from a copy."
 
 

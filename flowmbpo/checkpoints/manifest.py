@@ -1,7 +1,7 @@
 """The list of hashes beside the checkpoints, written before and after each replacement.
 
 While `latest.pt` is being replaced the manifest accepts both the old and the new hash, so a process
-that dies at any point leaves a file that its manifest lists. Imports no torch.
+that dies at any point leaves a file that its manifest lists.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Entry:
 
 
 @dataclass
-class Manifest:
+class CheckpointManifest:
     """Accepted contents per file name. One entry each, more only while a replacement is under way."""
 
     files: dict[str, list[Entry]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path) -> CheckpointManifest:
         """The manifest of `folder`, empty where there is none. Raises CheckpointError if damaged."""
         path = folder / NAME
         try:
@@ -51,7 +51,7 @@ class Manifest:
             ) from error
 
     @classmethod
-    def _parse(cls, document: dict[str, Any]) -> Manifest:
+    def _parse(cls, document: dict[str, Any]) -> CheckpointManifest:
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
         return cls({name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()})
@@ -62,19 +62,19 @@ class Manifest:
         document = {"format": FORMAT, "version": VERSION, "files": files}
         write_bytes_atomic(folder / NAME, (json.dumps(document, indent=1) + "\n").encode())
 
-    def entry(self, name: str, sha256: str) -> Entry | None:
-        """The entry of file `name` with that hash."""
-        return next((entry for entry in self.files.get(name, ()) if entry.sha256 == sha256), None)
+    def accepts(self, name: str, sha256: str) -> bool:
+        """Whether file `name` may have that hash."""
+        return any(entry.sha256 == sha256 for entry in self.files.get(name, ()))
 
     def replays(self) -> set[str]:
         """Buffer files that some accepted content still refers to."""
         return {entry.replay for entries in self.files.values() for entry in entries if entry.replay}
 
 
-def read_or_set_aside(folder: Path) -> Manifest:
+def read_or_set_aside(folder: Path) -> CheckpointManifest:
     """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""
     try:
-        return Manifest.read(folder)
+        return CheckpointManifest.read(folder)
     except CheckpointError:
         os.replace(folder / NAME, folder / "manifest.damaged.json")
-        return Manifest()
+        return CheckpointManifest()

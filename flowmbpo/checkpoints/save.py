@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.load import names
-from flowmbpo.checkpoints.manifest import Entry, Manifest, read_or_set_aside
+from flowmbpo.checkpoints.load import file_sha256, names
+from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry, read_or_set_aside
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION, check_plain
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
@@ -81,7 +80,7 @@ class CheckpointStore:
             staged.commit()
         return {"file": target.name, "sha256": staged.sha256}
 
-    def _replace(self, target: Path, payload: dict[str, Any], manifest: Manifest) -> None:
+    def _replace(self, target: Path, payload: dict[str, Any], manifest: CheckpointManifest) -> None:
         replay = None if payload["replay"] is None else str(payload["replay"]["file"])
         accepted = manifest.files.get(target.name) or _content_unlisted(target)
         staged = StagedFile(target)
@@ -100,7 +99,7 @@ class CheckpointStore:
         manifest.files[target.name] = [entry]
         manifest.write(self.folder)
 
-    def _forget_old_epochs(self, manifest: Manifest) -> None:
+    def _forget_old_epochs(self, manifest: CheckpointManifest) -> None:
         """Drop the oldest epoch files: the file first, so that the manifest never lacks a living one."""
         if self.keep is None:
             return
@@ -112,7 +111,7 @@ class CheckpointStore:
         if old:
             manifest.write(self.folder)
 
-    def _remove_unreferenced(self, manifest: Manifest) -> None:
+    def _remove_unreferenced(self, manifest: CheckpointManifest) -> None:
         """Delete buffers that no checkpoint needs, unless a checkpoint is unlisted: it may need one."""
         if any(name not in manifest.files for name in names(self.folder)):
             return
@@ -125,11 +124,7 @@ class CheckpointStore:
 
 def _content_unlisted(target: Path) -> list[Entry]:
     """What stands in `target` though no manifest lists it: accepted until it is replaced."""
-    if not target.exists():
-        return []
-    with open(target, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [Entry(digest, target.stat().st_size, -1, None)]
+    return [Entry(file_sha256(target), target.stat().st_size, -1, None)] if target.exists() else []
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -138,7 +133,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{path}: checkpoints end in .pt. Give --out such a name.")
     if path.is_dir() or (path.exists() and not overwrite):
         raise CheckpointError(f"{path}: exists. Give another --out, or --overwrite to replace it.")
-    if path.name in Manifest.read(path.parent).files:
+    if path.name in CheckpointManifest.read(path.parent).files:
         raise CheckpointError(f"{path}: belongs to the run in that folder. Give another --out.")
 
 

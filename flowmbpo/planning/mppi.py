@@ -7,7 +7,7 @@ I iterations.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,10 +38,6 @@ class PlanCounts:
     sequences: int
     nonfinite: int
     fallbacks: int
-
-    def to_dict(self) -> dict[str, int]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -140,60 +136,60 @@ class MPPIPlanner:
             actions = torch.cat([policy_actions, sampled], dim=2)
             values = self._values(start, actions, context)
             elites = select_elites(actions, values, config.elites, config.temperature)
-            found = elites.weights[:, :1] > 0.0  # [N, 1]: some sequence had a finite value
+            usable = elites.weights[:, :1] > 0.0  # [N, 1]: some sequence had a finite value
             new_mean, new_std = elites.moments()
-            mean = torch.where(found, new_mean, mean)
-            std = torch.where(found, new_std.clamp(config.min_std, config.max_std), std)
+            mean = torch.where(usable, new_mean, mean)
+            std = torch.where(usable, new_std.clamp(config.min_std, config.max_std), std)
         action = elites.choose(noise.choice)
         if config.explore:
             action = (action + std[0] * noise.action).clamp(-1.0, 1.0) * mask
-        action, mean = self._fall_back(action, mean, found, start, context)
+        action, mean = self._fall_back(action, mean, usable, start, context)
         self._plans += len(action)
         return action, mean
 
     def _noise(self, context: TaskContext) -> PlanNoise:
         config, generator = self.config, self.generator
-        copies, width = context.action_mask.shape
+        num_envs, width = context.action_mask.shape
         sampled = config.samples - config.policy_samples
         iterations, dtype, device = config.iterations_for(width), context.action_mask.dtype, generator.device
-        shape = (iterations, config.horizon, copies, sampled, width)
+        shape = (iterations, config.horizon, num_envs, sampled, width)
         return PlanNoise(
             torch.randn(shape, generator=generator, dtype=dtype, device=device),
-            torch.rand(copies, generator=generator, dtype=dtype, device=device),
-            torch.randn(copies, width, generator=generator, dtype=dtype, device=device),
+            torch.rand(num_envs, generator=generator, dtype=dtype, device=device),
+            torch.randn(num_envs, width, generator=generator, dtype=dtype, device=device),
         )
 
     def _policy_actions(self, start: Tensor, context: TaskContext) -> Float[Tensor, "H N P A"]:
         config = self.config
-        copies, width = context.action_mask.shape
+        num_envs, width = context.action_mask.shape
         count = config.policy_samples
         if not count:
-            return context.action_mask.new_zeros(config.horizon, copies, 0, width)
-        rows = _rows(copies, count, start.device)
+            return context.action_mask.new_zeros(config.horizon, num_envs, 0, width)
+        rows = _rows(num_envs, count, start.device)
         proposed = self.objective.propose(start[rows], context.rows(rows), config.horizon, self.generator)
-        return proposed.view(config.horizon, copies, count, width)
+        return proposed.view(config.horizon, num_envs, count, width)
 
     def _values(self, start: Tensor, actions: Float[Tensor, "H N M A"], context: TaskContext) -> Float[Tensor, "N M"]:
         """Values in groups of whole environments; minus infinity where one is not finite."""
-        horizon, copies, samples, width = actions.shape
+        horizon, num_envs, samples, width = actions.shape
         group = max(self.config.rows // samples, 1)
         parts = []
-        for first in range(0, copies, group):
+        for first in range(0, num_envs, group):
             here = actions[:, first : first + group]
             rows = first + _rows(here.shape[1], samples, start.device)
             sequences = here.reshape(horizon, -1, width)
             parts.append(self.objective.values(start[rows], sequences, context.rows(rows), self.generator))
-        values = torch.cat(parts).view(copies, samples)
+        values = torch.cat(parts).view(num_envs, samples)
         finite = values.isfinite()
         self._sequences += values.numel()
         self._nonfinite += (~finite).sum()
         return values.masked_fill(~finite, -torch.inf)
 
     def _fall_back(
-        self, action: Tensor, mean: Tensor, found: Bool[Tensor, "N 1"], start: Tensor, context: TaskContext
+        self, action: Tensor, mean: Tensor, usable: Bool[Tensor, "N 1"], start: Tensor, context: TaskContext
     ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "H N A"]]:
         """The policy's deterministic action, and no plan, where no sequence had a finite value."""
-        lost = int((~found).sum())
+        lost = int((~usable).sum())
         if not lost:
             return action, mean
         if not self._fallbacks:
@@ -203,7 +199,7 @@ class MPPIPlanner:
             )
         self._fallbacks += lost
         own = self.objective.policy(self.objective.model.latent(start), context, None)
-        return torch.where(found, action, own), torch.where(found, mean, 0.0)
+        return torch.where(usable, action, own), torch.where(usable, mean, 0.0)
 
 
 def shifted(mean: Float[Tensor, "H N A"]) -> Float[Tensor, "H N A"]:
@@ -211,6 +207,6 @@ def shifted(mean: Float[Tensor, "H N A"]) -> Float[Tensor, "H N A"]:
     return torch.cat([mean[1:], torch.zeros_like(mean[:1])])
 
 
-def _rows(copies: int, times: int, device: torch.device) -> Int[Tensor, " NM"]:
-    """0 0 0 1 1 1 ...: each of `copies` rows `times` times."""
-    return torch.arange(copies, device=device).repeat_interleave(times)
+def _rows(num_envs: int, times: int, device: torch.device) -> Int[Tensor, " NM"]:
+    """0 0 0 1 1 1 ...: each of `num_envs` rows `times` times."""
+    return torch.arange(num_envs, device=device).repeat_interleave(times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from flowmbpo.errors import CheckpointError
 from flowmbpo.evaluation.returns import OnStart
 from flowmbpo.models.agent import Agent
 from flowmbpo.planning.mppi import MPPIPlanner
-from flowmbpo.planning.tdmpc2 import imported_objective
+from flowmbpo.planning.q_ensemble import imported_objective
 from flowmbpo.planning.values import CriticObjective, Objective
 from flowmbpo.stages.lineage import untrained_parts
 
@@ -73,7 +74,7 @@ class PlannedActing(Acting):
             "kind": "mppi",
             "values": self.planner.objective.name,
             "settings": settings.model_dump() | {"iterations": settings.iterations_for(self._action_dim)},
-            "counts": self.planner.counts.to_dict(),
+            "counts": asdict(self.planner.counts),
         }
 
 

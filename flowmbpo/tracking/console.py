@@ -1,7 +1,4 @@
-"""What a person watches while it trains: a live view on a terminal, plain lines elsewhere.
-
-Imports no torch.
-"""
+"""What a person watches while it trains: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +16,8 @@ from flowmbpo.tracking.sink import MetricSink, Row, Value
 
 INTERVAL_S = 5.0
 _EVAL = "eval/return_mean"
-_PARTS = ("model", "actor", "critic")
+_PARTS = {"loss": ("dynamics", "reward", "actor", "critic"), "grad_norm": ("model", "actor", "critic")}
+_WARNINGS = ("nonfinite/count", "faults/count")
 
 
 class ConsoleSink(MetricSink):
@@ -50,7 +48,7 @@ class ConsoleSink(MetricSink):
         self._first_row: tuple[int, float] | None = None  # its epoch and time: before it comes the warm-up
         self._live: Live | None = None
         if opening:
-            self._console.print(f"{title}: {opening}", highlight=False, markup=False, soft_wrap=True)
+            self._say(f"{title}: {opening}")
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=4)
             self._live.start()
@@ -73,8 +71,7 @@ class ConsoleSink(MetricSink):
             self._live = None
         elif self._shown_row != self._latest and "env_steps" in self._latest:
             self._print_line()
-        elapsed = timedelta(seconds=round(self._clock() - self._started))
-        self._console.print(f"{self._title}: {status} after {elapsed}", highlight=False, markup=False, soft_wrap=True)
+        self._say(f"{self._title}: {status} after {self._elapsed}")
 
     @property
     def eta_s(self) -> float | None:
@@ -92,24 +89,31 @@ class ConsoleSink(MetricSink):
         value = self._latest.get(key)
         return "-" if value is None or isinstance(value, str) else f"{value:.4g}"
 
+    @property
+    def _elapsed(self) -> timedelta:
+        return timedelta(seconds=round(self._clock() - self._started))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _parts(self, group: str, separator: str) -> str:
+        return separator.join(f"{part} {self._number(f'{group}/{part}')}" for part in _PARTS[group])
+
     def _eta(self) -> str:
         return "-" if self.eta_s is None else str(timedelta(seconds=round(self.eta_s)))
 
     def _print_line(self) -> None:
         self._printed, self._shown_row = self._clock(), self._latest
-        losses = " ".join(
-            f"{part} {self._number(f'loss/{part}')}" for part in ("dynamics", "reward", "actor", "critic")
-        )
-        norms = " ".join(f"{part} {self._number(f'grad_norm/{part}')}" for part in _PARTS)
         line = (
             f"epoch {self._epoch}/{self._total} | steps {self._latest.get('env_steps', '-')} | "
-            f"return {self._number(_EVAL)} +- {self._number('eval/return_std')} | loss {losses} | grad {norms} | "
+            f"return {self._number(_EVAL)} +- {self._number('eval/return_std')} | loss {self._parts('loss', ' ')} | "
+            f"grad {self._parts('grad_norm', ' ')} | "
             f"{self._number('speed/updates_per_s')} updates/s | eta {self._eta()}"
         )
-        for key, what in (("nonfinite/count", "non-finite"), ("faults/count", "broken episodes")):
+        for key, what in zip(_WARNINGS, ("non-finite", "broken episodes"), strict=True):
             if self._latest.get(key):
                 line += f" | {self._number(key)} {what}"
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._say(line)
 
     def _view(self) -> Group:
         """The live view; rich asks for it from its own thread."""
@@ -124,22 +128,18 @@ class ConsoleSink(MetricSink):
         real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {best}"
         table.add_row("real return", real + ("" if success is None else f"   success {self._number('eval/success')}"))
         table.add_row("train return", self._number("train/return_mean"))
-        losses = ("dynamics", "reward", "actor", "critic")
-        table.add_row("loss", "   ".join(f"{part} {self._number(f'loss/{part}')}" for part in losses))
-        table.add_row("gradient norm", "   ".join(f"{part} {self._number(f'grad_norm/{part}')}" for part in _PARTS))
+        table.add_row("loss", self._parts("loss", "   "))
+        table.add_row("gradient norm", self._parts("grad_norm", "   "))
         table.add_row(
             "speed",
             f"{self._number('speed/updates_per_s')} updates/s   {self._number('speed/env_steps_per_s')} env steps/s   "
             f"{self._latest.get('env_steps', '-')} env steps",
         )
-        elapsed = timedelta(seconds=round(self._clock() - self._started))
-        table.add_row("time", f"{elapsed} elapsed   {self._eta()} to go")
+        table.add_row("time", f"{self._elapsed} elapsed   {self._eta()} to go")
+        said = ("non-finite updates skipped", "episodes broke in the simulator and were thrown away")
         warnings = [
             Text(f"{self._number(key)} {what}", style="bold red")
-            for key, what in (
-                ("nonfinite/count", "non-finite updates skipped"),
-                ("faults/count", "episodes broke in the simulator and were thrown away"),
-            )
+            for key, what in zip(_WARNINGS, said, strict=True)
             if self._latest.get(key)
         ]
         return Group(progress, table, *warnings)

@@ -1,4 +1,4 @@
-"""The learning curve of one run as a picture. Imports no torch."""
+"""The learning curve of one run as a picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
     _draw_lines(norms, rows, "grad_norm", ("model", "actor", "critic"), "log")
     norms.set_xlabel("environment steps")
     norms.xaxis.set_major_formatter(EngFormatter(sep=""))
-    top.set_title(_title(metrics_jsonl), loc="left", fontsize=11)
+    task_config_seed = metrics_jsonl.absolute().parent.parts[-3:]
+    top.set_title(" / ".join(task_config_seed), loc="left", fontsize=11)
     with StagedFile(out) as staged:
         figure.savefig(staged, format="png", dpi=130)  # type: ignore[arg-type]
         staged.commit()
@@ -61,33 +62,22 @@ def _draw_returns(axes: Axes, rows: Sequence[dict[str, Any]], steps: np.ndarray,
     spread_steps, spread = _series(rows, "eval/return_std")
     if np.array_equal(spread_steps, steps):
         axes.fill_between(steps, returns - spread, returns + spread, color="#4477aa", alpha=0.2, linewidth=0)
-    axes.set_ylabel("real return")
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-    _tidy(axes)
+    _tidy(axes, "real return")
 
 
 def _draw_lines(axes: Axes, rows: Sequence[dict[str, Any]], group: str, parts: Sequence[str], scale: str) -> None:
-    drawn = False
     for part in parts:
         steps, values = _series(rows, f"{group}/{part}")
         if steps.size:
             axes.plot(steps, values, color=_COLOURS[part], linewidth=1.0, label=part)
-            drawn = True
-    if drawn:
-        if scale == "log":
-            axes.set_yscale("log")
-        else:
-            axes.set_yscale("symlog", linthresh=1e-3)
+    if axes.lines:
+        axes.set_yscale(scale, **({"linthresh": 1e-3} if scale == "symlog" else {}))
         axes.legend(loc="upper right", frameon=False, fontsize=8, ncols=len(parts))
-    axes.set_ylabel(group.replace("grad_norm", "gradient norm"))
-    _tidy(axes)
+    _tidy(axes, group.replace("grad_norm", "gradient norm"))
 
 
-def _tidy(axes: Axes) -> None:
+def _tidy(axes: Axes, label: str) -> None:
+    axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-
-
-def _title(metrics_jsonl: Path) -> str:
-    """The last parts of the run's path: task, config and seed."""
-    return " / ".join(metrics_jsonl.absolute().parent.parts[-3:])

@@ -1,4 +1,4 @@
-"""What every destination of metrics is, and several of them as one. Imports no torch."""
+"""Destinations of metrics: what each is, several as one, metrics.jsonl, and TensorBoard's event files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendered episodes as mp4 files. Imports no torch."""
+"""Rendered episodes as mp4 files."""
 
 from __future__ import annotations
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo.checkpoints.export import read_export, write_export
+from flowmbpo.checkpoints.export import export_checkpoint, read_export
 from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.checkpoints.load import load
 from flowmbpo.checkpoints.save import write_checkpoint
 from flowmbpo.errors import CheckpointError, ConfigError
-from flowmbpo.presets.load import experiment_from_dict, load_experiment
+from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.build import initial_agent
-from flowmbpo.runs.export_checkpoint import export_checkpoint
 
 
 @pytest.fixture
@@ -122,10 +121,3 @@ def test_foreign_and_incomplete_folders_are_refused(checkpoint, tmp_path):
     (folder / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="damaged"):
         read_export(folder)
-
-
-def test_writing_needs_no_package_above_checkpoints(checkpoint, tmp_path):
-    payload = load(checkpoint).payload
-    config = experiment_from_dict(payload["config"])
-    write_export(tmp_path / "folder", payload, config, {"encoder": 5})
-    assert equal(read_export(tmp_path / "folder")["agent"], payload["agent"])

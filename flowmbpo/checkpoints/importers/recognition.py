@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import pickle
 import struct
@@ -18,6 +17,7 @@ import torch
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
 from flowmbpo.checkpoints.importers.pwm import PICKLED_NAME, PickledStatistics, is_pwm, read_pwm
 from flowmbpo.checkpoints.importers.tdmpc2 import read_tdmpc2, recognise_layout
+from flowmbpo.checkpoints.load import file_sha256
 from flowmbpo.errors import CheckpointError
 
 KNOWN = "TD-MPC2 (three layouts), PWM, Newt, or a folder that `flowmbpo checkpoint export` wrote"
@@ -114,15 +114,6 @@ def read_foreign(path: Path) -> ForeignFile:
             "Name a file of TD-MPC2, PWM, Newt or flowmbpo."
         )
     return ForeignFile(path, sha256, content, checksums=zipped)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes. Raises CheckpointError where it cannot be opened."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}. Name a checkpoint file.") from error
 
 
 def _check_archive(path: Path) -> None:

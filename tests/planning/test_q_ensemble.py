@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from flowmbpo.errors import CheckpointError
-from flowmbpo.planning.tdmpc2 import imported_objective
+from flowmbpo.planning.q_ensemble import imported_objective
 
 LATENT, TASK, ACTION, MLP, BINS = 16, 4, 3, 24, 11
 LOW, HIGH = -10.0, 2.0
