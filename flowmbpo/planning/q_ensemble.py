@@ -73,45 +73,10 @@ class QEnsemble(nn.Module):
         return torch.stack(values).mean(0)
 
 
-class TDMPC2Objective(Objective):
-    """An imported file's prior and Q ensemble over the agent's world model, in units of the real reward."""
+def imported_objective(agent: Agent, saved: Mapping[str, Any], where: str) -> Objective:
+    """The prior and the Q ensemble of a checkpoint's `planner` entry over the agent's world model, in real reward.
 
-    name = KIND
-
-    def __init__(self, agent: Agent, prior: PolicyPrior, critics: QEnsemble) -> None:
-        super().__init__(agent.world_model)
-        self._real_reward = agent.reward_normalizer.inverse
-        self._prior = prior
-        self._critics = critics
-
-    def policy(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Float[Tensor, "B A"]:
-        """The prior."""
-        action: Tensor = self._prior(z, context, generator)
-        return action
-
-    def reward(
-        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
-    ) -> Float[Tensor, " B"]:
-        """The real reward."""
-        return self._real_reward(self.model.reward(z, action, context))
-
-    def terminal(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
-    ) -> Float[Tensor, " B"]:
-        """Q at the prior's sample."""
-        value: Tensor = self._critics(z, self._prior(z, context, generator), context, generator)
-        return value
-
-    def gamma(self, context: TaskContext) -> Float[Tensor, " B"]:
-        """Each task's own, as TD-MPC2 sets it from the episode's length."""
-        return context.discount
-
-
-def imported_objective(agent: Agent, saved: Mapping[str, Any], where: str) -> TDMPC2Objective:
-    """The planner's networks of a checkpoint's `planner` entry, on the agent's device, in evaluation mode.
-
+    They are on the agent's device and in evaluation mode; gamma is each task's own, as TD-MPC2 sets it.
     `where` names the file. Raises CheckpointError where the entry is of another kind or does not fit the agent.
     """
     if saved.get("kind") != KIND:
@@ -138,7 +103,16 @@ def imported_objective(agent: Agent, saved: Mapping[str, Any], where: str) -> TD
     ]
     critics = QEnsemble(networks, bins, bounds[2], bounds[3])
     device = agent.world_model.tasks.action_masks.device
-    return TDMPC2Objective(agent, prior.eval().to(device), critics.eval().to(device))
+    prior, critics = prior.eval().to(device), critics.eval().to(device)
+    model, real_reward = agent.world_model, agent.reward_normalizer.inverse
+    return Objective(
+        name=KIND,
+        model=model,
+        policy=prior,
+        reward=lambda z, action, context: real_reward(model.reward(z, action, context)),
+        terminal=lambda z, context, generator: critics(z, prior(z, context, generator), context, generator),
+        gamma=lambda context: context.discount,
+    )
 
 
 def _loaded(state: dict[str, Tensor], in_dim: int, out_dim: int, where: str) -> nn.Sequential:

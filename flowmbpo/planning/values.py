@@ -5,7 +5,8 @@ Letters: B sequences, H horizon, D latent, A action.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,8 +17,13 @@ from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.training.returns import discounted_return
 
+Policy = Callable[[Float[Tensor, "B D"], TaskContext, torch.Generator | None], Float[Tensor, "B A"]]
+Reward = Callable[[Float[Tensor, "B D"], Float[Tensor, "B A"], TaskContext], Float[Tensor, " B"]]
+Terminal = Callable[[Float[Tensor, "B D"], TaskContext, torch.Generator], Float[Tensor, " B"]]
 
-class Objective(ABC):
+
+@dataclass
+class Objective:
     """sum_{t<H} gamma^t c_t r(z_t, a_t) + gamma^H c_H V(z_H) of an action sequence.
 
     c_t is the probability that the episode has not ended before step t, by the world model's termination
@@ -25,31 +31,15 @@ class Objective(ABC):
     """
 
     name: str
-
-    def __init__(self, model: WorldModel) -> None:
-        self.model = model
-
-    @abstractmethod
-    def policy(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Float[Tensor, "B A"]:
-        """Masked actions in [-1, 1] that are worth trying: samples, or deterministic without a generator."""
-
-    @abstractmethod
-    def reward(
-        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
-    ) -> Float[Tensor, " B"]:
-        """Reward of `action` at latent z, in the units of `terminal`."""
-
-    @abstractmethod
-    def terminal(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
-    ) -> Float[Tensor, " B"]:
-        """Value of the last latent."""
-
-    @abstractmethod
-    def gamma(self, context: TaskContext) -> Float[Tensor, " B"]:
-        """Discount of every row."""
+    model: WorldModel
+    policy: Policy
+    """Masked actions in [-1, 1] that are worth trying: samples, or deterministic without a generator."""
+    reward: Reward
+    """r, in the units of `terminal`."""
+    terminal: Terminal
+    """V, the value of the last latent."""
+    gamma: Callable[[TaskContext], Float[Tensor, " B"]]
+    """Discount of every row."""
 
     def propose(
         self, start: Float[Tensor, "B D"], context: TaskContext, horizon: int, generator: torch.Generator
@@ -82,37 +72,16 @@ class Objective(ABC):
         return discounted_return(torch.stack(rewards), terminal, torch.stack(continues), self.gamma(context))
 
 
-class CriticObjective(Objective):
-    """The agent's own reward head, critic and actor, in units of the learning reward."""
+def critic_objective(agent: Agent, gamma: float | None) -> Objective:
+    """The agent's own actor (with the noise of its training), reward head and critic, in units of the learning reward.
 
-    name = "critic"
-
-    def __init__(self, agent: Agent, gamma: float | None) -> None:
-        """`gamma` None: each task's own."""
-        super().__init__(agent.world_model)
-        self._actor = agent.actor
-        self._critic = agent.critic
-        self._gamma = gamma
-
-    def policy(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
-    ) -> Float[Tensor, "B A"]:
-        """The actor, with the noise that it was trained with."""
-        action: Tensor = self._actor(z, context, generator)
-        return action
-
-    def reward(
-        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
-    ) -> Float[Tensor, " B"]:
-        """The learning reward."""
-        return self.model.reward(z, action, context)
-
-    def terminal(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
-    ) -> Float[Tensor, " B"]:
-        """The critic ensemble's value: its minimum or mean, as trained."""
-        return self._critic.value(z, context)
-
-    def gamma(self, context: TaskContext) -> Float[Tensor, " B"]:
-        """The one that the critic was trained with."""
-        return context.discount if self._gamma is None else torch.full_like(context.discount, self._gamma)
+    `gamma` is the one that the critic was trained with; None: each task's own.
+    """
+    return Objective(
+        name="critic",
+        model=agent.world_model,
+        policy=agent.actor,
+        reward=agent.world_model.reward,
+        terminal=lambda z, context, generator: agent.critic.value(z, context),
+        gamma=lambda context: context.discount if gamma is None else torch.full_like(context.discount, gamma),
+    )

@@ -19,7 +19,7 @@ from flowmbpo.evaluation.returns import OnStart
 from flowmbpo.models.agent import Agent
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.q_ensemble import imported_objective
-from flowmbpo.planning.values import CriticObjective, Objective
+from flowmbpo.planning.values import Objective, critic_objective
 from flowmbpo.stages.lineage import untrained_parts
 
 PlannerKind = Literal["policy", "mppi"]
@@ -96,7 +96,7 @@ def make_acting(
     objective: Objective
     if saved is None:
         gamma = config.training.gamma
-        objective = CriticObjective(agent, None if gamma == "task" else gamma)
+        objective = critic_objective(agent, None if gamma == "task" else gamma)
     else:
         objective = imported_objective(agent, saved, str(loaded.path))
     return PlannedActing(agent, config, device, seed, settings=settings, objective=objective)

@@ -54,24 +54,19 @@ class LineObjective(Objective):
     Every batch of sequences that is valued is kept in `seen`.
     """
 
-    name = "line"
-
     def __init__(self, width=1, cost=0.1, price=0.0, habit=0.25):
-        super().__init__(Line(width))
+        super().__init__("line", Line(width), self.act, self.cost_of, self.price_of, lambda context: context.discount)
         self.cost, self.price, self.habit = cost, price, habit
         self.seen = []
 
-    def policy(self, z, context, generator):
+    def act(self, z, context, generator):
         return self.habit * context.action_mask
 
-    def reward(self, z, action, context):
+    def cost_of(self, z, action, context):
         return -(z.square().sum(-1) + self.cost * action.square().sum(-1))
 
-    def terminal(self, z, context, generator):
+    def price_of(self, z, context, generator):
         return -self.price * z.square().sum(-1)
-
-    def gamma(self, context):
-        return context.discount
 
     def values(self, start, actions, context, generator):
         self.seen.append(actions)

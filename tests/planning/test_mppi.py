@@ -145,9 +145,9 @@ def sliced(noise, copy):
 @pytest.mark.parametrize("rows", [1, 64, 10_000])
 def test_copies_planned_together_are_planned_as_if_alone(make_agent, plan, rows):
     """Same noise, same plans; float64, where a batch's matrix products differ by rounding alone."""
-    from flowmbpo.planning.values import CriticObjective
+    from flowmbpo.planning.values import critic_objective
 
-    objective = CriticObjective(make_agent(), None)
+    objective = critic_objective(make_agent(), None)
     planner = plan(objective, rows=rows, policy_samples=0, explore=True)
     context = objective.model.context(torch.tensor([0, 1, 0]))
     start = objective.model.encode(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double(), context)
@@ -208,14 +208,14 @@ def test_a_policy_that_proposes_no_numbers_does_no_harm(line, plan):
 
 
 def test_equal_seeds_give_equal_actions_and_the_global_generator_is_left_alone(make_agent, plan):
-    from flowmbpo.planning.values import CriticObjective
+    from flowmbpo.planning.values import critic_objective
 
     agent = make_agent(model={"dynamics": {"kind": "gaussian", "units": [16]}})
     obs = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).double()
     before = torch.get_rng_state()
 
     def three(seed):
-        planner = plan(CriticObjective(agent, None), seed=seed)
+        planner = plan(critic_objective(agent, None), seed=seed)
         return torch.stack([planner.act(obs, torch.tensor([0, 1])) for _ in range(3)])
 
     first, again, other = three(1), three(1), three(2)

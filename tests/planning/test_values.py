@@ -5,7 +5,7 @@ import torch
 
 from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.models.actors.base import Actor
-from flowmbpo.planning.values import CriticObjective
+from flowmbpo.planning.values import critic_objective
 from flowmbpo.training.imagination import imagine
 from flowmbpo.training.returns import discounted_return
 
@@ -74,7 +74,7 @@ def test_value_in_a_world_model_is_that_of_imagining_the_same_actions(make_agent
     imagined = imagine(model, Replayed(actions), start, context, horizon=3, generator=generator(3))
     own = torch.tensor([0.9, 0.5], dtype=torch.float64)[task] if gamma is None else 0.7
     expected = discounted_return(imagined.rewards, agent.critic.value(imagined.z[-1], context), imagined.continues, own)
-    value = CriticObjective(agent, gamma).values(start, actions, context, generator(3))
+    value = critic_objective(agent, gamma).values(start, actions, context, generator(3))
     # The rewards' rows come in another batch: rounding alone.
     torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
     assert value.std() > 1e-3
@@ -85,6 +85,6 @@ def test_proposals_are_what_the_actor_does_on_its_way(make_agent):
     context = agent.world_model.context(torch.tensor([0, 1]))
     start = agent.world_model.encode(torch.randn(2, 3, generator=generator(1)).double(), context)
     imagined = imagine(agent.world_model, agent.actor, start, context, horizon=4, generator=generator(3))
-    proposed = CriticObjective(agent, None).propose(start, context, 4, generator(3))
+    proposed = critic_objective(agent, None).propose(start, context, 4, generator(3))
     torch.testing.assert_close(proposed, imagined.actions)
     assert (proposed[:, 1, 2] == 0).all() and (proposed[:, 0, 2] != 0).all()
