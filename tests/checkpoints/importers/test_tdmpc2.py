@@ -125,7 +125,7 @@ def test_parameter_counts_are_the_published_ones(monkeypatch, task_set, size):
 
     monkeypatch.setattr(published, "draw_network", shapes_only)
     state = published.model_state("tdmpc2", published.widths(size, task_set), 0)
-    monkeypatch.setattr("flowmbpo.checkpoints.importers.foreign.finite", lambda name, tensor: tensor)
+    monkeypatch.setattr("flowmbpo.checkpoints.importers.state_dict.finite", lambda name, tensor: tensor)
     model = read_tdmpc2(state, TDMPC2)
     parts = part_parameters(model)
     compared = sum(parts[part] for part in ("encoder", "dynamics", "reward", "task_embedding"))
