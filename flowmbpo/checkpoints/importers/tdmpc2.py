@@ -7,7 +7,7 @@ layers as `_Qs.{layer}.{name}`, stacked.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from math import isfinite
 
 import torch
@@ -47,7 +47,7 @@ _OLDEST_NOTE = (
 )
 
 
-def recognise_layout(names: Mapping[str, object]) -> str | None:
+def recognise_layout(names: Set[str]) -> str | None:
     """Which layout the names belong to; None for none of them."""
     if any(name.startswith("_Qs.online.") for name in names):
         return NEWT
