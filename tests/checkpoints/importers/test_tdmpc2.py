@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("task_set", ["mt30", "mt80"])
-@pytest.mark.parametrize("size", ["1M", "5M", slow("19M"), slow("48M"), slow("317M")])
+@pytest.mark.parametrize("size", ["1M", slow("5M"), slow("19M"), slow("48M"), slow("317M")])
 @pytest.mark.parametrize("layout", ["tdmpc2", "tdmpc2-current"])
 def test_imported_model_computes_what_the_file_means(imported, layout, size, task_set):
     w = published.widths(size, task_set)
@@ -27,7 +27,7 @@ def test_imported_model_computes_what_the_file_means(imported, layout, size, tas
     assert max(found.values()) < TOLERANCE, found
 
 
-@pytest.mark.parametrize("size", ["1M", "5M", slow("19M"), slow("48M"), slow("317M")])
+@pytest.mark.parametrize("size", ["1M", slow("5M"), slow("19M"), slow("48M"), slow("317M")])
 def test_oldest_single_task_files_compute_what_they_mean(imported, size):
     w = published.single(size, 17, 6)
     content = published.oldest_file(w)
