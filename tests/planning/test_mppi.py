@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -178,7 +178,7 @@ def test_sequences_without_a_number_lose_and_are_counted(line, plan):
     assert action.isfinite().all() and (action.abs() <= 0.9).all()
     counts = planner.counts
     assert bad > 100
-    assert counts.to_dict() == {"plans": 3, "sequences": 3 * 64 * 6, "nonfinite": bad, "fallbacks": 0}
+    assert asdict(counts) == {"plans": 3, "sequences": 3 * 64 * 6, "nonfinite": bad, "fallbacks": 0}
 
 
 def test_where_no_value_is_a_number_the_policy_acts_and_it_is_said(line, plan, caplog):
