@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 app = typer.Typer(help="Inspect, import and export checkpoint files.", no_args_is_help=True, rich_markup_mode=None)
-
-_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.command("inspect")
@@ -24,7 +22,7 @@ def inspect(
             metavar="FILE", help="A .pt file (ours, TD-MPC2's, PWM's, Newt's), a run or an exported folder."
         ),
     ],
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Show what a checkpoint holds, and of a published one what an import would keep and drop."""
     from flowmbpo.checkpoints.inspect import inspect_checkpoint
@@ -55,7 +53,7 @@ def import_(
         bool, typer.Option("--keep-planner/--no-planner", help="Take along what `eval --planner mppi` plans with.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Make a published checkpoint one that every command here accepts. Nothing in it is ever executed."""
     from flowmbpo.checkpoints.importers.conversion import import_checkpoint
@@ -76,7 +74,7 @@ def import_(
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint (.pt), or a run: its latest.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Write safetensors, config and a model card; `checkpoint import DIR` reads them back bit for bit."""
     from flowmbpo.checkpoints.export import export_checkpoint

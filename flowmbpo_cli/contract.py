@@ -24,21 +24,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class ContractGroup(TyperGroup):
     """The top command group: `--debug` anywhere, and every failure by the contract."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         """Run one command line and exit with its code."""
         given = list(sys.argv[1:] if args is None else args)
         debug, json_wanted = "--debug" in given, "--json" in given
-        rest = [arg for arg in given if arg != "--debug"]
+        line = [arg for arg in given if arg != "--debug"]
         try:
-            code = super().main(rest, prog_name or "flowmbpo", complete_var, False, windows_expand_args, **extra)
+            code = super().main(line, prog_name or "flowmbpo", *rest, **(extra | {"standalone_mode": False}))
         except FlowMBPOError as error:
             code = _fail(error.kind, str(error), error.exit_code, json_wanted, debug)
         except typer.TyperException as error:

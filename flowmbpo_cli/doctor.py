@@ -13,18 +13,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from flowmbpo import __version__
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 
 if TYPE_CHECKING:
     from flowmbpo.envs.simulators import SimulatorInfo
 
 _LEAST_DISK_GIB = 5
-_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class MachineCheck:
     core: bool = False
 
 
-def doctor(json_: _Json = False) -> None:
+def doctor(json_: Json = False) -> None:
     """Say what works on this machine, and what to do about what does not."""
     with only_document(json_):
         report = list(checks(Path.cwd()))
@@ -56,7 +55,7 @@ def doctor(json_: _Json = False) -> None:
     raise typer.Exit(0 if core_works else 1)
 
 
-def version(json_: _Json = False) -> None:
+def version(json_: Json = False) -> None:
     """Print the versions of flowmbpo, Python and torch."""
     versions = {"flowmbpo": __version__, "python": platform.python_version(), "torch": package_version("torch")}
     if json_:

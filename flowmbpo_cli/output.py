@@ -8,10 +8,15 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 def print_document(document: Any) -> None:

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.load import load
+from flowmbpo.checkpoints.load import file_sha256, load
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import task_spec
 from flowmbpo.errors import CheckpointError
@@ -90,7 +90,7 @@ def read_export(folder: Path) -> dict[str, Any]:
             f"{folder / WEIGHTS}: is no `{FORMAT}` of version {VERSION} (format {metadata.get('format')!r}, version "
             f"{metadata.get('version')!r}). Name a folder that `flowmbpo checkpoint export` wrote."
         )
-    if metadata.get("config_sha256") != hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest():
+    if metadata.get("config_sha256") != file_sha256(folder / CONFIG):
         raise CheckpointError(f"{folder / CONFIG}: is not the config that {WEIGHTS} was exported with. Fetch it again.")
     return _payload(folder, metadata, tensors)
 
@@ -154,9 +154,8 @@ def _check_sums(folder: Path) -> None:
         digest, _, name = line.partition("  ")
         if name not in (WEIGHTS, CONFIG):
             raise CheckpointError(f"{path}: names {name!r}, which belongs to no export. Fetch the folder again.")
-        with open(folder / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise CheckpointError(f"{folder / name}: does not have the SHA-256 in {SUMS}: damaged. Fetch it again.")
+        if file_sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name}: does not have the SHA-256 in {SUMS}: damaged. Fetch it again.")
         listed.add(name)
     if listed != {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG}: truncated. Fetch the folder again.")

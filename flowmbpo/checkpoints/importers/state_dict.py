@@ -19,7 +19,7 @@ def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
     TD-MPC2's current files also hold tensors without storage, sizes and devices: bookkeeping of tensordict.
     Raises CheckpointError, naming the file's `part`, on keys that are no names.
     """
-    found = {}
+    tensors = {}
     for name, value in state.items():
         if not isinstance(name, str):
             raise CheckpointError(
@@ -27,8 +27,8 @@ def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
                 "kind of file"
             )
         if isinstance(value, Tensor) and not value.is_meta:
-            found[name.removeprefix("module.")] = value
-    return found
+            tensors[name.removeprefix("module.")] = value
+    return tensors
 
 
 def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, ensemble: bool = False) -> Network:
@@ -100,8 +100,8 @@ def _take(state: dict[str, Tensor], name: str) -> Tensor:
 
 
 def _layer_numbers(state: Mapping[str, Tensor], prefix: str) -> Iterator[int]:
-    found = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
-    for number in found:
+    numbers = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
+    for number in numbers:
         if not (number.isdecimal() and len(number) < 4):
             raise CheckpointError(f"{prefix}{number}: is no numbered layer: another architecture")
         yield int(number)
