@@ -16,6 +16,9 @@ from flowmbpo.files import refused, write_bytes_atomic
 Value = float | int | str
 Row = Mapping[str, Value]
 
+NONFINITE = "nonfinite_keys"
+FINAL = "final/return_mean"  # in the row of a run's final evaluation
+
 
 class MetricSink(ABC):
     """Takes one row per logged epoch; a row holds at least `epoch` and `env_steps`.
@@ -65,10 +68,6 @@ class MultiSink(MetricSink):
 def finite_numbers(row: Row) -> dict[str, float | int]:
     """The entries of `row` that can be drawn: finite numbers."""
     return {key: value for key, value in row.items() if not isinstance(value, str) and math.isfinite(value)}
-
-
-NONFINITE = "nonfinite_keys"
-FINAL = "final/return_mean"  # in the row of a run's final evaluation
 
 
 class JsonlSink(MetricSink):
