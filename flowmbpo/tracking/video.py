@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +34,7 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> Path:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(_even_frames(first, iterator, path), partial, fps, path)
+        _encode(_even_frames(first.shape, chain([first], iterator), path), partial, fps, path)
         os.replace(partial, path)
     except OSError as error:
         raise refused(path, error) from error
@@ -42,18 +43,16 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> Path:
     return path
 
 
-def _even_frames(first: np.ndarray, rest: Iterator[np.ndarray], named: Path) -> Iterator[np.ndarray]:
+def _even_frames(shape: tuple[int, ...], frames: Iterable[np.ndarray], named: Path) -> Iterator[np.ndarray]:
     """All frames, checked, and padded to even height and width by repeating the last row and column."""
-    frame: np.ndarray | None = first
-    while frame is not None:
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != first.shape:
+    for frame in frames:
+        if frame.dtype != np.uint8 or frame.shape != shape or len(shape) != 3 or shape[2] != 3:
             raise DataError(
                 f"{named}: a frame is {frame.dtype} {frame.shape}; all must be uint8 [height, width, 3] of one "
-                f"shape (the first is {first.shape})."
+                f"shape (the first is {shape})."
             )
-        pad = ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0))
+        pad = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
         yield np.ascontiguousarray(np.pad(frame, pad, mode="edge"))
-        frame = next(rest, None)
 
 
 def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path) -> None:
