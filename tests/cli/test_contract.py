@@ -105,10 +105,10 @@ def test_debug_adds_the_traceback_wherever_it_stands(command):
 
 BUG = """
 import sys
-from flowmbpo_cli import main, version
+from flowmbpo_cli import doctor, main
 def broken(name):
     raise ZeroDivisionError("by zero")
-version.installed = broken
+doctor.installed = broken
 main.main()
 """
 
@@ -125,13 +125,13 @@ def test_unexpected_exception_is_called_a_bug(tmp_path):
 
 NOISY = """
 import os, sys
-from flowmbpo_cli import main, version
-inner = version.installed
+from flowmbpo_cli import doctor, main
+inner = doctor.installed
 def noisy(name):
     os.write(1, b"from C\\n")
     os.system("echo from a child")
     return inner(name)
-version.installed = noisy
+doctor.installed = noisy
 main.main()
 """
 

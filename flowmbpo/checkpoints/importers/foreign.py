@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from flowmbpo.errors import CheckpointError
@@ -16,7 +15,6 @@ from flowmbpo.errors import CheckpointError
 GROUP = 8  # SimNorm's, in every published model; a file does not store it
 BIN_RANGE = (-10.0, 10.0)  # of the two-hot heads, in every published model; not stored either
 LOG_STD_BOUNDS = (-10.0, 2.0)  # TD-MPC2's, where a file does not store them
-EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
 
 # (first encoder width, width of the other networks, encoder layers): latent widths differ by task set.
 _SIZES = {
@@ -60,26 +58,16 @@ Network = tuple[Layer, ...]
 
 @dataclass(frozen=True)
 class RunningStatistics:
-    """Running mean and variance of PWM; `count` is the number of samples, plus the 1e-4 that PWM starts from."""
+    """What PWM subtracts and divides by, flat, in double precision, from `count` samples (it starts from 1e-4)."""
 
-    mean: Tensor
-    var: Tensor
+    offset: Tensor
+    scale: Tensor
     count: float
 
     @property
     def seen(self) -> bool:
         """Whether any data went into it."""
         return self.count >= 1.0
-
-    @property
-    def offset(self) -> Tensor:
-        """What is subtracted, flat, in double precision."""
-        return self.mean.double().flatten()
-
-    @property
-    def scale(self) -> Tensor:
-        """What is divided by, flat, in double precision."""
-        return torch.sqrt(self.var.double().flatten() + EPSILON)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, Layer, Network, RunningStatistics, check_model
@@ -15,6 +16,7 @@ from flowmbpo.errors import CheckpointError
 
 PWM = "pwm"
 CLIP = 5.0  # of observations and rewards, which PWM clips to +-CLIP
+EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
 PICKLED_NAME = "pwm.utils.running_mean_std.RunningMeanStd"
 _FIELDS = {"shape", "mean", "var", "count"}
 _KEYS = {"actor", "critic", "world_model"}
@@ -145,4 +147,5 @@ def _statistics(content: Mapping[str, Any], key: str, width: int) -> RunningStat
             raise CheckpointError(f"{key}.var: holds {float(values.min()):g}, where 0 or more is needed: {advice}")
     if not 0.0 <= samples < math.inf:
         raise CheckpointError(f"{key}.count: is {samples:g}, where a finite 0 or more is needed: {advice}")
-    return RunningStatistics(mean, var, samples)
+    scale = torch.sqrt(var.double().flatten() + EPSILON)
+    return RunningStatistics(mean.double().flatten(), scale, samples)

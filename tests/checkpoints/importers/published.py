@@ -61,6 +61,12 @@ def widths(size: str, task_set: str) -> Widths:
     return Widths(enc, mlp, latent, layers, q, tasks, task_dim, obs, action)
 
 
+def tiny(task_set: str) -> Widths:
+    """Of no published size, and quick: for files that are refused."""
+    tasks, obs, action = SETS[task_set]
+    return Widths(16, 20, 16, 2, 2, tasks, 4, obs, action)
+
+
 def single(size: str, obs: int, action: int) -> Widths:
     """Of a single-task file."""
     enc, mlp, latent, layers, q = SIZES[size]

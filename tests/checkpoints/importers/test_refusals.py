@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import zipfile
+from dataclasses import replace
 
 import published
 import pytest
@@ -39,8 +40,8 @@ def refused(tmp_path):
 
 
 def small(task_set="mt30"):
-    """A 1M file's content in the layout that PWM uses."""
-    return published.tdmpc2_file(published.widths("1M", task_set))
+    """A tiny file's content in the layout that PWM uses."""
+    return published.tdmpc2_file(published.tiny(task_set))
 
 
 class Hostile:
@@ -99,9 +100,9 @@ def test_altered_architectures_name_the_tensor(refused):
 
     assert "_dynamics.1.ln.bias: is missing" in altered(lambda s: s.pop("_dynamics.1.ln.bias"))
     assert "_extra.weight: not known" in altered(lambda s: s.update({"_extra.weight": torch.zeros(2)}))
-    assert "_reward" in altered(lambda s: s.update({"_reward.0.weight": torch.zeros(384, 7)}))
+    assert "_reward" in altered(lambda s: s.update({"_reward.0.weight": torch.zeros(20, 7)}))
     assert "_pi's output is 14 wide" in altered(
-        lambda s: s.update({"_pi.2.weight": torch.zeros(14, 384), "_pi.2.bias": torch.zeros(14)})
+        lambda s: s.update({"_pi.2.weight": torch.zeros(14, 20), "_pi.2.bias": torch.zeros(14)})
     )
     assert "_dynamics.0.bias: holds numbers that are not finite" in altered(
         lambda s: s["_dynamics.0.bias"].fill_(float("nan"))
@@ -109,8 +110,8 @@ def test_altered_architectures_name_the_tensor(refused):
     assert "101 bins" in altered(
         lambda s: s.update(
             {
-                **{"_reward.2.weight": torch.zeros(1, 384), "_reward.2.bias": torch.zeros(1)},
-                **{"_Qs.params.8": torch.zeros(2, 1, 384), "_Qs.params.9": torch.zeros(2, 1)},
+                **{"_reward.2.weight": torch.zeros(1, 20), "_reward.2.bias": torch.zeros(1)},
+                **{"_Qs.params.8": torch.zeros(2, 1, 20), "_Qs.params.9": torch.zeros(2, 1)},
             }
         )
     )
@@ -126,8 +127,8 @@ def test_other_task_sets_are_refused(refused):
 
 def test_mixed_widths_are_refused(refused):
     """30 embeddings beside MT80's observations belong to no published set."""
-    w = published.widths("1M", "mt30")
-    mixed = published.Widths(w.enc, w.mlp, w.latent, w.encoder_layers, w.q, 30, 96, 39, 6)
+    w = published.tiny("mt30")
+    mixed = replace(w, obs=39)
     assert "30 tasks at 39 observations" in refused(published.tdmpc2_file(mixed))
     assert "24 observations and 6 actions, but the file was trained with 39" in refused(
         published.tdmpc2_file(mixed), task_set="mt30"
@@ -135,7 +136,7 @@ def test_mixed_widths_are_refused(refused):
 
 
 def test_single_task_files_need_a_task_of_their_widths(refused):
-    content = published.tdmpc2_file(published.single("1M", 17, 6))
+    content = published.tdmpc2_file(replace(published.tiny("mt30"), tasks=0, task_dim=0, obs=17))
     assert "Name it with --task" in refused(content) and "cheetah-run" in refused(content)
     assert "trained on one task" in refused(content, task_set="mt30")
     assert "hopper-hop: has 15 observations and 4 actions, but the file was trained with 17 and 6" in refused(
@@ -144,14 +145,14 @@ def test_single_task_files_need_a_task_of_their_widths(refused):
 
 
 def test_action_masks_of_other_tasks_are_refused(refused):
-    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content = published.current_file(published.tiny("mt30"), "mt30")
     content["model"]["_action_masks"][7] = 1.0
     assert "pendulum-swingup has 1" in refused(content)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5, -1.0])
 def test_action_masks_of_other_numbers_than_0_and_1_are_refused(refused, value):
-    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content = published.current_file(published.tiny("mt30"), "mt30")
     content["model"]["_action_masks"][3, 2] = value
     assert f"_action_masks: holds {value}, where 0 and 1 are allowed" in refused(content)
 
@@ -169,14 +170,14 @@ def test_action_masks_of_other_numbers_than_0_and_1_are_refused(refused, value):
     ],
 )
 def test_bounds_of_the_prior_that_allow_nothing_are_refused(refused, changed, message):
-    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content = published.current_file(published.tiny("mt30"), "mt30")
     content["model"] |= changed
     assert message in refused(content)
 
 
 @pytest.mark.parametrize("missing", ["log_std_min", "log_std_dif"])
 def test_half_of_the_priors_bounds_is_refused(refused, missing):
-    content = published.current_file(published.widths("1M", "mt30"), "mt30")
+    content = published.current_file(published.tiny("mt30"), "mt30")
     del content["model"][missing]
     assert f"{missing}: is missing" in refused(content)
 
@@ -184,11 +185,11 @@ def test_half_of_the_priors_bounds_is_refused(refused, missing):
 def test_networks_with_an_ensemble_axis_too_few_or_too_many_are_refused(refused):
     content = small()
     flat = {name: tensor[0] if name.startswith("_Qs.") else tensor for name, tensor in content["model"].items()}
-    assert "_Qs.0.weight: is (384, 230), [members, out, in] is needed" in refused({"model": flat})
+    assert "_Qs.0.weight: is (20, 26), [members, out, in] is needed" in refused({"model": flat})
     stacked = {name: tensor[None] if name.startswith("_reward.") else tensor for name, tensor in flat.items()}
-    assert "_reward.0.weight: is (1, 384, 230), [out, in] is needed" in refused({"model": stacked})
+    assert "_reward.0.weight: is (1, 20, 26), [out, in] is needed" in refused({"model": stacked})
     none = {n: t[:0] if n.startswith("_Qs.") else t for n, t in content["model"].items()}
-    assert "_Qs.0.weight: is (0, 384, 230), [members, out, in] is needed" in refused({"model": none})
+    assert "_Qs.0.weight: is (0, 20, 26), [members, out, in] is needed" in refused({"model": none})
     uneven = {n: t[:1] if n.startswith("_Qs.params.8") else t for n, t in content["model"].items()}
     assert "_Qs.2" in refused({"model": uneven | {"_Qs.params.9": content["model"]["_Qs.params.9"][:1]}})
 
@@ -202,7 +203,7 @@ def test_layer_numbers_that_are_none_are_refused(refused, name):
 
 def test_weights_beyond_single_precision_are_refused(refused):
     content = small()
-    content["model"]["_dynamics.0.bias"] = torch.full((384,), 1e300, dtype=torch.float64)
+    content["model"]["_dynamics.0.bias"] = torch.full((20,), 1e300, dtype=torch.float64)
     assert "_dynamics.0.bias: holds numbers that are not finite (inf)" in refused(content)
 
 
