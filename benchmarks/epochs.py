@@ -25,18 +25,18 @@ from unittest import mock
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.envs.contract import VectorEnv
-from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment, preset_info
-from flowmbpo.runs.trainers import make_trainer
-from flowmbpo.training import trainer
+from flowmbpo.runs.start import begin
+from flowmbpo.runs.train import assembled, run_epoch
+from flowmbpo.training import learner
 
 PHASES = ("phase1", "phase1p5", "phase2")
 NO_START = ("training.random_episodes=0", "training.warmup_model_updates=0")
 PARTS = ("environment", "model", "actor", "critic")
 Place = tuple[str, object, str]
 """A part's name, and the function that is timed for it: its owner (a module, an object) and its name there."""
-UPDATES: tuple[Place, ...] = tuple((part, trainer, f"update_{part}") for part in ("model", "actor", "critic"))
+UPDATES: tuple[Place, ...] = tuple((part, learner, f"update_{part}") for part in ("model", "actor", "critic"))
 FIELDS = (
     "preset",
     "task",
@@ -88,19 +88,22 @@ def timed(places: Iterable[Place]) -> Iterator[dict[str, Spent]]:
         yield spent
 
 
-def measure(config: ExperimentConfig, env: VectorEnv, warm_up: bool) -> dict[str, Any]:
+def measure(config: ExperimentConfig, warm_up: bool) -> dict[str, Any]:
     """One row of the table."""
-    fog = make_trainer(config, env, torch.device("cpu"), Path("unused"))
-    if warm_up:
-        fog.run_epoch()
-    steps = fog.env_steps
-    with timed([("environment", env, "step"), *UPDATES]) as spent:
-        start, start_cpu = time.perf_counter(), time.process_time()
-        metrics = fog.run_epoch()
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    task = resolve(config.task)
+    with assembled(begin(config, task, None), task, torch.device("cpu"), Path("unused")) as (learner, collector):
+        assert collector is not None
+        if warm_up:
+            run_epoch(learner, collector)
+        steps = collector.env_steps
+        with timed([("environment", collector.env, "step"), *UPDATES]) as spent:
+            start, start_cpu = time.perf_counter(), time.process_time()
+            metrics = run_epoch(learner, collector)
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+        steps = collector.env_steps - steps
     shares = {part: spent[part].seconds / seconds for part in PARTS}
-    row = {"preset": config.name, "task": env.spec.label, "seconds": seconds, "cpu_seconds": cpu_seconds, **shares}
-    row |= {"rest": 1.0 - sum(shares.values()), "env_steps": fog.env_steps - steps}
+    row = {"preset": config.name, "task": task.label, "seconds": seconds, "cpu_seconds": cpu_seconds, **shares}
+    row |= {"rest": 1.0 - sum(shares.values()), "env_steps": steps}
     return row | {f"loss_{name}": metrics[f"loss/{name}"] for name in ("dynamics", "actor", "critic")}
 
 
@@ -114,19 +117,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    env: VectorEnv | None = None
     print(
         f"{'preset':36} {'task':12} {'s/epoch':>8} {'CPU-s':>8} " + " ".join(f"{part:>11}" for part in (*PARTS, "rest"))
     )
     for name in args.presets or small_presets():
         config = load_experiment(name, [f"task.backend={args.backend}", *NO_START])
-        env = make_env(config.task) if env is None else env
-        row = measure(config.model_copy(update={"name": name}), env, not args.no_warm_up)
+        row = measure(config.model_copy(update={"name": name}), not args.no_warm_up)
         rows.append(row)
         shares = " ".join(f"{100 * row[part]:10.1f}%" for part in (*PARTS, "rest"))
         print(f"{name:36} {row['task']:12} {row['seconds']:8.2f} {row['cpu_seconds']:8.2f} {shares}", flush=True)
-    if env is not None:
-        env.close()
     if args.out is not None:
         with args.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")

@@ -24,10 +24,11 @@ import torch
 
 from flowmbpo.diagnostics import light
 from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import pinned, resolve_device, training_env
-from flowmbpo.runs.self_diagnosis import SelfDiagnosis
-from flowmbpo.runs.trainers import make_trainer
+from flowmbpo.runs.start import begin, resolve_device
+from flowmbpo.runs.subjects import SelfDiagnosis
+from flowmbpo.runs.train import assembled, run_epoch
 
 DEFAULT_PRESETS = ("quickstart", "mini-cartpole-fullflow", "mini-ant-baseline", "mini-ant-fullflow")
 LIMIT = 0.03
@@ -35,28 +36,25 @@ LIMIT = 0.03
 
 def measure(preset: str, epochs: int, measurements: int, device: str) -> dict[str, Any]:
     """Figures of one preset."""
-    config = pinned(load_experiment(preset, ["training.warmup_model_updates=20", "training.random_episodes=1"]))
-    target = resolve_device(device)
+    config = load_experiment(preset, ["training.warmup_model_updates=20", "training.random_episodes=1"])
+    task, target = resolve(config.task), resolve_device(device)
     torch.set_num_threads(1)
-    env = training_env(config, target)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(config, env, target, Path(folder))
-            diagnosis = SelfDiagnosis(config, trainer)
-            epoch_s, light_s = [], []
-            for block in range(measurements + 1):
-                began = time.process_time() + env.cpu_seconds()
-                for _ in range(epochs):
-                    trainer.run_epoch()
-                trained = time.process_time() + env.cpu_seconds() - began
-                began = time.process_time()
-                diagnosis.measure()
-                if block:
-                    epoch_s.append(trained / epochs)
-                    light_s.append(time.process_time() - began)
-            parts = _parts(diagnosis)
-    finally:
-        env.close()
+    start = begin(config, task, None)
+    with tempfile.TemporaryDirectory() as folder, assembled(start, task, target, Path(folder)) as (learner, collector):
+        assert collector is not None
+        diagnosis = SelfDiagnosis(config, learner)
+        epoch_s, light_s = [], []
+        for block in range(measurements + 1):
+            began = time.process_time() + collector.env.cpu_seconds()
+            for _ in range(epochs):
+                run_epoch(learner, collector)
+            trained = time.process_time() + collector.env.cpu_seconds() - began
+            began = time.process_time()
+            diagnosis.measure()
+            if block:
+                epoch_s.append(trained / epochs)
+                light_s.append(time.process_time() - began)
+        parts = _parts(diagnosis)
     every = config.diagnostics.every
     epoch, cost = statistics.mean(epoch_s), statistics.median(light_s)
     return {

@@ -27,12 +27,12 @@ from flowmbpo.checkpoints.load import Loaded, load, resolve
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.diagnostics.statistics import mean_interval
-from flowmbpo.envs.resolve import only_id
+from flowmbpo.envs.resolve import ResolvedTask
+from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.evaluation.returns import evaluate
 from flowmbpo.presets.load import experiment_from_dict, mppi_config
 from flowmbpo.runs.acting import Acting, make_acting, planning_config
-from flowmbpo.runs.build import env_spec, evaluation_env
-from flowmbpo.runs.evaluate import SEED_BASE, config_for_task, load_agent
+from flowmbpo.runs.evaluate import SEED_BASE, evaluated_task, evaluation_env, load_agent
 
 CPU = torch.device("cpu")
 
@@ -85,22 +85,23 @@ class Timed:
         return action
 
 
-def tasks_of(config: ExperimentConfig, named: Sequence[str]) -> list[tuple[str, ExperimentConfig, int | None]]:
-    """The tasks to measure: name, config, and the id where it is a member of a set."""
-    spec, only = env_spec(config), only_id(config.task)
-    if not named and only is None and len(spec.tasks) == 1:
-        return [(spec.label, config, None)]
-    members = [task.plain_name for task in (spec.tasks if only is None else (spec.tasks[only],))]
-    return [(name, *config_for_task(config, name)) for name in named or members]
+def tasks_of(config: ExperimentConfig, named: Sequence[str]) -> list[tuple[str, ResolvedTask]]:
+    """The tasks to measure, by name."""
+    own = resolve_task(config.task)
+    if not named and len(own.spec.tasks) == 1:
+        return [(own.label, own)]
+    members = [task.plain_name for task in own.running.tasks]
+    return [(name, evaluated_task(own, name)) for name in named or members]
 
 
 def run_side(
-    loaded: Loaded, config: ExperimentConfig, only: int | None, seed: int, episodes: int, settings: MPPIConfig | None
+    loaded: Loaded, config: ExperimentConfig, task: ResolvedTask, seed: int, episodes: int, settings: MPPIConfig | None
 ) -> Side:
     """One seed's episodes under the policy, or with `settings` under MPPI."""
-    agent = load_agent(loaded, config if settings is None else planning_config(config, loaded.payload))
+    built = config if settings is None else planning_config(config, loaded.payload)
+    agent = load_agent(loaded, built, task.spec)
     timed = Timed(make_acting(agent, loaded, config, CPU, SEED_BASE + seed, settings))
-    env = evaluation_env(config, episodes, CPU, only=only)
+    env = evaluation_env(task, episodes, config.seed, CPU)
     try:
         figures = evaluate(timed.act, env, episodes, SEED_BASE + seed, on_start=timed.acting.on_start)
     finally:
@@ -154,11 +155,11 @@ def measure(path: Path, args: argparse.Namespace, settings: MPPIConfig) -> Itera
     file = resolve(path)
     loaded = load(file)
     own = experiment_from_dict(loaded.payload["config"], str(file))
-    for name, config, only in tasks_of(own, args.tasks or ()):
+    for name, task in tasks_of(own, args.tasks or ()):
         pairs = []
         for seed in range(args.first_seed, args.first_seed + args.seeds):
-            policy = run_side(loaded, config, only, seed, args.episodes, None)
-            pairs.append((policy, run_side(loaded, config, only, seed, args.episodes, settings)))
+            policy = run_side(loaded, own, task, seed, args.episodes, None)
+            pairs.append((policy, run_side(loaded, own, task, seed, args.episodes, settings)))
         yield summarise(own.name, str(path), name, args.seeds * args.episodes, pairs)
 
 

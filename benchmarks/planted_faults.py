@@ -23,7 +23,7 @@ from planted.saved import Fault
 from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import HealthDiagnosis, measure_health
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.runs.checkpoint_subject import load_subject
+from flowmbpo.runs.subjects import load_subject
 
 
 def main() -> None:

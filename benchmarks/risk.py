@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.gust import STRIDE
 from flowmbpo.envs.toy.system import ToySystem
@@ -32,7 +33,6 @@ from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.comparison import COMPARED
 from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import env_spec
 from flowmbpo.runs.train import train
 
 TASKS = ("toy-rare-push", "toy-skew-push")
@@ -95,7 +95,7 @@ def main() -> None:
 def run(seed: int, task: str, representation: str, model: str, overrides: Sequence[str]) -> Row:
     """Train one arm in a folder that is thrown away."""
     config = load_experiment(f"risk-{representation}-{model}", overrides, task=task, seed=seed, track=())
-    spec = env_spec(config)
+    spec = resolve(config.task).spec
     counts = parameter_counts(build_meta_agent(config, spec))
     with tempfile.TemporaryDirectory() as folder:
         outcome = train(config, out=Path(folder) / "run", console=False)

@@ -42,17 +42,15 @@ from flowmbpo.checkpoints.load import resolve
 from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.writer import DatasetWriter
+from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.models.agent import seeded_agent
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import env_spec, pinned, set_up_compute
-from flowmbpo.runs.offline import open_dataset
-from flowmbpo.runs.train import check_config
-from flowmbpo.runs.trainers import Prepared, prepare
+from flowmbpo.runs.start import begin, check_config, pinned, set_up_compute
+from flowmbpo.runs.train import assembled, run_epoch
 from flowmbpo.spec import EnvSpec
 from flowmbpo.stages.config import Request, Stage, stage_config
-from flowmbpo.stages.initial import load_initial
-from flowmbpo.training.fog import FoGTrainer
-from flowmbpo.training.offline import OfflineTrainer
+from flowmbpo.training.collector import Collector
+from flowmbpo.training.learner import Learner
 from flowmbpo_cli.sources import stored_config
 
 TASK = "walker-stand"
@@ -115,8 +113,9 @@ def family_of(preset: str) -> Family:
 def make_inputs(work: Path) -> None:
     """Write what is not in `work` yet: of each set a checkpoint that nothing trained, and random episodes."""
     for name, (preset, length) in SHAPES.items():
-        config = pinned(load_experiment(preset))
-        spec = env_spec(config)
+        config = load_experiment(preset)
+        task = resolve_task(config.task)
+        config, spec = pinned(config, task), task.spec
         if not (work / name / "checkpoint" / "latest.pt").exists():
             payload = {"config": config.model_dump(mode="json"), "epoch": 0, "env_steps": 0}
             agent = seeded_agent(config, spec).state_dict()
@@ -158,50 +157,53 @@ def config_of(preset: str, work: Path) -> ExperimentConfig:
     return stage_config(request)
 
 
-def prepared(config: ExperimentConfig) -> Prepared:
-    """The trainer of the run, as `train` makes it."""
-    config = pinned(config)
-    check_config(config, env_spec(config))
+@contextmanager
+def prepared(config: ExperimentConfig) -> Iterator[tuple[Learner, Collector | None]]:
+    """Learner and collector of the run, as `train` makes them."""
+    task = resolve_task(config.task)
+    config = pinned(config, task)
+    check_config(config, task)
     set_up_compute(config)
-    initial = None if config.initial is None else load_initial(config.initial)
-    config = config if initial is None else initial.adopt(config)
-    return prepare(config, torch.device("cpu"), Path("unused"), initial, open_dataset(config))
+    with assembled(begin(config, task, None), task, torch.device("cpu"), Path("unused")) as parts:
+        yield parts
 
 
-def data_places(trainer: FoGTrainer | OfflineTrainer) -> list[Place]:
+def data_places(learner: Learner, collector: Collector | None) -> list[Place]:
     """Where an epoch gets its data from: acting in the environment, or waiting for windows."""
-    if isinstance(trainer, FoGTrainer):
-        return [("data", trainer.agent, "act"), ("data", trainer.env, "step")]
-    return [("data", trainer.windows, "next"), ("data", trainer.starts, "next")]
+    if collector is not None:
+        return [("data", learner.agent, "act"), ("data", collector.env, "step")]
+    return [("data", learner.batches, "windows"), ("data", learner.batches, "starts")]
+
+
+def collected(collector: Collector | None) -> int:
+    """Agent steps so far."""
+    return 0 if collector is None else collector.env_steps
 
 
 def measure(preset: str, work: Path, launched: float) -> dict[str, Any]:
     """One row; `launched` is the time at which this process was asked for."""
     config = config_of(preset, work)
-    with peak_memory() as memory:
-        ready = prepared(config)
-        trainer = ready.trainer
-        assert isinstance(trainer, FoGTrainer | OfflineTrainer)
-        try:
-            trainer.start()
-            workers_cpu = trainer.cpu_seconds()
-            row = {"preset": preset, "task": config.task.only or trainer.spec.label}
-            row |= {"startup_s": time.time() - launched, "startup_cpu": time.process_time()}
-            steps, start, start_cpu = trainer.env_steps, time.perf_counter(), time.process_time()
-            with timed([*data_places(trainer), *UPDATES]) as spent:
-                metrics = trainer.run_epoch()
-            row |= {"epoch_s": time.perf_counter() - start, "epoch_cpu": time.process_time() - start_cpu}
-            row |= {"workers_cpu": trainer.cpu_seconds() - workers_cpu, "env_steps": trainer.env_steps - steps}
-        finally:
-            ready.close()
+    with peak_memory() as memory, prepared(config) as (learner, collector):
+        cpu_seconds = (lambda: 0.0) if collector is None else collector.env.cpu_seconds
+        if collector is not None:
+            collector.start(learner.agent)
+        learner.start()
+        workers_cpu = cpu_seconds()
+        row = {"preset": preset, "task": config.task.only or learner.agent.spec.label}
+        row |= {"startup_s": time.time() - launched, "startup_cpu": time.process_time()}
+        steps, start, start_cpu = collected(collector), time.perf_counter(), time.process_time()
+        with timed([*data_places(learner, collector), *UPDATES]) as spent:
+            metrics = run_epoch(learner, collector)
+        row |= {"epoch_s": time.perf_counter() - start, "epoch_cpu": time.process_time() - start_cpu}
+        row |= {"workers_cpu": cpu_seconds() - workers_cpu, "env_steps": collected(collector) - steps}
     for part, own in spent.items():
         row |= {f"{part}_s": own.seconds, f"{part}_cpu": own.cpu_seconds}
     for unit in ("s", "cpu"):
         row[f"rest_{unit}"] = row[f"epoch_{unit}"] - sum(row[f"{part}_{unit}"] for part in spent)
     row |= {"model_updates": spent["model"].calls, **memory}
     losses = {f"loss_{name}": metrics[f"loss/{name}"] for name in LOSSES if f"loss/{name}" in metrics}
-    if trainer.nonfinite or not all(math.isfinite(loss) for loss in losses.values()):
-        raise ArithmeticError(f"{preset}: {trainer.nonfinite} updates were not finite; losses {losses}")
+    if learner.nonfinite or not all(math.isfinite(loss) for loss in losses.values()):
+        raise ArithmeticError(f"{preset}: {learner.nonfinite} updates were not finite; losses {losses}")
     return row | losses
 
 

@@ -21,6 +21,7 @@ from flowmbpo.checkpoints.load import load, resolve
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.evaluate import load_agent
@@ -68,7 +69,7 @@ def agent_policy(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, floa
     """The deterministic policy of a run's latest weights, and what training them took."""
     loaded = load(resolve(path), torch.device("cpu"))
     config = experiment_from_dict(loaded.payload["config"], str(path))
-    agent = load_agent(loaded, config)
+    agent = load_agent(loaded, config, resolve_task(config.task).spec)
     cost = {"env_steps": int(loaded.payload["env_steps"]), "train_cpu_s": float(loaded.payload["cpu_s"])}
 
     @torch.no_grad()

@@ -15,8 +15,7 @@ from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
-    from flowmbpo.runs.diagnose import DiagnoseOutcome
-    from flowmbpo.runs.diagnosis_files import ReportFiles
+    from flowmbpo.runs.diagnose import DiagnoseOutcome, ReportFiles
 
 ALL = "all"
 FAILED = 1
@@ -56,7 +55,7 @@ def diagnose(
     Exit code 3: unhealthy. 1: a diagnostic failed.
     """
     _check(name, task, plot, out)
-    from flowmbpo.runs.diagnosis_files import json_value
+    from flowmbpo.runs.diagnose import json_value
 
     with only_document(json_):
         outcome, files = _measure(name, checkpoint, task, seed, episodes, device, plot, out)
@@ -100,9 +99,8 @@ def _measure(
     out: Path | None,
 ) -> tuple[DiagnoseOutcome, ReportFiles | None]:
     from flowmbpo.diagnostics.effort import Effort
+    from flowmbpo.runs.diagnose import claim_folder, newest_checkpoint, write_report
     from flowmbpo.runs.diagnose import diagnose as run
-    from flowmbpo.runs.diagnose import newest_checkpoint
-    from flowmbpo.runs.diagnosis_files import claim_folder, write_report
 
     if checkpoint is None:
         checkpoint = newest_checkpoint()

@@ -55,7 +55,7 @@ def evaluate(
     from flowmbpo import runs
 
     with only_document(json_):
-        outcome = runs.evaluate(
+        outcome = runs.evaluate_checkpoint(
             file,
             episodes=episodes,
             seed=seed,

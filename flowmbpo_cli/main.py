@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, stages, train
+from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, train
 from flowmbpo_cli.contract import ContractGroup, report_bug
-from flowmbpo_cli.execution import TrainCommand
+from flowmbpo_cli.run_options import TrainCommand
 
 app = typer.Typer(
     name="flowmbpo",
@@ -39,9 +39,8 @@ def root(
         typer.echo(context.get_help())
 
 
-app.command("train", cls=TrainCommand)(train.train)
-for stage in (stages.pretrain, stages.finetune, stages.specialize):
-    app.command(cls=TrainCommand)(stage)
+for command in (train.train, train.pretrain, train.finetune, train.specialize):
+    app.command(cls=TrainCommand)(command)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
 app.add_typer(envs.app, name="envs")

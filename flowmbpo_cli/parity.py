@@ -54,15 +54,15 @@ def parity(
 
 def _pinned(config: ExperimentConfig) -> ExperimentConfig:
     """The backend written out, so that a preset and a run of it do not differ in it."""
-    from flowmbpo.envs.resolve import pin_backend
+    from flowmbpo.envs.resolve import resolve
 
-    return config.model_copy(update={"task": pin_backend(config.task)})
+    return config.model_copy(update={"task": resolve(config.task).config})
 
 
 def _spec(config: ExperimentConfig) -> EnvSpec:
-    from flowmbpo.envs.resolve import task_spec
+    from flowmbpo.envs.resolve import resolve
 
-    return task_spec(config.task)
+    return resolve(config.task).spec
 
 
 def _print(document: dict[str, Any]) -> None:

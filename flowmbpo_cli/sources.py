@@ -12,8 +12,6 @@ from flowmbpo.errors import RunDirectoryError
 if TYPE_CHECKING:
     from flowmbpo.config.experiment import ExperimentConfig
 
-DEFAULT_PRESET = "quickstart"
-
 
 def complete_preset(incomplete: str) -> list[str]:
     """Shell completion: the names of the shipped presets, and the controls of one that is typed in full."""
@@ -65,37 +63,6 @@ def config_of(source: str) -> ExperimentConfig:
     return load_experiment(source)
 
 
-def resolve_config(
-    preset: str | None,
-    overrides: Sequence[str],
-    stored: Path | None,
-    *,
-    task: str | None,
-    seed: int | None,
-    device: str | None,
-    track: Sequence[str] | None,
-) -> ExperimentConfig:
-    """The config to train with. Without a preset, that of the run to resume (`stored`), else quickstart.
-
-    A run that is resumed keeps its name whatever is overridden: it stays in its directory. Where the
-    config leaves an alias open, a resumed run keeps its backend too. Raises ConfigError, also for an
-    unknown task or a backend that does not run it.
-    """
-    from flowmbpo.envs.resolve import pin_as_stored, pin_backend, run_label
-    from flowmbpo.presets.load import load_experiment, override
-
-    if stored is None:
-        name = preset or DEFAULT_PRESET
-        config = load_experiment(name, overrides, task=task, seed=seed, device=device, track=track)
-    else:
-        run = stored_config(stored)
-        base = run if preset is None else load_experiment(preset).model_copy(update={"name": run.name})
-        config = override(base, overrides, task=task, seed=seed, device=device, track=track)
-        config = config.model_copy(update={"task": pin_as_stored(config.task, run.task)})
-    run_label(config.task)  # refuses what is not known, before torch is imported
-    return config.model_copy(update={"task": pin_backend(config.task)})
-
-
 def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | None, seed: int | None) -> Path | None:
     """The run that a bare `--resume` means: this preset, task and seed's, if there is one.
 
@@ -105,33 +72,33 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
     says which it is where there was a choice.
     """
     from flowmbpo.presets.load import load_experiment
+    from flowmbpo.stages.config import DEFAULT_PRESET
 
     asked = load_experiment(preset or DEFAULT_PRESET, overrides, task=task, seed=seed)
     for config in (asked, load_experiment(preset or DEFAULT_PRESET, task=task, seed=seed)):
         # A backend that is asked for is the only one, under the preset's own name too.
         backend = asked.task.backend if config.task.name == asked.task.name else config.task.backend
         places = list(_run_places(config, backend))
-        found = [path for path in places if (path / "run.json").is_file()]
-        if found:
-            others = ", ".join(str(path) for path in found[1:])
+        existing = [path for path in places if (path / "run.json").is_file()]
+        if existing:
+            others = ", ".join(str(path) for path in existing[1:])
             if others:
-                print(f"--resume: goes on with {found[0]}; there is also {others}", file=sys.stderr)
-            elif found[0] != places[0]:
-                print(f"--resume: goes on with {found[0]}; there is no {places[0]}", file=sys.stderr)
-            return found[0]
+                print(f"--resume: goes on with {existing[0]}; there is also {others}", file=sys.stderr)
+            elif existing[0] != places[0]:
+                print(f"--resume: goes on with {existing[0]}; there is no {places[0]}", file=sys.stderr)
+            return existing[0]
     return None
 
 
 def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
     """Where runs of this config would lie: of an alias with `auto`, with every backend, its choice first."""
-    from flowmbpo.envs.resolve import pin_backend, run_label
+    from flowmbpo.envs.resolve import resolve
     from flowmbpo.envs.tasks import ALIASES
     from flowmbpo.runs.directory import default_path
 
-    own = config.task.model_copy(update={"backend": backend})
-    name, backends = own.name, [pin_backend(own).backend]
-    if backend == "auto" and name is not None and name in ALIASES:
-        backends += [other for other in ALIASES[name] if other != backends[0]]
+    task = config.task.model_copy(update={"backend": backend})
+    backends = [resolve(task).config.backend]
+    if backend == "auto" and task.name is not None and task.name in ALIASES:
+        backends += [other for other in ALIASES[task.name] if other != backends[0]]
     for choice in backends:
-        task = own.model_copy(update={"backend": choice})
-        yield default_path(Path(), config, run_label(task))
+        yield default_path(Path(), config, resolve(task.model_copy(update={"backend": choice})).label)

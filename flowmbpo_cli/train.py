@@ -1,18 +1,14 @@
-"""`flowmbpo train`."""
+"""`flowmbpo train`, and `pretrain`, `finetune` and `specialize`: the stages A, B and C of the study."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from flowmbpo_cli import run_options as options
-from flowmbpo_cli.execution import AUTO, execute, stored_run
-from flowmbpo_cli.sources import complete_preset, complete_task, existing_run, resolve_config
-
-if TYPE_CHECKING:
-    from flowmbpo.stages.config import Stage
+from flowmbpo_cli.sources import complete_preset, complete_task
 
 
 def train(
@@ -46,15 +42,74 @@ def train(
 
     With --from and --data: the policy alone, in the checkpoint's world model as it is, from the dataset's states.
     """
-    if checkpoint is not None or data is not None:
-        stage: Stage = "train" if checkpoint is None or data is None else "policy"
-        asked = options.Asked(stage, preset, checkpoint, data, task, None, overrides or (), seed, device, track)
-        options.run(asked, out=out, resume=resume, dry_run=dry_run, json_=json_)
-        return
-    stored = stored_run(resume)
-    if resume == AUTO:
-        stored = out if out is not None else existing_run(preset, overrides or [], task=task, seed=seed)
-    sinks = options.sinks(track)
-    config = resolve_config(preset, overrides or [], stored, task=task, seed=seed, device=device, track=sinks)
-    resumed: Path | Literal["auto"] | None = stored if stored is not None or resume is None else AUTO
-    execute(config, out=out, resume=resumed, dry_run=dry_run, json_=json_)
+    options.run("train" if checkpoint is None or data is None else "policy", **locals())
+
+
+def pretrain(
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="The dataset to learn from.")] = None,
+    preset: options.Preset = None,
+    checkpoint: options.From = None,
+    policy: Annotated[
+        bool | None, typer.Option("--policy/--no-policy", help="Also train one policy for all tasks, offline.")
+    ] = None,
+    seed: options.Seed = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    track: options.Track = None,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+) -> None:
+    """Stage A: learn a world model (and optionally a policy) from a dataset."""
+    options.run("pretrain", **locals())
+
+
+def finetune(
+    preset: options.Preset = None,
+    checkpoint: options.From = None,
+    data: options.PretrainingData = None,
+    embedding_from: options.EmbeddingFrom = None,
+    seed: options.Seed = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    track: options.Track = None,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+) -> None:
+    """Stage B: learn online over a task set, every task in every batch, from a checkpoint or from scratch."""
+    options.run("finetune", **locals())
+
+
+def specialize(
+    task: Annotated[
+        str | None, typer.Option(help="The one task, known to the checkpoint or new.", autocompletion=complete_task)
+    ] = None,
+    checkpoint: options.From = None,
+    preset: options.Preset = None,
+    data: options.PretrainingData = None,
+    embedding_from: options.EmbeddingFrom = None,
+    seed: options.Seed = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    track: options.Track = None,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+) -> None:
+    """Stage C: learn one task online, from a checkpoint of many tasks (or of another)."""
+    if resume is None or checkpoint is not None:
+        _check_named(checkpoint, task)
+    options.run("specialize", **locals())
+
+
+def _check_named(checkpoint: Path | None, task: str | None) -> None:
+    missing = [flag for flag, value in (("--from CKPT", checkpoint), ("--task TASK", task)) if value is None]
+    if missing:
+        raise typer.BadParameter(
+            f"needs {' and '.join(missing)}: which weights to start from, and the one task to learn. "
+            "From scratch: `flowmbpo train --preset NAME --task TASK`."
+        )

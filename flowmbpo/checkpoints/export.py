@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowmbpo.checkpoints.load import file_sha256, load
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import write_bytes_atomic
 from flowmbpo.models.agent import build_meta_agent
@@ -48,7 +48,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
     loaded = load(checkpoint)
     payload = loaded.payload
     config = experiment_from_dict(payload["config"], str(loaded.path))
-    parts = parameter_counts(build_meta_agent(config, task_spec(config.task)))
+    parts = parameter_counts(build_meta_agent(config, resolve(config.task).spec))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty. Name a new folder.")
     yaml = to_yaml(config).encode()

@@ -14,7 +14,7 @@ from flowmbpo.checkpoints.load import file_sha256, load, resolve
 from flowmbpo.checkpoints.manifest import CheckpointManifest
 from flowmbpo.checkpoints.payload import FORMAT
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.parameters import parameter_counts
@@ -44,7 +44,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
 
 def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     config = experiment_from_dict(payload["config"], source)
-    parts = parameter_counts(build_meta_agent(config, task_spec(config.task)))
+    parts = parameter_counts(build_meta_agent(config, resolve_task(config.task).spec))
     planner = payload.get("planner")
     replay = payload.get("replay")
     return {
@@ -65,7 +65,7 @@ def _summary(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "name": config.name,
         "phase": config.phase,
-        "task": task_spec(config.task).label,
+        "task": resolve_task(config.task).spec.label,
         "only": config.task.only,
         "seed": config.seed,
         "dynamics": model.dynamics.kind,

@@ -20,7 +20,7 @@ from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.training.horizon import trusted_steps
+from flowmbpo.training.imagination import trusted_steps
 
 ENV_SEED_BASE = (2**30 + 16) << 32
 """Diagnostic episodes start above this: the upper word of the seed is one that neither training nor evaluation uses

@@ -17,7 +17,7 @@ from flowmbpo.envs.mixed import MixedVectorEnv
 from flowmbpo.envs.mujoco import NO_OPENGL
 from flowmbpo.envs.processes.simulator import SimulatorFactory
 from flowmbpo.envs.processes.vector import WorkerVectorEnv
-from flowmbpo.envs.resolve import only_id, task_spec
+from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import require_installed
 from flowmbpo.spec import EnvSpec, TaskInfo
 
@@ -26,27 +26,25 @@ IN_PROCESSES = ("dmcontrol", "metaworld")
 
 
 def make_env(
-    config: TaskConfig,
+    task: TaskConfig | ResolvedTask,
     num_envs: int | None = None,
     workers: int | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
-    only: int | None = None,
 ) -> VectorEnv:
-    """The environment that `config` describes; `num_envs` and `workers` override it.
+    """The environment of `task`; `num_envs` and `workers` override its config.
 
     Simulators that step single copies get one worker process per core unless told otherwise, never
     more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
-    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. `only` is the
-    id of one task of the set that all copies run (by default the one that `config.only` names), with
-    the set's widths and ids: only its simulator is needed. Raises ConfigError on an unknown task or
-    backend, EnvironmentUnavailableError where a simulator is missing.
+    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. Where one member of
+    a set runs alone, all copies run it, with the set's widths and ids: only its simulator is needed. Raises
+    ConfigError on an unknown task or backend, EnvironmentUnavailableError where a simulator is missing.
     """
-    spec = task_spec(config)
-    only = only_id(config) if only is None else only
-    for task in spec.tasks if only is None else (spec.tasks[only],):
-        require_installed(task.simulator, task.name)
+    resolved = task if isinstance(task, ResolvedTask) else resolve(task)
+    config, spec, only = resolved.config, resolved.spec, resolved.only
+    for info in resolved.running.tasks:
+        require_installed(info.simulator, info.name)
     count = config.num_envs if num_envs is None else num_envs
     if workers is None:
         workers = cores() if config.workers is None else config.workers
@@ -133,7 +131,7 @@ def _batch_simulator(
 
 @contextmanager
 def open_env(
-    config: TaskConfig, copies: int, workers: int, *, seed: int = 0, device: str = "cpu", only: int | None = None
+    task: TaskConfig | ResolvedTask, copies: int, workers: int, *, seed: int = 0, device: str = "cpu"
 ) -> Iterator[VectorEnv]:
     """What `make_env` makes, closed at the end of the block.
 
@@ -142,7 +140,7 @@ def open_env(
     by a process of their own, which is started later and with the user's MUJOCO_GL.
     """
     with _variables(NO_OPENGL):
-        env = make_env(config, copies, workers, seed=seed, device=device, only=only)
+        env = make_env(task, copies, workers, seed=seed, device=device)
     try:
         yield env
     finally:

@@ -1,8 +1,8 @@
-"""From a task's config to what really runs. Imports no torch and no simulator."""
+"""From a task's config to what really runs, once for a run. No simulator is started."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.simulators import SIMULATORS
@@ -14,53 +14,67 @@ from flowmbpo.spec import EnvSpec, TaskInfo
 _PERTURBABLE = ("dmcontrol", "mujoco")
 
 
-def task_spec(config: TaskConfig) -> EnvSpec:
-    """The task or task set that `config` names, with the backend chosen. Raises ConfigError."""
+@dataclass(frozen=True)
+class ResolvedTask:
+    """A task or task set with the backend chosen: what the agent is built for, and what of it is stepped.
+
+    `config` has every choice written out: a task's backend where there are several, a set's members by name.
+    `spec` holds all tasks that the agent knows; `only` is the id of the one member that runs, None where all do.
+    """
+
+    config: TaskConfig
+    spec: EnvSpec
+    only: int | None = None
+
+    @property
+    def running(self) -> EnvSpec:
+        """The tasks that are really stepped."""
+        return self.spec if self.only is None else EnvSpec((self.spec.tasks[self.only],))
+
+    @property
+    def label(self) -> str:
+        """What really runs, as paths and reports name it."""
+        return self.running.label
+
+    def alone(self, member: int | None) -> ResolvedTask:
+        """The same with the member `member` alone running; with None as it is."""
+        return self if member is None else replace(self, only=member)
+
+    def member(self, name: str) -> int | None:
+        """The id of the task that `name` means, a plain name or an alias; None where there is none."""
+        own = [task.plain_name for task in self.spec.tasks]
+        meant = [name] if name not in ALIASES else [task_info(name).name, *ALIASES[name].values()]
+        return next((own.index(choice) for choice in meant if choice in own), None)
+
+    @property
+    def notices(self) -> list[str]:
+        """What must be said loudly: one notice for every alias that does not run on dflex.
+
+        Of a set's members, those count too that are named as the task which an alias may mean: a run's
+        own config holds no aliases.
+        """
+        if self.config.set is not None:
+            robots = {task: robot for robot, backends in ALIASES.items() for task in backends.values()}
+            named = [(robots[task.plain_name], task) for task in self.spec.tasks if task.plain_name in robots]
+        else:
+            assert self.config.name is not None
+            named = [(self.config.name, self.spec.tasks[0])] if self.config.name in ALIASES else []
+        return [_notice(robot, task) for robot, task in named if task.simulator != "dflex"]
+
+
+def resolve(config: TaskConfig) -> ResolvedTask:
+    """The task or task set that `config` names, with the backends that run here. Raises ConfigError."""
     if config.set is None:
         assert config.name is not None
-        return EnvSpec((_perturbed(task_info(config.name, config.backend), config),))
-    tasks = tuple(_perturbed(task, config) for task in _members(config))
-    return EnvSpec(tasks, config.set + config.perturbation.suffix)
-
-
-def only_id(config: TaskConfig) -> int | None:
-    """The id of the member that `config.only` names, None where all of them run. Raises ConfigError."""
-    if config.only is None:
-        return None
-    spec = task_spec(config)
-    member = member_id(spec, config.only)
-    if member is None:
-        names = [task.plain_name for task in spec.tasks]
-        raise ConfigError(
-            f"task.only: '{config.only}' is not one of the tasks of '{spec.label}'.{nearest(config.only, names)} "
-            f"They are: {', '.join(names)}."
-        )
-    return member
-
-
-def run_label(config: TaskConfig) -> str:
-    """What really runs, as paths and reports name it: the task, the set, or the one member of it that runs."""
-    spec, only = task_spec(config), only_id(config)
-    return spec.label if only is None else spec.tasks[only].name
-
-
-def running_tasks(config: TaskConfig) -> EnvSpec:
-    """The tasks that are really stepped: the whole spec, or the one member that `only` names."""
-    spec, only = task_spec(config), only_id(config)
-    return spec if only is None else EnvSpec((spec.tasks[only],))
-
-
-def pin_backend(config: TaskConfig) -> TaskConfig:
-    """The same task or set with what runs here written out, where there is a choice.
-
-    A task's `auto` is replaced by the backend, a set's aliases by the tasks that they mean.
-    """
+        task = task_info(config.name, config.backend)
+        chosen = task.simulator if config.name in ALIASES else config.backend
+        return ResolvedTask(config.model_copy(update={"backend": chosen}), EnvSpec((_perturbed(task, config),)))
+    members = _members(config)
+    spec = EnvSpec(tuple(_perturbed(task, config) for task in members), config.set + config.perturbation.suffix)
     if config.tasks is not None:
-        names = tuple(task.name for task in _members(config))
-        return config if names == config.tasks else config.model_copy(update={"tasks": names})
-    if config.name is None or config.name not in ALIASES or config.backend != "auto":
-        return config
-    return config.model_copy(update={"backend": task_info(config.name).simulator})
+        config = config.model_copy(update={"tasks": tuple(task.name for task in members)})
+    resolved = ResolvedTask(config, spec)
+    return resolved if config.only is None else resolved.alone(_only(resolved, config.only))
 
 
 def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
@@ -74,39 +88,24 @@ def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
     return config.model_copy(update={"tasks": names})
 
 
-def member_id(spec: EnvSpec, name: str) -> int | None:
-    """The id of the task of `spec` that `name` means, a plain name or an alias; None where there is none."""
-    own = [task.plain_name for task in spec.tasks]
-    meant = [name] if name not in ALIASES else [task_info(name).name, *ALIASES[name].values()]
-    return next((own.index(choice) for choice in meant if choice in own), None)
-
-
-def backend_notice(config: TaskConfig) -> str | None:
-    """What must be said loudly where an alias does not run on dflex; None elsewhere."""
-    return "\n".join(backend_notices(config)) or None
-
-
-def backend_notices(config: TaskConfig) -> list[str]:
-    """One notice for every alias that does not run on dflex.
-
-    Of a set's members, those count too that are named as the task which an alias may mean: a run's
-    own config holds no aliases.
-    """
-    named: list[tuple[str, TaskInfo]] = []
-    if config.set is not None:
-        robots = {task: robot for robot, backends in ALIASES.items() for task in backends.values()}
-        named = [(robots[task.name], task) for task in _members(config) if task.name in robots]
-    elif config.name is not None and config.name in ALIASES:
-        named = [(config.name, task_info(config.name, config.backend))]
-    return [_notice(robot, task) for robot, task in named if task.simulator != "dflex"]
+def _only(resolved: ResolvedTask, name: str) -> int:
+    """The id of the member that `task.only` names. Raises ConfigError."""
+    member = resolved.member(name)
+    if member is None:
+        names = [task.plain_name for task in resolved.spec.tasks]
+        raise ConfigError(
+            f"task.only: '{name}' is not one of the tasks of '{resolved.spec.label}'.{nearest(name, names)} "
+            f"They are: {', '.join(names)}."
+        )
+    return member
 
 
 def _notice(robot: str, task: TaskInfo) -> str:
     why = "" if SIMULATORS["dflex"].installed else " (no dflex is installed here, which `backend: auto` would take)"
     return (
-        f"'{robot}' runs as {task.name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
+        f"'{robot}' runs as {task.plain_name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
         "dflex's, so no figure of this run may be compared with dflex's or with PWM's published ones; its path, "
-        f"config, checkpoints and reports say {task.name}"
+        f"config, checkpoints and reports say {task.plain_name}"
     )
 
 

@@ -17,7 +17,7 @@ from flowmbpo.data.batch import Batch
 from flowmbpo.models.agent import Agent, build_agent
 from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.spec import EnvSpec
-from flowmbpo.training.horizon import trusted_steps
+from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.model_loss import model_loss
 from flowmbpo.training.updates import actor_objective, frozen
 

@@ -20,7 +20,7 @@ from flowmbpo.models.agent import Agent
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.q_ensemble import imported_objective
 from flowmbpo.planning.values import Objective, critic_objective
-from flowmbpo.stages.lineage import untrained_parts
+from flowmbpo.stages.initial import untrained_parts
 
 PlannerKind = Literal["policy", "mppi"]
 """`--planner`: the checkpoint's policy itself, or MPPI."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,16 +14,15 @@ import numpy as np
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.format import MANIFEST, read_manifest
-from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.data.recording import record_episodes
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.resolve import backend_notices, only_id, pin_backend, task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import DataError
-from flowmbpo.runs.build import resolve_device
 from flowmbpo.runs.policies import Disturbance, PolicyRequest, RecordingPolicy, load_policy
+from flowmbpo.runs.start import resolve_device
 from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
@@ -92,12 +92,12 @@ def collect(
 
     Raises ConfigError, CheckpointError, EnvironmentUnavailableError, EnvironmentFailure, DataError, StorageError.
     """
-    config = pin_backend(config)
-    spec, only = task_spec(config), only_id(config)
+    resolved = resolve(config)
+    spec, only = resolved.spec, resolved.only
     wanted = range(len(spec.tasks)) if only is None else [only]
     device = resolve_device(simulation.device)
     policies = [load_policy(request, spec, wanted, episodes, disturbance, device) for request in requests]
-    for notice in backend_notices(config):
+    for notice in resolved.notices:
         log.warning("%s", notice)
     asked = {
         "kind": "collected",
@@ -110,30 +110,30 @@ def collect(
     units = [(task, place) for task in wanted for place, policy in enumerate(policies) if task in policy.members]
     with _begin(dest, spec, asked) as writer:
         rows: list[dict[str, Any]] = list(writer.source["recorded"])
-        recorder = _Recorder(config, spec, policies, simulation)
-        try:
-            for task, place in units[len(rows) :]:
-                recorded = recorder.record(writer, task, place)
-                rows.append(asdict(recorded))
-                writer.source = {**asked, "recorded": rows}
-                writer.checkpoint(seal=True)
-                if report is not None:
-                    report(recorded)
-        finally:
-            recorder.close()
-        return _outcome(writer.finish())
-
-
-def _outcome(dataset: Dataset) -> CollectOutcome:
-    return CollectOutcome(
-        path=str(dataset.path),
-        set=dataset.set_name,
-        episodes=dataset.episodes,
-        transitions=dataset.transitions,
-        fingerprint=dataset.fingerprint,
-        policies=dataset.source["policies"],
-        recorded=dataset.source["recorded"],
-    )
+        for task, own in itertools.groupby(units[len(rows) :], key=lambda unit: unit[0]):
+            most = max(policy.episodes for policy in policies if task in policy.members)
+            num_envs = min(simulation.num_envs, most)
+            env = make_env(resolved.alone(task), num_envs, simulation.workers, device=str(device))
+            try:
+                for _, place in own:
+                    recorded = _record(writer, env, policies[place], task, place, simulation.seed)
+                    rows.append(asdict(recorded))
+                    writer.source = {**asked, "recorded": rows}
+                    writer.checkpoint(seal=True)
+                    if report is not None:
+                        report(recorded)
+            finally:
+                env.close()
+        dataset = writer.finish()
+        return CollectOutcome(
+            path=str(dataset.path),
+            set=dataset.set_name,
+            episodes=dataset.episodes,
+            transitions=dataset.transitions,
+            fingerprint=dataset.fingerprint,
+            policies=dataset.source["policies"],
+            recorded=dataset.source["recorded"],
+        )
 
 
 def _begin(dest: Path, spec: EnvSpec, asked: dict[str, Any]) -> DatasetWriter:
@@ -153,60 +153,27 @@ def _begin(dest: Path, spec: EnvSpec, asked: dict[str, Any]) -> DatasetWriter:
     return DatasetWriter.resume(dest)
 
 
-class _Recorder:
-    """Runs the policies, one task's environment at a time."""
-
-    def __init__(
-        self, config: TaskConfig, spec: EnvSpec, policies: Sequence[RecordingPolicy], simulation: Simulation
-    ) -> None:
-        self._config, self._spec, self._policies, self._simulation = config, spec, policies, simulation
-        self._env: tuple[int, VectorEnv] | None = None
-
-    def close(self) -> None:
-        """Give the running environment back."""
-        if self._env is not None:
-            self._env[1].close()
-            self._env = None
-
-    def record(self, writer: DatasetWriter, task: int, place: int) -> Recorded:
-        """All episodes of one policy in one task."""
-        policy = self._policies[place]
-        env_seed, policy_seed = self._seeds(task, place)
-        env = self._open(task)
-        behaviour = policy.behaviour(self._spec, task, env.num_envs, policy_seed)
-        returns, transitions, successes, faults = [], 0, [], 0
-        for episode in record_episodes(env, behaviour, policy.episodes, env_seed):
-            writer.add(task, episode.obs, episode.action, episode.reward, episode.terminated, source=place)
-            returns.append(episode.return_)
-            transitions += len(episode.reward)
-            faults += episode.faults
-            if episode.success is not None:
-                successes.append(episode.success)
-        return Recorded(
-            task=self._spec.tasks[task].name,
-            policy=place,
-            episodes=policy.episodes,
-            transitions=transitions,
-            return_mean=statistics.fmean(returns),
-            return_std=statistics.pstdev(returns),
-            success=statistics.fmean(successes) if successes else None,
-            faults=faults,
-        )
-
-    def _open(self, task: int) -> VectorEnv:
-        """The task's environment; the one of another task is closed first."""
-        if self._env is None or self._env[0] != task:
-            self.close()
-            copies = min(self._simulation.num_envs, self._most(task))
-            device = str(resolve_device(self._simulation.device))
-            self._env = (task, make_env(self._config, copies, self._simulation.workers, device=device, only=task))
-        return self._env[1]
-
-    def _most(self, task: int) -> int:
-        """The most episodes that any policy records of a task."""
-        return max(policy.episodes for policy in self._policies if task in policy.members)
-
-    def _seeds(self, task: int, place: int) -> tuple[int, int]:
-        """Seeds of the episodes and of the policy, of their own for every task and policy."""
-        drawn = np.random.SeedSequence([_SEED_DOMAIN, self._simulation.seed, task, place]).generate_state(2, np.uint64)
-        return int(drawn[0] >> np.uint64(1)), int(drawn[1] >> np.uint64(2))
+def _record(
+    writer: DatasetWriter, env: VectorEnv, policy: RecordingPolicy, task: int, place: int, seed: int
+) -> Recorded:
+    """All episodes of one policy, by its place in the list, in one task; seeds are of their own for every such pair."""
+    drawn = np.random.SeedSequence([_SEED_DOMAIN, seed, task, place]).generate_state(2, np.uint64)
+    behaviour = policy.behaviour(env.spec, task, env.num_envs, int(drawn[1] >> np.uint64(2)))
+    returns, transitions, successes, faults = [], 0, [], 0
+    for episode in record_episodes(env, behaviour, policy.episodes, int(drawn[0] >> np.uint64(1))):
+        writer.add(task, episode.obs, episode.action, episode.reward, episode.terminated, source=place)
+        returns.append(episode.return_)
+        transitions += len(episode.reward)
+        faults += episode.faults
+        if episode.success is not None:
+            successes.append(episode.success)
+    return Recorded(
+        task=env.spec.tasks[task].name,
+        policy=place,
+        episodes=policy.episodes,
+        transitions=transitions,
+        return_mean=statistics.fmean(returns),
+        return_std=statistics.pstdev(returns),
+        success=statistics.fmean(successes) if successes else None,
+        faults=faults,
+    )

@@ -1,21 +1,27 @@
-"""The folder that one run owns: who holds it, what it did, where its files lie. Imports no torch."""
+"""The folder that one run owns: who holds it, what it did, where its files lie, where it comes from."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import platform
 import secrets
+import shlex
 import socket
+import subprocess
+import sys
 import weakref
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
+import flowmbpo
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import RunDirectoryError
 from flowmbpo.files import TEMPORARY_SUFFIX, refused, remove_leftovers, write_bytes_atomic
-from flowmbpo.runs.provenance import now, provenance
 
 Status = Literal["running", "done", "interrupted", "failed"]
 LOCK_NAME = ".lock"
@@ -51,6 +57,14 @@ class RunDirectory:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
+        self.config = path / "config.yaml"
+        """The resolved config."""
+        self.metrics = path / "metrics.jsonl"
+        """One JSON object per line and epoch."""
+        self.checkpoints = path / "checkpoints"
+        """Checkpoint files and their manifest."""
+        self.logs = path / "logs"
+        """Logs and earlier configs."""
         self._lock: int | None = lock
         _close_in_forked_children(self)
 
@@ -94,31 +108,6 @@ class RunDirectory:
         except OSError as error:
             raise refused(path, error) from error
         return run
-
-    @property
-    def config(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.yaml"
-
-    @property
-    def record(self) -> Path:
-        """Status and provenance, JSON."""
-        return self.path / "run.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per line and epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoint files and their manifest."""
-        return self.path / "checkpoints"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of logs, dumps and earlier configs."""
-        return self.path / "logs"
 
     @property
     def run_id(self) -> str:
@@ -229,3 +218,59 @@ def _close_in_forked_children(run: RunDirectory) -> None:
             copy.close()
 
     os.register_at_fork(after_in_child=close_copy)
+
+
+PACKAGES = ("torch", "numpy", "pydantic", "dm-control", "mujoco", "wandb", "tensorboard")
+_SLURM = {"job_id": "SLURM_JOB_ID", "array_job_id": "SLURM_ARRAY_JOB_ID", "array_task_id": "SLURM_ARRAY_TASK_ID"}
+
+
+def now() -> str:
+    """The time in UTC, to the second: `2025-01-31T12:00:00Z`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def provenance() -> dict[str, Any]:
+    """Facts of this process for `run.json`: command, git, packages, python, host, pid, slurm."""
+    return {
+        "command": shlex.join(sys.argv),
+        "git": git_state(Path(flowmbpo.__file__).parent),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm": {key: os.environ[name] for key, name in _SLURM.items() if name in os.environ} or None,
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those its results depend on; absent ones are left out."""
+    versions = {"flowmbpo": flowmbpo.__version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that `folder` is tracked in, and whether `folder` differs from it.
+
+    None outside a checkout, also for a package that is merely installed below one.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ".")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -2,109 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.sampler import match_tasks
-from flowmbpo.envs.resolve import backend_notice, only_id, running_tasks
+from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import parity, reference_config
-from flowmbpo.parity.cost import ComputeCost, estimate_cost
+from flowmbpo.parity.cost import estimate_cost
 from flowmbpo.parity.parameters import parameter_counts, solved_widths
-from flowmbpo.runs.build import env_name, env_spec, pinned, resolve_device
 from flowmbpo.runs.offline import dataset_facts, open_dataset
-from flowmbpo.runs.preconditions import check_lanes, still_needed
-from flowmbpo.spec import EnvSpec
+from flowmbpo.runs.start import check_num_envs, pinned, resolve_device, still_needed
 from flowmbpo.stages.initial import load_initial
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """What `train --dry-run` reports."""
-
-    config: ExperimentConfig
-    env: str
-    device: str
-    spec: EnvSpec
-    parameters: dict[str, int]
-    widths: dict[str, Any]
-    model_gap_percent: float | None
-    actor_gap_percent: float | None
-    cost: ComputeCost
-    env_steps: int
-    initial: list[str] | None
-    data: dict[str, Any] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        spec, tasks = self.spec, running_tasks(self.config.task).tasks
-        return {
-            "name": self.config.name,
-            "config": self.config.model_dump(mode="json"),
-            "task": {
-                "name": self.env,
-                "tasks": [task.name for task in tasks],
-                "simulator": ", ".join(dict.fromkeys(task.simulator for task in tasks)),
-                "obs_dim": spec.obs_dim,
-                "action_dim": spec.action_dim,
-                "episode_length": max(task.episode_length for task in tasks),
-                "discount": min(task.discount for task in tasks),
-                "notice": backend_notice(self.config.task),
-            },
-            "device": self.device,
-            "env_steps": self.env_steps,
-            "needs": still_needed(self.config),
-            "initial": self.initial,
-            "data": self.data,
-            "parameters": {**self.parameters, "total": sum(self.parameters.values())},
-            "solved_widths": self.widths,
-            "gap_to_mlp_gaussian_percent": {"model": self.model_gap_percent, "actor": self.actor_gap_percent},
-            "compute": self.cost.to_dict(),
-        }
-
-
-def dry_run(config: ExperimentConfig) -> DryRun:
-    """Resolve, build, count, read what the run starts from. Trains nothing and writes nothing.
+def dry_run(config: ExperimentConfig) -> dict[str, Any]:
+    """What `train --dry-run` reports: resolve, build, count, read what the run starts from, and write nothing.
 
     Raises ConfigError, CheckpointError or DataError.
     """
-    config = pinned(config)
-    spec = env_spec(config)
-    check_lanes(config, spec)
+    task = resolve(config.task)
+    config = pinned(config, task)
+    check_num_envs(config, task)
     dataset = open_dataset(config)
     if dataset is not None:
-        match_tasks(dataset, spec, only_id(config.task))
+        match_tasks(dataset, task.spec, task.only)
     report = None
     if config.initial is not None:
         initial = load_initial(config.initial)
-        config = initial.adopt(config)
+        config = initial.adopt(config, task.spec)
         with torch.random.fork_rng(devices=[]):
-            report = initial.take_over(seeded_agent(config, spec))
-    agent = build_meta_agent(config, spec)
+            report = initial.take_over(seeded_agent(config, task.spec))
+    spec, tasks, agent = task.spec, task.running.tasks, build_meta_agent(config, task.spec)
     gaps = parity(reference_config(config), config, spec, spec)
-    return DryRun(
-        config=config,
-        env=env_name(config),
-        device=str(resolve_device(config.device)),
-        spec=spec,
-        parameters=parameter_counts(agent),
-        widths=solved_widths(agent),
-        model_gap_percent=gaps.model.gap_percent,
-        actor_gap_percent=gaps.actor.gap_percent,
-        cost=estimate_cost(config, spec),
-        env_steps=total_env_steps(config),
-        initial=None if report is None else report.lines(),
-        data=None if dataset is None else dataset_facts(dataset, config),
-    )
+    parameters = parameter_counts(agent)
+    return {
+        "name": config.name,
+        "config": config.model_dump(mode="json"),
+        "task": {
+            "name": task.label,
+            "tasks": [info.name for info in tasks],
+            "simulator": ", ".join(dict.fromkeys(info.simulator for info in tasks)),
+            "obs_dim": spec.obs_dim,
+            "action_dim": spec.action_dim,
+            "episode_length": max(info.episode_length for info in tasks),
+            "discount": min(info.discount for info in tasks),
+            "notice": "\n".join(task.notices) or None,
+        },
+        "device": str(resolve_device(config.device)),
+        "env_steps": total_env_steps(config, task),
+        "needs": still_needed(config),
+        "initial": None if report is None else report.lines(),
+        "data": None if dataset is None else dataset_facts(dataset, task),
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        "solved_widths": solved_widths(agent),
+        "gap_to_mlp_gaussian_percent": {"model": gaps.model.gap_percent, "actor": gaps.actor.gap_percent},
+        "compute": estimate_cost(config, spec).to_dict(),
+    }
 
 
-def total_env_steps(config: ExperimentConfig) -> int:
+def total_env_steps(config: ExperimentConfig, task: ResolvedTask) -> int:
     """Agent steps of the whole run, random episodes included (fewer where episodes end early); offline none."""
     if config.training.mode == "offline":
         return 0
-    longest = max(task.episode_length for task in running_tasks(config.task).tasks)
+    longest = max(info.episode_length for info in task.running.tasks)
     random_steps = config.training.random_episodes * longest
     return config.task.num_envs * (random_steps + config.training.epochs * config.training.horizon)

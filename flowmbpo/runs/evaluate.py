@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.load import Loaded, load, resolve
+from flowmbpo.checkpoints.load import Loaded, load
 from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.planner import MPPIConfig
-from flowmbpo.envs.make import open_env
-from flowmbpo.envs.resolve import backend_notices, member_id, only_id
+from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.envs.make import make_env, open_env
+from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.record import record_episodes
 from flowmbpo.evaluation.results import write_results
-from flowmbpo.evaluation.returns import Evaluation
-from flowmbpo.evaluation.returns import evaluate as evaluate_policy
+from flowmbpo.evaluation.returns import Evaluation, evaluate
 from flowmbpo.models.agent import Agent, build_agent
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
-from flowmbpo.runs.build import env_spec, evaluation_env, evaluation_episodes, resolve_device, set_up_compute
+from flowmbpo.runs.start import resolve_device, set_up_compute
 from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
 
 SEED_BASE = 2**62
 """Evaluation seed n starts its episodes from this plus n, which no training or periodic evaluation uses. A
-SeedSequence cuts numbers into words of 32 bits, so the upper one of (2^39 + s, copy, episode) would read as training's
-copy 128 of seed s; none has the number 2^30. Periodic evaluation has 3 * 2^29 and more there."""
+SeedSequence cuts numbers into words of 32 bits, so the upper one of (2^39 + s, env, episode) would read as training's
+environment 128 of seed s; none has the number 2^30. Periodic evaluation has 3 * 2^29 and more there."""
+EVALUATION_ENVS = 32  # environments evaluated side by side, at most (a set: at least one of each task)
+EVALUATION_SEED_BASE = 2**62 + 2**61
+"""Periodic evaluations start their episodes above this. A SeedSequence cuts numbers into words of 32 bits and pads with
+zeros, so the upper word reads as a training run's environment index: it is 3 * 2^29 or more here, and no run has
+that many. `eval` has 2^30 there (`SEED_BASE`), which no seed below 2^30 reaches from here."""
 LARGEST_SEED = 1_000_000_000  # as for training: larger ones would carry into the upper word
 FRAMES_PER_SECOND = 30.0
+FIGURES = (
+    *("episodes", "return_mean", "return_std", "success", "length_mean", "faults"),
+    *("per_task", "returns", "lengths", "tasks"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,31 +65,13 @@ class EvalOutcome:
     plot: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
+        """The JSON document: the evaluation's figures among the other fields."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "evaluation"}
         figures = self.evaluation.to_dict()
-        return {
-            "checkpoint": self.checkpoint,
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "verified": self.verified,
-            "epoch": self.epoch,
-            "env_steps": self.env_steps,
-            "task": self.task,
-            "simulator": self.simulator,
-            "seed": self.seed,
-            "planner": self.planner,
-            **{key: figures[key] for key in ("episodes", "return_mean", "return_std", "success", "length_mean")},
-            "faults": figures["faults"],
-            "per_task": figures["per_task"],
-            "returns": figures["returns"],
-            "lengths": figures["lengths"],
-            "tasks": figures["tasks"],
-            "results": self.results,
-            "video": self.video,
-            "plot": self.plot,
-        }
+        return own | {key: figures[key] for key in FIGURES}
 
 
-def evaluate(
+def evaluate_checkpoint(
     checkpoint: Path,
     *,
     episodes: int | None = None,
@@ -97,41 +88,39 @@ def evaluate(
     the checkpoint was trained on, or for a single task's checkpoint another task of the same widths; by
     default what the run itself ran. Raises CheckpointError, ConfigError, EnvironmentUnavailableError.
     """
-    path = resolve(checkpoint)
-    metrics = None if plot is None else _metrics_beside(path)  # before minutes of episodes are run for it
     target = resolve_device(device)
-    loaded = load(path, target)
+    loaded = load(checkpoint, target)
+    metrics = None if plot is None else _metrics_beside(loaded.path)  # before minutes of episodes are run for it
     check_trained(loaded, "policy" if planner is None else "mppi")
-    config, only = _chosen(experiment_from_dict(loaded.payload["config"], str(path)), task)
-    evaluated = _evaluated(config, only)
-    tasks = len(evaluated.tasks)
+    config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
+    evaluated = evaluated_task(resolve(config.task), task)
+    tasks = len(evaluated.running.tasks)
     if video is not None and tasks > 1:
         raise ConfigError(f"--video: films one task, and {evaluated.label} has {tasks}; name one with --task")
-    set_up_compute(config)
-    agent = load_agent(loaded, config if planner is None else planning_config(config, loaded.payload)).to(target)
-    count = config.evaluation.episodes if episodes is None else episodes
-    if only is None:
-        count = evaluation_episodes(config, count)
+    set_up_compute(config, device)
+    built = config if planner is None else planning_config(config, loaded.payload)
+    agent = load_agent(loaded, built, evaluated.spec).to(target)
+    count = evaluation_episodes(evaluated, config.evaluation.episodes if episodes is None else episodes)
     named_seed = config.seed if seed is None else seed
     if not 0 <= named_seed <= LARGEST_SEED:
         raise ConfigError(f"--seed: {named_seed} is not between 0 and {LARGEST_SEED}")
     used_seed = SEED_BASE + named_seed
-    for notice in backend_notices(config.task):
+    for notice in evaluated.notices:
         log.warning("%s", notice)
 
     acting = make_acting(agent, loaded, config, target, used_seed, planner)
-    env = evaluation_env(config, count, target, only=only)
+    env = evaluation_env(evaluated, count, config.seed, target)
     try:
-        figures = evaluate_policy(acting.act, env, count, used_seed, on_start=acting.on_start)
+        figures = evaluate(acting.act, env, count, used_seed, on_start=acting.on_start)
     finally:
         env.close()
     origin: dict[str, Any] = {
-        "checkpoint": str(path),
+        "checkpoint": str(loaded.path),
         "checkpoint_sha256": loaded.sha256,
         "epoch": int(loaded.payload["epoch"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "task": evaluated.label,
-        "simulator": simulators(evaluated),
+        "simulator": simulators(evaluated.running),
         "seed": named_seed,
         "planner": acting.record(),
     }
@@ -140,7 +129,7 @@ def evaluate(
         folder /= origin["planner"]["kind"]
     files = write_results(folder, figures, origin | {"config": config.name})
     if video is not None:
-        _film(make_acting(agent, loaded, config, target, used_seed, planner), config, used_seed, video, only)
+        _film(make_acting(agent, loaded, config, target, used_seed, planner), evaluated, used_seed, video)
     if plot is not None and metrics is not None:
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
@@ -155,10 +144,10 @@ def evaluate(
     )
 
 
-def load_agent(loaded: Loaded, config: ExperimentConfig) -> Agent:
+def load_agent(loaded: Loaded, config: ExperimentConfig, spec: EnvSpec) -> Agent:
     """The checkpoint's agent, built from its own config. Raises CheckpointError on another architecture."""
     with torch.random.fork_rng(devices=[]):
-        agent = build_agent(config, env_spec(config))
+        agent = build_agent(config, spec)
     mismatch = architecture_mismatch(agent.state_dict(), loaded.payload["agent"])
     if mismatch is not None:
         raise CheckpointError(f"{loaded.path}: {mismatch}")
@@ -166,46 +155,69 @@ def load_agent(loaded: Loaded, config: ExperimentConfig) -> Agent:
     return agent.eval()
 
 
-def _chosen(config: ExperimentConfig, task: str | None) -> tuple[ExperimentConfig, int | None]:
-    """What to evaluate: `task`, or what the run itself ran; and its id where that is one member of a set."""
-    return (config, only_id(config.task)) if task is None else config_for_task(config, task)
+def evaluated_task(own: ResolvedTask, name: str | None) -> ResolvedTask:
+    """What to evaluate: what the run itself ran, the task `name` of its set, or another task of the same widths.
 
-
-def config_for_task(config: ExperimentConfig, task: str) -> tuple[ExperimentConfig, int | None]:
-    """What evaluates `task`: the config as it is and the task's id in its set, or a config of that task alone."""
-    own = env_spec(config)
-    if config.task.set is not None:
-        member = member_id(own, task)
+    Raises ConfigError.
+    """
+    if name is None or (own.config.set is None and name == own.config.name):
+        return own  # with the run's own backend
+    if own.config.set is not None:
+        member = own.member(name)
         if member is not None:
-            return config, member
-        if len(own.tasks) > 1:
+            return own.alone(member)
+        if len(own.spec.tasks) > 1:
             raise ConfigError(
-                f"--task {task}: is not one of the tasks of {own.label}, which the checkpoint was trained on: "
-                f"{', '.join(info.plain_name for info in own.tasks)}"
+                f"--task {name}: is not one of the tasks of {own.spec.label}, which the checkpoint was trained on: "
+                f"{', '.join(info.plain_name for info in own.spec.tasks)}"
             )
-    elif task == config.task.name:
-        return config, None  # with the run's own backend
-    chosen = {"name": task, "set": None, "tasks": None, "only": None, "backend": "auto"}
-    changed = config.model_copy(update={"task": config.task.model_copy(update=chosen)})
-    other = env_spec(changed)
-    if (own.obs_dim, own.action_dim) != (other.obs_dim, other.action_dim):
+    chosen = {"name": name, "set": None, "tasks": None, "only": None, "backend": "auto"}
+    other = resolve(own.config.model_copy(update=chosen))
+    widths = [(spec.obs_dim, spec.action_dim) for spec in (other.spec, own.spec)]
+    if widths[0] != widths[1]:
         raise ConfigError(
-            f"--task {task}: has {other.obs_dim} observations and {other.action_dim} actions, but the checkpoint was "
-            f"trained on {own.label} with {own.obs_dim} and {own.action_dim}; evaluate it on a task of its size"
+            f"--task {name}: has {widths[0][0]} observations and {widths[0][1]} actions, but the checkpoint was "
+            f"trained on {own.spec.label} with {widths[1][0]} and {widths[1][1]}; evaluate it on a task of its size"
         )
-    return changed, None
+    return other
 
 
-def _evaluated(config: ExperimentConfig, only: int | None) -> EnvSpec:
-    """What the episodes are of: the config's task or set, or one task of it."""
-    spec = env_spec(config)
-    return spec if only is None else EnvSpec((spec.tasks[only],))
+def evaluation_episodes(task: ResolvedTask, episodes: int) -> int:
+    """`episodes`, rounded up so that every task of a set gets equally many; says so where it rounds."""
+    tasks = len(task.running.tasks)
+    even = -(-episodes // tasks) * tasks
+    if even != episodes:
+        log.info(
+            "evaluation: %d episodes do not come out even over the %d tasks of '%s'; it takes %d, %d of each task",
+            *(episodes, tasks, task.label, even, even // tasks),
+        )
+    return even
 
 
-def _film(acting: Acting, config: ExperimentConfig, seed: int, video: Path, only: int | None) -> None:
+def evaluation_env(task: ResolvedTask, episodes: int, seed: int, device: torch.device) -> VectorEnv:
+    """A separate environment to evaluate in; the training one keeps its episodes.
+
+    Of a set, every task gets equally many environments and every environment equally many episodes: those that
+    `evaluation_episodes` gives.
+    """
+    tasks = len(task.running.tasks)
+    count = min(episodes, EVALUATION_ENVS)
+    if tasks > 1:  # as many of each task as fit and share its episodes out evenly
+        each = -(-episodes // tasks)
+        most = max(EVALUATION_ENVS // tasks, 1)
+        count = tasks * max(share for share in range(1, most + 1) if each % share == 0)
+    return make_env(task, num_envs=count, seed=seed, device=str(device))
+
+
+def evaluation_seed(seed: int, epoch: int) -> int:
+    """A seed that no training environment uses (those use the run's seed itself), new for each epoch."""
+    return EVALUATION_SEED_BASE + (seed << 24) + epoch
+
+
+def _film(acting: Acting, task: ResolvedTask, seed: int, video: Path) -> None:
     from flowmbpo.tracking.video import write_video
 
-    with open_env(config.task, copies=1, workers=0, only=only) as env:
+    with open_env(task, copies=1, workers=0) as env:
         write_video(record_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
 
 

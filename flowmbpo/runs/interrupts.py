@@ -1,13 +1,21 @@
-"""Stop requests: noted by the handler, honoured at the next step boundary."""
+"""What ends a run early: stop requests by signal, honoured at the next step boundary, and failures."""
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal
+
+from flowmbpo.errors import Interrupted, StorageError
+from flowmbpo.runs.directory import RunDirectory
+
+log = logging.getLogger("flowmbpo")
 
 ACKNOWLEDGEMENT = (
     b"\nStopping: the current epoch is finished and saved first (before the first epoch: the random episodes and the "
@@ -50,3 +58,29 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def failure_recorded(run_dir: RunDirectory) -> Iterator[None]:
+    """Whatever ends the run inside is written to its run.json, where the disk lets it, and raised again."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (run_dir.checkpoints / "latest.pt").is_file():
+            _record(run_dir, "failed", "stopped at once, before the first checkpoint")
+            raise
+        _record(run_dir, "interrupted", "stopped at once; what followed the last checkpoint is lost")
+        raise Interrupted(
+            "stopped at once: what followed the last checkpoint is lost. "
+            f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
+        ) from error
+    except BaseException as error:  # whatever ended the run is recorded and passed on
+        _record(run_dir, "failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], error: str) -> None:
+    try:
+        run_dir.update_status(status, error=error)
+    except StorageError as refusal:  # the disk that ended the run may refuse this too: the cause matters more
+        log.error("%s", refusal)

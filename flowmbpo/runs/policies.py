@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.checkpoints.load import load, resolve
+from flowmbpo.checkpoints.load import load
 from flowmbpo.data.behaviour import Behaviour, NoiseBehaviour, RandomBehaviour
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError, nearest
 from flowmbpo.models.agent import Agent
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.evaluate import load_agent
 from flowmbpo.spec import EnvSpec
-from flowmbpo.stages.lineage import untrained_parts
+from flowmbpo.stages.initial import untrained_parts
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,15 @@ class RecordingPolicy:
     disturbance: Disturbance
     record: dict[str, Any]
 
-    def behaviour(self, spec: EnvSpec, task: int, copies: int, seed: int) -> Behaviour:
-        """It, acting in `copies` copies of a task of the dataset's `spec`."""
+    def behaviour(self, spec: EnvSpec, task: int, num_envs: int, seed: int) -> Behaviour:
+        """It, acting in `num_envs` environments of a task of the dataset's `spec`."""
         width, own = spec.action_dim, spec.tasks[task].action_dim
         if self.agent is not None:
             return _CheckpointBehaviour(self.agent, self.members[task], width, self.disturbance, seed)
         generator = torch.Generator().manual_seed(seed)
         if self.kind == "random":
             return RandomBehaviour(own, width, generator)
-        return NoiseBehaviour(own, width, copies, generator)
+        return NoiseBehaviour(own, width, num_envs, generator)
 
 
 def load_policy(
@@ -142,15 +142,17 @@ def load_policy(
     if request.checkpoint is None:
         record: dict[str, Any] = {"kind": request.kind, "episodes": count}
         return RecordingPolicy(request.kind, count, {task: task for task in wanted}, None, disturbance, record)
-    path = _checkpoint_file(request.checkpoint)
-    loaded = load(path, device)
+    _check_named(request.checkpoint)
+    loaded = load(request.checkpoint, device)
+    path = loaded.path
     config = experiment_from_dict(loaded.payload["config"], str(path))
     if "actor" in untrained_parts(loaded.payload):
         raise CheckpointError(
             f"--policy {path}: its policy was never trained, only its world model. Name a checkpoint of a later stage; "
             "'random' and 'noise' record without one."
         )
-    names = [task.plain_name for task in task_spec(config.task).tasks]
+    own = resolve(config.task).spec
+    names = [task.plain_name for task in own.tasks]
     only = request.task or config.task.only
     if only is not None and only not in names:
         raise ConfigError(f"--policy {path}:{only}: it was trained on {', '.join(names)}; name one of them")
@@ -174,19 +176,18 @@ def load_policy(
         "sampled": disturbance.sample,
         "episodes": count,
     }
-    agent = load_agent(loaded, config).to(device)
+    agent = load_agent(loaded, config, own).to(device)
     return RecordingPolicy("checkpoint", count, members, agent, disturbance, record)
 
 
-def _checkpoint_file(path: Path) -> Path:
-    """The file that is meant. Raises CheckpointError, and ConfigError for a bare name that nothing has."""
+def _check_named(path: Path) -> None:
+    """Raises ConfigError for a bare name that nothing has."""
     name = str(path)
     if path.suffix != ".pt" and path.name == name and not _exists(name):
         raise ConfigError(
             f"--policy {name}: neither 'random', 'noise' nor a checkpoint.{nearest(name, ('random', 'noise'))} "
             "A checkpoint is a .pt file or a run directory that is there."
         )
-    return resolve(path)
 
 
 class _CheckpointBehaviour(Behaviour):

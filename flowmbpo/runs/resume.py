@@ -1,17 +1,23 @@
-"""Finding what a resume goes on from, which differences it accepts, and putting the trainer back there."""
+"""Finding what a resume goes on from, which differences it accepts, and putting the training back there."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
+from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.training.trainer import Trainer
+from flowmbpo.presets.load import experiment_from_dict, to_yaml
+from flowmbpo.runs.directory import RunDirectory, default_path
+from flowmbpo.runs.interrupts import failure_recorded
+from flowmbpo.training.collector import Collector
+from flowmbpo.training.learner import Learner
 
 FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")
 FREE_KEYS = (
@@ -19,6 +25,20 @@ FREE_KEYS = (
     *("data.path", "data.threads", "data.prefetch"),  # the data themselves are told by their fingerprint
 )
 EPOCHS = "training.epochs"
+
+
+def find_run(
+    config: ExperimentConfig, task: ResolvedTask, out: Path | None, resume: Path | Literal["auto"] | None
+) -> tuple[Path, Loaded | None, ExperimentConfig]:
+    """The run's directory, the checkpoint that it goes on from, and the config as the run began with it.
+
+    Raises as `resume_target` and `load_for_resume` do.
+    """
+    path = out.expanduser() if out is not None else default_path(Path(), config, task.label)
+    if resume is None:
+        return path, None, config
+    path, checkpoint = resume_target(path if resume == "auto" else resume, out)
+    return path, *load_for_resume(checkpoint, config)
 
 
 def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
@@ -70,11 +90,6 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded,
     return loaded, config
 
 
-def has_begun(loaded: Loaded) -> bool:
-    """Whether the run has done what it does once with the checkpoint that it starts from."""
-    return bool(loaded.payload["started"]) or int(loaded.payload.get("pretrained", 0)) > 0
-
-
 def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> ExperimentConfig:
     """`config` with what a run learns from the checkpoint that it starts from: its hash, and the widths adopted.
 
@@ -92,13 +107,13 @@ def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> Experiment
     return config.model_copy(update={"model": model, "actor": actor, "initial": initial})
 
 
-def restore(trainer: Trainer, loaded: Loaded) -> None:
-    """Put the trainer where the checkpoint left it, its random generators and replay buffer included.
+def restore(learner: Learner, collector: Collector | None, loaded: Loaded) -> None:
+    """Put the training where the checkpoint left it, its random generators and replay buffer included.
 
     Raises CheckpointError on another architecture, or where the checkpoint has no replay buffer.
     """
     payload = loaded.payload
-    mismatch = architecture_mismatch(trainer.agent.state_dict(), payload["agent"])
+    mismatch = architecture_mismatch(learner.agent.state_dict(), payload["agent"])
     if mismatch is not None:
         raise CheckpointError(f"{loaded.path}: {mismatch}")
     if payload["started"]:
@@ -107,9 +122,25 @@ def restore(trainer: Trainer, loaded: Loaded) -> None:
             raise CheckpointError(
                 f"{loaded.path}: holds no replay buffer, so the run cannot go on exactly; resume from latest.pt"
             )
-        trainer.replay.load_state_dict(replay)
-    trainer.load_state_dict(payload)
-    restore_rng(payload["rng"], trainer.generators)
+        learner.batches.replay.load_state_dict(replay)
+    learner.load_state_dict(payload)
+    if collector is not None:
+        collector.load_state_dict(payload)
+    restore_rng(payload["rng"], learner.generators)
+
+
+@contextmanager
+def opened_run(
+    path: Path, config: ExperimentConfig, facts: Mapping[str, Any], loaded: Loaded | None
+) -> Iterator[RunDirectory]:
+    """The run's directory, new or gone on in, with `facts` in its run.json; a failure inside is recorded there."""
+    run_dir = RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path)
+    with run_dir, failure_recorded(run_dir):
+        if loaded is not None:
+            run_dir.mark_resumed(loaded.path.name, int(loaded.payload["epoch"]))
+        run_dir.update_status("running", **facts, error=None, outcome=None)
+        run_dir.write_config(to_yaml(config))
+        yield run_dir
 
 
 def _accepted(difference: Difference, epoch: int) -> bool:

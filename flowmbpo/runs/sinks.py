@@ -1,8 +1,16 @@
-"""The sinks of one run, from its config. Imports no torch by itself."""
+"""Where a run's figures go: the metric sinks of its config, and dumps of what broke."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.files import StagedFile, refused
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.tracking.console import ConsoleSink
 from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink
@@ -54,3 +62,24 @@ def _opening(config: ExperimentConfig, resume_epoch: int | None) -> str:
         f"first {training.random_episodes * config.task.num_envs} random episodes and "
         f"{training.warmup_model_updates} model-only updates, then {training.epochs:,} epochs"
     )
+
+
+@dataclass(frozen=True)
+class Dumps:
+    """Keeps what a non-finite update was computed from, or what breaks an episode, in `{folder}/{name}.pt`.
+
+    The folder appears with the first one.
+    """
+
+    folder: Path
+
+    def __call__(self, name: str, values: Mapping[str, Tensor | str | int]) -> None:
+        """Raises StorageError."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise refused(self.folder, error) from error
+        with StagedFile(self.folder / f"{name}.pt") as staged:
+            kept = {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
+            torch.save(kept, staged)  # type: ignore[arg-type]
+            staged.commit()

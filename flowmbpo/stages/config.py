@@ -13,7 +13,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.sections import DataConfig, InitialConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.config.training import TrainingConfig
-from flowmbpo.envs.resolve import member_id, pin_backend, run_label, task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
@@ -24,6 +24,7 @@ Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"
 EARLIER = "earlier-"
 LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes) and of W&B groups
+DEFAULT_PRESET = "quickstart"
 OFFLINE_STARTS = 512
 """Start states of an actor update without an environment, where the config names none (PWM's)."""
 
@@ -62,6 +63,11 @@ class Request:
     track: Sequence[str] | None = None
     learn: Literal["all", "model"] | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a training from scratch that no stage changes: a preset as it is, by default the smallest."""
+        return self.stage == "train" and self.checkpoint is None and self.data is None
+
 
 def stage_config(request: Request) -> ExperimentConfig:
     """The resolved config of the run. Raises ConfigError.
@@ -69,11 +75,20 @@ def stage_config(request: Request) -> ExperimentConfig:
     `--set` wins over everything. The name says where the weights come from: `mini3-c-flow+from-mini3-b-flow`;
     what flags change of the experiment marks it as overrides do (`config_name`).
     """
+    if request.is_plain:
+        return load_experiment(
+            request.preset or DEFAULT_PRESET,
+            request.overrides,
+            task=request.task,
+            seed=request.seed,
+            device=request.device,
+            track=request.track,
+        )
     base = _base(request)
     changes: dict[str, Any] = {"task": _task(request, base.task).model_dump(mode="json")}
     changes["training"] = _training(request, base)
-    changes["data"] = _data(request, base)
-    changes["initial"] = _initial(request, base)
+    changes["data"] = _data(request, base.data)
+    changes["initial"] = _initial(request, base.initial)
     if request.checkpoint is not None:
         changes["evaluation"] = base.evaluation.model_dump(mode="json") | {"at_start": True}
     staged = experiment_from_dict(base.model_dump(mode="json") | changes, base.name)
@@ -82,8 +97,7 @@ def stage_config(request: Request) -> ExperimentConfig:
     name = config_name(staged, config)
     if request.source is not None:
         name = chained_name(name, request.source.name)
-    run_label(config.task)  # refuses a task or set that is not known
-    return config.model_copy(update={"name": name, "task": pin_backend(config.task)})
+    return config.model_copy(update={"name": name, "task": resolve(config.task).config})
 
 
 def _flags(request: Request) -> list[str]:
@@ -164,12 +178,12 @@ def _known_tasks(request: Request, own: TaskConfig) -> TaskConfig:
 
 
 def placed(known: TaskConfig, task: str) -> TaskConfig:
-    """`known` with all copies on `task`: a member of its set, a new member, or the one task of a single-task run."""
+    """`known` with `task` alone running: a member of its set, a new member, or the one task of a single-task run."""
     if known.set is None:
         backend = known.backend if task == known.name else "auto"
         return known.model_copy(update={"name": task, "backend": backend})
-    spec = task_spec(known)
-    member = member_id(spec, task)
+    resolved = resolve(known)
+    spec, member = resolved.spec, resolved.member(task)
     if member is not None:
         return known.model_copy(update={"only": spec.tasks[member].plain_name})
     added = task_info(task).name
@@ -191,22 +205,15 @@ def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
     return training
 
 
-def _data(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
-    own = base.data
-    if request.data is None:
-        return None if own is None else own.model_dump(mode="json")
-    path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
-    return DataConfig(path=path).model_dump(mode="json") | _options(own) | {"path": path}
+def _data(request: Request, own: DataConfig | None) -> dict[str, Any] | None:
+    if request.data is not None:
+        path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
+        own = (own or DataConfig(path=path)).model_copy(update={"path": path})
+    return None if own is None else own.model_dump(mode="json")
 
 
-def _initial(request: Request, base: ExperimentConfig) -> dict[str, Any] | None:
-    own = base.initial
-    if request.checkpoint is None:
-        return None if own is None else own.model_dump(mode="json")
-    path = str(request.checkpoint.absolute())
-    named = {"checkpoint": path, "sha256": None}
-    return InitialConfig(checkpoint=path).model_dump(mode="json") | _options(own) | named
-
-
-def _options(section: DataConfig | InitialConfig | None) -> dict[str, Any]:
-    return {} if section is None else section.model_dump(mode="json")
+def _initial(request: Request, own: InitialConfig | None) -> dict[str, Any] | None:
+    if request.checkpoint is not None:
+        path = str(request.checkpoint.absolute())
+        own = (own or InitialConfig(checkpoint=path)).model_copy(update={"checkpoint": path, "sha256": None})
+    return None if own is None else own.model_dump(mode="json")

@@ -20,8 +20,7 @@ from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.stages.transfer.agent import transfer
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
-from flowmbpo.training.optimiser import GuardedOptimiser
-from flowmbpo.training.schedule import learning_rate
+from flowmbpo.training.optimiser import GuardedOptimiser, learning_rate
 
 HELD_OUT = 4  # batches that the errors are measured on
 

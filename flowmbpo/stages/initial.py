@@ -1,10 +1,10 @@
-"""The checkpoint that a run starts from: loaded, checked, and taken over into the run's own agent."""
+"""What a run starts from: the checkpoint that is taken over, and the runs and datasets behind it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,74 @@ from flowmbpo.checkpoints.load import Loaded, load
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.sections import InitialConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import Agent
 from flowmbpo.presets.load import experiment_from_dict
+from flowmbpo.spec import EnvSpec
 from flowmbpo.stages.distill import distill_dynamics, teacher_model
-from flowmbpo.stages.lineage import untrained_parts
 from flowmbpo.stages.transfer.agent import transfer
 from flowmbpo.stages.transfer.report import TransferReport
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
-from flowmbpo.training.trainer import Warmstart
+from flowmbpo.training.learner import Warmstart
+
+POLICY = ("actor", "critic")  # parts of an agent that a world model alone is trained without
+
+
+def untrained_parts(payload: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parts of a checkpoint's agent that are as some run initialised them, and no run has trained."""
+    imported = tuple(payload.get("imported", {}).get("untrained", ()))
+    if payload["config"].get("training", {}).get("learn") != "model":
+        return imported
+    taken = payload.get("initial")
+    return POLICY if taken is None else tuple(part for part in POLICY if part in _reinitialised(taken))
+
+
+def _reinitialised(initial: Mapping[str, Any]) -> set[str]:
+    return {row["part"] for row in initial["transfer"]["rows"] if row["action"] == "reinitialised"}
+
+
+@dataclass(frozen=True)
+class Origins:
+    """`ancestors` are the runs before this one, oldest first; `initial` tells what was taken over from the last.
+
+    `data` is the dataset that the run learns from: its name, fingerprint, episodes and transitions (of the
+    tasks that the run has). Everything is plain, and kept in every checkpoint.
+    """
+
+    config: ExperimentConfig
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
+    initial: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+
+    @classmethod
+    def restored(cls, config: ExperimentConfig, payload: Mapping[str, Any]) -> Origins:
+        """Those of a run that goes on from the checkpoint `payload`."""
+        lineage = list(payload.get("lineage", []))
+        return cls(config, lineage[:-1], payload.get("initial"), payload.get("data"))
+
+    @property
+    def began_with_policy(self) -> bool:
+        """Whether the run took over a trained policy, so that it can be asked what it retained of its return."""
+        return self.initial is not None and not set(POLICY[:1]) & _reinitialised(self.initial)
+
+    def lineage(self, epoch: int, env_steps: int) -> list[dict[str, Any]]:
+        """The ancestors, and this run as it stands."""
+        own = {
+            "name": self.config.name,
+            "phase": self.config.phase,
+            "seed": self.config.seed,
+            "epochs": epoch,
+            "env_steps": env_steps,
+            "data_transitions": 0 if self.data is None else int(self.data["transitions"]),
+            "initial_sha256": None if self.initial is None else self.initial["sha256"],
+        }
+        return [*self.ancestors, own]
+
+    def payload(self, epoch: int, env_steps: int) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"lineage": self.lineage(epoch, env_steps), "initial": self.initial, "data": self.data}
+
 
 log = logging.getLogger("flowmbpo")
 
@@ -42,17 +100,11 @@ class Initial:
     @property
     def lineage(self) -> list[dict[str, Any]]:
         """The runs that led to these weights, oldest first."""
-        payload = self.loaded.payload
-        if "lineage" in payload or "imported" in payload:  # what a foreign file was trained on is not ours to count
-            return list(payload.get("lineage", []))
-        config = self.config  # of version 0.2, which knew no stages: one run, from scratch
-        own = {"name": config.name, "phase": config.phase, "seed": config.seed, "data_transitions": 0}
-        counts = {"epochs": int(payload["epoch"]), "env_steps": int(payload["env_steps"])}
-        return [{**own, **counts, "initial_sha256": None}]
+        return list(self.loaded.payload.get("lineage", []))  # of a foreign file, it is not ours to count
 
-    def adopt(self, config: ExperimentConfig) -> ExperimentConfig:
+    def adopt(self, config: ExperimentConfig, spec: EnvSpec) -> ExperimentConfig:
         """The run's config with the file's hash, and with solved widths as the checkpoint has them."""
-        model, actor = adopt_widths(config.model, config.actor, task_spec(config.task), self.source.architecture)
+        model, actor = adopt_widths(config.model, config.actor, spec, self.source.architecture)
         options = self.options.model_copy(update={"sha256": self.loaded.sha256})
         return config.model_copy(update={"model": model, "actor": actor, "initial": options})
 
@@ -67,6 +119,20 @@ class Initial:
                 "checkpoint's own config"
             )
         return report
+
+    def record(self, report: TransferReport) -> dict[str, Any]:
+        """What the run's checkpoints and reports say of it."""
+        payload = self.loaded.payload
+        return {
+            "checkpoint": str(self.loaded.path),
+            "sha256": self.loaded.sha256,
+            "name": self.config.name,
+            "phase": self.config.phase,
+            "transfer": report.to_dict(),
+            "optimisers": "reinitialised",
+            "replay": "dropped" if payload.get("replay") is not None else "none",
+            "planner": "dropped" if payload.get("planner") is not None else "none",
+        }
 
     def warmstart(self, agent: Agent, config: ExperimentConfig, report: TransferReport) -> Warmstart | None:
         """What distils the checkpoint's dynamics into `agent`'s, where they are of another kind."""
@@ -106,7 +172,7 @@ def load_initial(options: InitialConfig) -> Initial:
     kept = {key: value for key, value in loaded.payload.items() if key != "optimisers"}  # twice the weights' memory
     loaded = replace(loaded, payload=kept)
     config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
-    spec, normalization = task_spec(config.task), config.training.reward_normalization
+    spec, normalization = resolve(config.task).spec, config.training.reward_normalization
     architecture = Architecture(config.model, config.actor, config.critic, spec, normalization)
     source = SourceAgent(architecture, loaded.payload["agent"], untrained_parts(loaded.payload))
     return Initial(options, loaded, config, source)

@@ -1,9 +1,9 @@
-"""An optimiser that never steps on a non-finite loss or gradient."""
+"""An optimiser that never steps on a non-finite loss or gradient, and the schedules of its rate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -56,3 +56,14 @@ class GuardedOptimiser:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`; the learning rate is set anew every epoch."""
         self.adam.load_state_dict(state)
+
+
+def learning_rate(initial: float, final: float, epoch: int, epochs: int, kind: Literal["linear", "constant"]) -> float:
+    """The rate of epoch `epoch` (from 0) of `epochs`.
+
+    `linear` goes from `initial` at epoch 0 towards `final`, which it reaches at `epochs` and keeps;
+    `constant` stays at `initial`.
+    """
+    if kind == "constant":
+        return initial
+    return initial + (final - initial) * min(epoch / epochs, 1.0)

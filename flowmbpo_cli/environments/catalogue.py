@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.resolve import backend_notice, task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.simulators import SIMULATORS, SimulatorInfo
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_info, task_names
@@ -82,7 +82,7 @@ def alias_row(name: str) -> Document:
 
 def set_row(name: str) -> Document:
     """A task set in one line."""
-    spec = task_spec(find_environment(name))
+    spec = resolve(find_environment(name)).spec
     here = sum(SIMULATORS[task.simulator].installed for task in spec.tasks)
     return {
         "name": name,
@@ -113,7 +113,8 @@ def listing(simulator: str | None = None) -> Document:
 def description(name: str) -> Document:
     """All that is known of a task, an alias, a task set or a file's environment. Raises ConfigError."""
     config = find_environment(name)
-    spec = task_spec(config)
+    resolved = resolve(config)
+    spec = resolved.spec
     document: Document = {"name": name, "kind": _kind(name, config), "runs_as": spec.label}
     if len(spec.tasks) == 1:
         document |= _task_description(spec.tasks[0])
@@ -125,9 +126,9 @@ def description(name: str) -> Document:
         document["aliases"] = [alias for alias, backends in ALIASES.items() if name in backends.values()]
     if config.perturbation.suffix:
         document["perturbation"] = config.perturbation.model_dump()
-    notice = backend_notice(config)
-    if notice is not None:
-        document["notice"] = notice
+    notices = resolved.notices
+    if notices:
+        document["notice"] = "\n".join(notices)
     missing = missing_simulators(spec)
     document["runs_here"] = not missing
     if missing:

@@ -10,7 +10,7 @@ from typing import Any
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.contract import check_environment
 from flowmbpo.envs.inspection.result import CheckResult
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import EnvironmentUnavailableError
 
 QUICK_STEPS = 60
@@ -51,7 +51,7 @@ def inspect(
     """
     found = Inspection()
     for place, config in enumerate(configs, start=1):
-        label = task_spec(config).label
+        label = resolve(config).spec.label
         begun = time.perf_counter()
         try:
             results = check_environment(

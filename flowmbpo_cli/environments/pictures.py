@@ -36,9 +36,9 @@ def draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion:
     """
     from flowmbpo.envs.inspection.film import film, walk
     from flowmbpo.envs.make import open_env
-    from flowmbpo.envs.resolve import task_spec
+    from flowmbpo.envs.resolve import resolve
 
-    spec = task_spec(config)
+    spec = resolve(config).spec
     if len(spec.tasks) > 1:
         raise ConfigError(
             f"'{spec.label}' is a set of {len(spec.tasks)} tasks and a picture shows one; name a task of it, such as "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowmbpo.config.experiment import config_differences
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.agent import build_meta_agent
@@ -31,7 +31,7 @@ def risk():
 
 def parameters(name):
     config = load_experiment(name)
-    counts = parameter_counts(build_meta_agent(config, task_spec(config.task)))
+    counts = parameter_counts(build_meta_agent(config, resolve(config.task).spec))
     return sum(counts[part] for part in COMPARED)
 
 

@@ -11,16 +11,17 @@ from flowmbpo.checkpoints.export import export_checkpoint, read_export
 from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 from flowmbpo.checkpoints.load import load
 from flowmbpo.checkpoints.save import write_checkpoint
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import initial_agent
+from flowmbpo.runs.start import initial_agent
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """A small checkpoint with everything that an export takes along, and what it leaves."""
     config = load_experiment("quickstart", task="walker-stand")
-    state = initial_agent(config).state_dict()
+    state = initial_agent(config, resolve(config.task).spec).state_dict()
     state["reward_normalizer.moments.total"] += 1e-12  # float64: its last bits must survive
     tensor = torch.arange(6.0).reshape(2, 3).t()  # not contiguous
     planner = {"kind": "tdmpc2", "pi": {"0.weight": tensor}, "q": {"0.weight": tensor[:2]}, "log_std_min": -10.0}

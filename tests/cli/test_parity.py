@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowmbpo.envs.resolve import pin_backend
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment, to_yaml
 
 
@@ -56,7 +56,7 @@ def test_a_run_of_an_alias_differs_from_its_preset_in_nothing(command, tmp_path)
     (tmp_path / "ant.yaml").write_text("extends: quickstart\ntask: {name: ant, num_envs: 2}\n")
     config = load_experiment("ant.yaml")
     (tmp_path / "run").mkdir()
-    stored = config.model_copy(update={"task": pin_backend(config.task)})
+    stored = config.model_copy(update={"task": resolve(config.task).config})
     assert stored.task.backend != config.task.backend
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(stored))
     document = command("parity", "run", "ant.yaml", "--json").document

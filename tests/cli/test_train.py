@@ -7,7 +7,7 @@ import pytest
 
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.presets.load import load_experiment, to_yaml
-from flowmbpo_cli.execution import with_resume_value
+from flowmbpo_cli.run_options import with_resume_value
 from flowmbpo_cli.sources import existing_run
 
 
@@ -148,7 +148,7 @@ def test_eval_of_a_run_directory_takes_its_latest(command, engine, checkpoint, t
     flags = "--episodes 3 --seed 5 --task walker-stand --device cpu --video a.mp4 --plot b.png"
     finished = command("eval", checkpoint.parent.parent, *flags.split())
     name, (path,), kwargs = asked(engine)
-    assert (name, path) == ("evaluate", checkpoint)
+    assert (name, path) == ("evaluate_checkpoint", checkpoint)
     assert kwargs == {
         "episodes": 3,
         "seed": 5,

@@ -7,8 +7,7 @@ from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, EXPLORED_SHARE, Subject
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
-from flowmbpo.runs.build import EVALUATION_SEED_BASE
-from flowmbpo.runs.evaluate import LARGEST_SEED, SEED_BASE
+from flowmbpo.runs.evaluate import EVALUATION_SEED_BASE, LARGEST_SEED, SEED_BASE
 
 
 @pytest.fixture

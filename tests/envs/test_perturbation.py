@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from flowmbpo.config.task import PerturbationConfig, TaskConfig
 from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.mujoco import draw_impulses
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError
 
 
@@ -43,11 +43,13 @@ def test_an_episodes_impulses_are_a_function_of_its_seed_and_leave_its_other_ran
 
 def test_a_disturbed_task_says_so_in_its_name():
     perturbation = PerturbationConfig(rate=0.02, magnitude=1.5, skew=-0.5)
-    spec = task_spec(TaskConfig(name="walker-walk", perturbation=perturbation))
+    spec = resolve(TaskConfig(name="walker-walk", perturbation=perturbation)).spec
     assert spec.label == "walker-walk+push_r0.02_m1.5_s-0.5"
     assert spec.tasks[0].plain_name == "walker-walk"
-    assert task_spec(TaskConfig(name=None, set="mini3", perturbation=perturbation)).label.startswith("mini3+push_r0.02")
-    assert task_spec(TaskConfig(name="walker-walk", perturbation=PerturbationConfig())).label == "walker-walk"
+    assert resolve(TaskConfig(name=None, set="mini3", perturbation=perturbation)).spec.label.startswith(
+        "mini3+push_r0.02"
+    )
+    assert resolve(TaskConfig(name="walker-walk", perturbation=PerturbationConfig())).spec.label == "walker-walk"
 
 
 def test_configs_that_differ_in_the_last_digit_have_different_names():
@@ -60,7 +62,7 @@ def test_configs_that_differ_in_the_last_digit_have_different_names():
 
 def test_tasks_that_cannot_be_pushed_are_refused():
     with pytest.raises(ConfigError, match=r"task.perturbation: 'mw-reach' cannot be disturbed"):
-        task_spec(TaskConfig(name="mw-reach", perturbation=PerturbationConfig(rate=0.1)))
+        resolve(TaskConfig(name="mw-reach", perturbation=PerturbationConfig(rate=0.1)))
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 1.5}, {"magnitude": 0.0}, {"skew": -2.0}])

@@ -6,9 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs import resolve, tasks
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.resolve import backend_notices, member_id, pin_as_stored, pin_backend, task_spec
+from flowmbpo.envs.resolve import pin_as_stored, resolve
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.errors import ConfigError
 
@@ -19,8 +18,8 @@ LEGS = ("ant", "toy-lqr", "hopper")
 def without_dflex(monkeypatch):
     """dflex looks as if it were not installed, whatever this machine has."""
     missing = type(SIMULATORS["dflex"])("dflex", "dflex", ("no_such_module",), "pip install it", "NO SALE", ("a-task",))
-    for module in (resolve, tasks):
-        monkeypatch.setattr(module, "SIMULATORS", {**SIMULATORS, "dflex": missing})
+    for module in ("resolve", "tasks"):
+        monkeypatch.setattr(f"flowmbpo.envs.{module}.SIMULATORS", {**SIMULATORS, "dflex": missing})
 
 
 def own_set(*names, name="mine", **options):
@@ -29,22 +28,22 @@ def own_set(*names, name="mine", **options):
 
 def test_aliases_of_a_set_are_pinned_and_announced_each(without_dflex):
     config = own_set(*LEGS)
-    assert pin_backend(config).tasks == ("mujoco-ant", "toy-lqr", "mujoco-hopper")
-    assert task_spec(config) == task_spec(pin_backend(config))
-    for settings in (config, pin_backend(config)):
-        notices = backend_notices(settings)
-        assert [notice.partition(" (")[0] for notice in notices] == [
+    pinned = resolve(config).config
+    assert pinned.tasks == ("mujoco-ant", "toy-lqr", "mujoco-hopper")
+    assert resolve(config) == resolve(pinned)
+    for settings in (config, pinned):
+        assert [notice.partition(" (")[0] for notice in resolve(settings).notices] == [
             "'ant' runs as mujoco-ant",
             "'hopper' runs as mujoco-hopper",
         ]
-    assert backend_notices(TaskConfig(name=None, set="mini3")) == []
-    assert pin_backend(own_set("toy-lqr")) == own_set("toy-lqr")
+    assert resolve(TaskConfig(name=None, set="mini3")).notices == []
+    assert resolve(own_set("toy-lqr")).config == own_set("toy-lqr")
 
 
 def test_alias_and_the_task_it_means_are_one_task_named_twice(without_dflex):
     with pytest.raises(ConfigError, match=r"task\.tasks: 'ant' and 'mujoco-ant' are the same task.*leave one out"):
-        task_spec(own_set("ant", "mujoco-ant"))
-    assert len(task_spec(own_set("ant", "dflex-ant")).tasks) == 2
+        resolve(own_set("ant", "mujoco-ant"))
+    assert len(resolve(own_set("ant", "dflex-ant")).spec.tasks) == 2
 
 
 def test_what_is_left_open_is_taken_from_the_run(without_dflex):
@@ -70,29 +69,29 @@ def test_name_of_a_set_is_part_of_a_path(name):
 )
 def test_name_of_a_set_is_nobody_elses(name, what):
     with pytest.raises(ConfigError, match=rf"task\.set: '{name}' is {what}; give yours another name"):
-        task_spec(own_set("toy-lqr", name=name))
+        resolve(own_set("toy-lqr", name=name))
 
 
 def test_unknown_member_is_reported_under_its_own_key():
     with pytest.raises(ConfigError, match=r"^task\.tasks: no task is called 'toy-lqq'.*Did you mean 'toy-lqr'"):
-        task_spec(own_set("toy-lqq"))
+        resolve(own_set("toy-lqq"))
     with pytest.raises(ConfigError, match=r"^task\.name: no task"):
-        task_spec(TaskConfig(name="toy-lqq"))
+        resolve(TaskConfig(name="toy-lqq"))
 
 
 def test_members_are_found_by_plain_name_and_alias(without_dflex):
-    spec = task_spec(own_set("toy-lqr", "rewarped-ant", "mujoco-ant"))
-    assert [member_id(spec, name) for name in ("toy-lqr", "ant", "rewarped-ant", "hopper")] == [0, 2, 1, None]
-    pushed = task_spec(own_set("reacher-easy", "walker-stand", perturbation={"rate": 0.1}))
-    assert member_id(pushed, "walker-stand") == 1
+    legs = resolve(own_set("toy-lqr", "rewarped-ant", "mujoco-ant"))
+    assert [legs.member(name) for name in ("toy-lqr", "ant", "rewarped-ant", "hopper")] == [0, 2, 1, None]
+    pushed = resolve(own_set("reacher-easy", "walker-stand", perturbation={"rate": 0.1}))
+    assert pushed.member("walker-stand") == 1
 
 
 @pytest.mark.parametrize("names", [("toy-lqr", "cartpole-swingup"), ("pendulum-swingup", "cartpole-swingup")])
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_task_of_a_set_alone_keeps_the_sets_widths_and_ids(names, only):
-    env = make_env(own_set(*names), 3, 0, only=only)
+    env = make_env(resolve(own_set(*names)).alone(only), 3, 0)
     alone = make_env(TaskConfig(name=names[only]), 3, 0)
-    assert env.spec == task_spec(own_set(*names))
+    assert env.spec == resolve(own_set(*names)).spec
     assert env.task_ids.tolist() == [only] * 3
     obs, width = env.reset(5), env.spec.tasks[only].obs_dim
     assert obs.shape == (3, 5) if "cartpole-swingup" in names else True

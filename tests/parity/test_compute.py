@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.cost import estimate_cost
 from flowmbpo.presets.load import load_experiment
+from flowmbpo.runs.train import run_epoch
 from flowmbpo.spec import EnvSpec
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.batches import ReplayBatches
+from flowmbpo.training.collector import Collector
+from flowmbpo.training.learner import Learner, make_generators
 
 SMALL = (
     "task.name=toy-pendulum-swingup",
@@ -83,16 +87,23 @@ def counted(function):
 
 @pytest.fixture
 def trainer():
-    """A started trainer of a config: its buffer is filled, nothing is learned yet."""
+    """A started learner and collector of a config: its buffer is filled, nothing is learned yet."""
 
     def make(config):
         from flowmbpo.parity.parameters import build_agent
 
         env = make_env(config.task)
         agent = build_agent(config, env.spec)
-        made = FoGTrainer(agent, env, config.training, seed=0, device=torch.device("cpu"), dump=lambda *args: None)
-        made.start()
-        return made
+        replay = ReplayBuffer(
+            config.training.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids
+        )
+        generators = make_generators(0, torch.device("cpu"))
+        batches = ReplayBatches(replay, config.training, generators["replay"])
+        learner = Learner(agent, config.training, batches, generators=generators, dump=print)
+        collector = Collector(env, replay, config.training, seed=0, generator=generators["exploration"], dump=print)
+        collector.start(agent)
+        learner.start()
+        return learner, collector
 
     return make
 
@@ -101,12 +112,12 @@ def trainer():
 def test_estimated_flops_are_those_of_the_real_updates(trainer, name):
     config = experiment(name)
     cost = estimate_cost(config, spec_of(config))
-    real = trainer(config)
-    assert counted(real._model_update) == cost.model_update.flops
+    real, collector = trainer(config)
+    assert counted(real.update_model) == cost.model_update.flops
     batches = cost.updates_per_epoch["critic"] // config.training.rounds
     policy = cost.actor_update.flops + batches * cost.critic_update.flops
-    assert counted(real._policy_update) == pytest.approx(policy, rel=1e-6)  # per minibatch, rounded to whole FLOPs
-    assert counted(real.run_epoch) == pytest.approx(cost.flops_per_epoch, rel=1e-6)
+    assert counted(real.update_policy) == pytest.approx(policy, rel=1e-6)  # per minibatch, rounded to whole FLOPs
+    assert counted(lambda: run_epoch(real, collector)) == pytest.approx(cost.flops_per_epoch, rel=1e-6)
 
 
 @pytest.mark.parametrize(("learn", "idle"), [("all", ()), ("model", ("actor", "critic")), ("policy", ("model",))])
@@ -178,11 +189,11 @@ def test_document_names_every_figure():
 def test_memory_of_the_full_buffer_and_of_the_optimisers_is_what_they_hold(trainer):
     config = experiment("mlp-gaussian", "training.wm_buffer_size=700")
     cost = estimate_cost(config, spec_of(config))
-    real = trainer(config)
-    while real.env_steps < 1500:
-        real.run_epoch()
+    real, collector = trainer(config)
+    while collector.env_steps < 1500:
+        run_epoch(real, collector)
     fields = ("obs", "action", "reward", "terminated", "closed", "starts")
-    held = sum(getattr(real.replay, name).nbytes for name in fields)
+    held = sum(getattr(collector.replay, name).nbytes for name in fields)
     assert cost.memory_bytes["replay_when_full"] == pytest.approx(held, rel=0.05)
     weights = sum(p.nbytes for p in real.agent.parameters() if p.requires_grad)
     moments = sum(
@@ -198,7 +209,7 @@ def test_memory_of_the_full_buffer_and_of_the_optimisers_is_what_they_hold(train
 def test_memory_kept_for_backward_is_what_autograd_keeps(trainer):
     config = experiment("mlp-gaussian")
     estimated = estimate_cost(config, spec_of(config)).model_update.activation_bytes
-    real = trainer(config)
+    real, _ = trainer(config)
     own = {p.data_ptr() for p in real.agent.parameters()}
     kept = {}
 
@@ -208,5 +219,5 @@ def test_memory_kept_for_backward_is_what_autograd_keeps(trainer):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        real._model_update()
+        real.update_model()
     assert estimated == pytest.approx(sum(kept.values()), rel=0.15)

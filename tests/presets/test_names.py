@@ -10,7 +10,7 @@ import pytest
 
 import flowmbpo
 from flowmbpo.config.experiment import config_differences, flatten
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError
 from flowmbpo.presets.library import Library, preset_names, presets_folder
 from flowmbpo.presets.load import all_presets, load_experiment, preset_info, to_yaml
@@ -46,7 +46,7 @@ def test_every_preset_says_what_it_is_and_what_it_costs():
         config = presets()[name]
         assert config.phase in PHASES and config.cost, name
         assert config.description and "\n" not in config.description and "{" not in config.description, name
-        assert task_spec(config.task).tasks
+        assert resolve(config.task).spec.tasks
     shown = [presets()[name].description for name in preset_names()]
     assert len(set(shown)) == len(shown)
 

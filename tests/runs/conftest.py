@@ -1,6 +1,8 @@
 """Runs that take a fraction of a second."""
 
 import copy
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,9 @@ import torch
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.resolve import resolve
+from flowmbpo.runs.start import begin
+from flowmbpo.runs.train import assembled
 from flowmbpo.tracking.sink import read_rows
 
 TINY = {
@@ -91,6 +96,21 @@ def train():
     return lambda *args, **kwargs: runs.train(*args, console=False, **kwargs)
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run of the tiny config, for the whole session: to be read, not changed."""
+    folder, threads = tmp_path_factory.mktemp("finished") / "run", torch.get_num_threads()
+    runs.train(build(), out=folder, command=["flowmbpo", "train"], console=False)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
 @pytest.fixture
 def figures():
     """What must not depend on interruptions: weights, optimisers, generators, environment, metrics."""
@@ -123,3 +143,16 @@ def same():
         return left == right
 
     return compare
+
+
+@pytest.fixture
+def assemble(tmp_path):
+    """The learner and the collector of a config's run, as `train` makes them."""
+    with ExitStack() as opened:
+
+        def make(config):
+            task = resolve(config.task)
+            start = begin(config, task, None)
+            return opened.enter_context(assembled(start, task, torch.device("cpu"), tmp_path))
+
+        yield make

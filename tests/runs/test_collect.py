@@ -95,6 +95,7 @@ def test_a_checkpoint_of_one_task_supplies_that_task_alone(tmp_path, checkpoint)
 def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     """Padded to the set's widths and under another id, it takes the actions of the plain agent."""
     from flowmbpo.checkpoints.load import load
+    from flowmbpo.envs.resolve import resolve
     from flowmbpo.presets.load import experiment_from_dict
     from flowmbpo.runs.evaluate import load_agent
 
@@ -104,7 +105,8 @@ def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     assert dataset.tasks[1].name == "toy-pendulum-swingup"
     obs, action, _ = first_episode(dataset, 1)
     loaded = load(checkpoint)
-    agent = load_agent(loaded, experiment_from_dict(loaded.payload["config"], ""))
+    config = experiment_from_dict(loaded.payload["config"], "")
+    agent = load_agent(loaded, config, resolve(config.task).spec)
     expected = agent.act(torch.from_numpy(obs[:-1]), torch.zeros(len(obs) - 1, dtype=torch.int64))
     # One observation at a time and all at once round differently in the last bits.
     np.testing.assert_allclose(action, expected.numpy(), atol=1e-5)

@@ -9,12 +9,12 @@ from flowmbpo.runs.session import TrainingSession
 @pytest.fixture
 def stop_after(monkeypatch):
     """Ask the next runs to stop once they have finished epoch `epoch`; None undoes it."""
-    whole = TrainingSession._epoch
+    whole = TrainingSession.record_epoch
 
     def arrange(epoch):
-        def one(session):
-            whole(session)
-            if session.trainer.epoch == epoch:
+        def one(session, metrics):
+            whole(session, metrics)
+            if session.learner.epoch == epoch:
                 requests[-1].signal = "SIGINT"
 
         requests = []
@@ -25,7 +25,7 @@ def stop_after(monkeypatch):
             requests.append(request)
 
         monkeypatch.setattr(StopRequest, "__init__", remember)
-        monkeypatch.setattr(TrainingSession, "_epoch", one)
+        monkeypatch.setattr(TrainingSession, "record_epoch", one)
 
     return arrange
 

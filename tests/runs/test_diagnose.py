@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,12 @@ from flowmbpo.diagnostics.health.buffer import check_buffer
 from flowmbpo.diagnostics.names import SUMMARIES
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, StorageError
-from flowmbpo.runs import checkpoint_subject, diagnosis_files
-from flowmbpo.runs.checkpoint_subject import load_subject, newest_checkpoint
-from flowmbpo.runs.diagnose import diagnose
-from flowmbpo.runs.diagnosis_files import report_page, write_report
+from flowmbpo.runs import diagnose as diagnosis_files
+from flowmbpo.runs import subjects as checkpoint_subject
+from flowmbpo.runs.diagnose import diagnose, report_page, write_report
+from flowmbpo.runs.subjects import load_subject, newest_checkpoint
 
 FEW = Effort(episodes=2)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return tmp_path_factory.mktemp("finished") / "run"
-
-
-@pytest.fixture
-def run(finished, train, config, tmp_path):
-    """A copy of a finished run."""
-    if not finished.exists():
-        train(config(), out=finished)
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.fixture
@@ -123,10 +109,10 @@ def test_subject_is_the_checkpoints_agent_with_its_experience(subject, run):
 
 
 def test_initial_agent_is_the_one_that_training_began_with(subject, run, config, train, tmp_path):
+    from flowmbpo.envs.resolve import resolve
     from flowmbpo.models.agent import seeded_agent
-    from flowmbpo.runs.build import env_spec
 
-    began = seeded_agent(config(), env_spec(config())).state_dict()
+    began = seeded_agent(config(), resolve(config().task).spec).state_dict()
     state = torch.get_rng_state()
     found = subject(run).initial().state_dict()
     assert torch.equal(state, torch.get_rng_state())

@@ -7,18 +7,18 @@ import torch
 
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.models.agent import seeded_agent
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import env_spec
 from flowmbpo.runs.dry_run import total_env_steps
-from flowmbpo.training import trainer
+from flowmbpo.training import learner
 
 
 def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("a dry run steps no optimiser and no environment")
 
-    monkeypatch.setattr(trainer, "update_model", forbidden)
+    monkeypatch.setattr(learner, "update_model", forbidden)
     monkeypatch.setattr(torch.optim.AdamW, "step", forbidden)
     before = torch.get_rng_state()
     runs.dry_run(config())
@@ -27,9 +27,9 @@ def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
 
 
 def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
-    document = runs.dry_run(config()).to_dict()
+    document = runs.dry_run(config())
     assert json.loads(json.dumps(document)) == document
-    agent = seeded_agent(config(), env_spec(config()))
+    agent = seeded_agent(config(), resolve(config().task).spec)
     assert document["parameters"]["total"] == sum(p.numel() for p in agent.parameters())
     assert document["parameters"]["actor"] == sum(p.numel() for p in agent.actor.parameters())
     assert document["task"]["name"] == "toy-pendulum-swingup"
@@ -41,7 +41,7 @@ def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
 
 @pytest.mark.parametrize("preset", ["phase2-fullflow", "phase1-baseline"])
 def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
-    document = runs.dry_run(load_experiment(preset)).to_dict()
+    document = runs.dry_run(load_experiment(preset))
     assert (document["task"]["name"], document["task"]["simulator"]) == ("mujoco-ant", "mujoco")
     assert "no dflex is installed here" in document["task"]["notice"]
     assert 2e6 < document["parameters"]["total"] < 7e6
@@ -52,16 +52,16 @@ def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
 
 def test_steps_of_the_whole_run_include_random_episodes(config):
     settings = config(**{"training.random_episodes": 2, "training.epochs": 10, "task.num_envs": 3})
-    assert total_env_steps(settings) == 3 * (2 * 100 + 10 * 4)
+    assert total_env_steps(settings, resolve(settings.task)) == 3 * (2 * 100 + 10 * 4)
 
 
 def test_one_member_of_a_set_needs_no_copy_of_the_others_and_counts_its_own_episodes():
     tasks = "task={name: null, set: mine, tasks: [walker-stand, mw-reach, toy-map-smooth], only: mw-reach, num_envs: 2}"
     settings = load_experiment("mini3-c-residual", [tasks, "training.random_episodes=1", "training.epochs=3"])
     report = runs.dry_run(settings)
-    assert report.env_steps == 2 * (100 + 3 * 5)  # walker-stand's episodes have 500 steps
-    assert report.to_dict()["task"]["tasks"] == ["mw-reach"]
+    assert report["env_steps"] == 2 * (100 + 3 * 5)  # walker-stand's episodes have 500 steps
+    assert report["task"]["tasks"] == ["mw-reach"]
 
 
 def test_offline_runs_step_no_environment():
-    assert runs.dry_run(load_experiment("mini3-a-residual")).env_steps == 0
+    assert runs.dry_run(load_experiment("mini3-a-residual"))["env_steps"] == 0

@@ -23,7 +23,8 @@ from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.interrupts import stop_on_signals
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.tracking.sink import read_rows
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.collector import Collector
+from flowmbpo.training.learner import Learner
 
 
 def record(run):
@@ -55,14 +56,14 @@ def test_directory_with_other_files_is_refused_and_left_alone(train, config, tmp
 
 
 def poison_rewards(monkeypatch, at_epoch):
-    whole = FoGTrainer.run_epoch
+    whole = Learner.update
 
-    def run_epoch(trainer):
-        if trainer.epoch == at_epoch:
-            trainer.replay.reward.fill_(math.nan)
-        return whole(trainer)
+    def update(learner):
+        if learner.epoch == at_epoch:
+            learner.batches.replay.reward.fill_(math.nan)
+        return whole(learner)
 
-    monkeypatch.setattr(FoGTrainer, "run_epoch", run_epoch)
+    monkeypatch.setattr(Learner, "update", update)
 
 
 def test_too_many_non_finite_updates_fail_the_run_and_keep_their_batches(train, config, tmp_path, monkeypatch):
@@ -83,14 +84,14 @@ def test_too_many_non_finite_updates_fail_the_run_and_keep_their_batches(train, 
 
 
 def test_broken_episodes_are_counted_in_the_outcome_and_dumped_with_their_actions(train, config, tmp_path, monkeypatch):
-    whole = FoGTrainer.run_epoch
+    whole = Collector.collect
 
-    def run_epoch(trainer):
-        if trainer.epoch == 2:
-            trainer.env.simulator._state[1] = math.nan
-        return whole(trainer)
+    def collect(collector, agent, epoch):
+        if epoch == 2:
+            collector.env.simulator._state[1] = math.nan
+        return whole(collector, agent, epoch)
 
-    monkeypatch.setattr(FoGTrainer, "run_epoch", run_epoch)
+    monkeypatch.setattr(Collector, "collect", collect)
     run = tmp_path / "run"
     outcome = train(config(), out=run)
     assert (outcome.status, outcome.faults, outcome.to_dict()["faults"]) == ("done", 1, 1)
@@ -137,14 +138,14 @@ def test_full_disk_fails_the_run_and_keeps_the_checkpoint_before(train, config, 
 
 
 def test_cause_is_raised_even_where_the_disk_refuses_to_note_it(train, config, tmp_path, monkeypatch):
-    def run_epoch(trainer):
+    def update(learner):
         monkeypatch.setattr(RunDirectory, "update_status", refuse)
         raise EnvironmentFailure("the simulator diverged")
 
     def refuse(*args, **kwargs):
         raise StorageError("run.json: cannot be written")
 
-    monkeypatch.setattr(FoGTrainer, "run_epoch", run_epoch)
+    monkeypatch.setattr(Learner, "update", update)
     with pytest.raises(EnvironmentFailure, match="the simulator diverged"):
         train(config(), out=tmp_path / "run")
 
@@ -161,15 +162,15 @@ def test_failing_final_evaluation_loses_no_training(train, config, tmp_path, mon
 
 
 def interrupt_in_epoch(monkeypatch, number, signals):
-    whole = FoGTrainer.run_epoch
+    whole = Learner.update
 
-    def run_epoch(trainer):
-        if trainer.epoch == number:
+    def update(learner):
+        if learner.epoch == number:
             for name in signals:
                 signal.raise_signal(name)
-        return whole(trainer)
+        return whole(learner)
 
-    monkeypatch.setattr(FoGTrainer, "run_epoch", run_epoch)
+    monkeypatch.setattr(Learner, "update", update)
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 
-from flowmbpo.envs.make import make_env
 from flowmbpo.presets.load import all_presets, override
-from flowmbpo.runs.trainers import make_trainer
+from flowmbpo.runs.train import run_epoch
 
 SMALL = (
     "task.set=null",
@@ -60,15 +59,15 @@ def distinct():
     return chosen
 
 
-def test_every_distinct_preset_built_small_learns_a_step_with_finite_numbers(distinct, tmp_path):
+def test_every_distinct_preset_built_small_learns_a_step_with_finite_numbers(distinct, assemble):
     for config in distinct:
-        trainer = make_trainer(config, make_env(config.task), torch.device("cpu"), tmp_path / config.name)
-        before = {key: value.clone() for key, value in trainer.agent.named_parameters()}
-        metrics = trainer.run_epoch()
+        learner, collector = assemble(config)
+        before = {key: value.clone() for key, value in learner.agent.named_parameters()}
+        metrics = run_epoch(learner, collector)
         assert all(math.isfinite(value) for value in metrics.values()), config.name
         assert metrics["nonfinite/count"] == 0, config.name
         moved = {
-            key.split(".")[0] for key, value in trainer.agent.named_parameters() if not torch.equal(value, before[key])
+            key.split(".")[0] for key, value in learner.agent.named_parameters() if not torch.equal(value, before[key])
         }
         assert moved == {"world_model", "actor", "critic"}, config.name
 

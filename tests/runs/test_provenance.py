@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.runs.provenance import git_state
+from flowmbpo.runs.directory import git_state
 
 
 @pytest.fixture

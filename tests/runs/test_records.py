@@ -8,9 +8,9 @@ import torch
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.contract import episode_seed
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_seed
-from flowmbpo.runs.evaluate import SEED_BASE
+from flowmbpo.runs.evaluate import EVALUATION_ENVS, SEED_BASE, evaluation_env, evaluation_seed
 from flowmbpo.runs.session import FINAL
 from flowmbpo.tracking.sink import read_rows
 
@@ -37,9 +37,8 @@ EVERY_ROW = {
 
 
 @pytest.fixture
-def run(train, config, tmp_path):
-    train(config(), out=tmp_path / "run", command=["flowmbpo", "train"])
-    return tmp_path / "run"
+def run(finished):
+    return finished
 
 
 def test_directory_describes_the_run_completely(run, config):
@@ -104,8 +103,8 @@ def test_evaluation_seeds_read_as_no_training_episode_word_by_word():
 
 
 def test_evaluation_runs_at_most_so_many_copies(config):
-    assert evaluation_env(config(), 3, CPU).num_envs == 3
-    assert evaluation_env(config(), 1000, CPU).num_envs == EVALUATION_COPIES
+    assert evaluation_env(resolve(config().task), 3, 0, CPU).num_envs == 3
+    assert evaluation_env(resolve(config().task), 1000, 0, CPU).num_envs == EVALUATION_ENVS
 
 
 def test_stochastic_evaluation_is_seeded_and_draws_from_no_training_generator(train, config, figures, same, tmp_path):

@@ -12,20 +12,6 @@ from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.resume import load_for_resume, restore
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """One finished run for the whole module; tests work on copies."""
-    return {"folder": tmp_path_factory.mktemp("finished") / "run"}
-
-
-@pytest.fixture
-def run(finished, train, config, tmp_path):
-    """A copy of a finished run."""
-    if not finished["folder"].exists():
-        train(config(), out=finished["folder"])
-    return shutil.copytree(finished["folder"], tmp_path / "run")
-
-
 @pytest.fixture
 def refused(train):
     """Resume, expect `error`, and check that nothing in the run directory changed; the message."""
@@ -205,14 +191,11 @@ def test_run_that_another_process_holds_is_refused(train, config, run):
         train(config(), resume=run)
 
 
-def test_restore_brings_the_whole_trainer_back(config, run):
-    from flowmbpo.envs.make import make_env
-    from flowmbpo.runs.trainers import make_trainer
-
+def test_restore_brings_learner_and_collector_back(config, run, assemble):
     loaded, _ = load_for_resume(run / "checkpoints" / "latest.pt", config())
-    trainer = make_trainer(config(), make_env(config().task), torch.device("cpu"), run)
-    restore(trainer, loaded)
-    assert (trainer.epoch, trainer.started) == (4, True)
-    assert trainer.replay.num_transitions == trainer.env_steps == loaded.payload["env_steps"]
-    states = {name: generator.get_state() for name, generator in trainer.generators.items()}
+    learner, collector = assemble(config())
+    restore(learner, collector, loaded)
+    assert (learner.epoch, learner.started) == (4, True)
+    assert collector.replay.num_transitions == collector.env_steps == loaded.payload["env_steps"]
+    states = {name: generator.get_state() for name, generator in learner.generators.items()}
     assert all(torch.equal(states[name], loaded.payload["rng"]["generators"][name]) for name in states)

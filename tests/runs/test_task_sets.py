@@ -10,8 +10,9 @@ import torch
 
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError, EnvironmentFailure, StorageError
-from flowmbpo.runs.build import EVALUATION_COPIES, evaluation_env, evaluation_episodes
+from flowmbpo.runs.evaluate import EVALUATION_ENVS, evaluation_env, evaluation_episodes
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.tracking.sink import read_rows
 
@@ -50,23 +51,24 @@ def test_episodes_that_do_not_come_out_even_are_rounded_up_and_said_once(train, 
 
 
 def test_eval_rounds_up_too(run):
-    figures = runs.evaluate(run, episodes=4).evaluation
+    figures = runs.evaluate_checkpoint(run, episodes=4).evaluation
     assert {task: own["episodes"] for task, own in figures.per_task().items()} == dict.fromkeys(TOYS["tasks"], 2)
 
 
 @pytest.mark.parametrize(("episodes", "copies"), [(33, 3), (36, 18), (48, 24), (20, 21), (1, 3), (3000, 30)])
 def test_copies_share_out_the_episodes_of_every_task_evenly(toys, episodes, copies):
-    settings = toys()
-    env = evaluation_env(settings, episodes, CPU)
-    even = evaluation_episodes(settings, episodes)
-    assert env.num_envs == copies <= EVALUATION_COPIES
+    task = resolve(toys().task)
+    env = evaluation_env(task, episodes, 0, CPU)
+    even = evaluation_episodes(task, episodes)
+    assert env.num_envs == copies <= EVALUATION_ENVS
     assert even % copies == 0  # the evaluation gives remainders to the first copies, whatever their task
     assert set(collections.Counter(env.task_ids.tolist()).values()) == {copies // 3}
 
 
 def test_single_task_keeps_as_many_copies_as_fit(config):
-    assert evaluation_env(config(), 33, CPU).num_envs == EVALUATION_COPIES
-    assert evaluation_episodes(config(), 33) == 33
+    task = resolve(config().task)
+    assert evaluation_env(task, 33, 0, CPU).num_envs == EVALUATION_ENVS
+    assert evaluation_episodes(task, 33) == 33
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -106,7 +108,7 @@ def test_evaluations_error_is_raised_even_where_the_disk_refuses_to_save(train, 
 
 
 def test_one_task_of_the_set_is_evaluated_and_filmed_alone(run, tmp_path):
-    outcome = runs.evaluate(run, task="toy-two-goals", episodes=2, video=tmp_path / "film.mp4")
+    outcome = runs.evaluate_checkpoint(run, task="toy-two-goals", episodes=2, video=tmp_path / "film.mp4")
     assert (outcome.task, outcome.simulator) == ("toy-two-goals", "batched torch, differentiable")
     assert set(outcome.evaluation.tasks) == {"toy-two-goals"}
     assert "test/toy-two-goals/tiny" in outcome.results
@@ -116,9 +118,9 @@ def test_one_task_of_the_set_is_evaluated_and_filmed_alone(run, tmp_path):
 
 def test_task_of_another_set_is_refused_naming_this_ones(run, tmp_path):
     with pytest.raises(ConfigError, match=r"--task toy-gust: .*tasks of toys.*toy-lqr, toy-two-goals"):
-        runs.evaluate(run, task="toy-gust")
+        runs.evaluate_checkpoint(run, task="toy-gust")
     with pytest.raises(ConfigError, match=r"--video: films one task, and toys has 3; name one with --task"):
-        runs.evaluate(run, video=tmp_path / "film.mp4")
+        runs.evaluate_checkpoint(run, video=tmp_path / "film.mp4")
 
 
 def test_set_of_one_task_keeps_its_name_and_resumes(train, config, tmp_path):
@@ -126,7 +128,7 @@ def test_set_of_one_task_keeps_its_name_and_resumes(train, config, tmp_path):
     first = train(config(task=one, **{"training.epochs": 1}))
     assert "outputs/test/mine/" in first.run_dir
     assert train(config(task=one, **{"training.epochs": 2}), resume="auto").epochs == 2
-    assert runs.evaluate(tmp_path / first.run_dir, episodes=1).task == "mine"
+    assert runs.evaluate_checkpoint(tmp_path / first.run_dir, episodes=1).task == "mine"
 
 
 def test_backend_of_the_run_is_kept_for_its_own_alias_and_the_notice_given(train, config, caplog):
@@ -143,7 +145,7 @@ def test_backend_of_the_run_is_kept_for_its_own_alias_and_the_notice_given(train
         )
     )
     caplog.clear()
-    assert runs.evaluate(Path(outcome.run_dir), task="ant", episodes=1).task == "mujoco-ant"
+    assert runs.evaluate_checkpoint(Path(outcome.run_dir), task="ant", episodes=1).task == "mujoco-ant"
     assert any("'ant' runs as mujoco-ant" in message for message in caplog.messages)
 
 

@@ -1,372 +1,199 @@
-"""Stages chained over real checkpoints: offline, online over a set, one task, and a policy in a frozen model."""
+"""What a stage's command line comes to: task, weights, data, defaults and the run's name."""
 
-import json
-import math
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from flowmbpo.checkpoints.load import load
-from flowmbpo.config.task import TaskConfig
-from flowmbpo.data.dataset.format import TaskRecord
-from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.health.verdict import measure_health
-from flowmbpo.envs.make import make_env
-from flowmbpo.envs.tasks import task_info
-from flowmbpo.errors import CheckpointError, ConfigError, DataError
-from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.runs.checkpoint_subject import load_subject
-from flowmbpo.runs.dry_run import dry_run
-from flowmbpo.runs.train import train
-from flowmbpo.stages.config import Request, stage_config
+from flowmbpo.envs.resolve import resolve
+from flowmbpo.errors import ConfigError
+from flowmbpo.presets.load import load_experiment
+from flowmbpo.stages.config import Request, placed, stage_config
 
-TOYS = ("toy-pendulum-swingup", "toy-map-smooth")
-EPISODES = 3
-BASE = {
-    "name": "toys",
-    "phase": "tests",
-    "device": "cpu",
-    "task": {"name": None, "set": "toys", "tasks": list(TOYS), "num_envs": 4},
-    "model": {
-        "latent_dim": 16,
-        "task_dim": 4,
-        "encoder": {"units": [16]},
-        "dynamics": {"kind": "residual", "units": [16, 16], "geometry": "logit"},
-        "reward": {"kind": "scalar", "units": [16]},
-    },
-    "actor": {"kind": "gaussian", "units": [16, 16]},
-    "critic": {"units": [16]},
-    "training": {
-        "epochs": 4,
-        "horizon": 3,
-        "wm_batch_size": 8,
-        "wm_iterations": 2,
-        "actor_batch_size": 6,
-        "critic_iterations": 1,
-        "critic_batches": 2,
-        "random_episodes": 1,
-    },
-    "evaluation": {"every": 0, "episodes": 2},
-    "diagnostics": {"every": 0},
-    "checkpoint": {"every": 2, "keep": 0},
-    "compute": {"threads": 1},
-}
+CKPT = Path("a/checkpoints/latest.pt")
 
 
-def merged(base, changes):
-    result = dict(base)
-    for key, value in changes.items():
-        result[key] = merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return result
+def source(preset="mini3-a-residual", **changes):
+    return load_experiment(preset).model_copy(update=changes)
 
 
-def config(**changes):
-    return experiment_from_dict(merged(BASE, changes))
+def test_pretraining_is_offline_on_the_dataset_and_names_no_weights():
+    config = stage_config(Request("pretrain", preset="mini3-a-flowwm", data=Path("some/data"), seed=3))
+    assert (config.training.mode, config.training.learn) == ("offline", "model")
+    assert config.data.path == str(Path("some/data").absolute()) and config.initial is None
+    assert (config.name, config.phase, config.seed) == ("mini3-a-flowwm", "stage-a", 3)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """Random episodes of both toys, recorded step by step from the real environments."""
-    folder = tmp_path_factory.mktemp("data") / "toys"
-    infos = [task_info(name) for name in TOYS]
-    records = [TaskRecord(name=info.name, obs_dim=info.obs_dim, action_dim=info.action_dim) for info in infos]
-    writer = DatasetWriter.create(folder, "toys", records, {"policy": "random"})
-    generator = torch.Generator().manual_seed(7)
-    for task, info in enumerate(infos):
-        env = make_env(TaskConfig(name=info.name, num_envs=EPISODES))
-        obs, actions, rewards = [env.reset(3).clone()], [], []
-        for _ in range(info.episode_length):
-            actions.append(torch.rand(EPISODES, info.action_dim, generator=generator) * 2 - 1)
-            step = env.step(actions[-1])
-            obs.append(step.final_obs.clone())
-            rewards.append(step.reward.clone())
-        columns = [torch.stack(part, 1).numpy().astype(np.float32) for part in (obs, actions, rewards)]
-        writer.add_many(task, *columns, None, None)
-    writer.finish()
-    return folder
+def test_pretraining_the_model_alone_is_a_choice():
+    config = stage_config(Request("pretrain", preset="mini3-a-flowwm", data=Path("d"), learn="model"))
+    assert config.training.learn == "model"
 
 
-def offline(dataset, **changes):
-    own = {"data": {"path": str(dataset)}, "training": {"mode": "offline", "random_episodes": 0}}
-    return config(**merged(own, changes))
+def test_offline_start_states_are_pwms_where_the_config_names_none():
+    config = stage_config(Request("pretrain", preset="dmc-walker-stand-baseline", data=Path("d")))
+    assert config.training.actor_batch_size == 64
+    own = stage_config(Request("pretrain", preset="phase1-baseline", data=Path("d")))
+    assert own.training.actor_batch_size == 512
 
 
-@pytest.fixture(autouse=True)
-def few_diagnosed_steps(monkeypatch):
-    """What an offline run is diagnosed on takes seconds to lay out at its real size."""
-    monkeypatch.setattr("flowmbpo.data.probe.ENV_STEPS", 40)
-
-
-@pytest.fixture(scope="module")
-def stage_a(dataset, tmp_path_factory):
-    out = tmp_path_factory.mktemp("a") / "run"
-    return out, train(offline(dataset), out=out, console=False)
-
-
-def payload(run):
-    return load(run / "checkpoints" / "latest.pt").payload
-
-
-def weights(run, prefix=""):
-    return {name: value for name, value in payload(run)["agent"].items() if name.startswith(prefix)}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_offline_run_learns_without_an_environment_step(stage_a, dataset):
-    run, outcome = stage_a
-    assert (outcome.env_steps, outcome.epochs, outcome.status) == (0, 4, "done")
-    assert outcome.eval_episodes == 2 and set(outcome.per_task) == set(TOYS)
-    transitions = EPISODES * sum(task_info(name).episode_length for name in TOYS)
-    assert outcome.lineage[-1]["data_transitions"] == outcome.data["transitions"] == transitions
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(math.isfinite(row["loss/dynamics"]) for row in rows if "loss/dynamics" in row)
-
-
-def test_reward_scale_comes_from_the_whole_dataset(stage_a, dataset):
-    moments = payload(stage_a[0])["agent"]
-    count = EPISODES * sum(task_info(name).episode_length for name in TOYS)
-    assert float(moments["reward_normalizer.moments.count"]) == count
-    before = {name: float(moments[f"reward_normalizer.moments.{name}"]) for name in ("total", "total_square")}
-    assert before["total_square"] > 0.0 and math.isfinite(before["total"])
-
-
-@pytest.mark.parametrize("learn", ["all", "model"])
-def test_offline_run_resumes_bit_equally(dataset, tmp_path, learn):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(offline(dataset, training={"learn": learn}), out=whole, console=False)
-    short = offline(dataset, training={"learn": learn, "epochs": 2, "lr_schedule": "constant"})
-    long = offline(dataset, training={"learn": learn, "lr_schedule": "constant"})
-    train(short, out=parts, console=False)
-    train(long, resume=parts, console=False)
-    reference = tmp_path / "reference"
-    train(long, out=reference, console=False)
-    assert same(weights(parts), weights(reference))
-    assert payload(parts)["windows"] == payload(reference)["windows"]
-
-
-def test_world_model_alone_needs_no_simulator_and_reports_no_return(dataset, tmp_path):
-    outcome = train(offline(dataset, training={"learn": "model"}), out=tmp_path / "run", console=False)
-    assert outcome.status == "done" and outcome.final_return_mean is None and outcome.eval_episodes == 0
-
-
-def checks(run):
-    subject = load_subject(run, task=None, device="cpu", seed=0, episodes=2)
-    diagnosis = measure_health(subject, Effort.light(subject.config.diagnostics))
-    return {check.name: check for check in diagnosis.checks}
-
-
-def test_what_a_run_does_not_train_is_not_called_broken(stage_a, dataset, tmp_path):
-    a, _ = stage_a
-    model, policy = tmp_path / "model", tmp_path / "policy"
-    train(offline(dataset, training={"learn": "model"}), out=model, console=False)
-    assert not {"actor", "critic", "policy", "promise", "endings"} & checks(model).keys()
-    source = experiment_from_dict(payload(a)["config"])
-    request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
-    train(stage_config(request), out=policy, console=False)
-    found = checks(policy)
-    assert not found["encoder"].findings and {"actor", "critic"} <= found.keys()
-
-
-def test_another_dataset_is_refused_on_resume(stage_a, dataset, tmp_path):
-    other = tmp_path / "other"
-    info = task_info(TOYS[0])
-    records = [
-        TaskRecord(name=name, obs_dim=task_info(name).obs_dim, action_dim=task_info(name).action_dim) for name in TOYS
-    ]
-    writer = DatasetWriter.create(other, "toys", records, {})
-    for task, name in enumerate(TOYS):
-        info = task_info(name)
-        rng = np.random.default_rng(0)
-        obs = rng.normal(size=(6, info.obs_dim)).astype(np.float32)
-        writer.add(task, obs, np.zeros((5, info.action_dim), np.float32), np.ones(5, np.float32), np.zeros(5, bool))
-    writer.finish()
-    run = tmp_path / "run"
-    train(offline(dataset, training={"epochs": 2, "lr_schedule": "constant"}), out=run, console=False)
-    with pytest.raises((DataError, CheckpointError), match="dataset"):
-        train(offline(other, training={"lr_schedule": "constant"}), resume=run, console=False)
-
-
-def test_fine_tuning_and_specialising_go_on_from_the_weights(stage_a, tmp_path):
-    a, _ = stage_a
-    source = experiment_from_dict(payload(a)["config"])
-    b_config = stage_config(
-        Request("finetune", checkpoint=a / "checkpoints" / "latest.pt", source=source, overrides=["training.epochs=2"])
+@pytest.mark.parametrize("preset", [None, "mini3-c-residual"])
+def test_specialising_keeps_the_whole_set_and_runs_one_task(preset):
+    config = stage_config(
+        Request("specialize", preset=preset, checkpoint=CKPT, source=source(), task="walker-stand", seed=1)
     )
-    b = tmp_path / "b"
-    outcome = train(b_config, out=b, console=False)
-    assert outcome.start is not None and set(outcome.start["per_task"]) == set(TOYS)
-    began, ended = outcome.start["return_mean"], outcome.final_return_mean
-    assert outcome.retained_percent == (pytest.approx(100.0 * ended / began) if began > 0.0 else None)
-    record = json.loads((b / "initial.json").read_text())
-    assert {row["action"] for row in record["transfer"]["rows"]} == {"loaded"}
-    assert (record["optimisers"], record["replay"]) == ("reinitialised", "dropped")
-    middle = experiment_from_dict(payload(b)["config"])
-    assert middle.initial.sha256 == load(a / "checkpoints" / "latest.pt").sha256
+    assert (config.task.set, config.task.only) == ("mini3", "walker-stand")
+    assert resolve(config.task).label == "walker-stand"
+    assert (config.training.mode, config.training.learn, config.phase) == ("online", "all", "stage-c")
+    assert config.initial.checkpoint == str(CKPT.absolute()) and config.evaluation.at_start
+    assert config.name == (preset or "stage-c") + "+from-mini3-a-residual"
 
-    request = Request(
-        "specialize",
-        checkpoint=b / "checkpoints" / "latest.pt",
-        source=middle,
-        task=TOYS[1],
-        overrides=["training.epochs=2", "evaluation.threshold=-1e6"],
+
+def test_names_tell_the_whole_way():
+    middle = stage_config(Request("finetune", preset="mini3-b-residual", checkpoint=CKPT, source=source()))
+    last = stage_config(
+        Request("specialize", preset="mini3-c-residual", checkpoint=CKPT, source=middle, task="reacher-easy")
     )
-    c = tmp_path / "c"
-    last = train(stage_config(request), out=c, console=False)
-    assert [stage["phase"] for stage in last.lineage] == ["tests", "stage-b", "stage-c"]
-    assert last.lineage[0]["data_transitions"] > 0 and last.lineage[1]["env_steps"] > 0
-    assert last.steps_to_threshold == 0  # it began above
-    assert set(last.per_task) == {TOYS[1]}
+    assert last.name == "mini3-c-residual+from-mini3-b-residual+from-mini3-a-residual"
 
 
-def test_what_a_run_begins_with_is_what_the_checkpoint_held(stage_a, tmp_path):
-    a, _ = stage_a
-    source = experiment_from_dict(payload(a)["config"])
-    request = Request("finetune", checkpoint=a / "checkpoints" / "latest.pt", source=source)
-    begun = stage_config(request)
-    from flowmbpo.runs.build import initial_agent
-
-    assert same(initial_agent(begun).state_dict(), weights(a))
-
-
-def test_policy_alone_leaves_the_world_model_bit_equal(stage_a, dataset, tmp_path):
-    a, _ = stage_a
-    source = experiment_from_dict(payload(a)["config"])
-    request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
-    run = tmp_path / "run"
-    outcome = train(stage_config(request), out=run, console=False)
-    assert outcome.env_steps == 0
-    assert same(weights(run, "world_model."), weights(a, "world_model."))
-    assert same(weights(run, "reward_normalizer."), weights(a, "reward_normalizer."))
-    assert not same(weights(run, "actor."), weights(a, "actor."))
+def test_a_long_chain_keeps_its_newest_stages_and_a_mark_of_the_rest():
+    config, names = source(), []
+    for epochs in range(1, 13):
+        overrides = [f"training.epochs={epochs}"]
+        config = stage_config(
+            Request("specialize", checkpoint=CKPT, source=config, task="walker-stand", overrides=overrides)
+        )
+        names.append(config.name)
+    assert max(map(len, names)) <= 128 and len(set(names)) == 12
+    *_, before, last = names
+    assert last.startswith("stage-c+") and last.split("+from-")[1] == before.split("+from-")[0]
+    assert last.split("+from-")[-1].startswith("earlier-")
+    config_of(last)  # a folder may be called so
 
 
-FLOW = "model.dynamics={kind: flow, units: [16, 16], geometry: logit, endpoint_weight: 1}"
+def config_of(name):
+    return load_experiment("mini3-c-residual").model_validate(source().model_dump() | {"name": name})
 
 
-def begun_from(run, stage, *overrides, **options):
-    checkpoint = run / "checkpoints" / "latest.pt"
-    source = experiment_from_dict(payload(run)["config"])
-    return stage_config(Request(stage, checkpoint=checkpoint, source=source, overrides=overrides, **options))
+@pytest.mark.parametrize(
+    ("flag", "value", "key"), [("learn", "all", "training.learn"), ("embedding_from", "reacher-easy", None)]
+)
+def test_a_flag_that_changes_the_experiment_marks_the_name(flag, value, key):
+    request = Request("pretrain", preset="mini3-a-residual", checkpoint=CKPT, source=source(), data=Path("d"))
+    plain, flagged = stage_config(request), stage_config(replace(request, **{flag: value}))
+    assert plain.name == "mini3-a-residual+from-mini3-a-residual"
+    assert flagged.name.startswith("mini3-a-residual+") and flagged.name != plain.name
+    if key is not None:
+        assert stage_config(replace(request, overrides=[f"{key}={value}"])).name == flagged.name
+    same = stage_config(replace(request, learn=plain.training.learn))
+    assert same.name == plain.name
 
 
-def test_distillation_online_reads_the_dataset_where_one_is_named(stage_a, dataset, tmp_path, caplog):
-    a, _ = stage_a
-    asked = (FLOW, "initial.distill_updates=5", "training.epochs=1", "evaluation.at_start=false")
-    train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "data", console=False)
-    held_out, windows = 4, config().training.wm_batch_size
-    assert sum(payload(tmp_path / "data")["windows"]["dealt"]) == (held_out + 5) * windows
-    assert payload(tmp_path / "data")["warmstart"]["updates"] == 5
-    caplog.clear()
-    train(begun_from(a, "finetune", *asked, data=dataset), resume=tmp_path / "data", console=False)
-    assert "is not read" not in caplog.text  # it was, before
-    with pytest.raises(ConfigError, match=r"real windows.*random_episodes.*--data DIR"):
-        train(begun_from(a, "finetune", *asked, "training.random_episodes=0"), out=tmp_path / "none", console=False)
-    assert not (tmp_path / "none").exists()
+def test_an_embedding_of_no_checkpoint_is_refused():
+    with pytest.raises(ConfigError, match=r"--embedding-from walker-stand.*--from CKPT"):
+        stage_config(Request("finetune", preset="mini3-b-residual", embedding_from="walker-stand"))
 
 
-def test_a_dataset_that_nothing_reads_leaves_no_trace(stage_a, dataset, tmp_path, caplog):
-    a, _ = stage_a
-    asked = ("training.epochs=1", "evaluation.at_start=false")
-    outcome = train(begun_from(a, "finetune", *asked, data=dataset), out=tmp_path / "run", console=False)
-    assert "is not read" in caplog.text
-    assert outcome.lineage[-1]["data_transitions"] == 0 and outcome.data is None
+@pytest.mark.parametrize("stage", ["train", "pretrain"])
+def test_what_an_earlier_stage_left_alone_is_learnt_again(stage):
+    frozen = source("mini3-policy-residual")
+    config = stage_config(Request(stage, checkpoint=CKPT, source=frozen, data=Path("d")))
+    assert config.training.learn == "all"
+    model_alone = stage_config(Request(stage, checkpoint=CKPT, source=source(), data=Path("d")))
+    assert model_alone.training.learn == ("all" if stage == "train" else "model")
 
 
-def test_no_policy_is_learnt_in_a_frozen_model_that_never_saw_the_task(dataset, tmp_path):
-    one = {"task": {"set": "one", "tasks": [TOYS[0]]}}
-    train(offline(dataset, **one), out=tmp_path / "one", console=False)
-    asked = begun_from(tmp_path / "one", "policy", data=dataset, task=TOYS[1])
-    with pytest.raises(ConfigError, match=rf"never trained on {TOYS[1]}.*rewards of {TOYS[0]}"):
-        train(asked, out=tmp_path / "run", console=False)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_policy_that_no_run_has_trained_is_not_taken_over(dataset, tmp_path):
-    train(offline(dataset, training={"learn": "model"}), out=tmp_path / "a", console=False)
-    outcome = train(begun_from(tmp_path / "a", "finetune", "training.epochs=1"), out=tmp_path / "b", console=False)
-    rows = json.loads((tmp_path / "b" / "initial.json").read_text())["transfer"]["rows"]
-    found = {row["part"]: (row["action"], row["detail"]) for row in rows if row["action"] != "dropped"}
-    assert found["actor"] == found["critic"] == ("reinitialised", "never trained in the source")
-    assert found["encoder"][0] == found["dynamics"][0] == "loaded"
-    assert outcome.start is not None and outcome.retained_percent is None
-
-
-def test_dynamics_of_another_kind_are_distilled_before_the_policy_learns(stage_a, dataset, tmp_path):
-    a, _ = stage_a
-    source = experiment_from_dict(payload(a)["config"])
-    overrides = ["model.dynamics={kind: flow, units: [16, 16], geometry: logit, endpoint_weight: 1}"]
-    request = Request(
-        "policy",
-        checkpoint=a / "checkpoints" / "latest.pt",
-        source=source,
-        data=dataset,
-        task=TOYS[0],
-        overrides=[*overrides, "initial.distill_updates=20"],
-    )
-    run = tmp_path / "run"
-    train(stage_config(request), out=run, console=False)
-    warm = payload(run)["warmstart"]
-    assert warm["updates"] == 20 and sum(warm["after"]) < sum(warm["before"])
-    assert same(weights(run, "world_model.encoder."), weights(a, "world_model.encoder."))
-
-    refused = stage_config(
+def test_an_override_wins_over_the_stage_and_marks_the_name():
+    config = stage_config(
         Request(
-            "policy",
-            checkpoint=a / "checkpoints" / "latest.pt",
-            source=source,
-            data=dataset,
-            task=TOYS[0],
-            overrides=[*overrides, "initial.distill_updates=0"],
+            "specialize",
+            checkpoint=CKPT,
+            source=source(),
+            task="reacher-easy",
+            overrides=["training.epochs=7", "evaluation.at_start=false"],
         )
     )
-    with pytest.raises(ConfigError, match=r"keeps the world model as it is.*dynamics.*distill_updates"):
-        train(refused, out=tmp_path / "refused", console=False)
-    assert not (tmp_path / "refused").exists()
+    assert config.training.epochs == 7 and not config.evaluation.at_start
+    plain, mark, rest = config.name.split("+")
+    assert (plain, len(mark), rest) == ("stage-c", 6, "from-mini3-a-residual")
 
 
-def test_pretraining_comes_before_the_first_environment_step_and_resumes_within(dataset, tmp_path, monkeypatch):
-    single = {"task": {"name": TOYS[0], "set": None, "tasks": None}, "model": {"task_dim": 0}}
-    asked = config(**single, data={"path": str(dataset)}, training={"pretrain_steps": 10, "epochs": 1})
-    monkeypatch.setattr("flowmbpo.training.trainer.PRETRAINING_SLICE", 4)
-    run = tmp_path / "run"
-    outcome = train(asked, out=run, console=False)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["pretrain/updates"] for row in rows if "pretrain/updates" in row] == [4, 8, 10]
-    assert all(row["env_steps"] == 0 for row in rows if "pretrain/updates" in row)
-    assert outcome.lineage[-1]["data_transitions"] == EPISODES * task_info(TOYS[0]).episode_length
+def test_a_task_that_the_checkpoint_never_saw_joins_its_set():
+    config = stage_config(Request("specialize", checkpoint=CKPT, source=source(), task="walker-walk"))
+    assert config.task.set == "mini3-with-walker-walk" and config.task.only == "walker-walk"
+    assert config.task.tasks == ("reacher-easy", "walker-stand", "cheetah-run", "walker-walk")
 
 
-def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, dataset):
-    out = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"mode 'offline'.*--data DIR"):
-        train(config(training={"mode": "offline"}), out=out, console=False)
-    with pytest.raises(ConfigError, match=r"pretrain_steps 5.*--data DIR"):
-        train(config(training={"pretrain_steps": 5}), out=out, console=False)
-    with pytest.raises(ConfigError, match=r"learn 'policy'.*--from CKPT"):
-        train(offline(dataset, training={"learn": "policy"}), out=out, console=False)
-    with pytest.raises(DataError, match="toy-slip"):
-        lacking = [*TOYS, "toy-slip"]
-        train(offline(dataset, task={"set": "more", "tasks": lacking}), out=out, console=False)
-    assert not out.exists()
+def test_a_single_task_s_checkpoint_goes_to_the_other_task_itself():
+    single = load_experiment("dmc-walker-stand-residual")
+    config = stage_config(Request("specialize", checkpoint=CKPT, source=single, task="cheetah-run"))
+    assert (config.task.name, config.task.set, config.task.only) == ("cheetah-run", None, None)
 
 
-def test_a_checkpoint_that_went_on_is_not_taken_for_the_one_a_run_began_with(stage_a, tmp_path):
-    a, _ = stage_a
-    source = experiment_from_dict(payload(a)["config"])
-    begun = stage_config(Request("finetune", checkpoint=a / "checkpoints" / "latest.pt", source=source))
-    altered = begun.model_copy(update={"initial": begun.initial.model_copy(update={"sha256": "0" * 64})})
-    with pytest.raises(CheckpointError, match="is not the file that the run began with"):
-        train(altered, out=tmp_path / "run", console=False)
+def test_going_on_from_one_task_of_a_set_to_all_of_them():
+    one = stage_config(Request("specialize", checkpoint=CKPT, source=source(), task="walker-stand"))
+    back = stage_config(Request("finetune", checkpoint=CKPT, source=one))
+    assert back.task.set == "mini3" and back.task.only is None
 
 
-def test_a_dry_run_says_what_is_missing_and_refuses_a_dataset_without_the_tasks(dataset):
-    alone = config(training={"mode": "offline", "learn": "policy"})
-    assert dry_run(alone).to_dict()["needs"] == ["--data DIR", "--from CKPT"]
-    assert dry_run(offline(dataset)).to_dict()["needs"] == []
-    with pytest.raises(DataError, match=r"holds no episodes of toy-slip\. It holds: toy-pendulum-swingup"):
-        dry_run(offline(dataset, task={"set": "more", "tasks": [*TOYS, "toy-slip"]}))
+def test_a_policy_alone_learns_offline_in_a_frozen_model():
+    config = stage_config(
+        Request(
+            "policy",
+            preset="phase3-mt30-flowpolicy",
+            checkpoint=CKPT,
+            source=load_experiment("stage-a-baseline"),
+            data=Path("d"),
+            task="walker-stand",
+        )
+    )
+    assert (config.training.mode, config.training.learn) == ("offline", "policy")
+    assert (config.task.set, config.task.only, config.phase) == ("mt30", "walker-stand", "phase3")
+
+
+def test_a_preset_of_another_published_set_is_refused():
+    with pytest.raises(ConfigError, match=r"phase3-mt80-baseline is for the task set 'mt80'.*knows 'mt30'"):
+        stage_config(
+            Request(
+                "policy",
+                preset="phase3-mt80-baseline",
+                checkpoint=CKPT,
+                source=load_experiment("stage-a-baseline"),
+                data=Path("d"),
+                task="walker-stand",
+            )
+        )
+
+
+def test_neither_preset_nor_checkpoint_is_refused_with_both_named():
+    with pytest.raises(ConfigError, match=r"needs a preset .*or a checkpoint"):
+        stage_config(Request("finetune"))
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"walker-stnd.*walker-stand"):
+        stage_config(Request("specialize", checkpoint=CKPT, source=source(), task="walker-stnd"))
+
+
+def test_a_member_that_is_not_in_the_set_is_refused():
+    config = load_experiment("mini3-c-residual", ["task.only=hopper-hop"])
+    with pytest.raises(ConfigError, match=r"task\.only: 'hopper-hop' is not one of the tasks of 'mini3'"):
+        resolve(config.task)
+
+
+def test_placing_keeps_copies_and_disturbances():
+    known = load_experiment("mini3-c-residual", ["task.num_envs=5", "task.perturbation.rate=0.1"]).task
+    there = placed(known, "cheetah-run")
+    assert (there.num_envs, there.perturbation.rate, there.only) == (5, 0.1, "cheetah-run")
+
+
+def test_going_online_from_an_offline_checkpoint_collects_as_an_online_run_does():
+    config = stage_config(Request("specialize", checkpoint=CKPT, source=source(), task="walker-stand"))
+    assert (config.training.random_episodes, config.training.actor_batch_size) == (1, None)
+    kept = stage_config(Request("finetune", checkpoint=CKPT, source=source("mini3-b-residual", name="b")))
+    assert kept.training.actor_batch_size == 128
+
+
+def test_a_preset_of_an_offline_stage_is_no_online_stage_s():
+    with pytest.raises(ConfigError, match=r"mini3-a-residual is of an offline stage.*`finetune` learns online"):
+        stage_config(Request("finetune", preset="mini3-a-residual", checkpoint=CKPT, source=source()))

@@ -9,10 +9,13 @@ from flowmbpo.config.model import CriticConfig, ModelConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.make import make_env
 from flowmbpo.models.agent import Agent
 from flowmbpo.spec import EnvSpec, TaskInfo
-from flowmbpo.training.fog import FoGTrainer
+from flowmbpo.training.batches import ReplayBatches
+from flowmbpo.training.collector import Collector
+from flowmbpo.training.learner import Learner, make_generators
 
 TASKS = (
     TaskInfo("wide", "scripted", 3, 2, 10, 1, 0.9, can_terminate=True),
@@ -85,22 +88,50 @@ def make_batch():
     return make
 
 
+class Trainer:
+    """A learner and its collector; their attributes are found here too."""
+
+    def __init__(self, learner, collector):
+        self.learner, self.collector = learner, collector
+
+    def __getattr__(self, name):
+        owner = self.collector if hasattr(self.collector, name) else self.learner
+        return getattr(owner, name)
+
+    def start(self):
+        self.collector.start(self.learner.agent)
+        self.learner.start()
+
+    def run_epoch(self):
+        if not self.learner.started:
+            self.start()
+        return self.collector.collect(self.learner.agent, self.learner.epoch) | self.learner.update()
+
+    def state_dict(self):
+        return self.learner.state_dict() | self.collector.state_dict()
+
+    def load_state_dict(self, state):
+        self.learner.load_state_dict(state)
+        self.collector.load_state_dict(state)
+
+
 @pytest.fixture
 def make_trainer(make_agent, training):
-    """Build a trainer on the toy pendulum; its dumps are collected in `trainer.dumped`."""
+    """A learner with a collector on the toy pendulum; their dumps are collected in `trainer.dumped`."""
 
     def make(*, num_envs=4, seed=0, env=None, agent=None, **changes):
         env = env or make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=num_envs))
         agent = agent or make_agent(spec=env.spec, normalization="scale", seed=seed)
-        dumped = []
-        trainer = FoGTrainer(
-            agent,
-            env,
-            training(**changes),
-            seed=seed,
-            device=torch.device("cpu"),
-            dump=lambda name, tensors: dumped.append((name, tensors)),
-        )
+        config, dumped = training(**changes), []
+        generators = make_generators(seed, torch.device("cpu"))
+        replay = ReplayBuffer(config.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids)
+
+        def dump(name, tensors):
+            dumped.append((name, tensors))
+
+        collector = Collector(env, replay, config, seed=seed, generator=generators["exploration"], dump=dump)
+        batches = ReplayBatches(replay, config, generators["replay"])
+        trainer = Trainer(Learner(agent, config, batches, generators=generators, dump=dump), collector)
         trainer.dumped = dumped
         return trainer
 

@@ -40,7 +40,7 @@ def broken_at(make_trainer, monkeypatch):
 def test_nothing_of_a_broken_episode_is_trained_on_and_it_is_counted(broken_at, caplog):
     trainer = broken_at(4, random_episodes=0, horizon=6)
     dumps = {}
-    trainer.dump = dumps.__setitem__
+    trainer.collector.dump = dumps.__setitem__
     with caplog.at_level(logging.WARNING, "flowmbpo"):
         metrics = trainer.run_epoch()
     assert metrics["faults/count"] == 1

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from flowmbpo.training import horizon as horizon_module
-from flowmbpo.training.horizon import k_step_errors, trusted_steps
+from flowmbpo.training import imagination as horizon_module
+from flowmbpo.training.imagination import k_step_errors, trusted_steps
 from flowmbpo.training.updates import actor_objective, critic_targets
 
 LOGIT_FLOW = {"dynamics": {"kind": "flow", "units": [16], "geometry": "logit", "substeps": 2}}

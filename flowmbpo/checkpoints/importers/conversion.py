@@ -20,7 +20,7 @@ from flowmbpo.checkpoints.load import file_sha256
 from flowmbpo.checkpoints.payload import FORMAT, architecture_mismatch
 from flowmbpo.checkpoints.save import check_free, write_checkpoint
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.parameters import parameter_counts
@@ -66,7 +66,7 @@ def import_checkpoint(
     if is_export(source):
         config, payload = _exported(source, task_set, task)
         form, source_sha256 = EXPORT, file_sha256(source / WEIGHTS)
-        parameters = parameter_counts(build_meta_agent(config, task_spec(config.task)))
+        parameters = parameter_counts(build_meta_agent(config, resolve(config.task).spec))
     else:
         file, model = _published(source)
         config, payload = _converted(file, model, task_set, task, keep_planner)
@@ -82,7 +82,7 @@ def import_checkpoint(
         format=form,
         size=imported.get("size"),
         config=config.name,
-        task=config.task.only or task_spec(config.task).label,
+        task=config.task.only or resolve(config.task).spec.label,
         planner="planner" in payload,
         parameters=parameters,
         dropped=dropped,
@@ -163,10 +163,10 @@ def _exported(source: Path, task_set: str | None, task: str | None) -> tuple[Exp
 
 def _fresh_state(config: ExperimentConfig) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
-        return seeded_agent(config, task_spec(config.task)).state_dict()
+        return seeded_agent(config, resolve(config.task).spec).state_dict()
 
 
 def _check_architecture(config: ExperimentConfig, agent: Mapping[str, Tensor], source: Path, advice: str) -> None:
-    mismatch = architecture_mismatch(build_meta_agent(config, task_spec(config.task)).state_dict(), agent)
+    mismatch = architecture_mismatch(build_meta_agent(config, resolve(config.task).spec).state_dict(), agent)
     if mismatch is not None:
         raise CheckpointError(f"{source}: {mismatch}. {advice}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
 from flowmbpo.checkpoints.importers.tdmpc2 import NEWT
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.task_sets import task_set
 from flowmbpo.envs.tasks import task_info, task_names
 from flowmbpo.errors import CheckpointError, ConfigError, nearest
@@ -84,7 +84,7 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
             f"the file was trained on one task, and does not say which. Name it with --task; {_tasks_of_width(model)}"
         )
     config = TaskConfig(name=task)
-    spec = task_spec(config)
+    spec = resolve(config).spec
     padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (NEWT_OBS_DIM, NEWT_ACTION_DIM)
     if padded and spec.obs_dim <= NEWT_OBS_DIM and spec.action_dim <= NEWT_ACTION_DIM:
         padding = f"{NEWT_OBS_DIM} observations and {NEWT_ACTION_DIM} actions"
@@ -113,7 +113,7 @@ def _whole_set(model: ForeignModel, set_name: str | None, task: str | None) -> P
         )
     _check_widths(model, spec, f"task set {name}: ", published)
     config = TaskConfig(name=None, set=name, only=_member(spec, task))
-    return Purpose(config, task_spec(config), tuple(range(model.tasks)))
+    return Purpose(config, resolve(config).spec, tuple(range(model.tasks)))
 
 
 def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
@@ -129,7 +129,7 @@ def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> P
         raise CheckpointError("the file holds a model that Newt finetuned on one task; name it with --task alone")
     if task is not None and set_name is None and (finetuned or task not in task_set("mt30").tasks):
         config = TaskConfig(name=None, set=f"newt-{task}", tasks=(task,), only=task)
-        spec = EnvSpec(task_spec(TaskConfig(name=task)).tasks, config.set or "")
+        spec = EnvSpec(resolve(TaskConfig(name=task)).spec.tasks, config.set or "")
     else:
         chosen = set_name or "mt30"
         spec = _set_spec(chosen)
@@ -180,7 +180,7 @@ def _member(spec: EnvSpec, task: str | None) -> str | None:
 
 
 def _set_spec(name: str) -> EnvSpec:
-    return task_spec(TaskConfig(name=None, set=name))
+    return resolve(TaskConfig(name=None, set=name)).spec
 
 
 def _tasks_of_width(model: ForeignModel) -> str:

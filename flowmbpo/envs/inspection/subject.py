@@ -19,7 +19,7 @@ from flowmbpo.envs.contract import EnvStep, VectorEnv
 from flowmbpo.envs.inspection.recording import Recording, gather, random_actions
 from flowmbpo.envs.inspection.result import ContractBroken
 from flowmbpo.envs.make import open_env
-from flowmbpo.envs.resolve import task_spec
+from flowmbpo.envs.resolve import resolve
 
 _RESUMED_STEPS = 200
 
@@ -55,7 +55,7 @@ class Subject:
         device: str,
     ) -> None:
         self.config = config
-        self.spec = task_spec(config)
+        self.spec = resolve(config).spec
         tasks = len(self.spec.tasks)
         self.copies = max(copies, tasks + 1) if tasks > 1 else copies
         self.steps = steps

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.load import load
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.models.agent import Agent
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.nets.two_hot import symexp, two_hot_expectation
@@ -28,7 +29,8 @@ def interleaved(z: Tensor) -> Tensor:
 def opened(path: Path) -> tuple[Agent, dict]:
     """The agent of a checkpoint, and its payload."""
     loaded = load(path)
-    return load_agent(loaded, experiment_from_dict(loaded.payload["config"])), loaded.payload
+    config = experiment_from_dict(loaded.payload["config"])
+    return load_agent(loaded, config, resolve(config.task).spec), loaded.payload
 
 
 def inputs(agent: Agent, seed: int = 7) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.checkpoint_subject import load_subject
+from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 
 sys.path.insert(0, str(Path(__file__).parent))  # `planted` is shared with the benchmark of the same faults

@@ -8,7 +8,7 @@ from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.checkpoint_subject import load_subject
+from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 
 LIGHT = Effort.light(DiagnosticsConfig())

@@ -12,7 +12,7 @@ from flowmbpo.models.reward_normalizer import RewardNormalizer
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import simnorm
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.checkpoint_subject import load_subject
+from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 from flowmbpo.training import updates
 

@@ -8,7 +8,7 @@ import torch
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.envs.make import make_env
-from flowmbpo.training.fog import action_figures
+from flowmbpo.training.collector import action_figures
 
 LENGTH = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1)).spec.tasks[0].episode_length
 

@@ -1,16 +1,14 @@
 """What a run is later asked about, and where it says that it comes from."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from flowmbpo.checkpoints.load import Loaded
-from flowmbpo.config.sections import EvaluationConfig, InitialConfig
+from flowmbpo.config.sections import EvaluationConfig
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.build import pinned
-from flowmbpo.runs.milestones import Milestones
-from flowmbpo.stages.initial import Initial
+from flowmbpo.runs.outcome import Milestones
+from flowmbpo.runs.start import pinned
 
 
 def seen(threshold, *returns, state=None):
@@ -33,21 +31,10 @@ def test_a_threshold_that_a_resume_changes_is_judged_on_what_came_before_too(thr
     assert seen(threshold, (400, 90.0), state=first.state_dict()).steps_to_threshold == steps
 
 
-@pytest.mark.parametrize("kept", [{"lineage": [{"name": "a"}]}, {"imported": {}}, {}])
-def test_a_checkpoint_that_kept_no_lineage_counts_as_one_run_from_scratch(kept):
-    config = load_experiment("mini3-b-residual")
-    loaded = Loaded(Path("x.pt"), {"epoch": 7, "env_steps": 900, **kept}, "0" * 64, True)
-    found = Initial(InitialConfig(checkpoint="x.pt"), loaded, config, source=None).lineage
-    if kept:
-        assert found == kept.get("lineage", [])
-    else:
-        assert [(run["name"], run["epochs"], run["env_steps"]) for run in found] == [("mini3-b-residual", 7, 900)]
-
-
 def test_a_run_names_its_files_by_absolute_paths(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     asked = load_experiment("mini3-a-residual", ["data={path: some/data}", "initial={checkpoint: ~/a.pt}"])
-    config = pinned(asked)
+    config = pinned(asked, resolve(asked.task))
     assert config.data.path == str(tmp_path / "some" / "data")
     assert config.initial.checkpoint == str(tmp_path / "home" / "a.pt")

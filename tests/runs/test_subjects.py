@@ -11,12 +11,11 @@ import torch
 from flowmbpo.checkpoints.load import load
 from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.light import LightDiagnosis
-from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
-from flowmbpo.runs import self_diagnosis
-from flowmbpo.runs.self_diagnosis import SelfDiagnosis
+from flowmbpo.runs import subjects as self_diagnosis
 from flowmbpo.runs.session import TrainingSession
-from flowmbpo.runs.trainers import make_trainer
+from flowmbpo.runs.subjects import SelfDiagnosis
+from flowmbpo.runs.train import run_epoch
 from flowmbpo.tracking.sink import read_rows
 
 KEYS = {
@@ -125,12 +124,6 @@ def test_resume_does_not_repeat_a_warning_and_keeps_the_cost(train, config, meas
     assert stored == {"findings": ["dead-critic"], "seconds": second.diagnostics_s}
 
 
-def test_checkpoint_of_an_earlier_version_starts_with_no_findings(config, tmp_path):
-    trainer = make_trainer(config(), make_env(config().task), CPU, tmp_path)
-    fresh = SelfDiagnosis(config(), trainer, None)
-    assert fresh.state_dict() == {"findings": [], "seconds": 0.0}
-
-
 @pytest.mark.parametrize("error", [DataError, RuntimeError, IndexError])
 def test_measurement_that_fails_costs_no_training(train, config, measured, caplog, error):
     def fail(subject):
@@ -144,44 +137,45 @@ def test_measurement_that_fails_costs_no_training(train, config, measured, caplo
     assert all("diagnostics/seconds" in row for row in rows_of(outcome))
 
 
-def test_agent_is_in_evaluation_mode_meanwhile_and_back_after(config, measured, tmp_path):
-    trainer = make_trainer(config(), make_env(config().task), CPU, tmp_path)
-    trainer.run_epoch()
+def test_agent_is_in_evaluation_mode_meanwhile_and_back_after(config, measured, assemble):
+    learner, collector = assemble(config())
+    run_epoch(learner, collector)
     modes = []
     measured(lambda subject: modes.append(subject.agent.training) or found())
     for mode in (True, False):
-        trainer.agent.train(mode)
-        SelfDiagnosis(config(), trainer).measure()
-        assert trainer.agent.training is mode
+        learner.agent.train(mode)
+        SelfDiagnosis(config(), learner).measure()
+        assert learner.agent.training is mode
     assert modes == [False, False]
 
 
-def test_draws_depend_on_seed_and_epoch_alone(config, measured, tmp_path):
+def test_draws_depend_on_seed_and_epoch_alone(config, measured, assemble):
     draws = []
     measured(lambda subject: draws.append(torch.rand(1, generator=subject.generator("x")).item()) or found())
     for seed, epoch in ((0, 50), (0, 50), (0, 100), (1, 50)):
-        trainer = make_trainer(config(seed=seed), make_env(config().task), CPU, tmp_path)
-        trainer.run_epoch()
-        trainer.epoch = epoch
-        SelfDiagnosis(config(seed=seed), trainer).measure()
+        learner, collector = assemble(config(seed=seed))
+        run_epoch(learner, collector)
+        learner.epoch = epoch
+        SelfDiagnosis(config(seed=seed), learner).measure()
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
 
 
-def test_measuring_leaves_weights_gradients_buffer_and_generators_alone(flow_config, tmp_path, same):
+def test_measuring_leaves_weights_gradients_buffer_and_generators_alone(flow_config, assemble, tmp_path, same):
     from flowmbpo.checkpoints.payload import capture_rng
 
     config = flow_config()
-    trainer = make_trainer(config, make_env(config.task), CPU, tmp_path)
-    trainer.run_epoch()
+    learner, collector = assemble(config)
+    run_epoch(learner, collector)
 
     def state():
-        gradients = {name: None if p.grad is None else p.grad.clone() for name, p in trainer.agent.named_parameters()}
-        whole = [trainer.state_dict(), trainer.replay.state_dict(), capture_rng(trainer.generators), gradients]
-        wanted = {name: p.requires_grad for name, p in trainer.agent.named_parameters()}
+        gradients = {name: None if p.grad is None else p.grad.clone() for name, p in learner.agent.named_parameters()}
+        whole = [*(part.state_dict() for part in (learner, collector, collector.replay)), gradients]
+        whole.append(capture_rng(learner.generators))
+        wanted = {name: p.requires_grad for name, p in learner.agent.named_parameters()}
         return torch.save([whole, wanted], tmp_path / "state.pt") or torch.load(tmp_path / "state.pt")
 
     before = state()
-    metrics = SelfDiagnosis(config, trainer).measure()
+    metrics = SelfDiagnosis(config, learner).measure()
     assert len(metrics) > 2
     assert same(before, state())

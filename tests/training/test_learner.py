@@ -45,7 +45,7 @@ def poisoned(make_trainer, make_agent):
 def test_model_update_on_a_poisoned_batch_changes_nothing_and_is_dumped(poisoned, field, dynamics):
     trainer = poisoned(field, dynamics)
     before = snapshot(trainer)
-    metrics = trainer._model_update()
+    metrics = trainer.update_model()
     assert not math.isfinite(metrics["grad_norm/model"])
     assert trainer.nonfinite == 1
     statistics = {name for name in changed(trainer, before) if ".scale." in name}
@@ -59,7 +59,7 @@ def test_model_update_on_a_poisoned_batch_changes_nothing_and_is_dumped(poisoned
 def test_policy_update_from_poisoned_starts_touches_neither_actor_nor_critic_nor_scale(poisoned):
     trainer = poisoned("obs")
     before = snapshot(trainer)
-    metrics = trainer._policy_update()
+    metrics = trainer.update_policy()
     assert changed(trainer, before) == set()
     assert "loss/critic" not in metrics
     assert trainer.nonfinite == 1
@@ -71,11 +71,11 @@ def test_policy_update_from_poisoned_starts_touches_neither_actor_nor_critic_nor
 
 def test_training_recovers_once_the_numbers_are_finite_again(poisoned):
     trainer = poisoned("obs", "gaussian")
-    trainer._model_update()
-    trainer._policy_update()
+    trainer.update_model()
+    trainer.update_policy()
     trainer.replay.obs.normal_(generator=torch.Generator().manual_seed(0))
     before = snapshot(trainer)
-    metrics = trainer._model_update() | trainer._policy_update()
+    metrics = trainer.update_model() | trainer.update_policy()
     assert all(math.isfinite(value) for value in metrics.values())
     assert trainer.nonfinite == 2
     assert {name.split(".")[0] for name in changed(trainer, before)} >= {"world_model", "actor", "critic"}
@@ -88,7 +88,7 @@ def test_one_bad_row_is_enough_to_refuse_the_batch(make_trainer):
     before = snapshot(trainer)
     while not trainer.nonfinite:
         before = snapshot(trainer)
-        trainer._model_update()
+        trainer.update_model()
     assert changed(trainer, before) == set()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowmbpo.training.schedule import learning_rate
+from flowmbpo.training.optimiser import learning_rate
 
 
 def test_linear_schedule_goes_from_initial_to_final():

@@ -1,0 +1,94 @@
+"""What a run says at its start, and the file that everything said goes to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.envs.resolve import ResolvedTask
+from flowmbpo.parity.comparison import LARGEST_GAP_PERCENT, parity, reference_config
+from flowmbpo.parity.cost import estimate_cost
+from flowmbpo.runs.directory import RunDirectory
+from flowmbpo.runs.dry_run import total_env_steps
+from flowmbpo.runs.start import Start
+from flowmbpo.stages.initial import Origins
+from flowmbpo.stages.transfer.report import TransferReport
+
+log = logging.getLogger("flowmbpo")
+log.setLevel(logging.INFO)
+
+
+def announce(start: Start, task: ResolvedTask, run_dir: RunDirectory, *, new: bool, console: bool) -> None:
+    """Which simulator stands in, sizes, cost, and of a new run what was taken over (also in `initial.json`)."""
+    for notice in task.notices:
+        log.warning("%s", notice)
+    _log_parity(start.config, task)
+    _log_high_cost(start.config, task)
+    if new and start.report is not None:
+        run_dir.write_json_atomic("initial.json", start.origins.initial)
+        _log_transfer(start.origins, start.report, console=console)
+
+
+@contextmanager
+def logged_to(file: Path, *, warn: bool) -> Iterator[None]:
+    """Whatever the package logs meanwhile goes to `file`, with times; warnings to stderr too if `warn`."""
+    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if warn:
+        handlers.append(logging.StreamHandler())
+        handlers[1].setLevel(logging.WARNING)
+        handlers[1].setFormatter(logging.Formatter("Warning: %(message)s"))
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _log_parity(config: ExperimentConfig, task: ResolvedTask) -> None:
+    """Say how far model and actor are from the MLP and Gaussian of the written widths; warn past 2%."""
+    gaps = parity(reference_config(config), config, task.spec, task.spec)
+    text = ", ".join(
+        f"{part.part} {part.b:,} parameters ({part.gap_percent:+.2f}% against the reference)"
+        for part in (gaps.model, gaps.actor)
+        if part.gap_percent is not None
+    )
+    log.log(
+        logging.INFO if gaps.within else logging.WARNING,
+        "%s; widths %s%s",
+        text,
+        gaps.widths_b,
+        "" if gaps.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size",
+    )
+
+
+def _log_high_cost(config: ExperimentConfig, task: ResolvedTask) -> None:
+    """Warn of a run that is marked `high_cost`, with the estimate of what it takes."""
+    if config.high_cost:
+        flops = config.training.epochs * estimate_cost(config, task.spec).flops_per_epoch
+        log.warning(
+            "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s",
+            config.name,
+            f"{total_env_steps(config, task):,}",
+            flops,
+            f" ({config.cost})" if config.cost else "",
+        )
+
+
+def _log_transfer(origins: Origins, report: TransferReport, *, console: bool) -> None:
+    """Say what was taken over from the initial checkpoint, what is new and what was dropped."""
+    assert origins.initial is not None
+    began = f"starts from {origins.initial['checkpoint']} (SHA-256 {origins.initial['sha256']})"
+    kept = {key: origins.initial[key] for key in ("optimisers", "replay", "planner")}
+    lines = [*report.lines(), *(f"{part}: {what}" for part, what in kept.items() if what != "none")]
+    for line, said in [(began, began), *((line, f"  {line}") for line in lines)]:
+        log.info("%s", line)
+        if console:
+            print(said, file=sys.stderr)

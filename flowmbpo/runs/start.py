@@ -1,0 +1,202 @@
+"""What a run starts from: its config as it is stored, its agent with the weights taken over, its dataset."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flowmbpo.checkpoints.load import Loaded
+from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.data.dataset.reader import Dataset
+from flowmbpo.envs.assignment import check_copies
+from flowmbpo.envs.resolve import ResolvedTask
+from flowmbpo.errors import ConfigError
+from flowmbpo.models.agent import Agent, seeded_agent
+from flowmbpo.runs.offline import dataset_facts, measure_rewards, open_dataset
+from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.initial import Origins, load_initial
+from flowmbpo.stages.transfer.report import TransferReport
+from flowmbpo.training.learner import Warmstart
+
+log = logging.getLogger("flowmbpo")
+
+DATA, WEIGHTS = "--data DIR", "--from CKPT"
+FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world model that is kept as it is
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run before its first step: the config as the run stores it, the agent, and what is told of its origins.
+
+    `dataset` is None where nothing of it is read; `report` says what was taken over from the initial checkpoint.
+    """
+
+    config: ExperimentConfig
+    agent: Agent
+    origins: Origins
+    dataset: Dataset | None = None
+    warmstart: Warmstart | None = None
+    report: TransferReport | None = None
+
+
+def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -> Start:
+    """Build what the run starts from, or with `loaded` what its checkpoint is then put into. Writes nothing.
+
+    Raises ConfigError, CheckpointError or DataError.
+    """
+    initial, report, warmstart = None, None, None
+    if config.initial is not None and (loaded is None or not has_begun(loaded)):
+        initial = load_initial(config.initial)
+        config = initial.adopt(config, task.spec)
+    dataset = open_dataset(config)
+    agent = seeded_agent(config, task.spec)
+    if initial is not None:
+        report = initial.take_over(agent)
+        warmstart = initial.warmstart(agent, config, report)
+        _check_frozen_model(config, task, report, warmstart)
+    if dataset is not None and not _reads_data(config, warmstart):
+        if initial is not None or config.initial is None:  # else it may have been read before this resume
+            log.warning("%s is not read: training.pretrain_steps is 0, and nothing is to be distilled", dataset.path)
+        dataset = None
+    if warmstart is not None and dataset is None and config.training.random_episodes == 0:
+        raise ConfigError(
+            "the checkpoint's dynamics are distilled on real windows, and there are none before the first epoch: "
+            "set training.random_episodes to at least 1, or name a dataset with --data DIR"
+        )
+    if dataset is not None and (report is None or "reward_normalizer" in report.parts("reinitialised")):
+        measure_rewards(agent, dataset, config, task)
+    if loaded is not None:
+        origins = Origins.restored(config, loaded.payload)
+    else:
+        origins = Origins(
+            config,
+            ancestors=[] if initial is None else initial.lineage,
+            initial=None if initial is None or report is None else initial.record(report),
+            data=None if dataset is None else dataset_facts(dataset, task),
+        )
+    return Start(config, agent, origins, dataset, warmstart, report)
+
+
+def initial_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
+    """The agent as the run began with it, in evaluation mode. Leaves the global generator as it is.
+
+    Raises CheckpointError where it began with a checkpoint's weights and that file is gone or another one now.
+    """
+    with torch.random.fork_rng(devices=[]):
+        agent = seeded_agent(config, spec).eval()
+    if config.initial is not None:
+        load_initial(config.initial).take_over(agent)
+    return agent
+
+
+def has_begun(loaded: Loaded) -> bool:
+    """Whether the run has done what it does once with the checkpoint that it starts from."""
+    return bool(loaded.payload["started"]) or int(loaded.payload["pretrained"]) > 0
+
+
+def pinned(config: ExperimentConfig, task: ResolvedTask) -> ExperimentConfig:
+    """The config with the backend that runs here and absolute paths written out, as it is stored and compared."""
+    data, initial = config.data, config.initial
+    if data is not None:
+        data = data.model_copy(update={"path": _absolute(data.path)})
+    if initial is not None:
+        initial = initial.model_copy(update={"checkpoint": _absolute(initial.checkpoint)})
+    return config.model_copy(update={"task": task.config, "data": data, "initial": initial})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises ConfigError for CUDA without a GPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device 'cuda': torch sees no GPU on this machine; use 'cpu' or 'auto' (see `flowmbpo doctor`)"
+        )
+    return torch.device(name)
+
+
+def set_up_compute(config: ExperimentConfig, device: str | None = None) -> torch.device:
+    """Threads and matrix-product precision of this process; the device, the config's or `device`.
+
+    Raises ConfigError as `resolve_device` does.
+    """
+    chosen = resolve_device(config.device if device is None else device)
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    torch.set_float32_matmul_precision(config.compute.precision)
+    return chosen
+
+
+def still_needed(config: ExperimentConfig) -> list[str]:
+    """Options that a run of this config cannot do without and does not have."""
+    training = config.training
+    data = config.data is None and (training.mode == "offline" or training.pretrain_steps > 0)
+    weights = config.initial is None and training.learn == "policy"
+    return [DATA] * data + [WEIGHTS] * weights
+
+
+def check_num_envs(config: ExperimentConfig, task: ResolvedTask) -> None:
+    """Raises ConfigError where a task of the set would have no environment to be stepped in."""
+    if config.training.mode == "online" and task.only is None:
+        check_copies(task.spec, config.task.num_envs)
+
+
+def check_config(config: ExperimentConfig, task: ResolvedTask) -> None:
+    """Refuse what only a whole experiment shows to be impossible. Raises ConfigError."""
+    check_num_envs(config, task)
+    training, needed = config.training, still_needed(config)
+    if DATA in needed and training.mode == "offline":
+        raise ConfigError(
+            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add {DATA} "
+            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
+        )
+    if DATA in needed:
+        raise ConfigError(
+            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add {DATA}, "
+            "or set it to 0"
+        )
+    if WEIGHTS in needed:
+        raise ConfigError(
+            f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
+            f"name a trained one with {WEIGHTS}"
+        )
+
+
+def _reads_data(config: ExperimentConfig, warmstart: Warmstart | None) -> bool:
+    """Whether a run has a use for its dataset."""
+    training = config.training
+    return training.mode == "offline" or training.pretrain_steps > 0 or warmstart is not None
+
+
+def _check_frozen_model(
+    config: ExperimentConfig, task: ResolvedTask, report: TransferReport, warmstart: Warmstart | None
+) -> None:
+    """Raises ConfigError where a world model would be kept as it is that nothing has trained."""
+    if config.training.learn != "policy":
+        return
+    running = {info.plain_name for info in task.running.tasks}
+    unknown = [start for start in report.tasks if start.how != "known" and start.task in running]
+    if unknown:
+        names = ", ".join(start.task for start in unknown)
+        raise ConfigError(
+            "training.learn 'policy' keeps the world model as it is, and the checkpoint's was never trained on "
+            f"{names}: a policy would learn the rewards of {unknown[0].source}. Name a task that it knows, or train "
+            "the model too (flowmbpo specialize)"
+        )
+    new = [part for part in report.parts("reinitialised") if part in FROZEN]
+    if warmstart is not None:
+        new = [part for part in new if part != "dynamics"]
+    if new:
+        details = "; ".join(f"{row.part}: {row.detail}" for row in report.rows if row.part in new)
+        raise ConfigError(
+            f"training.learn 'policy' keeps the world model as it is, and these parts of the checkpoint's do not fit: "
+            f"{details}. Take a preset with the checkpoint's model, set initial.distill_updates above 0 for dynamics "
+            "of another kind, or train the model too (training.learn all)"
+        )
