@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from flowmbpo.diagnostics import light
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics import registry
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.start import begin, resolve_device
@@ -73,10 +73,10 @@ def measure(preset: str, epochs: int, measurements: int, device: str) -> dict[st
 def _parts(diagnosis: SelfDiagnosis) -> dict[str, float]:
     """CPU seconds of each light diagnostic, the median of three."""
     functions = {
-        "esnr": light.light_esnr,
-        "jacobians": light.light_jacobians,
-        "rollout": light.light_rollout,
-        "health": light.light_health,
+        "esnr": registry.light_esnr,
+        "jacobians": registry.light_jacobians,
+        "rollout": registry.light_rollout,
+        "health": registry.light_health,
     }
     subject, effort = diagnosis.subject(), Effort.light(diagnosis.config.diagnostics)
     found = {}

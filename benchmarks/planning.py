@@ -29,7 +29,7 @@ from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.diagnostics.statistics import mean_interval
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.envs.resolve import resolve as resolve_task
-from flowmbpo.evaluation.returns import evaluate
+from flowmbpo.evaluation.results import evaluate
 from flowmbpo.presets.load import experiment_from_dict, mppi_config
 from flowmbpo.runs.acting import Acting, make_acting, planning_config
 from flowmbpo.runs.evaluate import SEED_BASE, evaluated_task, evaluation_env, load_agent

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flowmbpo.diagnostics.names import SUMMARIES
+from flowmbpo.diagnostics.interface import SUMMARIES
+from flowmbpo.documents import json_value
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo_cli.evaluate import check_suffix
 from flowmbpo_cli.output import only_document, people, print_document
@@ -55,8 +56,6 @@ def diagnose(
     Exit code 3: unhealthy. 1: a diagnostic failed.
     """
     _check(name, task, plot, out)
-    from flowmbpo.runs.diagnose import json_value
-
     with only_document(json_):
         outcome, files = _measure(name, checkpoint, task, seed, episodes, device, plot, out)
     document = json_value(outcome.to_dict())
@@ -98,7 +97,7 @@ def _measure(
     plot: Path | None,
     out: Path | None,
 ) -> tuple[DiagnoseOutcome, ReportFiles | None]:
-    from flowmbpo.diagnostics.effort import Effort
+    from flowmbpo.diagnostics.interface import Effort
     from flowmbpo.runs.diagnose import claim_folder, newest_checkpoint, write_report
     from flowmbpo.runs.diagnose import diagnose as run
 
@@ -141,5 +140,7 @@ def _print(outcome: DiagnoseOutcome) -> None:
     for each in outcome.measured:
         if each.diagnosis is not None:
             print_table(console, each.name, ["figure", "value"], each.diagnosis.rows())
+            if each.diagnosis.reading:
+                console.print(f"{each.diagnosis.reading}\n", markup=False, soft_wrap=True)
         else:
             console.print(f"{each.name}\nNot measured: {each.error}\n", markup=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
-from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
 _NEEDED = ("config", "epoch", "env_steps", "agent")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.documents import Document
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.parity.cost import ComputeCost, FlopCount, estimate_cost
 from flowmbpo.training.model_loss import model_loss
@@ -28,7 +28,7 @@ REPEATS = 5
 
 
 @dataclass(frozen=True)
-class UpdateMeasurement:
+class UpdateMeasurement(Document):
     """Forward and backward pass of one update at the config's own batch sizes, without the optimiser's step.
 
     An actor update encodes its start states and gives the critic its targets, as in training; a critic
@@ -38,18 +38,15 @@ class UpdateMeasurement:
     flops: int
     seconds: float
 
-    def to_dict(self) -> dict[str, float | int]:
-        """The JSON object."""
-        return {"flops": self.flops, "seconds": self.seconds}
-
 
 @dataclass(frozen=True)
 class ComputeDiagnosis(Diagnosis):
     """Costs of one model, actor and critic update: counted, timed (median of 5), and estimated before the run."""
 
+    derived = ("epoch_seconds", "reading")
     name: ClassVar[str] = "compute"
     cost: ComputeCost
-    updates: dict[str, UpdateMeasurement]
+    measured: dict[str, UpdateMeasurement]
     device: str
     threads: int
     rss_mb: float
@@ -58,45 +55,51 @@ class ComputeDiagnosis(Diagnosis):
     @property
     def epoch_seconds(self) -> float:
         """The updates of one epoch; environment steps and optimiser steps come on top."""
-        return sum(self.updates[name].seconds * count for name, count in self.cost.updates_per_epoch.items())
+        return sum(self._seconds(name) for name in self.measured)
+
+    def _seconds(self, name: str) -> float:
+        return self.measured[name].seconds * self.cost.updates_per_epoch[name]
+
+    @property
+    def reading(self) -> str:
+        """What most of an epoch's time goes into."""
+        most = max(self.measured, key=self._seconds)
+        if not self.epoch_seconds:
+            return "An epoch makes no updates."
+        share = self._seconds(most) / self.epoch_seconds
+        return f"An epoch's updates take {self.epoch_seconds:.3g} s here, {share:.0%} of it in those of the {most}."
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate's document, and `measured` beside it."""
-        return {
-            **self.cost.to_dict(),
-            "measured": {name: update.to_dict() for name, update in self.updates.items()},
-            "epoch_seconds": self.epoch_seconds,
-            "device": self.device,
-            "threads": self.threads,
-            "rss_mb": self.rss_mb,
-            "gpu_mb": self.gpu_mb,
-        }
+        own = super().to_dict()
+        estimate: dict[str, Any] = own.pop("cost")
+        return estimate | own
 
     def rows(self) -> list[Row]:
         """One row per update, then the epoch."""
-        found: list[Row] = [
+        rows: list[Row] = [
             ("network evaluations of a macro step", f"{self.cost.nfe} (an action: {self.cost.actor_nfe})"),
             ("compute index of an actor update", f"{self.cost.compute_index:g} network calls"),
         ]
-        for name, update in self.updates.items():
+        for name, update in self.measured.items():
             count = self.cost.updates_per_epoch[name]
-            found.append(
+            rows.append(
                 (f"{name} update", f"{update.flops:.3g} FLOPs, {1e3 * update.seconds:.3g} ms, {count} per epoch")
             )
-        found.append(("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"))
+        rows.append(("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"))
         memory = f"{self.rss_mb:,.0f} MB resident" + ("" if self.gpu_mb is None else f", {self.gpu_mb:,.0f} MB on GPU")
-        found.append(("memory of this process", memory))
-        found.append(("measured on", f"{self.device}, {self.threads} threads"))
-        return found
+        rows.append(("memory of this process", memory))
+        rows.append(("measured on", f"{self.device}, {self.threads} threads"))
+        return rows
 
     def draw(self, figure: Figure) -> None:
         """Seconds and FLOPs of one epoch, by update."""
-        names = list(self.updates)
+        names = list(self.measured)
         counts = [self.cost.updates_per_epoch[name] for name in names]
         left, right = figure.subplots(1, 2)
-        left.bar(names, [self.updates[n].seconds * c for n, c in zip(names, counts, strict=True)], color="#4477aa")
+        left.bar(names, [self._seconds(name) for name in names], color="#4477aa")
         left.set_ylabel("seconds per epoch")
-        right.bar(names, [self.updates[n].flops * c for n, c in zip(names, counts, strict=True)], color="#ee6677")
+        right.bar(names, [self.measured[n].flops * c for n, c in zip(names, counts, strict=True)], color="#ee6677")
         right.set_ylabel("FLOPs per epoch")
 
 
@@ -109,7 +112,7 @@ def measure_compute(subject: Subject, effort: Effort) -> ComputeDiagnosis:
     gpu = torch.cuda.max_memory_allocated(subject.device) / 1e6 if subject.device.type == "cuda" else None
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     return ComputeDiagnosis(
-        cost=cost, updates=updates, device=str(subject.device), threads=torch.get_num_threads(), rss_mb=rss, gpu_mb=gpu
+        cost=cost, measured=updates, device=str(subject.device), threads=torch.get_num_threads(), rss_mb=rss, gpu_mb=gpu
     )
 
 

@@ -14,8 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.names import SUMMARIES
+from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis, Row
 from flowmbpo.files import StagedFile
 
 SIZE = (9.0, 5.0)  # inches
@@ -76,17 +75,19 @@ border-bottom: 1px solid #eee; font-variant-numeric: tabular-nums; } td:first-ch
 img { max-width: 100%; height: auto; } code { font-size: .9em; overflow-wrap: anywhere; }
 .verdict { padding: .8rem 1rem; border-left: 6px solid #228833; background: #eef7f0; white-space: pre-line; }
 .verdict.bad { border-color: #cc3311; background: #fbeeea; } .verdict.unknown { border-color: #aa8800;
-background: #faf6e8; } .error { color: #a02000; } .how { color: #555; } nav a { margin-right: 1rem; }
+background: #faf6e8; } .error { color: #a02000; } .how { color: #555; }
+.reading { font-weight: 600; } nav a { margin-right: 1rem; }
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """One diagnostic of the page: its table and picture (PNG), or the error that stands in their place."""
+    """One diagnostic of the page: what it says, picture (PNG) and table, or the error that stands in their place."""
 
     name: str
     rows: Sequence[Row] = ()
     picture: bytes | None = None
+    reading: str = ""
     error: str | None = None
 
 
@@ -123,7 +124,8 @@ def _section(section: Section) -> str:
     )
     if section.error is not None:
         return f'{head}<p class="error">Not measured: {escape(section.error)}</p>\n</section>\n'
-    return f"{head}{_picture(section)}{_table(section.rows)}</section>\n"
+    reading = f'<p class="reading">{escape(section.reading)}</p>\n' if section.reading else ""
+    return f"{head}{reading}{_picture(section)}{_table(section.rows)}</section>\n"
 
 
 def _picture(section: Section) -> str:

@@ -1,19 +1,21 @@
-"""The diagnostics by name."""
+"""The diagnostics by name, and what a run measures of itself while it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from flowmbpo.diagnostics.actions.diagnosis import measure_actions
+from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.compute import measure_compute
-from flowmbpo.diagnostics.diagnosis import Diagnosis
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.esnr.diagnosis import measure_esnr
+from flowmbpo.diagnostics.esnr import light_esnr, measure_esnr
 from flowmbpo.diagnostics.gradient.diagnosis import measure_gradient
+from flowmbpo.diagnostics.health.finding import Finding
+from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
-from flowmbpo.diagnostics.jacobians.diagnosis import measure_jacobians
+from flowmbpo.diagnostics.interface import Diagnosis, Effort
+from flowmbpo.diagnostics.jacobians import light_jacobians, measure_jacobians
 from flowmbpo.diagnostics.reward_gap import measure_reward_gap
-from flowmbpo.diagnostics.rollout.diagnosis import measure_rollout
+from flowmbpo.diagnostics.rollout.diagnosis import light_rollout, measure_rollout
 from flowmbpo.diagnostics.subject import Subject
 
 DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
@@ -26,3 +28,23 @@ DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
     "actions": measure_actions,
     "compute": measure_compute,
 }
+
+
+@dataclass(frozen=True)
+class LightDiagnosis:
+    """Metrics by their keys in metrics.jsonl, and what is broken or worth knowing."""
+
+    metrics: dict[str, float]
+    findings: tuple[Finding, ...]
+
+
+def measure_light(subject: Subject, effort: Effort) -> LightDiagnosis:
+    """ESNR of both gradients, Jacobian norms, k-step errors, and the health checks that need no episodes.
+
+    The subject needs a replay buffer. Raises DataError where that is empty.
+    """
+    findings = tuple(light_health(subject, effort))  # first: where weights are not finite the rest cannot be measured
+    if any(finding.name == "nan-weights" for finding in findings):
+        return LightDiagnosis({}, findings)
+    metrics = light_esnr(subject, effort) | light_jacobians(subject, effort) | light_rollout(subject, effort)
+    return LightDiagnosis(metrics, findings)

@@ -1,6 +1,6 @@
-"""The same policy's rewards in the model and in the environment, from the same real start states.
+"""Predicted and real rewards of the same starts, side by side, and how far their sums are apart.
 
-Letters: T steps, N episodes, B rows.
+Letters: T steps, B = N W rows (N episodes of W rows each, episode by episode), R resamples.
 """
 
 from __future__ import annotations
@@ -9,49 +9,178 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.episodes import Episodes, run_episodes
-from flowmbpo.diagnostics.gradient.imagined import ImaginedRewards
-from flowmbpo.diagnostics.gradient.pairs import Gap, RewardPairs
-from flowmbpo.diagnostics.statistics import Fit, Interval, resample_counts
-from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.statistics import (
+    Fit,
+    Interval,
+    fit_line,
+    mean_interval,
+    middle_interval,
+    ratio_intervals,
+    resample_counts,
+)
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.documents import Document
 from flowmbpo.errors import DataError
+from flowmbpo.evaluation.episodes import Episodes
+from flowmbpo.models.actors.base import Actor
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.open_loop import draws_noise, rollout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 LONGEST = 200
 """Steps of an imagined episode: what lies beyond is not compared, and said so."""
 REPLICAS = 8  # imagined rollouts of each start; their mean is compared
-EPISODES = 3  # which episodes: see the offsets in `Subject`
+UNDEFINED = "no relative gap: the real sum may be 0"
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Mean reward of step 0, 1, ... of a window. `fits` is real against predicted reward, over windows."""
+class Gap(Document):
+    """Mean sums of rewards from the same starts, in real reward units, with 95% intervals over episodes.
+
+    `relative` is (model - real) / |real| of the sums over all starts; None where the real sum may be 0 (its
+    bootstrap interval holds it, or a single episode leaves it without one). Student's t for the sums and for the
+    paired gap, unbounded for a single episode; a bootstrap for `relative`.
+    """
+
+    model: Interval
+    real: Interval
+    gap: Interval
+    relative: Interval | None
+    episodes: int
+    starts: int
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, with a note where there is no relative gap."""
+        return super().to_dict() | ({"note": UNDEFINED} if self.relative is None else {})
+
+    def __str__(self) -> str:
+        sums = f"model {self.model}, real {self.real}"
+        if self.relative is None:
+            return f"{sums}; {UNDEFINED}"
+        share = Interval(100.0 * self.relative.value, 100.0 * self.relative.low, 100.0 * self.relative.high)
+        return f"{sums}; relative gap {share} %"
+
+
+@dataclass(frozen=True)
+class RewardPairs:
+    """`present` marks the steps that count: not those behind a time limit."""
+
+    model: Float[Tensor, "T B"]
+    real: Float[Tensor, "T B"]
+    present: Bool[Tensor, "T B"]
+    episodes: int
+
+    def rows(self, chosen: Bool[Tensor, " N"]) -> RewardPairs:
+        """Those of the chosen episodes."""
+        kept = chosen.repeat_interleave(self.model.shape[1] // self.episodes)
+        return RewardPairs(self.model[:, kept], self.real[:, kept], self.present[:, kept], int(chosen.sum()))
+
+    def gap(self, steps: int, counts: Float[Tensor, "R N"]) -> Gap:
+        """Of the sums over the first `steps` steps. `counts` are resamples of the episodes."""
+        model, real = (self._per_episode(rewards, steps) for rewards in (self.model, self.real))
+        gap = model - real
+        relative = None
+        earned = counts @ real
+        size = middle_interval(float(real.sum()), earned)
+        if self.episodes > 1 and (size.low > 0.0 or size.high < 0.0):
+            relative = middle_interval(float(gap.sum() / real.sum().abs()), (counts @ gap) / earned.abs())
+        return Gap(
+            model=mean_interval(model),
+            real=mean_interval(real),
+            gap=mean_interval(gap),
+            relative=relative,
+            episodes=self.episodes,
+            starts=self.model.shape[1],
+            steps=steps,
+        )
+
+    def curves(self, counts: Float[Tensor, "R N"]) -> tuple[list[Interval], list[Interval]]:
+        """Mean predicted and real reward of each step; nan where no window reaches it."""
+        present = self._episode_sums(self.present.double())
+        model, real = (
+            ratio_intervals(self._episode_sums(self.present * rewards), present, counts)
+            for rewards in (self.model, self.real)
+        )
+        return model, real
+
+    def fits(self) -> list[Fit]:
+        """The line from predicted (x) to real (y) reward at each step, over rows."""
+        return [
+            fit_line(model[here], real[here])
+            for model, real, here in zip(self.model, self.real, self.present, strict=True)
+        ]
+
+    def _per_episode(self, rewards: Float[Tensor, "T B"], steps: int) -> Float[Tensor, " N"]:
+        sums = (self.present * rewards)[:steps].double().sum(0)
+        return sums.view(self.episodes, -1).mean(-1).cpu()
+
+    def _episode_sums(self, figures: Float[Tensor, "T B"]) -> Float[Tensor, "N T"]:
+        return figures.double().view(len(figures), self.episodes, -1).sum(-1).T
+
+
+@dataclass(frozen=True)
+class ImaginedRewards:
+    """Plays the model from `batch.obs[0]`; real reward units, weighted by the predicted probability to be alive.
+
+    Where the model or the sampled policy draws noise, the mean of `replicas` rollouts of each row.
+    """
+
+    agent: Agent
+    generator: torch.Generator
+    replicas: int
+
+    @torch.no_grad()  # rewards are compared, nothing is differentiated
+    def open_loop(self, batch: Batch) -> Float[Tensor, "T B"]:
+        """Under the actions that were really taken."""
+        return self._play(batch, None, sampled=False)
+
+    @torch.no_grad()  # as above
+    def closed_loop(self, batch: Batch, *, sampled: bool) -> Float[Tensor, "T B"]:
+        """Under the policy's own actions on the imagined latents."""
+        return self._play(batch, self.agent.actor, sampled=sampled)
+
+    def _play(self, batch: Batch, actor: Actor | None, *, sampled: bool) -> Float[Tensor, "T B"]:
+        model = self.agent.world_model
+        alone = model.context(batch.task)
+        start = model.encode(batch.obs[0], alone)
+        replicas = self.replicas if sampled or draws_noise(model, start, batch.action[0], alone) else 1
+        context, noise = alone.repeat(replicas), self.generator if sampled else None
+        actions = batch.action.repeat(1, replicas, 1)
+
+        def controls(step: int, z: Tensor) -> Tensor:
+            return actions[step] if actor is None else actor(z, context, noise)
+
+        alive = torch.ones(len(context.discount), device=start.device)
+        rewards = []
+        walk = rollout(model, start.repeat(replicas, 1), controls, context, len(actions), self.generator)
+        for z, action, z_next in walk:
+            reward = self.agent.predict_reward(z, action, context)
+            rewards.append((reward * alive).double().view(replicas, -1).mean(0))
+            alive = alive * model.continuation(z_next, context)
+        return torch.stack(rewards)
+
+
+@dataclass(frozen=True)
+class Curves(Document):
+    """Mean reward of step 0, 1, ... of a window. `open_loop_fit` is real against predicted reward, over windows."""
 
     real: tuple[Interval, ...]
     open_loop: tuple[Interval, ...]
     closed_loop: tuple[Interval, ...]
-    fits: tuple[Fit, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "real": [each.to_dict() for each in self.real],
-            "open_loop": [each.to_dict() for each in self.open_loop],
-            "closed_loop": [each.to_dict() for each in self.closed_loop],
-            "open_loop_fit": [fit.to_dict() for fit in self.fits],
-        }
+    open_loop_fit: tuple[Fit, ...]
 
 
 @dataclass(frozen=True)
-class PolicyGaps:
+class PolicyGaps(Document):
     """One way of acting. `episodes` are whole (at most `LONGEST` steps); windows start at random steps of them.
 
     `open_loop` takes the real actions, `closed_loop` and `episodes` let the policy act on imagined latents.
@@ -64,17 +193,6 @@ class PolicyGaps:
     per_task: dict[str, Gap]
     broken: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "episodes": self.episodes.to_dict(),
-            "open_loop": self.open_loop.to_dict(),
-            "closed_loop": self.closed_loop.to_dict(),
-            "curves": self.curves.to_dict(),
-            "per_task": {task: gap.to_dict() for task, gap in self.per_task.items()},
-            "broken": self.broken,
-        }
-
 
 @dataclass(frozen=True)
 class RewardGapDiagnosis(Diagnosis):
@@ -83,22 +201,28 @@ class RewardGapDiagnosis(Diagnosis):
     name: ClassVar[str] = "reward-gap"
     deterministic: PolicyGaps
     sampled: PolicyGaps
-    cut: bool
+    episodes_cut_at: int | None
     resamples: int
+    imagined_rollouts_per_start: int = REPLICAS
 
-    def to_dict(self) -> dict[str, Any]:
-        """`deterministic` and `sampled` policy, each with episodes, windows and curves."""
-        return {
-            "deterministic": self.deterministic.to_dict(),
-            "sampled": self.sampled.to_dict(),
-            "episodes_cut_at": LONGEST if self.cut else None,
-            "imagined_rollouts_per_start": REPLICAS,
-            "resamples": self.resamples,
-        }
+    @property
+    def reading(self) -> str:
+        """Whether the model predicts more than the environment pays."""
+        gap = self.deterministic.episodes
+        if gap.gap.low <= 0.0 <= gap.gap.high:
+            return (
+                f"The model's return of an episode and the real one agree as far as {gap.episodes} episodes can tell "
+                f"({gap.gap.value:+.3g}, within {gap.gap.low:.3g} to {gap.gap.high:.3g})."
+            )
+        share = "" if gap.relative is None else f" ({abs(gap.relative.value):.0%} of it)"
+        if gap.gap.low > 0.0:
+            more = f"The model predicts {gap.gap.value:.3g} more than the environment pays for an episode{share}"
+            return f"{more}: the policy exploits its errors."
+        return f"The model predicts {-gap.gap.value:.3g} less than the environment pays for an episode{share}."
 
     def rows(self) -> list[Row]:
         """Whole episodes first, then windows."""
-        whole = f"the first {LONGEST} steps of episodes" if self.cut else "whole episodes"
+        whole = f"the first {LONGEST} steps of episodes" if self.episodes_cut_at else "whole episodes"
         rows: list[Row] = []
         for name, gaps in (("deterministic", self.deterministic), ("sampled", self.sampled)):
             rows += [
@@ -106,7 +230,7 @@ class RewardGapDiagnosis(Diagnosis):
                 (f"{gaps.closed_loop.steps}-step windows, {name}, imagined actions", str(gaps.closed_loop)),
                 (f"{gaps.open_loop.steps}-step windows, {name}, the real actions", str(gaps.open_loop)),
             ]
-            fits = gaps.curves.fits
+            fits = gaps.curves.open_loop_fit
             rows.append((f"real reward per predicted, {name}", "; ".join(
                 f"step {step}: slope {fits[step].slope:.3g}, correlation {fits[step].correlation:.3g}"
                 for step in sorted({0, gaps.open_loop.steps - 1, len(fits) - 1})
@@ -142,16 +266,12 @@ class RewardGapDiagnosis(Diagnosis):
 
 def measure_reward_gap(subject: Subject, effort: Effort) -> RewardGapDiagnosis:
     """Run the policy both ways and imagine the same. Raises DataError where no episode is sound."""
-    env = subject.open_env(subject.episode_count)
-    try:
-        seed = ENV_SEED_BASE + (EPISODES << 32) + subject.seed
-        deterministic = run_episodes(subject.agent.act, env, seed, subject.device)
-    finally:
-        env.close()
+    deterministic = subject.run(subject.agent.act, offset=3)
+    longest = max(task.episode_length for task in subject.agent.spec.tasks)
     return RewardGapDiagnosis(
         deterministic=_compare(subject, deterministic, effort, sampled=False),
         sampled=_compare(subject, subject.episodes, effort, sampled=True),
-        cut=max(task.episode_length for task in subject.agent.spec.tasks) > LONGEST,
+        episodes_cut_at=LONGEST if longest > LONGEST else None,
         resamples=effort.resamples,
     )
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from flowmbpo.documents import Document
+
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Document):
     """An estimate and its 95% confidence interval."""
 
     value: float
     low: float
     high: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The JSON object."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -66,8 +63,8 @@ def bootstrap_interval(
     value = statistic(rows)
     n = len(rows)
     index = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(rows.device)
-    found = torch.tensor([statistic(rows[chosen]) for chosen in index], dtype=torch.float64)
-    return middle_interval(value, found)
+    resampled = torch.tensor([statistic(rows[chosen]) for chosen in index], dtype=torch.float64)
+    return middle_interval(value, resampled)
 
 
 def resample_counts(n: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "R n"]:
@@ -77,10 +74,10 @@ def resample_counts(n: int, resamples: int, generator: torch.Generator) -> Float
     return counts.scatter_add_(1, index, torch.ones_like(counts))
 
 
-def middle_interval(value: float, found: Float[Tensor, " R"]) -> Interval:
-    """`value` with the middle 95% of its resampled values `found`; those that are nan are left out."""
+def middle_interval(value: float, resampled: Float[Tensor, " R"]) -> Interval:
+    """`value` with the middle 95% of its resampled values `resampled`; those that are nan are left out."""
     tail = (1.0 - CONFIDENCE) / 2
-    kept = found[~found.isnan()].double()
+    kept = resampled[~resampled.isnan()].double()
     if not len(kept):
         return Interval(value, math.nan, math.nan)
     low, high = torch.quantile(kept, torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
@@ -96,8 +93,8 @@ def ratio_intervals(
     """
     top, bottom = numerator.double().cpu(), denominator.double().cpu()
     values = _ratio(top.sum(0), bottom.sum(0)).tolist()
-    found = _ratio(counts @ top, counts @ bottom)
-    return [middle_interval(value, found[:, k]) for k, value in enumerate(values)]
+    resampled = _ratio(counts @ top, counts @ bottom)
+    return [middle_interval(value, resampled[:, k]) for k, value in enumerate(values)]
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
@@ -108,8 +105,8 @@ def share_interval(hits: int, n: int) -> Interval:
     """A share of `n` independent trials with Wilson's score interval (Wilson 1927); nan where n is 0."""
     if not n:
         return Interval(math.nan, 0.0, 1.0)
-    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(hits / n, float(found.low), float(found.high))
+    bounds = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(hits / n, float(bounds.low), float(bounds.high))
 
 
 def jackknife_interval(value: float, left_out: Float[Tensor, " n"]) -> Interval:
@@ -122,16 +119,12 @@ def jackknife_interval(value: float, left_out: Float[Tensor, " n"]) -> Interval:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Document):
     """Least-squares line `y = intercept + slope x` and Pearson's correlation; nan where x or y is constant."""
 
     correlation: float
     slope: float
     intercept: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {"correlation": self.correlation, "slope": self.slope, "intercept": self.intercept}
 
 
 def fit_line(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Fit:

@@ -15,9 +15,9 @@ from torch import Tensor
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.episodes import Behaviour, Episodes, run_episodes
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
+from flowmbpo.evaluation.episodes import Episodes, Policy, run_episodes
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.imagination import trusted_steps
@@ -176,7 +176,7 @@ class Subject:
         """Start states of one actor update, as the config trains with: the N of an ESNR."""
         return self.config.training.actor_batch_size or self.config.task.num_envs
 
-    def run(self, behaviour: Behaviour, offset: int) -> Episodes:
+    def run(self, behaviour: Policy, offset: int) -> Episodes:
         """One episode in each of `episode_count` copies; equal offsets give equal starts and equal chance."""
         env = self.open_env(self.episode_count)
         try:

@@ -1,4 +1,4 @@
-"""Evaluations as files: JSON with everything, CSV with one row per episode, and a README over both."""
+"""Returns in the real environment, and their files: JSON with everything, CSV with a row per episode, a README."""
 
 from __future__ import annotations
 
@@ -6,14 +6,130 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.errors import StorageError
-from flowmbpo.evaluation.returns import Evaluation
+import torch
+
+from flowmbpo.documents import Document
+from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.errors import EnvironmentFailure, StorageError
+from flowmbpo.evaluation.episodes import ClosedLoop, OnStart, Policy, whole_episodes
 from flowmbpo.files import refused, write_bytes_atomic
+
+
+@dataclass(frozen=True)
+class Evaluation(Document):
+    """Finished episodes, ordered by (environment, its episode).
+
+    `returns` are undiscounted sums of real rewards, `lengths` agent steps, `successes` the task's
+    success at each episode's last step (None where the task defines none), `tasks` the task names.
+    `faults` counts episodes that the simulator broke: they are in none of the figures, and the
+    environment's next episode stands in for each.
+    """
+
+    derived = ("episodes", "return_mean", "return_std", "length_mean", "success", "steps")
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    successes: tuple[float | None, ...]
+    tasks: tuple[str, ...]
+    faults: int = 0
+
+    @property
+    def episodes(self) -> int:
+        """Number of finished episodes."""
+        return len(self.returns)
+
+    @property
+    def return_mean(self) -> float:
+        """Mean return over episodes."""
+        return math.fsum(self.returns) / len(self.returns)
+
+    @property
+    def return_std(self) -> float:
+        """Population standard deviation of the returns (divided by their number; 0 for one episode)."""
+        mean = self.return_mean
+        return math.sqrt(math.fsum((value - mean) ** 2 for value in self.returns) / len(self.returns))
+
+    @property
+    def length_mean(self) -> float:
+        """Mean length in agent steps."""
+        return sum(self.lengths) / len(self.lengths)
+
+    @property
+    def success(self) -> float | None:
+        """Mean success over the episodes whose task defines it, or None."""
+        return _mean_success(self.successes)
+
+    @property
+    def steps(self) -> int:
+        """Agent steps in the counted episodes."""
+        return sum(self.lengths)
+
+    def per_task(self) -> dict[str, dict[str, float | int | None]]:
+        """Episodes, mean return and mean success of each task, in the order of their first episodes."""
+        rows: dict[str, list[int]] = {}
+        for episode, task in enumerate(self.tasks):
+            rows.setdefault(task, []).append(episode)
+        return {
+            task: {
+                "episodes": len(chosen),
+                "return_mean": math.fsum(self.returns[episode] for episode in chosen) / len(chosen),
+                "success": _mean_success(self.successes[episode] for episode in chosen),
+            }
+            for task, chosen in rows.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, figures per task included."""
+        return super().to_dict() | {"per_task": self.per_task()}
+
+
+def _mean_success(successes: Iterable[float | None]) -> float | None:
+    defined = [value for value in successes if value is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def evaluate(
+    policy: Policy, env: VectorEnv, episodes: int, seed: int, *, on_start: OnStart | None = None
+) -> Evaluation:
+    """Run `episodes` whole episodes from `env.reset(seed)`, closed loop, and report them (see `whole_episodes`).
+
+    Raises EnvironmentFailure on a non-finite reward too.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}: evaluate at least 1")
+    loop = ClosedLoop(policy, env, seed, on_start=on_start)
+    finished: list[list[tuple[float, int, float | None]]] = [[] for _ in range(env.num_envs)]
+    earned = torch.zeros(env.num_envs, dtype=torch.float64)
+    lasted = torch.zeros(env.num_envs, dtype=torch.long)
+    consequence = "evaluation goes on with the next episode"
+    for taken, ended in whole_episodes(loop, episodes, purpose="evaluated", consequence=consequence):
+        earned += taken.step.reward.to(earned)
+        lasted += 1
+        for index in ended:
+            success = float(taken.step.success[index])
+            finished[index].append(_episode(float(earned[index]), int(lasted[index]), success, index))
+        earned[loop.begins] = 0.0
+        lasted[loop.begins] = 0
+    names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
+    flat = [(*episode, names[index]) for index, own in enumerate(finished) for episode in own]
+    returns, lengths, successes, tasks = zip(*flat, strict=True)
+    return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks, faults=loop.faults)
+
+
+def _episode(total: float, length: int, success: float, index: int) -> tuple[float, int, float | None]:
+    if not math.isfinite(total):
+        raise EnvironmentFailure(
+            f"the simulator returned a non-finite reward in environment copy {index} during evaluation: "
+            "its return cannot be reported"
+        )
+    return total, length, None if math.isnan(success) else success
+
 
 REQUIRED = ("checkpoint", "checkpoint_sha256", "seed")
 HASH_DIGITS = 12
@@ -115,16 +231,16 @@ def _readme(folder: Path) -> str:
 
 def _readme_row(path: Path) -> str:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
         cells = (
-            f"`{found['checkpoint']}`",
-            f"`{found['checkpoint_sha256']}`",
-            found["task"],
-            found["seed"],
-            found["episodes"],
-            f"{found['return_mean']:.1f} +- {found['return_std']:.1f}",
-            "-" if found["success"] is None else f"{found['success']:.2f}",
-            planner_label(found.get("planner", {"kind": "policy"})),  # earlier files name none
+            f"`{result['checkpoint']}`",
+            f"`{result['checkpoint_sha256']}`",
+            result["task"],
+            result["seed"],
+            result["episodes"],
+            f"{result['return_mean']:.1f} +- {result['return_std']:.1f}",
+            "-" if result["success"] is None else f"{result['success']:.2f}",
+            planner_label(result["planner"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         # Somebody else's file, or an evaluation that is just being written: no reason to lose ours.

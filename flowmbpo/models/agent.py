@@ -12,10 +12,12 @@ from flowmbpo.config.actors import ActorConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.model import CriticConfig, ModelConfig
 from flowmbpo.models.build import build_actor
-from flowmbpo.models.heads import CriticEnsemble
+from flowmbpo.models.heads import CriticEnsemble, TwoHotReward
 from flowmbpo.models.reward_normalizer import Normalization, RewardNormalizer
+from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.running import RunningStd
+from flowmbpo.nets.two_hot import symexp, symlog
 from flowmbpo.spec import EnvSpec
 
 RETURN_SCALE_DECAY = 0.99
@@ -52,6 +54,25 @@ class Agent(nn.Module):
         z = self.world_model.latent(self.world_model.encode(obs, context))
         action: Tensor = self.actor(z, context, generator)
         return action
+
+    def learning_reward(self, reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """A real reward in the units of the model's rewards, and so of the critic: a head may stay in symlog space."""
+        normalised: Tensor = self.reward_normalizer(reward)
+        return symlog(normalised) if self._rewards_in_symlog else normalised
+
+    @torch.no_grad()  # a figure for people
+    def predict_reward(
+        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext
+    ) -> Float[Tensor, " B"]:
+        """Predicted rewards in the environment's own units: the inverse of `learning_reward`."""
+        reward = self.world_model.reward(z, action, context)
+        return self.reward_normalizer.inverse(symexp(reward) if self._rewards_in_symlog else reward)
+
+    @property
+    def _rewards_in_symlog(self) -> bool:
+        """PWM's actor maximises symlog rewards."""
+        head = self.world_model.reward_head
+        return isinstance(head, TwoHotReward) and head.config.decode == "symlog"
 
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:

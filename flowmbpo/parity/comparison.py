@@ -9,10 +9,10 @@ from typing import Any
 from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.config.dynamics import MLPDynamicsConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
+from flowmbpo.documents import Document
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
 from flowmbpo.models.agent import build_meta_agent
-from flowmbpo.parity.cost import ComputeCost, estimate_cost
-from flowmbpo.parity.parameters import parameter_counts, solved_widths
+from flowmbpo.parity.cost import ComputeCost, estimate_cost, parameter_counts, solved_widths
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo.spec import EnvSpec
 
@@ -21,9 +21,10 @@ COMPARED = ("encoder", "dynamics", "reward")  # what the study keeps equal (its 
 
 
 @dataclass(frozen=True)
-class PartParity:
+class PartParity(Document):
     """One part's parameter counts; the gap is b's relative to a's, in percent (None where a has none)."""
 
+    derived = ("gap_percent",)
     part: str
     a: int
     b: int
@@ -35,41 +36,25 @@ class PartParity:
             return 0.0 if self.b == 0 else None
         return 100.0 * (self.b - self.a) / self.a
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {"part": self.part, "a": self.a, "b": self.b, "gap_percent": self.gap_percent}
-
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Document):
     """Counts of two configs side by side. `within` holds when model and actor differ by at most 2%."""
 
+    derived = ("within",)
     a: str
     b: str
     parts: tuple[PartParity, ...]
     model: PartParity
     actor: PartParity
-    widths_a: dict[str, Any]
-    widths_b: dict[str, Any]
+    solved_widths: dict[str, dict[str, Any]]
+    largest_gap_percent: float = LARGEST_GAP_PERCENT
 
     @property
     def within(self) -> bool:
         """Whether encoder + dynamics + reward, and the actor, differ by at most 2%."""
         gaps = (self.model.gap_percent, self.actor.gap_percent)
         return all(gap is not None and abs(gap) <= LARGEST_GAP_PERCENT for gap in gaps)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "parts": [part.to_dict() for part in self.parts],
-            "model": self.model.to_dict(),
-            "actor": self.actor.to_dict(),
-            "solved_widths": {"a": self.widths_a, "b": self.widths_b},
-            "largest_gap_percent": LARGEST_GAP_PERCENT,
-            "within": self.within,
-        }
 
 
 def parity(a: ExperimentConfig, b: ExperimentConfig, spec_a: EnvSpec, spec_b: EnvSpec) -> Parity:
@@ -83,8 +68,7 @@ def parity(a: ExperimentConfig, b: ExperimentConfig, spec_a: EnvSpec, spec_b: En
         parts=parts,
         model=PartParity("model", *(sum(counts[name] for name in COMPARED) for counts in (left, right))),
         actor=PartParity("actor", left["actor"], right["actor"]),
-        widths_a=solved_widths(agents[0]),
-        widths_b=solved_widths(agents[1]),
+        solved_widths={name: solved_widths(agent) for name, agent in zip("ab", agents, strict=True)},
     )
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.documents import Document
 from flowmbpo.models.agent import Agent, build_agent
-from flowmbpo.parity.parameters import parameter_counts
 from flowmbpo.spec import EnvSpec
 from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.model_loss import model_loss
@@ -33,6 +33,11 @@ class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here: torch need not import its compiler (2 s) and pass through it at every step."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -67,7 +72,7 @@ class UpdateCost:
 
 
 @dataclass(frozen=True)
-class ComputeCost:
+class ComputeCost(Document):
     """Costs of one experiment's updates.
 
     `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action.
@@ -118,7 +123,10 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     with torch.random.fork_rng(devices=[]):
         agent = build_agent(config, spec)
     training = config.training
-    measured = [_measure_all(agent, config, spec, rows) for rows in PROBE_ROWS]
+    measured = [
+        {name: _measure(probe, agent) for name, probe in _probes(agent, config, spec, rows).items()}
+        for rows in PROBE_ROWS
+    ]
 
     def cost(name: str, rows: float) -> UpdateCost:
         return UpdateCost.at(rows, measured[0][name], measured[1][name])
@@ -172,34 +180,33 @@ def _replay_bytes(capacity: int, spec: EnvSpec) -> int:
     return capacity * (FLOAT_BYTES * (spec.obs_dim + spec.action_dim) + reward_and_index + flags)
 
 
-def _measure_all(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, UpdateCost]:
-    return {name: _measure(probe, agent) for name, probe in _probes(agent, config, spec, rows).items()}
-
-
 def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, Callable[[], None]]:
     generator = torch.Generator().manual_seed(0)
-    horizon = config.training.horizon
     task = torch.zeros(rows, dtype=torch.long)
-    obs = torch.randn(horizon + 1, rows, spec.obs_dim, generator=generator)
-    batch = Batch(
-        obs=obs,
-        action=torch.rand(horizon, rows, spec.action_dim, generator=generator) * 2.0 - 1.0,
-        reward=torch.randn(horizon, rows, generator=generator),
-        terminated=torch.zeros(horizon, rows, dtype=torch.bool),
-        valid=torch.ones(horizon, rows, dtype=torch.bool),
-        task=task,
-    )
+
+    def batch(horizon: int) -> Batch:
+        return Batch(
+            obs=torch.randn(horizon + 1, rows, spec.obs_dim, generator=generator),
+            action=torch.rand(horizon, rows, spec.action_dim, generator=generator) * 2.0 - 1.0,
+            reward=torch.randn(horizon, rows, generator=generator),
+            terminated=torch.zeros(horizon, rows, dtype=torch.bool),
+            valid=torch.ones(horizon, rows, dtype=torch.bool),
+            task=task,
+        )
+
+    windows = batch(config.training.horizon)
+    obs = windows.obs[0]
     with torch.no_grad():
         context = agent.world_model.context(task)
-        start = agent.world_model.encode(obs[0], context)
+        start = agent.world_model.encode(obs, context)
         z = agent.world_model.latent(start)
 
     def model() -> None:
-        _backward(model_loss(agent.world_model, batch, batch.reward, config.training, generator).total)
+        _backward(model_loss(agent.world_model, windows, windows.reward, config.training, generator).total)
 
     def actor() -> None:
         with torch.no_grad():
-            agent.world_model.encode(obs[0], context)  # the update encodes its start states
+            agent.world_model.encode(obs, context)  # the update encodes its start states
         with frozen(agent.world_model, agent.critic):
             loss = actor_objective(agent, start, context, config.training, generator).loss
             if config.training.preactivation_penalty > 0.0:
@@ -214,25 +221,13 @@ def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) ->
             agent.critic(z, context)
 
     def trust() -> None:
-        trusted_steps(agent.world_model, _shortened(batch, config.training.longest_actor_horizon), 1.0)
+        trusted_steps(agent.world_model, batch(config.training.longest_actor_horizon), 1.0)
 
     def act() -> None:
-        agent.act(obs[0], task, generator)
+        agent.act(obs, task, generator)
 
     probes = {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
     return probes if config.training.adaptive_horizon is None else probes | {"trust": trust}
-
-
-def _shortened(batch: Batch, horizon: int) -> Batch:
-    """The first `horizon` steps of every window."""
-    return Batch(
-        obs=batch.obs[: horizon + 1],
-        action=batch.action[:horizon],
-        reward=batch.reward[:horizon],
-        terminated=batch.terminated[:horizon],
-        valid=batch.valid[:horizon],
-        task=batch.task,
-    )
 
 
 def _backward(loss: Tensor) -> None:
@@ -251,3 +246,31 @@ def _measure(probe: Callable[[], None], agent: Agent) -> UpdateCost:
     with FlopCount() as count, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         probe()
     return UpdateCost(count.flops, sum(kept.values()))
+
+
+def parameter_counts(agent: Agent) -> dict[str, int]:
+    """Trainable parameters of every part of the agent; an absent part counts 0."""
+    model = agent.world_model
+    parts: dict[str, nn.Module | None] = {
+        "encoder": model.encoder,
+        "dynamics": model.dynamics,
+        "reward": model.reward_head,
+        "termination": model.termination_head,
+        "task_embedding": model.tasks,
+        "actor": agent.actor,
+        "critic": agent.critic,
+    }
+    return {name: 0 if part is None else count_parameters(part) for name, part in parts.items()}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def solved_widths(agent: Agent) -> dict[str, Any]:
+    """Hidden widths of the parts whose widths parity may solve."""
+    return {
+        "dynamics": list(agent.world_model.dynamics.hidden_units),
+        "actor": list(agent.actor.hidden_units),
+    }

@@ -15,7 +15,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.model import TwoHotRewardConfig
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import CheckpointError
-from flowmbpo.evaluation.returns import OnStart
+from flowmbpo.evaluation.episodes import OnStart
 from flowmbpo.models.agent import Agent
 from flowmbpo.planning.mppi import MPPIPlanner
 from flowmbpo.planning.q_ensemble import imported_objective

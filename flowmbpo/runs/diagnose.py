@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.weights import require_finite
+from flowmbpo.diagnostics.interface import Diagnosis, Effort
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
+from flowmbpo.documents import json_value
 from flowmbpo.errors import FlowMBPOError, StorageError
 from flowmbpo.files import StagedFile, refused
 from flowmbpo.runs.subjects import load_subject, newest_checkpoint
@@ -229,17 +228,6 @@ def report_page(outcome: DiagnoseOutcome) -> Page:
     return Page(title, verdict, healthy, facts, [_section(each) for each in outcome.measured])
 
 
-def json_value(value: Any) -> Any:
-    """`value` as JSON can hold it: nan and infinity become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): json_value(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(inner) for inner in value]
-    return value
-
-
 def _verdict(outcome: DiagnoseOutcome) -> tuple[bool | None, str]:
     health = next((each for each in outcome.measured if each.name == HEALTH), None)
     if health is None or health.diagnosis is None:
@@ -256,7 +244,8 @@ def _section(measured: Measured) -> Section:
         return Section(measured.name, error=str(measured.error))
     from flowmbpo.diagnostics.page import draw_png  # matplotlib: a second that a plain diagnosis need not wait
 
-    return Section(measured.name, rows=measured.diagnosis.rows(), picture=draw_png(measured.diagnosis))
+    shown = measured.diagnosis
+    return Section(measured.name, rows=shown.rows(), picture=draw_png(shown), reading=shown.reading)
 
 
 def _free_stem(folder: Path, document: Mapping[str, Any]) -> str:

@@ -18,9 +18,8 @@ from flowmbpo.envs.make import make_env, open_env
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.evaluation.record import record_episodes
-from flowmbpo.evaluation.results import write_results
-from flowmbpo.evaluation.returns import Evaluation, evaluate
+from flowmbpo.evaluation.episodes import film_episodes
+from flowmbpo.evaluation.results import Evaluation, evaluate, write_results
 from flowmbpo.models.agent import Agent, build_agent
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
@@ -218,7 +217,7 @@ def _film(acting: Acting, task: ResolvedTask, seed: int, video: Path) -> None:
     from flowmbpo.tracking.video import write_video
 
     with open_env(task, copies=1, workers=0) as env:
-        write_video(record_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
+        write_video(film_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
 
 
 def _metrics_beside(checkpoint: Path) -> Path:

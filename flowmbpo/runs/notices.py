@@ -64,7 +64,7 @@ def _log_parity(config: ExperimentConfig, task: ResolvedTask) -> None:
         logging.INFO if gaps.within else logging.WARNING,
         "%s; widths %s%s",
         text,
-        gaps.widths_b,
+        gaps.solved_widths["b"],
         "" if gaps.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size",
     )
 

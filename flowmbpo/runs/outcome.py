@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from flowmbpo.config.sections import EvaluationConfig
-from flowmbpo.evaluation.returns import Evaluation
+from flowmbpo.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)

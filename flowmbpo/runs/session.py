@@ -21,7 +21,7 @@ from flowmbpo.checkpoints.save import CheckpointStore, epoch_name
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import StorageError
-from flowmbpo.evaluation.returns import Evaluation, evaluate
+from flowmbpo.evaluation.results import Evaluation, evaluate
 from flowmbpo.parity.cost import ComputeCost, estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.evaluate import evaluation_env, evaluation_episodes, evaluation_seed

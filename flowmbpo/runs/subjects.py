@@ -14,9 +14,9 @@ import torch
 from flowmbpo.checkpoints.load import AlteredReplayError, Loaded, load, load_replay
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Finding
-from flowmbpo.diagnostics.light import measure_light
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.registry import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.envs.assignment import lane_tasks
 from flowmbpo.envs.contract import VectorEnv

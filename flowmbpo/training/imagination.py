@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.actors.base import Actor
+from flowmbpo.models.open_loop import encode_windows, squared_errors, unroll
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 
@@ -69,20 +70,11 @@ def k_step_errors(model: WorldModel, batch: Batch) -> tuple[Float[Tensor, " H"],
     on z; windows that have ended before k do not count (NaN where none is left). Stochastic dynamics
     take their deterministic step.
     """
-    horizon, width = batch.reward.shape
-    context = model.context(batch.task)
-    encoded = model.encode(batch.obs.flatten(0, 1), context.repeat(horizon + 1))
-    z = model.latent(encoded).view(horizon + 1, width, -1)
-    state = encoded.view(horizon + 1, width, -1)[0]
-    predicted = []
-    for action in batch.action:
-        state = model.next(state, action, context)
-        predicted.append(model.latent(state))
-    counted = batch.valid.to(z.dtype)
-    windows = counted.sum(-1)
-    model_error = ((torch.stack(predicted) - z[1:]).square().mean(-1) * counted).sum(-1) / windows
-    trivial_error = ((z[:1] - z[1:]).square().mean(-1) * counted).sum(-1) / windows
-    return model_error, trivial_error
+    real = encode_windows(model, batch)
+    predicted = unroll(model, real.states[0], batch.action, real.context)
+    error, trivial = squared_errors(predicted, real.z, batch.valid)
+    windows = batch.valid.sum(-1)
+    return error.sum(-1) / windows, trivial.sum(-1) / windows
 
 
 def trusted_steps(model: WorldModel, batch: Batch, tolerance: float) -> Int[Tensor, ""]:

@@ -6,8 +6,7 @@ import shutil
 import pytest
 import torch
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis
-from flowmbpo.diagnostics.names import SUMMARIES
+from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import DataError
 from flowmbpo_cli.diagnose import complete_name
@@ -142,7 +141,7 @@ def test_newest_run_is_taken_where_none_is_named_and_said(command, diagnostics, 
     assert "No checkpoint named: diagnosing outputs/test/" in finished.stderr
 
 
-def test_no_run_anywhere_is_an_error_that_says_what_to_do(command):
+def test_no_run_anywhere_is_an_error_with_advice(command):
     finished = command("diagnose", "esnr", "--json")
     assert finished.code == 2
     assert finished.document["error"]["kind"] == "checkpoint"
@@ -174,9 +173,7 @@ def test_failure_of_the_one_named_is_the_commands(command, diagnostics, run):
         ({"health": Fake("health", healthy=False), "rollout": DataError("no window")}, 3),  # what is known counts
     ],
 )
-def test_all_writes_both_files_says_where_and_exits_by_what_it_found(
-    command, diagnostics, run, tmp_path, results, code
-):
+def test_all_writes_both_files_and_exits_by_its_verdict(command, diagnostics, run, tmp_path, results, code):
     diagnostics(**results)
     finished = command("diagnose", "all", run)
     assert finished.code == code

@@ -51,7 +51,7 @@ def test_what_cannot_be_compared_is_a_user_error(command, args, message):
     assert finished.code == 2 and message in finished.document["error"]["message"]
 
 
-def test_a_run_of_an_alias_differs_from_its_preset_in_nothing(command, tmp_path):
+def test_run_of_an_alias_equals_its_preset(command, tmp_path):
     """A run stores the backend that ran; the preset leaves it open."""
     (tmp_path / "ant.yaml").write_text("extends: quickstart\ntask: {name: ant, num_envs: 2}\n")
     config = load_experiment("ant.yaml")

@@ -22,7 +22,7 @@ SMALL = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_subject():
     """A subject of `quickstart` made small, its weights moved off their zero-initialised heads."""
 

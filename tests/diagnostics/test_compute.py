@@ -1,4 +1,4 @@
-"""The `compute` diagnosis: what it reports, and that measuring changes nothing. Its counts: test_flops.py."""
+"""The `compute` diagnosis: what it reports, and that measuring changes nothing (its counts: parity/test_cost.py)."""
 
 import json
 
@@ -7,16 +7,20 @@ import torch
 from matplotlib.figure import Figure
 
 from flowmbpo.diagnostics.compute import measure_compute
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.interface import Effort
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def subject(make_subject):
     return make_subject("training.preactivation_penalty=0.1", "training.actor_input_gradient=detached")
 
 
-def test_document_has_every_figure_and_no_gap(subject):
-    diagnosis = measure_compute(subject, Effort())
+@pytest.fixture(scope="module")
+def diagnosis(subject):
+    return measure_compute(subject, Effort())
+
+
+def test_document_has_every_figure_and_no_gap(diagnosis):
     document = json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
     assert document["measured"].keys() == {"model", "actor", "critic"}
     assert all(update["flops"] > 0 and update["seconds"] > 0 for update in document["measured"].values())
@@ -25,15 +29,14 @@ def test_document_has_every_figure_and_no_gap(subject):
     assert document["threads"] == torch.get_num_threads()
 
 
-def test_seconds_of_an_epoch_count_every_update(subject):
-    diagnosis = measure_compute(subject, Effort())
+def test_seconds_of_an_epoch_count_every_update(diagnosis):
     counts = diagnosis.cost.updates_per_epoch
-    assert diagnosis.epoch_seconds == pytest.approx(sum(diagnosis.updates[n].seconds * counts[n] for n in counts))
+    assert diagnosis.epoch_seconds == pytest.approx(sum(diagnosis.measured[n].seconds * counts[n] for n in counts))
 
 
 def test_penalty_is_part_of_a_measured_actor_update(make_subject):
     plain, penalised = (
-        measure_compute(make_subject(f"training.preactivation_penalty={weight}"), Effort()).updates["actor"].flops
+        measure_compute(make_subject(f"training.preactivation_penalty={weight}"), Effort()).measured["actor"].flops
         for weight in (0.0, 0.1)
     )
     assert penalised > plain
@@ -48,8 +51,7 @@ def test_measuring_leaves_weights_gradients_and_the_global_generator_alone(subje
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_picture_and_table_show_every_update(subject):
-    diagnosis = measure_compute(subject, Effort())
+def test_picture_and_table_show_every_update(diagnosis):
     figure = Figure()
     diagnosis.draw(figure)
     assert [len(axes.patches) for axes in figure.axes] == [3, 3]

@@ -42,13 +42,13 @@ def test_positive_mean_keeps_its_interval_positive():
     assert found.low > 0.0 > mean_interval(torch.tensor([1.0, 2.0, 6.0])).low
 
 
-def test_positive_mean_of_equal_samples_is_as_wide_as_their_rounding():
+def test_equal_samples_leave_an_interval_of_their_rounding():
     found = positive_mean_interval(torch.full((5,), 3.0), rounding=1e-5)
     assert (found.low, found.high) == pytest.approx((3.0 / (1.0 + 1e-5), 3.0 * (1.0 + 1e-5)), rel=1e-12)
     assert positive_mean_interval(torch.zeros(5)).high == 0.0
 
 
-def test_positive_mean_covers_a_skewed_mean_better_than_the_plain_interval():
+def test_logarithmic_interval_covers_a_skewed_mean_better():
     """Means of 3 squares of normal numbers, mean 1; 16 of them."""
     rng = generator(1)
     samples = torch.randn(REPEATS, 16, 3, generator=rng).square().mean(-1)

@@ -13,7 +13,7 @@ from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
-from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY
 from flowmbpo.presets.library import Library, preset_names, presets_folder
 from flowmbpo.presets.load import control_info, load_experiment, preset_info, to_yaml

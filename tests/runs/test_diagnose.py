@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.load import load
-from flowmbpo.diagnostics.diagnosis import Diagnosis
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.buffer import check_buffer
-from flowmbpo.diagnostics.names import SUMMARIES
+from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis, Effort
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, StorageError
 from flowmbpo.runs import diagnose as diagnosis_files

@@ -11,7 +11,7 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.evaluation.returns import evaluate as evaluate_policy
+from flowmbpo.evaluation.results import evaluate as evaluate_policy
 from flowmbpo.runs.evaluate import SEED_BASE, load_agent
 
 FIELDS = {

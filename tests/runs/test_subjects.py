@@ -10,7 +10,7 @@ import torch
 
 from flowmbpo.checkpoints.load import load
 from flowmbpo.diagnostics.health.finding import Finding
-from flowmbpo.diagnostics.light import LightDiagnosis
+from flowmbpo.diagnostics.registry import LightDiagnosis
 from flowmbpo.errors import DataError
 from flowmbpo.runs import subjects as self_diagnosis
 from flowmbpo.runs.session import TrainingSession

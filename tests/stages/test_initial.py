@@ -11,8 +11,8 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import CheckpointError, ConfigError, DataError

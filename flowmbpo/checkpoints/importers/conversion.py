@@ -23,7 +23,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
-from flowmbpo.parity.parameters import parameter_counts
+from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
 

@@ -13,15 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.esnr.estimate import inner_products
+from flowmbpo.diagnostics.esnr_estimate import inner_products
 from flowmbpo.diagnostics.statistics import Interval, middle_interval
+from flowmbpo.documents import Document
 
 UNRESOLVED = "not distinguishable from noise"
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Document):
     """Cosine between model and reference, and |model| / |reference|.
 
     A squared norm that is estimated without bias comes out <= 0 where noise is all that was measured (or
@@ -35,22 +36,8 @@ class Alignment:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; null, and a `note`, for what is not distinguishable from noise."""
-        figures = {"cosine": self.cosine, "norm_ratio": self.norm_ratio}
-        found: dict[str, Any] = {
-            name: None if math.isnan(figure.value) else figure.to_dict() for name, figure in figures.items()
-        }
-        note = {"note": UNRESOLVED} if math.isnan(self.cosine.value) else {}
-        return found | {"model_norm": self.model_norm, "reference_norm": self.reference_norm} | note
-
-    @property
-    def cosine_told(self) -> str:
-        """For people."""
-        return _told(self.cosine)
-
-    @property
-    def ratio_told(self) -> str:
-        """For people."""
-        return _told(self.norm_ratio)
+        told = {name: None for name in ("cosine", "norm_ratio") if math.isnan(getattr(self, name).value)}
+        return super().to_dict() | told | ({"note": UNRESOLVED} if "cosine" in told else {})
 
 
 def align_means(
@@ -96,15 +83,15 @@ def align_rows(
     return _alignment(sums.mean(-1, keepdim=True), sums @ counts.T / counts.sum(-1))
 
 
-def _alignment(value: Float[Tensor, "3 1"], found: Float[Tensor, "3 R"]) -> Alignment:
+def _alignment(value: Float[Tensor, "3 1"], resampled: Float[Tensor, "3 R"]) -> Alignment:
     """From inner products [model x reference, model^2, reference^2]."""
     own, other = (float(product[0].clamp(min=0.0).sqrt()) for product in value[1:])
     cosine = ratio = NOTHING
     if other > 0.0:
-        angles = middle_interval(float(_angle(value)), _angle(found))
+        angles = middle_interval(float(_angle(value)), _angle(resampled))
         ratio = Interval(_slope(angles.value), _slope(angles.low), _slope(angles.high))
         if own > 0.0:
-            cosine = middle_interval(float(_cosine(value)), _cosine(found))
+            cosine = middle_interval(float(_cosine(value)), _cosine(resampled))
     return Alignment(cosine, ratio, own, other)
 
 
@@ -127,5 +114,6 @@ def _slope(angle: float) -> float:
     return math.inf if angle >= math.pi / 2 - 1e-12 else math.tan(angle)
 
 
-def _told(figure: Interval) -> str:
+def told(figure: Interval) -> str:
+    """For people."""
     return UNRESOLVED if math.isnan(figure.value) else str(figure)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.gradient.agreement import Alignment, align_means, align_rows
-from flowmbpo.diagnostics.gradient.differences import DELTA, difference_gradient
-from flowmbpo.diagnostics.gradient.exact import exact_gradient
+from flowmbpo.diagnostics.gradient.agreement import Alignment, align_means, align_rows, told
 from flowmbpo.diagnostics.gradient.model import ModelGradient, model_gradient
-from flowmbpo.diagnostics.gradient.objective import RealObjective, ReferenceGradient
-from flowmbpo.diagnostics.gradient.policy import FixedNoise
-from flowmbpo.diagnostics.gradient.starts import Starts, collect_starts
+from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, ReferenceGradient, Starts, collect_starts
+from flowmbpo.diagnostics.gradient.reference import DELTA, difference_gradient, exact_gradient
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
 from flowmbpo.envs.contract import VectorEnv
@@ -34,6 +30,7 @@ DIRECTIONS = 8
 """Action dimensions up to which every one is displaced; random sign vectors per step beyond."""
 REPLAY_COPIES, REPLAY_MOMENTS, REPLAY_DIRECTIONS = 8, 2, 2
 """The same where a saved state is reached again only by running its episode up to it."""
+ALIGNED = 0.7  # a cosine from which on the reading calls two gradients one direction
 FEWEST_COPIES = 8  # a bootstrap over fewer says nothing
 EPISODES = 2  # which episodes: see the offsets in `Subject`
 
@@ -42,15 +39,16 @@ EPISODES = 2  # which episodes: see the offsets in `Subject`
 class GradientDiagnosis(Diagnosis):
     """Agreement of model and reference: of the parameters' gradient, and of dJ/du step by step (a = tanh(u)).
 
-    `alignment` is of the gradient as the config trains (`input_gradient`), `through` and `detached`
+    `gradient` is of the gradient as the config trains (`input_gradient`), `through` and `detached`
     of both kinds; the reference is always the total derivative. `rewards` and `reward_actions` leave the
     value behind the horizon out of both sides: what disagrees there is the model, what disagrees only
     with it is the critic, whose slopes between real encodings nothing trains. Intervals are 95% bootstraps over
     `copies` independent episodes of `moments` start states each.
     """
 
+    derived = ("gradient", "starts", "horizon", "reading")
     name: ClassVar[str] = "gradient"
-    method: str
+    reference: str
     input_gradient: str
     through: Alignment
     detached: Alignment
@@ -58,21 +56,19 @@ class GradientDiagnosis(Diagnosis):
     actions: Alignment
     reward_actions: Alignment
     steps: tuple[Alignment, ...]
-    model_return: Interval
-    real_return: Interval
-    return_gap: Interval
+    objective: dict[Literal["model", "real", "gap"], Interval]
     copies: int
     moments: int
-    replicas: int
-    directions: int
-    delta: float
-    bend: float
+    model_noise_replicas: int
+    directions: int | None
+    delta: float | None
+    bend: float | None
     broken: int
     terminated: int
     resamples: int
 
     @property
-    def alignment(self) -> Alignment:
+    def gradient(self) -> Alignment:
         """Of the gradient that training uses."""
         return self.through if self.input_gradient == "through" else self.detached
 
@@ -81,56 +77,46 @@ class GradientDiagnosis(Diagnosis):
         """Start states, those that broke left out."""
         return self.copies * self.moments - self.broken
 
-    def to_dict(self) -> dict[str, Any]:
-        """`gradient` is of the actor's parameters, `actions` of dJ/du over all steps, `steps` per step."""
-        exact = self.method == "autodiff"
-        return {
-            "reference": self.method,
-            "input_gradient": self.input_gradient,
-            "gradient": self.alignment.to_dict(),
-            "through": self.through.to_dict(),
-            "detached": self.detached.to_dict(),
-            "rewards": self.rewards.to_dict(),
-            "actions": self.actions.to_dict(),
-            "reward_actions": self.reward_actions.to_dict(),
-            "steps": [step.to_dict() for step in self.steps],
-            "objective": {
-                "model": self.model_return.to_dict(),
-                "real": self.real_return.to_dict(),
-                "gap": self.return_gap.to_dict(),
-            },
-            "horizon": len(self.steps),
-            "copies": self.copies,
-            "moments": self.moments,
-            "starts": self.starts,
-            "model_noise_replicas": self.replicas,
-            "directions": None if exact else self.directions,
-            "delta": None if exact else self.delta,
-            "bend": None if exact else self.bend,
-            "broken": self.broken,
-            "terminated": self.terminated,
-            "resamples": self.resamples,
-        }
+    @property
+    def horizon(self) -> int:
+        """Imagined steps."""
+        return len(self.steps)
+
+    @property
+    def reading(self) -> str:
+        """Where the model's gradient pulls the policy, and whether the critic turns it."""
+        cosine = self.gradient.cosine
+        if math.isnan(cosine.value) or cosine.low <= 0.0 <= cosine.high:
+            told = "Whether the model pulls the policy where the real environment would cannot be told"
+        elif cosine.high < 0.0:
+            told = f"The model pulls the policy against the real gradient (cosine {cosine.value:.2g})"
+        elif cosine.value >= ALIGNED:
+            told = f"The model pulls the policy where the real environment would (cosine {cosine.value:.2g})"
+        else:
+            told = f"The model pulls the policy but partly where the real environment would (cosine {cosine.value:.2g})"
+        if self.rewards.cosine.low > cosine.high:
+            told += f"; without the critic's value the cosine is {self.rewards.cosine.value:.2g}"
+        return f"{told}."
 
     def rows(self) -> list[Row]:
         """Cosine and norm ratio first, what they rest on last."""
         other = "detached" if self.input_gradient == "through" else "through"
         alternative = self.detached if other == "detached" else self.through
         rows: list[Row] = [
-            (f"cosine to the real gradient ({self.input_gradient}, as trained)", self.alignment.cosine_told),
-            ("norm, model / real", self.alignment.ratio_told),
-            (f"cosine of the {other} gradient", alternative.cosine_told),
-            (f"norm of the {other} gradient, model / real", alternative.ratio_told),
-            ("cosine without the critic's value at the end", self.rewards.cosine_told),
-            ("norm without it, model / real", self.rewards.ratio_told),
-            ("cosine of the gradients to the actions", self.actions.cosine_told),
-            ("... without the critic's value", self.reward_actions.cosine_told),
+            (f"cosine to the real gradient ({self.input_gradient}, as trained)", told(self.gradient.cosine)),
+            ("norm, model / real", told(self.gradient.norm_ratio)),
+            (f"cosine of the {other} gradient", told(alternative.cosine)),
+            (f"norm of the {other} gradient, model / real", told(alternative.norm_ratio)),
+            ("cosine without the critic's value at the end", told(self.rewards.cosine)),
+            ("norm without it, model / real", told(self.rewards.norm_ratio)),
+            ("cosine of the gradients to the actions", told(self.actions.cosine)),
+            ("... without the critic's value", told(self.reward_actions.cosine)),
         ]
         marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
-        rows += [(f"... to the action of step {mark}", self.steps[mark].cosine_told) for mark in marks]
+        rows += [(f"... to the action of step {mark}", told(self.steps[mark].cosine)) for mark in marks]
         rows += [
-            ("objective in the model", str(self.model_return)),
-            ("objective in the environment", str(self.real_return)),
+            ("objective in the model", str(self.objective["model"])),
+            ("objective in the environment", str(self.objective["real"])),
             ("reference", self._reference()),
             (
                 "start states",
@@ -142,9 +128,9 @@ class GradientDiagnosis(Diagnosis):
         return rows
 
     def _reference(self) -> str:
-        if self.method == "autodiff":
+        if self.reference == "autodiff":
             return "exact: backpropagation through the environment, under the noise that was drawn"
-        kind = "every action dimension" if self.directions == 0 else f"{self.directions} random sign vectors per step"
+        kind = f"{self.directions} random sign vectors per step" if self.directions else "every action dimension"
         return f"antithetic differences, delta {self.delta:g} before tanh, {kind}; bend {self.bend:.3g}"
 
     def draw(self, figure: Figure) -> None:
@@ -154,7 +140,7 @@ class GradientDiagnosis(Diagnosis):
         cosines = [step.cosine for step in self.steps]
         left.fill_between(at, [c.low for c in cosines], [c.high for c in cosines], color="#4477aa", alpha=0.25)
         left.plot(at, [c.value for c in cosines], color="#4477aa", label="actions")
-        used = self.alignment.cosine
+        used = self.gradient.cosine
         if not math.isnan(used.value):
             left.axhspan(used.low, used.high, color="#ee6677", alpha=0.15)
             left.axhline(used.value, color="#ee6677", label="parameters")
@@ -205,9 +191,8 @@ def compare_gradients(
     alone = _detached(agent.world_model.context(starts.task))
     gamma = alone.discount if training.gamma == "task" else torch.full_like(alone.discount, training.gamma)
     objective = RealObjective(agent, policy, alone, gamma, starts.horizon)
-    directions = 0
     if exact and env.differentiable() is not None:
-        reference = exact_gradient(objective, env, starts)
+        reference, directions = exact_gradient(objective, env, starts), None
     else:
         directions = REPLAY_DIRECTIONS if env.restores_by_replay else DIRECTIONS
         reference = difference_gradient(objective, env, starts, directions=directions, generator=generator, delta=delta)
@@ -216,8 +201,7 @@ def compare_gradients(
     model = model_gradient(
         agent, policy, start, _detached(context), reference.sound, training, starts.horizon, generator
     )
-    method = "autodiff" if exact and env.differentiable() is not None else "differences"
-    return _compare(subject, starts, objective, reference, model, effort, method, directions, delta)
+    return _compare(subject, starts, objective, reference, model, effort, directions, delta)
 
 
 def _detached(context: TaskContext) -> TaskContext:
@@ -232,8 +216,7 @@ def _compare(
     reference: ReferenceGradient,
     model: ModelGradient,
     effort: Effort,
-    method: str,
-    directions: int,
+    directions: int | None,
     delta: float,
 ) -> GradientDiagnosis:
     sound = reference.sound
@@ -260,7 +243,7 @@ def _compare(
     )
     imagined, lived = _means(model.returns, sound)[kept], _means(reference.returns, sound)[kept]
     return GradientDiagnosis(
-        method=method,
+        reference="autodiff" if directions is None else "differences",
         input_gradient=subject.config.training.actor_input_gradient,
         through=align_means(through, real, counts),
         detached=align_means(detached, real, counts),
@@ -268,15 +251,17 @@ def _compare(
         actions=align_rows(mine.flatten(1), theirs.flatten(2), counts),
         reward_actions=align_rows(mine_paid.flatten(1), theirs_paid.flatten(2), counts),
         steps=tuple(align_rows(mine[:, h], theirs[:, :, h], counts) for h in range(starts.horizon)),
-        model_return=mean_interval(imagined),
-        real_return=mean_interval(lived),
-        return_gap=mean_interval(imagined - lived),
+        objective={
+            "model": mean_interval(imagined),
+            "real": mean_interval(lived),
+            "gap": mean_interval(imagined - lived),
+        },
         copies=starts.copies,
         moments=starts.moments,
-        replicas=model.replicas,
+        model_noise_replicas=model.replicas,
         directions=directions,
-        delta=delta,
-        bend=reference.bend,
+        delta=None if directions is None else delta,
+        bend=None if directions is None else reference.bend,
         broken=int((~sound).sum()),
         terminated=int((reference.terminated & sound).sum()),
         resamples=effort.resamples,

@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
-from flowmbpo.diagnostics.gradient.objective import parameter_gradient
-from flowmbpo.diagnostics.gradient.policy import FixedNoise, acting
-from flowmbpo.diagnostics.rollout.open_loop import draws_noise
+from flowmbpo.diagnostics.gradient.objective import FixedNoise, acting, parameter_gradient
 from flowmbpo.models.agent import Agent
+from flowmbpo.models.open_loop import draws_noise
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.returns import discounted_return
 from flowmbpo.training.updates import ActorObjective, actor_objective, frozen

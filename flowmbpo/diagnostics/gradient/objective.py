@@ -1,22 +1,101 @@
-"""What every reference shares: the actor's objective in the real environment.
-
-Letters: G moments, N copies, H horizon, O observation, D latent, A action, P actor parameters.
-"""
+"""A policy whose noise is the same wherever it acts: in the model, in the environment, nudged or not."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flowmbpo.diagnostics.gradient.policy import LARGEST_ACTION, FixedNoise
-from flowmbpo.models.actors.base import Actor
+from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.evaluation.episodes import ClosedLoop, Policy
+from flowmbpo.models.actors.base import Action, Actor
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.heads import TwoHotReward
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.nets.two_hot import symlog
+
+LARGEST_ACTION = 1.0 - 1e-6  # beyond it float32 has no room left for a nudge
+
+
+class FixedNoise(Actor):
+    """`inner` with its noise fixed by `seeds`, one for every step and group of `rows` rows.
+
+    Called as an actor (`imagine` does) it goes through the steps by itself from `rewind` on, for
+    rows [replica, group, row]: replicas of a start share its noise. `nudges` [H, B, A], zeros that take
+    gradient, are added to the actions: their gradient is dJ/da_h, what follows from it included.
+    """
+
+    def __init__(self, inner: Actor, seeds: Int[Tensor, "H G"], rows: int) -> None:
+        super().__init__(inner.config)
+        self.inner = inner
+        self.seeds: list[list[int]] = seeds.tolist()
+        self.rows = rows
+        self._step = 0
+        self._nudges: Float[Tensor, "H B A"] | None = None
+
+    @property
+    def nfe(self) -> int:
+        """The inner actor's."""
+        return self.inner.nfe
+
+    @property
+    def hidden_units(self) -> tuple[int, ...]:
+        """The inner actor's."""
+        return self.inner.hidden_units
+
+    def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
+        """The inner actor's, with the caller's noise."""
+        return self.inner.preactivation(z, context, generator)
+
+    def sample_with_log_prob(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
+    ) -> tuple[Action, Float[Tensor, " B"]]:
+        """The inner actor's, with the caller's noise."""
+        return self.inner.sample_with_log_prob(z, context, generator)
+
+    def rewind(self, nudges: Float[Tensor, "H B A"] | None = None) -> None:
+        """Begin again at the first step."""
+        self._step = 0
+        self._nudges = nudges
+
+    def act(self, step: int, group: int, z: Float[Tensor, "N D"], context: TaskContext) -> Float[Tensor, "N A"]:
+        """The actions of one group at one step."""
+        generator = torch.Generator(z.device).manual_seed(self.seeds[step][group])
+        action: Tensor = self.inner(z, context, generator)
+        return action
+
+    def forward(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None = None
+    ) -> Action:
+        """The actions of all groups at the next step; `generator` is not read."""
+        chunks, groups = z.shape[0] // self.rows, len(self.seeds[0])
+        parts = zip(z.chunk(chunks), context.chunk(chunks), strict=True)
+        action = torch.cat([self.act(self._step, place % groups, *part) for place, part in enumerate(parts)])
+        if self._nudges is not None:
+            action = action + self._nudges[self._step]
+        self._step += 1
+        return action
+
+
+def displaced(action: Action, displacement: Action) -> Action:
+    """tanh(u + displacement) for a = tanh(u): never outside the bounds, however close the action is to one."""
+    inside = action.clamp(-LARGEST_ACTION, LARGEST_ACTION)
+    return (inside.atanh() + displacement).tanh()
+
+
+@contextmanager
+def acting(agent: Agent, actor: Actor) -> Iterator[None]:
+    """Inside, `actor` is the agent's."""
+    own = agent.actor
+    agent.actor = actor
+    try:
+        yield
+    finally:
+        agent.actor = own
 
 
 @dataclass(frozen=True)
@@ -51,12 +130,9 @@ class RealObjective:
         """V(encode(o))."""
         return self.agent.critic.value(self.latent(obs), self.context)
 
-    def learning_reward(self, reward: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """A real reward in the units of the model's rewards, and so of the critic: a head may stay in symlog space."""
-        normalised: Tensor = self.agent.reward_normalizer(reward.to(self.device))
-        head = self.agent.world_model.reward_head
-        in_symlog = isinstance(head, TwoHotReward) and head.config.decode == "symlog"
-        return symlog(normalised) if in_symlog else normalised
+    def reward(self, reward: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """A real reward in learning units."""
+        return self.agent.learning_reward(reward.to(self.device))
 
 
 @dataclass(frozen=True)
@@ -78,7 +154,14 @@ class ReferenceGradient:
     returns: Float[Tensor, "G N"]
     sound: Bool[Tensor, "G N"]
     terminated: Bool[Tensor, "G N"]
-    bend: float
+    bend: float = math.nan
+
+    @classmethod
+    def stack(cls, moments: Sequence[ReferenceGradient], bend: float = math.nan) -> ReferenceGradient:
+        """All moments in one; each lacks the dimension G."""
+        places = {"slopes": 2, "reward_slopes": 2, "obs": 1, "actions": 1, "returns": 0, "sound": 0, "terminated": 0}
+        every = {name: torch.stack([getattr(one, name) for one in moments], dim=g) for name, g in places.items()}
+        return cls(**every, bend=bend)
 
     def parameters(self, objective: RealObjective, slopes: Float[Tensor, "2 H G N A"]) -> Float[Tensor, "2 N P"]:
         """The gradient of the actor's parameters, copy by copy, that `slopes` (one of the two) make."""
@@ -122,7 +205,56 @@ def parameter_gradient(
     parameters = [parameter for parameter in actor.parameters() if parameter.requires_grad]
     rows = []
     for mean in means.unbind():
-        found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        gradients = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The environment at G moments of N independent episodes, each at least `horizon` steps before any time limit.
+
+    Copies are independent of each other; moments of one copy are not: they mostly share its episode.
+    """
+
+    states: tuple[dict[str, Any], ...]
+    obs: Float[Tensor, "G N O"]
+    task: Int[Tensor, " N"]
+    horizon: int
+
+    @property
+    def moments(self) -> int:
+        """G."""
+        return len(self.states)
+
+    @property
+    def copies(self) -> int:
+        """N."""
+        return len(self.task)
+
+
+def collect_starts(
+    behaviour: Policy, env: VectorEnv, *, moments: int, horizon: int, seed: int, generator: torch.Generator
+) -> Starts:
+    """Run `behaviour` closed loop from `env.reset(seed)` and save the environment at random moments.
+
+    One moment falls into each of `moments` equal parts of [0, L - horizon], L the shortest time
+    limit; a copy whose episode ended earlier is in its next one. `horizon` is cut to L.
+    """
+    limit = min(env.spec.tasks[task].episode_length for task in env.task_ids.tolist())
+    horizon = min(horizon, limit)
+    room = limit - horizon + 1
+    parts = min(moments, room)
+    draws = torch.rand(parts, generator=generator, device=generator.device, dtype=torch.float64).tolist()
+    chosen = [int((part + draw) * room / parts) for part, draw in enumerate(draws)]
+    device = generator.device
+    loop = ClosedLoop(behaviour, env, seed, device=device)
+    states, seen = [], []
+    for time in range(chosen[-1] + 1):
+        if time in chosen:
+            states.append(env.state_dict())
+            seen.append(loop.obs.clone())
+        if time < chosen[-1]:
+            loop.advance()
+    return Starts(tuple(states), torch.stack(seen).to(device), env.task_ids.to(device), horizon)

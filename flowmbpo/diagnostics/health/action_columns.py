@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.arrangement import Arrangement, Z, dynamics_error, improve, reward_error
 from flowmbpo.diagnostics.health.comparison import Paired, compare_errors
 from flowmbpo.diagnostics.health.experience import Stretches, fresh_stretches, sampled_stretches
@@ -23,6 +22,7 @@ from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.misplaced import misplaced_inputs
 from flowmbpo.diagnostics.health.policy_columns import compare_policy_columns
 from flowmbpo.diagnostics.health.regression import predict_held_out
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 ROWS = 3072

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.history import History, declared_fixed, read_history
 from flowmbpo.diagnostics.health.objective import ActorObjective, Sensitivity, Slope
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training import updates
 

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.comparison import Paired, compare_errors
 from flowmbpo.diagnostics.health.experience import (
     Part,
@@ -31,6 +30,7 @@ from flowmbpo.diagnostics.health.experience import (
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.regression import fit_regression, predict_held_out
 from flowmbpo.diagnostics.health.stored_rewards import Disagreement, find_disagreement
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 REACH = 3

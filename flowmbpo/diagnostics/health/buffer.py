@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 

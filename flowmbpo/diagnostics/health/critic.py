@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.consistency import Consistency, measure_consistency
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.history import History, declared_fixed, read_history
 from flowmbpo.diagnostics.health.monte_carlo import MonteCarlo, judge_values
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import fit_line
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training import updates

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.comparison import block_sums
 from flowmbpo.diagnostics.health.experience import Stretches, fresh_stretches
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import bootstrap_interval
 from flowmbpo.diagnostics.subject import Subject
 

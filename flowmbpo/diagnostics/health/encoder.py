@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training.model_loss import model_loss
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.episodes import Episodes
+from flowmbpo.evaluation.episodes import Episodes
 
 BLOCK = 25
 COMPARABLE = 64

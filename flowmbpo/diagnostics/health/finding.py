@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 Severity = Literal["broken", "note"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.comparison import Paired, compare_errors
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.velocity import Velocity, errors_as_simnorm, observe_velocity
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.flows.simplex import LogitGeometry, SimplexGeometry
 from flowmbpo.nets.simnorm import grouped

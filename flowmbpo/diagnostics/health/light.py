@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import Match, reach_findings, size_findings
 from flowmbpo.diagnostics.health.critic import imagine_values, member_findings, value_findings
 from flowmbpo.diagnostics.health.finding import Finding
@@ -13,6 +12,7 @@ from flowmbpo.diagnostics.health.objective import ActorObjective
 from flowmbpo.diagnostics.health.policy import measure_saturation, saturation_findings
 from flowmbpo.diagnostics.health.reward import fit_rewards, predict_real_reward
 from flowmbpo.diagnostics.health.weights import check_weights
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 SLOPE_ROWS = 4

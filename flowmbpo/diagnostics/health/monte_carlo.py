@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.evaluation.episodes import Episodes
 from flowmbpo.training.updates import discount
 
 MOST_STATES = 1024

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 STATES = 512

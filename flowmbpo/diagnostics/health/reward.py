@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.comparison import block_sums
 from flowmbpo.diagnostics.health.experience import Stretches, fresh_stretches, sampled_stretches
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.regression import predict_held_out
 from flowmbpo.diagnostics.health.reward_action import ActionShare, flat_in_action, share_of_action
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import Interval, bootstrap_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.heads import TwoHotReward

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.action_columns import check_action_columns
 from flowmbpo.diagnostics.health.actor import check_actor
 from flowmbpo.diagnostics.health.alignment import check_alignment
@@ -22,6 +20,7 @@ from flowmbpo.diagnostics.health.policy import check_policy
 from flowmbpo.diagnostics.health.promise import check_promise
 from flowmbpo.diagnostics.health.reward import check_reward
 from flowmbpo.diagnostics.health.weights import check_weights
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.finding import Check, Finding
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import Agent

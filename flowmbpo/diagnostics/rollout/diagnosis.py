@@ -9,27 +9,25 @@ nothing changes. Letters: T steps, B windows, D latent, S noise scales.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.diagnosis import Diagnosis, Row
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.rollout.distribution import Distribution, measure_distribution
 from flowmbpo.diagnostics.rollout.errors import (
     StepError,
     l1_errors,
     observation_std,
     relative_errors,
-    squared_errors,
     step_errors,
 )
-from flowmbpo.diagnostics.rollout.open_loop import RealWindows, draws_noise, encode_windows, predict_rewards, unroll
 from flowmbpo.diagnostics.statistics import Interval, ratio_intervals, resample_counts
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.models.open_loop import RealWindows, draws_noise, encode_windows, squared_errors, unroll
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,42 +61,43 @@ class RolloutDiagnosis(Diagnosis):
     name: ClassVar[str] = "rollout"
     windows: int
     episodes: int
+    source: str
     stochastic: bool
     trained_horizon: int
     steps: tuple[StepError, ...]
     noise: tuple[NoiseError, ...]
     distribution: Distribution
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every step, every noise scale, the distribution."""
-        return {
-            "windows": self.windows,
-            "episodes": self.episodes,
-            "source": SOURCE,
-            "stochastic": self.stochastic,
-            "trained_horizon": self.trained_horizon,
-            "steps": [asdict(step) for step in self.steps],
-            "noise": [asdict(noise) for noise in self.noise],
-            "distribution": self.distribution.to_dict(),
-        }
+    @property
+    def reading(self) -> str:
+        """For how many steps the model beats the predictor that nothing changes, against the horizon trained on."""
+        reach = next((step.step - 1 for step in self.steps if not step.relative.value < 1.0), len(self.steps))
+        if not reach:
+            return "Already after one step the model predicts no better than that nothing changes."
+        better = f"For {reach} steps the model predicts better than that nothing changes"
+        if reach == len(self.steps):
+            return f"{better}: as far as was measured."
+        if reach < self.trained_horizon:
+            return f"{better}, then worse: the end of its {self.trained_horizon}-step horizon is guesswork."
+        return f"{better}, which covers the {self.trained_horizon} that it is trained on."
 
     def rows(self) -> list[Row]:
         """The steps 1, 2, 4, ... 32, then noise, then the distribution."""
-        found: list[Row] = [
+        rows: list[Row] = [
             ("judged by", f"{self.windows} windows of {SOURCE}; 1.0 = no better than 'nothing changes'"),
             ("intervals", f"of errors: over {self.episodes} episodes; of distributions: over windows, which overlap"),
             ("horizon that the model is trained on", f"{self.trained_horizon} steps"),
         ]
         for step in self._shown():
             sampled = "" if step.sampled is None else f"; sampled {step.sampled}"
-            found.append((f"squared error / trivial, step {step.step}", f"{step.relative}{sampled}  (n {step.n})"))
+            rows.append((f"squared error / trivial, step {step.step}", f"{step.relative}{sampled}  (n {step.n})"))
         for step in self._shown():
             told = f"RMSE {step.reward_rmse} (real std {step.reward_std:.3g}), correlation {step.reward_correlation}"
-            found.append((f"reward, step {step.step}", told))
+            rows.append((f"reward, step {step.step}", told))
         for noise in self.noise:
             told = f"{noise.relative_l1}; holding the start {noise.trivial.value:.3g}"
-            found.append((f"relative L1, observation noise {noise.scale:g}", told))
-        return [*found, *self.distribution.rows()]
+            rows.append((f"relative L1, observation noise {noise.scale:g}", told))
+        return [*rows, *self.distribution.rows()]
 
     def draw(self, figure: Figure) -> None:
         """Relative error, reward error and noise curves over the steps, and the reliability of events."""
@@ -155,6 +154,7 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     return RolloutDiagnosis(
         windows=effort.windows,
         episodes=len(episodes.length),
+        source=SOURCE,
         stochastic=stochastic,
         trained_horizon=subject.config.training.horizon,
         steps=step_errors(predicted, real, rewards, counts, sampled),
@@ -172,15 +172,15 @@ def light_rollout(subject: Subject, effort: Effort) -> dict[str, float]:
     batch = subject.windows.sample(effort.windows, effort.horizon, generator)
     real = encode_windows(subject.agent.world_model, batch)
     predicted = unroll(subject.agent.world_model, real.states[0], batch.action, real.context)
-    error, trivial = (total.sum(1) for total in squared_errors(predicted, real))
-    found = zip(LIGHT_STEPS, (k <= effort.horizon and float(trivial[k - 1]) > 0.0 for k in LIGHT_STEPS), strict=True)
-    return {f"rollout_error/{k}": float(error[k - 1] / trivial[k - 1]) for k, defined in found if defined}
+    error, trivial = (total.sum(1) for total in squared_errors(predicted.double(), real.z.double(), batch.valid))
+    steps = zip(LIGHT_STEPS, (k <= effort.horizon and float(trivial[k - 1]) > 0.0 for k in LIGHT_STEPS), strict=True)
+    return {f"rollout_error/{k}": float(error[k - 1] / trivial[k - 1]) for k, defined in steps if defined}
 
 
 def _rewards_along(subject: Subject, predicted: Tensor, real: RealWindows) -> Float[Tensor, "T B"]:
     horizon, width = real.batch.reward.shape
     z, action = predicted[:-1].flatten(0, 1), real.batch.action.flatten(0, 1)
-    return predict_rewards(subject.agent, z, action, real.context.repeat(horizon)).view(horizon, width)
+    return subject.agent.predict_reward(z, action, real.context.repeat(horizon)).view(horizon, width)
 
 
 def _noise_errors(
@@ -191,7 +191,7 @@ def _noise_errors(
     first = batch.obs[0]
     eps = torch.randn(first.shape, generator=generator, device=first.device, dtype=first.dtype)
     eps = eps * observation_std(batch)
-    found = []
+    errors = []
     for scale in NOISE_SCALES:
         start, _ = subject.encode(first + scale * eps, batch.task)
         predicted = unroll(subject.agent.world_model, start, batch.action, real.context)
@@ -201,5 +201,5 @@ def _noise_errors(
         (value,) = ratio_intervals(error.sum(0).unsqueeze(1), whole, counts)
         (trivial,) = ratio_intervals(held.sum(0).unsqueeze(1), whole, counts)
         curve = (error.sum(1) / norm.sum(1))[batch.valid.any(1)]
-        found.append(NoiseError(scale, value, trivial, tuple(curve.tolist())))
-    return tuple(found)
+        errors.append(NoiseError(scale, value, trivial, tuple(curve.tolist())))
+    return tuple(errors)

@@ -7,22 +7,27 @@ Letters: B windows, M samples, D latent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flowmbpo.diagnostics.diagnosis import Row
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.rollout.calibration import Calibration, calibrate
-from flowmbpo.diagnostics.rollout.conditional import ConditionalStep, measure_conditional
-from flowmbpo.diagnostics.rollout.energy import EnergyDistance, energy_score, paired_energy
-from flowmbpo.diagnostics.rollout.futures import FUTURE_STEPS, Futures, sample_futures
-from flowmbpo.diagnostics.rollout.open_loop import RealWindows
+from flowmbpo.data.batch import Batch
+from flowmbpo.diagnostics.interface import Effort, Row
+from flowmbpo.diagnostics.rollout.futures import (
+    FUTURE_STEPS,
+    ConditionalStep,
+    Futures,
+    measure_conditional,
+    sample_futures,
+)
+from flowmbpo.diagnostics.rollout.scores import Calibration, EnergyDistance, calibrate, energy_score, paired_energy
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.documents import Document
+from flowmbpo.models.open_loop import RealWindows
 
 SAMPLES = 32
 """M: a predicted probability is then known to 0.09 or better."""
@@ -63,7 +68,7 @@ class EventCalibration:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class Distribution(Document):
     """All of it. `conditional` is None where no start state can be lived through again with other noise."""
 
     samples: int
@@ -71,28 +76,24 @@ class Distribution:
     events: tuple[EventCalibration, ...]
     conditional: tuple[ConditionalStep, ...] | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return asdict(self)
-
     def rows(self) -> list[Row]:
         """Energy distances, scores, then events."""
-        found: list[Row] = []
+        rows: list[Row] = []
         for step in self.steps:
             for what, energy in (("states", step.states), ("reward sums", step.rewards)):
                 told = f"fewer than {LEAST} starts whose futures go on that long"
                 if energy is not None:
                     told = f"{energy.distance}, coefficient {energy.coefficient:.2g}  (n {energy.n})"
-                found.append((f"energy distance of {what}, step {step.step}", told))
+                rows.append((f"energy distance of {what}, step {step.step}", told))
             states = "" if step.state_score is None else f"states {step.state_score}, "
-            found.append((f"energy score, step {step.step}", f"{states}reward sums (CRPS) {step.reward_score}"))
+            rows.append((f"energy score, step {step.step}", f"{states}reward sums (CRPS) {step.reward_score}"))
         for event in self.events:
-            found.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
+            rows.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
         for truth in self.conditional or ():
-            found.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
+            rows.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
         if self.conditional is None:
-            found.append(("against true futures of one start", "not possible: no noise to draw anew, or endings"))
-        return found
+            rows.append(("against true futures of one start", "not possible: no noise to draw anew, or endings"))
+        return rows
 
     def draw(self, axes: Any) -> None:
         """The reliability diagram of every event."""
@@ -110,10 +111,10 @@ class Distribution:
             axes.legend(fontsize="x-small")
 
 
-def _told(found: Calibration) -> str:
+def _told(one: Calibration) -> str:
     return (
-        f"happens {found.base_rate}, predicted {found.predicted_rate:.3g}; Brier {found.fair_brier:.3g} (skill "
-        f"{found.skill:.2g}), ECE {found.ece} (by chance up to {found.ece_if_calibrated:.2g}); n {found.n}"
+        f"happens {one.base_rate}, predicted {one.predicted_rate:.3g}; Brier {one.fair_brier:.3g} (skill "
+        f"{one.skill:.2g}), ECE {one.ece} (by chance up to {one.ece_if_calibrated:.2g}); n {one.n}"
     )
 
 
@@ -136,13 +137,12 @@ def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *,
     )
 
 
-def known_outcomes(real: RealWindows, step: int) -> Bool[Tensor, " B"]:
+def known_outcomes(batch: Batch, step: int) -> Bool[Tensor, " B"]:
     """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself.
 
     A start less than `step` before a time limit is known only if it ended first: such starts, a share of step /
     limit, count endings too often.
     """
-    batch = real.batch
     ended: Tensor = batch.terminated[:step].any(0)
     return batch.valid[step - 1] | ended
 
@@ -150,9 +150,9 @@ def known_outcomes(real: RealWindows, step: int) -> Bool[Tensor, " B"]:
 def _steps(
     real: RealWindows, futures: Futures, resamples: int, generator: torch.Generator
 ) -> Sequence[StepDistribution]:
-    found = []
+    steps = []
     for step in futures.steps:
-        known = known_outcomes(real, step)
+        known = known_outcomes(real.batch, step)
         n = int(known.sum())
         if n < LEAST:
             continue
@@ -160,7 +160,7 @@ def _steps(
         total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
         sums = futures.reward_sum[step][:, known].unsqueeze(-1)
         states, state_score = _compare_states(real, futures, step, resamples, generator)
-        found.append(
+        steps.append(
             StepDistribution(
                 step=step,
                 states=states,
@@ -169,7 +169,7 @@ def _steps(
                 reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
             )
         )
-    return found
+    return steps
 
 
 def _compare_states(
@@ -201,15 +201,15 @@ def _events(
     generator: torch.Generator,
 ) -> Sequence[EventCalibration]:
     batch, members = real.batch, len(next(iter(futures.ended.values())))
-    found = []
+    events = []
 
     def judge(event: str, step: int, predicted: Tensor, happened: Tensor) -> None:
-        known = known_outcomes(real, step)
+        known = known_outcomes(batch, step)
         n = int(known.sum())
         if n >= LEAST:
             counts = resample_counts(n, resamples, generator)
             result = calibrate(predicted[known], happened[known], counts, generator, members=members)
-            found.append(EventCalibration(event, step, result))
+            events.append(EventCalibration(event, step, result))
 
     for step in (step for step in EVENT_STEPS if step in futures.steps):
         total = batch.reward[:step].double().sum(0)
@@ -219,7 +219,7 @@ def _events(
             judge(f"reward sum among its lowest {level:.0%}", step, predicted, total < low)
         if any(task.can_terminate for task in subject.agent.spec.tasks):
             judge("termination", step, futures.ended[step].double().mean(0), batch.terminated[:step].any(0))
-    return found
+    return events
 
 
 def _thresholds(
@@ -230,13 +230,13 @@ def _thresholds(
     The quantile of its real reward sums and a margin; -inf where a task has none.
     """
     batch = subject.episodes.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
-    found = {}
+    thresholds = {}
     for step in (step for step in FUTURE_STEPS if step <= horizon):
-        known = batch.valid[step - 1] | batch.terminated[:step].any(0)
+        known = known_outcomes(batch, step)
         total = batch.reward[:step].double().sum(0)
         for level in LEVELS:
-            found[step, level] = _low_sums(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
-    return found
+            thresholds[step, level] = _low_sums(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
+    return thresholds
 
 
 def _low_sums(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:

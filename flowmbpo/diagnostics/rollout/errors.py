@@ -6,15 +6,15 @@ Letters: T steps, B windows, D latent, R bootstrap resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.rollout.open_loop import RealWindows
 from flowmbpo.diagnostics.statistics import Interval, fit_line, middle_interval, ratio_intervals
+from flowmbpo.models.open_loop import RealWindows, squared_errors
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,11 @@ class StepError:
     reward_std: float
 
 
-def squared_errors(
-    predicted: Float[Tensor, "T+1 B D"], real: RealWindows
-) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-    """Squared errors of z after each step (mean over the latent), of the model and of 'nothing changes'.
-
-    0 in both where the window has ended.
-    """
-    valid = real.batch.valid
-    target = real.z[1:].double()
-    error = (predicted[1:].double() - target).square().mean(-1)
-    trivial = (real.z[:1].double() - target).square().mean(-1)
-    return torch.where(valid, error, 0.0), torch.where(valid, trivial, 0.0)
-
-
 def relative_errors(
     predicted: Float[Tensor, "T+1 B D"], real: RealWindows, counts: Float[Tensor, "R B"]
 ) -> list[Interval]:
     """Of each step: mean squared error of the model over the trivial predictor's."""
-    error, trivial = squared_errors(predicted, real)
+    error, trivial = squared_errors(predicted.double(), real.z.double(), real.batch.valid)
     return ratio_intervals(error.T, trivial.T, counts)
 
 
@@ -71,16 +57,16 @@ def step_errors(
 ) -> tuple[StepError, ...]:
     """The errors of every step that at least one window reaches; `rewards` are predictions in real units."""
     valid = real.batch.valid
-    error, trivial = squared_errors(predicted, real)
+    error, trivial = squared_errors(predicted.double(), real.z.double(), real.batch.valid)
     relative = ratio_intervals(error.T, trivial.T, counts)
     reward_error = torch.where(valid, (rewards - real.batch.reward).double().square(), 0.0)
     mean_square = ratio_intervals(reward_error.T, valid.T, counts)
-    found = []
+    errors = []
     for t, n in enumerate(valid.sum(1).tolist()):
         if not n:
             break
         truth = real.batch.reward[t, valid[t]].double()
-        found.append(
+        errors.append(
             StepError(
                 step=t + 1,
                 n=n,
@@ -88,12 +74,12 @@ def step_errors(
                 trivial=float(trivial[t].sum()) / n,
                 relative=relative[t],
                 sampled=None if sampled is None else sampled[t],
-                reward_rmse=Interval(*(value**0.5 for value in mean_square[t].to_dict().values())),
+                reward_rmse=Interval(*(value**0.5 for value in astuple(mean_square[t]))),
                 reward_correlation=_correlation(rewards[t], real.batch.reward[t], valid[t], counts),
                 reward_std=float(truth.std(correction=0)),
             )
         )
-    return tuple(found)
+    return tuple(errors)
 
 
 def _correlation(x: Tensor, y: Tensor, valid: Tensor, counts: Tensor) -> Interval:
@@ -122,9 +108,9 @@ def l1_errors(
 
 def observation_std(batch: Batch) -> Float[Tensor, "B O"]:
     """Standard deviation of every observed dimension over the windows' own steps, of each row's task."""
-    found = torch.zeros_like(batch.obs[0])
+    spread = torch.zeros_like(batch.obs[0])
     exists = torch.cat((torch.ones_like(batch.valid[:1]), batch.valid))
     for task in sorted(set(batch.task.tolist())):
         rows = batch.task == task
-        found[rows] = batch.obs[:, rows][exists[:, rows]].std(0, correction=0)
-    return found
+        spread[rows] = batch.obs[:, rows][exists[:, rows]].std(0, correction=0)
+    return spread

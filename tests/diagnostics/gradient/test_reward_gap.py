@@ -7,13 +7,11 @@ import torch
 from matplotlib.figure import Figure
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.episodes import Episodes
-from flowmbpo.diagnostics.gradient.imagined import ImaginedRewards
-from flowmbpo.diagnostics.gradient.pairs import RewardPairs
-from flowmbpo.diagnostics.reward_gap import measure_reward_gap
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.reward_gap import ImaginedRewards, RewardPairs, measure_reward_gap
 from flowmbpo.diagnostics.statistics import resample_counts
 from flowmbpo.errors import DataError
+from flowmbpo.evaluation.episodes import Episodes
 
 EFFORT = Effort(resamples=200, windows=32, horizon=16)
 
@@ -28,12 +26,12 @@ def test_a_perfect_model_has_no_gap(make_regulator):
             assert gap.gap.value == pytest.approx(0.0, abs=1e-4)
         assert gaps.episodes.steps == 50
         assert gaps.open_loop.steps == 8
-        for fit in gaps.curves.fits:
+        for fit in gaps.curves.open_loop_fit:
             assert fit.slope == pytest.approx(1.0, abs=1e-3)
             assert fit.correlation == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_reward_head_that_promises_too_much_is_found_to_its_size(make_regulator):
+def test_reward_head_that_predicts_too_much_is_measured(make_regulator):
     """.1 more at every step: 5 over an episode of 50, .8 over a window of 8 (windows cut by the limit: less)."""
     found = measure_reward_gap(make_regulator(offset=0.1), EFFORT).deterministic
     assert found.episodes.gap.value == pytest.approx(5.0, abs=1e-3)
@@ -44,7 +42,7 @@ def test_a_reward_head_that_promises_too_much_is_found_to_its_size(make_regulato
     assert differences == pytest.approx([0.1] * 16, abs=1e-4)
 
 
-def test_a_wrong_model_differs_more_where_its_own_states_choose_the_actions(make_regulator):
+def test_wrong_model_differs_more_in_closed_loop(make_regulator):
     """Actions push the wrong way: imagined carts drift off, and each step costs more than the real one.
 
     16 episodes: the interval is one of few, heavy-tailed sums, and 4 do not tell the gap from 0 at every seed.
@@ -66,7 +64,7 @@ def batch_of(reward, terminated=None, valid=None):
     )
 
 
-def test_imagined_rewards_are_weighted_by_the_predicted_chance_to_be_alive(make_subject):
+def test_imagined_rewards_are_weighted_by_predicted_survival(make_subject):
     """A termination head that says 1/2 at every step halves what follows it, and not the first reward."""
     plain, ending = make_subject(), make_subject("model.termination.units=[4]")
     for name, tensor in plain.agent.state_dict().items():
@@ -124,7 +122,7 @@ def test_a_real_sum_that_may_be_0_divides_nothing():
     assert "real sum may be 0" in str(gap)
 
 
-def test_what_a_termination_forgoes_counts_and_what_a_time_limit_cuts_does_not(make_regulator):
+def test_terminations_forgo_rewards_and_time_limits_cut_them(make_regulator):
     """Both episodes stop after 2 of 50 steps. The ended one is compared over 50, the broken-off one over 2."""
     subject = make_regulator(offset=1.0)
     zero = torch.zeros(2, 2, 4)
@@ -180,7 +178,7 @@ def test_equal_seeds_give_equal_figures_and_the_report_is_whole(make_subject):
     assert len(figure.axes) == 2
 
 
-def test_a_stochastic_model_is_imagined_in_several_draws_and_a_deterministic_one_in_one(make_subject):
+def test_only_stochastic_models_are_imagined_in_several_draws(make_subject):
     stochastic = make_subject(preset="mini-cartpole-gaussian").agent
     batch = batch_of(torch.zeros(3, 4))
     batch = Batch(**{**vars(batch), "obs": torch.zeros(4, 4, stochastic.spec.obs_dim)})

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.action_columns import check_action_columns
 from flowmbpo.diagnostics.health.experience import fresh_stretches, newest_stretches
 from flowmbpo.diagnostics.health.misplaced import misplaced_inputs
 from flowmbpo.diagnostics.health.policy_columns import compare_policy_columns
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.envs.contract import EnvStep
 
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import Match, check_actor, size_findings
 from flowmbpo.diagnostics.health.history import declared_fixed
 from flowmbpo.diagnostics.health.objective import ActorObjective, Sensitivity, Slope
 from flowmbpo.diagnostics.health.precision import in_double
+from flowmbpo.diagnostics.interface import Effort
 
 
 def names(findings):

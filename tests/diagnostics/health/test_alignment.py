@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.alignment import (
     CANDIDATES,
     REACH,
@@ -20,6 +19,7 @@ from flowmbpo.diagnostics.health.alignment import (
 )
 from flowmbpo.diagnostics.health.comparison import Paired
 from flowmbpo.diagnostics.health.experience import fresh_stretches, sampled_stretches
+from flowmbpo.diagnostics.interface import Effort
 
 EFFORT = Effort(resamples=100)
 

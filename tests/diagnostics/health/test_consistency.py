@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.consistency import measure_consistency
 from flowmbpo.diagnostics.health.critic import check_critic, consistency_findings, imagine_values, output_travel
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Origin
 
 STATES = 256

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.health.critic import Imagined, check_critic, imagine_values, member_findings, spread_findings
 from flowmbpo.diagnostics.health.monte_carlo import MonteCarlo, discounted_returns, judge_values
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.evaluation.episodes import Episodes
 
 
 def constant_critic(subject, value):

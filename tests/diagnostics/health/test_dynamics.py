@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.dynamics import StepErrors, check_dynamics
+from flowmbpo.diagnostics.interface import Effort
 
 EFFORT = Effort(resamples=100)
 

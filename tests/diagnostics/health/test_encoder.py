@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.encoder import check_encoder, measure_gradient, measure_movement, read_memory
+from flowmbpo.diagnostics.interface import Effort
 
 EFFORT = Effort(resamples=100)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.health.experience import Part, fresh_stretches, sampled_stretches, stored_stretches
 from flowmbpo.envs.contract import EnvStep
+from flowmbpo.evaluation.episodes import Episodes
 
 LENGTHS = (4, 7)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from flowmbpo.config.sections import DiagnosticsConfig
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train

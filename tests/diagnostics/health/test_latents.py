@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.latents import check_latents, spread_share, walk
 from flowmbpo.diagnostics.health.velocity import describe, observe_velocity
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.nets.simnorm import simnorm
 
 EFFORT = Effort(resamples=100)

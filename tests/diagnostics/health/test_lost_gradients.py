@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.actor import check_actor
 from flowmbpo.diagnostics.health.history import read_history
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Origin
 from flowmbpo.training.optimiser import GuardedOptimiser
 from flowmbpo.training.updates import update_actor

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.diagnostics.health.weights import check_weights, nonfinite_outputs, overflowing_weights
+from flowmbpo.diagnostics.interface import Effort
 
 
 def set_first(parameter, value):

@@ -8,9 +8,9 @@ from planted.saved import write_broken_run
 from typer.testing import CliRunner
 
 from flowmbpo.config.sections import DiagnosticsConfig
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.light import light_health
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo_cli.main import app
 
 STRONG_AND_WEAK = {

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.experience import fresh_stretches
 from flowmbpo.diagnostics.health.reward import check_reward, fit_rewards, gradient_agreement, intervals, stored_scale
+from flowmbpo.diagnostics.interface import Effort
 
 EFFORT = Effort(resamples=100)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.experience import Stretches
 from flowmbpo.diagnostics.health.reward import check_reward
 from flowmbpo.diagnostics.health.reward_action import flat_in_action, share_of_action
+from flowmbpo.diagnostics.interface import Effort
 
 ROWS = 800
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.alignment import check_alignment
 from flowmbpo.diagnostics.health.experience import Stretches
 from flowmbpo.diagnostics.health.stored_rewards import find_disagreement
+from flowmbpo.diagnostics.interface import Effort
 
 WIDTH, STEPS = 7, 600
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.models.dynamics.residual import ResidualDynamics
 from flowmbpo.models.heads import ScalarReward
 from flowmbpo.models.reward_normalizer import RewardNormalizer

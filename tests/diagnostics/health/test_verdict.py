@@ -6,14 +6,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.episodes import Episodes
 from flowmbpo.diagnostics.health.endings import check_endings
 from flowmbpo.diagnostics.health.finding import Check, Finding
 from flowmbpo.diagnostics.health.history import read_history
 from flowmbpo.diagnostics.health.promise import check_promise, measure_promise
 from flowmbpo.diagnostics.health.verdict import HealthDiagnosis
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Origin
+from flowmbpo.evaluation.episodes import Episodes
 
 NOTE = Finding("critic-off", "note", "Off.", {"offset_over_size": 1.5})
 BROKEN = Finding("dead-critic", "broken", "Dead.", {"spread_over_targets": 0.0})

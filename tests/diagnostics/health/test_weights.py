@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.effort import Effort
 from flowmbpo.diagnostics.health.verdict import measure_health
 from flowmbpo.diagnostics.health.weights import check_weights, nonfinite_weights, require_finite
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Origin
 from flowmbpo.errors import CheckpointError
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.effort import Effort
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.rollout.diagnosis import NOISE_SCALES, light_rollout, measure_rollout
-from flowmbpo.diagnostics.rollout.errors import l1_errors, observation_std, squared_errors, step_errors
-from flowmbpo.diagnostics.rollout.open_loop import RealWindows, draws_noise, encode_windows, predict_rewards, unroll
+from flowmbpo.diagnostics.rollout.errors import l1_errors, observation_std, step_errors
 from flowmbpo.diagnostics.statistics import ratio_intervals, resample_counts, share_interval
 from flowmbpo.envs.toy.lqr import regulator
+from flowmbpo.models.open_loop import RealWindows, draws_noise, encode_windows, squared_errors, unroll
 
 EFFORT = Effort(windows=48, horizon=8, resamples=50)
 REGULATOR = (
@@ -87,7 +87,7 @@ def test_a_perfect_model_has_no_error(regulated):
     assert not found.stochastic
 
 
-def test_observation_noise_costs_a_perfect_model_more_the_more_there_is(regulated):
+def test_more_observation_noise_costs_a_perfect_model_more(regulated):
     found = measure_rollout(regulated, EFFORT)
     errors = [noise.relative_l1.value for noise in found.noise]
     assert [noise.scale for noise in found.noise] == list(NOISE_SCALES)
@@ -109,7 +109,7 @@ def test_the_trivial_predictor_has_ratio_1(regulated):
 def test_windows_are_cut_where_their_episode_ends():
     real = by_hand([[0.0, 0.0], [1.0, 2.0], [3.0, 9.0]], [[True, True], [True, False]], [[1.0, 2.0], [3.0, 7.0]])
     predicted = torch.tensor([[0.0, 0.0], [2.0, 3.0], [1.0, math.nan]]).unsqueeze(-1)
-    error, trivial = squared_errors(predicted, real)
+    error, trivial = squared_errors(predicted, real.z, real.batch.valid)
     assert error.tolist() == [[1.0, 1.0], [4.0, 0.0]]
     assert trivial.tolist() == [[1.0, 4.0], [9.0, 0.0]]
     rewards = torch.tensor([[2.0, 4.0], [0.0, math.nan]])
@@ -197,7 +197,7 @@ def test_errors_are_on_the_latent_in_either_geometry(make_subject, geometry):
     for t in range(4):
         state = model.next(state, batch.action[t], real.context)
     expected = (model.latent(state) - model.latent(model.encode(batch.obs[4], real.context))).square().mean(-1)
-    found, _ = squared_errors(predicted, real)
+    found, _ = squared_errors(predicted, real.z, real.batch.valid)
     assert torch.allclose(found[3].float(), expected * batch.valid[3], atol=1e-7)
 
 
@@ -222,7 +222,7 @@ def test_a_symlog_head_is_read_in_real_units(make_subject):
     z, action = model.latent(start), torch.zeros(4, 1)
     symlog = model.reward(z, action, context)
     expected = subject.agent.reward_normalizer.inverse(symlog.sign() * (symlog.abs().exp() - 1.0))
-    assert torch.allclose(predict_rewards(subject.agent, z, action, context), expected, atol=1e-6)
+    assert torch.allclose(subject.agent.predict_reward(z, action, context), expected, atol=1e-6)
 
 
 def test_light_figures_are_the_full_ones(make_subject):

@@ -9,13 +9,18 @@ import torch
 from torch import nn
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.effort import Effort
-from flowmbpo.diagnostics.rollout.conditional import live_through, measure_conditional, squared_difference
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.rollout.distribution import known_outcomes, measure_distribution
-from flowmbpo.diagnostics.rollout.futures import FUTURE_STEPS, sample_futures
-from flowmbpo.diagnostics.rollout.open_loop import RealWindows, encode_windows, unroll
+from flowmbpo.diagnostics.rollout.futures import (
+    FUTURE_STEPS,
+    live_through,
+    measure_conditional,
+    sample_futures,
+    squared_difference,
+)
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.toy.gust import Gust
+from flowmbpo.models.open_loop import RealWindows, encode_windows, unroll
 
 EFFORT = Effort(windows=64, horizon=16, resamples=100)
 GUST = (
@@ -75,7 +80,7 @@ def measured(subject, stochastic):
     return measure_distribution(subject, real, EFFORT, stochastic=stochastic)
 
 
-def test_a_true_model_is_at_distance_0_from_the_true_futures(gusty):
+def test_true_model_is_at_distance_0_from_true_futures(gusty):
     for step in measure_conditional(gusty(), {1: -0.1, 4: -1.0, 16: -10.0}):
         for interval in (step.states, step.low_bias, step.low_error):
             # 99.7% rather than 95%: nine intervals are looked at together.
@@ -195,7 +200,7 @@ def lives(subject, count, chance, seed):
     return RealWindows(batch, context, z, z)
 
 
-def test_a_true_model_of_a_system_that_ends_is_at_distance_0(gusty):
+def test_true_model_of_endings_is_at_distance_0(gusty):
     """The perfect energy distance is 0: its interval leaves 0 out in 5% of cases at most, here in none of 8.
 
     With the windows alone whose real episode went on, the reward sums' distance would be 3.8 at step 16.
@@ -226,15 +231,15 @@ def test_states_are_left_out_where_nothing_goes_on(gusty):
     assert last.rewards.distance.low <= 0.0 <= last.rewards.distance.high
 
 
-def test_an_outcome_is_known_inside_the_episode_and_behind_a_termination():
+def test_outcomes_are_known_inside_episodes_and_behind_terminations():
     valid = torch.tensor([[True, True, True], [True, False, False]])
     terminated = torch.tensor([[False, True, False], [False, False, False]])
     batch = Batch(
         torch.zeros(3, 3, 1), torch.zeros(2, 3, 1), torch.zeros(2, 3), terminated, valid, torch.zeros(3).long()
     )
     real = RealWindows(batch, None, batch.obs, batch.obs)
-    assert known_outcomes(real, 1).tolist() == [True, True, True]
-    assert known_outcomes(real, 2).tolist() == [True, True, False]  # the last was cut by the time limit
+    assert known_outcomes(real.batch, 1).tolist() == [True, True, True]
+    assert known_outcomes(real.batch, 2).tolist() == [True, True, False]  # the last was cut by the time limit
 
 
 def test_terminations_are_an_event_where_the_task_has_them(gusty):

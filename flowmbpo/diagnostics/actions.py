@@ -1,0 +1,336 @@
+"""What the policy does at real states: spread, saturation and modes of its actions, and what its shape is worth.
+
+The last compares returns: the policy, its deterministic actions, and a Gaussian policy that has the
+same mean and standard deviation at every state. What a flow policy gains over that Gaussian it owes to its
+shape; the rest is noise of a certain size. Letters: B states, S samples of each, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.diagnostics.action_modes import CRITICAL_DIP, SAMPLES, SIGNIFICANCE, dip, negentropy
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.statistics import Interval, mean_interval, middle_interval, resample_counts, share_interval
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.models.actors.base import Actor, standard_normal
+from flowmbpo.models.actors.flow import FlowActor
+from flowmbpo.models.actors.gaussian import GaussianActor
+from flowmbpo.models.agent import Agent
+from flowmbpo.models.task_context import TaskContext
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+MATCH_SAMPLES = 32  # of the policy, at every state that its moment-matched Gaussian acts in
+SHOWN = 8  # dimensions in the table
+MOSTLY, NARROW = 0.5, 0.01  # share of saturated actions, and std within a state, that the reading names
+
+
+@dataclass(frozen=True)
+class MatchedReturns:
+    """Real undiscounted returns of `n` episodes each, from the same starts, and their paired differences.
+
+    An episode that the simulator broke under any of the three is left out of all.
+    """
+
+    n: int
+    sampled: Interval
+    deterministic: Interval
+    gaussian: Interval
+    sampled_minus_deterministic: Interval
+    sampled_minus_gaussian: Interval
+
+
+@dataclass(frozen=True)
+class ActionsDiagnosis(Diagnosis):
+    """Figures of every action dimension (of every task), and the returns; None without an environment to run in."""
+
+    name: ClassVar[str] = "actions"
+    actor: str
+    states: int
+    samples: int
+    source: str
+    dimensions: tuple[DimensionFigures, ...]
+    returns: MatchedReturns | None
+
+    @property
+    def reading(self) -> str:
+        """Dimensions that pass no gradient, then those that explore nothing, then what the policy's shape earns."""
+        count = len(self.dimensions)
+        stuck = sum(one.saturation.low > MOSTLY for one in self.dimensions)
+        if stuck:
+            return f"{stuck} of {count} action dimensions are saturated at most states: they pass hardly any gradient."
+        narrow = sum(one.std_within.high < NARROW for one in self.dimensions)
+        if narrow:
+            return f"{narrow} of {count} action dimensions have lost their spread and explore nothing."
+        told = "All action dimensions are spread and unsaturated"
+        shape = None if self.returns is None else self.returns.sampled_minus_gaussian
+        if shape is None:
+            return f"{told}."
+        if shape.low <= 0.0 <= shape.high:
+            return f"{told}; the policy's shape earns no more than a Gaussian's as wide."
+        better = "more" if shape.low > 0.0 else "less"
+        return f"{told}; by its shape the policy earns {abs(shape.value):.3g} {better} than a Gaussian as wide."
+
+    def rows(self) -> list[Row]:
+        """Returns, then the dimensions, the most saturated first where there are many."""
+        rows: list[Row] = [
+            ("judged by", f"{self.samples} actions of the {self.actor} policy at {self.states} states of {self.source}")
+        ]
+        if self.returns is not None:
+            rows += _return_rows(self.returns)
+        shown = list(self.dimensions)
+        if len(shown) > SHOWN:
+            shown = sorted(shown, key=lambda one: one.saturation.value, reverse=True)[:SHOWN]
+            rows.append(("shown", f"the {SHOWN} most saturated of {len(self.dimensions)} dimensions; all with --json"))
+        for one in shown:
+            rows += one.rows()
+        several = sum(one.multimodal.low > SIGNIFICANCE for one in self.dimensions)
+        told = (
+            f"{several} of {len(self.dimensions)} dimensions (more than {SIGNIFICANCE:.0%} of states, by the interval)"
+        )
+        return [*rows, ("more than one mode within a state", told)]
+
+    def draw(self, figure: Figure) -> None:
+        """Spread, saturation, shape and returns."""
+        axes = figure.subplots(2, 2)
+        at = range(len(self.dimensions))
+        axes[0, 0].bar(
+            [k - 0.2 for k in at], [one.std_within.value for one in self.dimensions], 0.4, label="within a state"
+        )
+        axes[0, 0].bar(
+            [k + 0.2 for k in at], [one.std_across.value for one in self.dimensions], 0.4, label="across states"
+        )
+        axes[0, 0].set(ylabel="std of actions", xlabel="dimension")
+        axes[0, 0].legend()
+        axes[0, 1].bar(at, [one.saturation.value for one in self.dimensions], label="|a| > .99")
+        axes[0, 1].plot(at, [one.tanh_slope.value for one in self.dimensions], "k.", label="mean slope of tanh")
+        axes[0, 1].set(ylim=(0.0, 1.05), xlabel="dimension")
+        axes[0, 1].legend()
+        axes[1, 0].bar(at, [one.multimodal.value for one in self.dimensions])
+        axes[1, 0].axhline(SIGNIFICANCE, color="grey", linestyle=":")
+        axes[1, 0].set(ylabel="states with several modes", xlabel="dimension")
+        for part in (axes[0, 0], axes[0, 1], axes[1, 0]):
+            part.xaxis.get_major_locator().set_params(integer=True)
+        if self.returns is not None:
+            every = (self.returns.sampled, self.returns.deterministic, self.returns.gaussian)
+            error = [[one.value - one.low for one in every], [one.high - one.value for one in every]]
+            axes[1, 1].errorbar(range(3), [one.value for one in every], error, fmt="o", capsize=4)
+            axes[1, 1].set_xticks(range(3), ["sampled", "deterministic", "Gaussian of\nthe same std"])
+            axes[1, 1].set(ylabel="real return", xlim=(-0.5, 2.5))
+
+
+def _return_rows(returns: MatchedReturns) -> list[Row]:
+    return [
+        ("real return, sampled", f"{returns.sampled}  (n {returns.n})"),
+        ("real return, deterministic", f"{returns.deterministic}; sampled - it: {returns.sampled_minus_deterministic}"),
+        (
+            "real return, Gaussian of equal mean and std",
+            f"{returns.gaussian}; sampled - it: {returns.sampled_minus_gaussian}",
+        ),
+    ]
+
+
+def measure_actions(subject: Subject, effort: Effort) -> ActionsDiagnosis:
+    """Sample the policy at `effort.rows` real states, and run its three variants in the environment.
+
+    Raises DataError where no real state is there to act in.
+    """
+    generator = subject.generator("actions")
+    batch = subject.windows.sample(effort.rows, 1, generator)
+    state, context = subject.encode(batch.obs[0], batch.task)
+    z = subject.agent.world_model.latent(state)
+    u = draw_preactivations(subject.agent.actor, z, context, SAMPLES, generator)
+    matched = match_gaussian(u, SAMPLES, generator)
+    return ActionsDiagnosis(
+        actor=subject.config.actor.kind,
+        states=effort.rows,
+        samples=SAMPLES,
+        source=subject.windows_source,
+        dimensions=measure_dimensions(subject.agent, u, matched, batch.task, effort.resamples, generator),
+        returns=_compare_returns(subject) if subject.make_env is not None and subject.episode_count > 1 else None,
+    )
+
+
+def match_gaussian(u: Float[Tensor, "S B A"], count: int, generator: torch.Generator) -> Float[Tensor, "M B A"]:
+    """`count` draws from the Gaussian of the samples' mean and variance at each state, before the tanh.
+
+    The mean of S samples varies by a share 1/S of their variance; the draws have that much less, so that their
+    variance about the policy's own mean is the policy's.
+    """
+    mean, variance = u.mean(0), u.var(0) * (1.0 - 1.0 / len(u))
+    return mean + variance.sqrt() * standard_normal(mean.expand(count, *mean.shape), generator)
+
+
+@torch.no_grad()  # episodes are run, nothing is learnt
+def act_matched(
+    actor: Actor, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
+) -> Float[Tensor, "B A"]:
+    """An action of the moment-matched Gaussian policy."""
+    u = draw_preactivations(actor, z, context, MATCH_SAMPLES, generator)
+    return match_gaussian(u, 1, generator).squeeze(0).tanh() * context.action_mask
+
+
+def _compare_returns(subject: Subject) -> MatchedReturns:
+    agent, generator = subject.agent, subject.generator("matched policy")
+
+    def matched(obs: Tensor, task: Tensor) -> Tensor:
+        state, context = subject.encode(obs, task)
+        return act_matched(agent.actor, agent.world_model.latent(state), context, generator)
+
+    every = [subject.episodes, subject.run(agent.act, offset=0), subject.run(matched, offset=0)]
+    sound = ~torch.stack([episodes.broken for episodes in every]).any(0)
+    sampled, deterministic, gaussian = (episodes.returns[sound] for episodes in every)
+    return MatchedReturns(
+        n=int(sound.sum()),
+        sampled=mean_interval(sampled),
+        deterministic=mean_interval(deterministic),
+        gaussian=mean_interval(gaussian),
+        sampled_minus_deterministic=mean_interval(sampled - deterministic),
+        sampled_minus_gaussian=mean_interval(sampled - gaussian),
+    )
+
+
+SATURATED = 0.99
+
+
+@dataclass(frozen=True)
+class DimensionFigures:
+    """One action dimension of one task, over `states` real states.
+
+    `mean` and `std_within` are means over states of the policy's mean action and of its standard deviation
+    at a state; `std_across` is that of the mean action over states. `saturation` is the share of actions
+    beyond +-.99, `preactivation` the mean |u|, `tanh_slope` the mean of 1 - a^2: what is left of a gradient.
+    `multimodal` is the share of states at which the dip test calls u multimodal (5% at most are false),
+    `negentropy` how far u is from a Gaussian, in nats. `source_ratio` is the std of u within a state over that of
+    the noise that the policy draws: below 1 where a flow contracts its noise (1 for a Gaussian; None for
+    other policies). `matched_std` is the std of actions within a state of the Gaussian of u's mean and variance.
+    """
+
+    task: str
+    dimension: int
+    states: int
+    mean: Interval
+    std_within: Interval
+    matched_std: Interval
+    std_across: Interval
+    saturation: Interval
+    preactivation: Interval
+    tanh_slope: Interval
+    multimodal: Interval
+    negentropy: Interval
+    source_ratio: Interval | None
+
+    def rows(self) -> list[Row]:
+        """Two rows: spread, then shape."""
+        label = f"{self.task}, dimension {self.dimension}"
+        spread = (
+            f"mean {self.mean}, std within a state {self.std_within}, across states {self.std_across}; "
+            f"|a| > {SATURATED} {self.saturation}, |u| {self.preactivation.value:.3g}, tanh' {self.tanh_slope}"
+        )
+        source = "" if self.source_ratio is None else f"; std / source noise {self.source_ratio}"
+        shape = (
+            f"multimodal in {self.multimodal} of states, negentropy {self.negentropy} nats{source}; "
+            f"Gaussian of equal moments has std {self.matched_std.value:.3g}  (n {self.states})"
+        )
+        return [(label, spread), (f"{label}: shape", shape)]
+
+
+@torch.no_grad()  # the policy is measured, not trained
+def draw_preactivations(
+    actor: Actor, z: Float[Tensor, "B D"], context: TaskContext, samples: int, generator: torch.Generator
+) -> Float[Tensor, "S B A"]:
+    """S samples of u at every state."""
+    u = actor.preactivation(z.repeat(samples, 1), context.repeat(samples), generator)
+    if actor.config.noise_floor > 0.0:
+        u = u + actor.config.noise_floor * standard_normal(u, generator)
+    return u.view(samples, len(z), -1)
+
+
+def measure_dimensions(
+    agent: Agent,
+    u: Float[Tensor, "S B A"],
+    matched: Float[Tensor, "S B A"],
+    task: Int[Tensor, " B"],
+    resamples: int,
+    generator: torch.Generator,
+) -> tuple[DimensionFigures, ...]:
+    """The figures of every dimension that a task has, for every task among the states.
+
+    `matched` are draws of the Gaussian of equal moments. S is `modes.SAMPLES`, which the dip test is calibrated for.
+    """
+    assert len(u) == SAMPLES
+    noise = _source_noise(agent.actor)
+    figures: list[DimensionFigures] = []
+    for one in sorted(set(task.tolist())):
+        info = agent.spec.tasks[one]
+        rows = task == one
+        counts = resample_counts(int(rows.sum()), resamples, generator)
+        own = slice(0, info.action_dim)
+        across = spread_across(u[:, rows, own].tanh(), counts)
+        for dimension in range(info.action_dim):
+            std = None if noise is None else float(noise[dimension])
+            own_u, own_matched = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
+            figures.append(_figures(info.name, dimension, own_u, own_matched, across[dimension], std))
+    return tuple(figures)
+
+
+def _figures(
+    task: str, dimension: int, u: Tensor, matched: Tensor, across: Interval, noise: float | None
+) -> DimensionFigures:
+    action = u.tanh()
+    samples = u.numpy().astype(np.float64)
+    modes = sum(dip(column) > CRITICAL_DIP for column in samples.T)
+    shape = torch.from_numpy(negentropy(samples))
+    return DimensionFigures(
+        task=task,
+        dimension=dimension,
+        states=u.shape[1],
+        mean=mean_interval(action.mean(0)),
+        std_within=mean_interval(action.std(0)),
+        matched_std=mean_interval(matched.tanh().std(0)),
+        std_across=across,
+        saturation=mean_interval((action.abs() > SATURATED).double().mean(0)),
+        preactivation=mean_interval(u.abs().mean(0)),
+        tanh_slope=mean_interval((1.0 - action.square()).mean(0)),
+        multimodal=share_interval(modes, u.shape[1]),
+        negentropy=mean_interval(shape[~shape.isnan()]),
+        source_ratio=None if noise is None else mean_interval(u.std(0) / noise),
+    )
+
+
+def spread_across(action: Float[Tensor, "S B K"], counts: Float[Tensor, "R B"]) -> list[Interval]:
+    """Standard deviation over states of the policy's mean action, of each dimension, with bootstrap intervals.
+
+    The mean of S samples is itself noisy: its share of the variance is taken away, which leaves 0 for a policy
+    that does the same everywhere.
+    """
+    mean = action.double().mean(0).cpu()
+    noise = (action.double().var(0) / len(action)).cpu()
+    mean = mean - mean.mean(0)  # centred: no cancellation in the weighted moments
+
+    def spread(weight: Tensor) -> Tensor:
+        n = weight.sum(-1, keepdim=True)
+        variance = (weight @ mean.square() / n - (weight @ mean / n).square()) * n / (n - 1.0)
+        return (variance - weight @ noise / n).clamp(min=0.0).sqrt()
+
+    values = spread(torch.ones(1, len(mean), dtype=torch.float64))[0].tolist()
+    resampled = spread(counts)
+    return [middle_interval(value, resampled[:, k]) for k, value in enumerate(values)]
+
+
+def _source_noise(actor: Actor) -> Float[Tensor, " A"] | None:
+    """Standard deviation of the noise that the policy draws, before any ODE and without a noise floor."""
+    if isinstance(actor, FlowActor):
+        return actor.log_noise_std.detach().exp()
+    if isinstance(actor, GaussianActor):
+        return actor.logstd.detach().exp()
+    return None

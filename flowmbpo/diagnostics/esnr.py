@@ -1,0 +1,282 @@
+"""Signal to noise of a checkpoint's gradients: the actor's in two variants, and the world model's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowmbpo.diagnostics.esnr_estimate import (
+    PER_COORDINATE_FLOOR,
+    Esnr,
+    esnr_from_gram,
+    inner_products,
+    per_coordinate_snr,
+)
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.statistics import Interval
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.documents import Document
+from flowmbpo.errors import NonFiniteError
+from flowmbpo.training.model_loss import model_loss
+from flowmbpo.training.updates import actor_objective, frozen
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class GradientSnr(Document):
+    """ESNR of one kind of gradient, each estimate of it from `batch` samples `of`; of `size` coordinates.
+
+    `per_coordinate` is PWM's figure (see `per_coordinate_snr`), not comparable with `esnr`.
+    """
+
+    esnr: Esnr
+    per_coordinate: Interval
+    batch: int
+    of: str
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object: the ESNR's, with what it is of."""
+        own = {"N": self.batch, "N_of": self.of, "coordinates": self.size}
+        return {**self.esnr.to_dict(), **own, "per_coordinate_snr": self.per_coordinate.to_dict()}
+
+
+@dataclass(frozen=True)
+class EsnrDiagnosis(Diagnosis):
+    """`policy`: start states fixed; `total`: drawn again; `model`: the world model's loss over fresh windows."""
+
+    name: ClassVar[str] = "esnr"
+    horizon: int
+    actor: dict[Literal["policy", "total"], GradientSnr]
+    model: GradientSnr
+    samples_from: str
+
+    @property
+    def reading(self) -> str:
+        """How much of one actor update is signal."""
+        total = self.actor["total"]
+        estimate, of = total.esnr, f"the actor's gradient of {total.batch} start states"
+        if estimate.value is None:
+            return f"Nothing in {of} is chance: all {estimate.gradients} are equal."
+        if (estimate.value if estimate.interval is None else estimate.interval.low) <= 0.0:
+            return f"In {estimate.gradients} draws of {of} no signal can be told from noise."
+        if estimate.value >= 1.0:
+            return f"One draw of {of} is more signal than noise; whether it points the right way `gradient` tells."
+        return f"One draw of {of} is mostly noise: signal equals it in the mean of {math.ceil(1.0 / estimate.value)}."
+
+    def rows(self) -> list[Row]:
+        """ESNR, gradient length and PWM's figure of each kind."""
+        kinds = {
+            "actor, total": (self.actor["total"], "start states drawn again"),
+            "actor, policy": (self.actor["policy"], "start states fixed"),
+            "world model": (self.model, "fresh windows"),
+        }
+        rows: list[Row] = []
+        for name, (snr, drawn) in kinds.items():
+            rows.append((f"ESNR: {name}", f"{snr.esnr}, N {snr.batch} {snr.of} ({drawn})"))
+            rows.append((f"  length of a gradient: {name}", f"{snr.esnr.norm}, {snr.size:,} coordinates"))
+            rows.append((f"  per-coordinate SNR (PWM's code): {name}", str(snr.per_coordinate)))
+        rows.append(("imagined steps of the actor's gradient", str(self.horizon)))
+        rows.append(("samples come from", self.samples_from))
+        return rows
+
+    def draw(self, figure: Figure) -> None:
+        """ESNR with its interval, on a scale that is linear near zero and logarithmic beyond."""
+        axes = figure.subplots()
+        kinds = {
+            "actor\n(total)": self.actor["total"],
+            "actor\n(policy)": self.actor["policy"],
+            "world model": self.model,
+        }
+        for place, snr in enumerate(kinds.values()):
+            estimate = snr.esnr
+            if estimate.value is None:
+                axes.annotate("infinite", (place, 1.0), ha="center")
+                continue
+            axes.plot(place, estimate.value, "o", color="#4477aa")
+            if estimate.interval is not None:
+                axes.vlines(place, estimate.interval.low, estimate.interval.high, color="#4477aa")
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.axhline(0.0, color="0.6", linewidth=0.8)
+        axes.set_xticks(range(len(kinds)), [f"{name}\nN {snr.batch}" for name, snr in kinds.items()])
+        axes.set_xlim(-0.5, len(kinds) - 0.5)
+        axes.set_ylabel(f"ESNR, M {self.model.esnr.gradients}")
+
+
+def measure_esnr(subject: Subject, effort: Effort) -> EsnrDiagnosis:
+    """Draw `effort.gradients` gradients of each kind. Raises NonFiniteError where one is not finite."""
+    training = subject.config.training
+
+    def measure(kind: str, gradient: Gradient, batch: int, of: str) -> GradientSnr:
+        sample = collect(gradient, effort.gradients)
+        estimate = esnr_from_gram(sample.gram, subject.generator(f"esnr/bootstrap/{kind}"), effort.resamples)
+        return GradientSnr(estimate, sample.per_coordinate, batch, of, sample.size)
+
+    states = "start states"
+    if training.noise_replicas > 1:
+        states += f" rolled out {training.noise_replicas} times each"
+    return EsnrDiagnosis(
+        actor={
+            "policy": measure("policy", actor_gradients(subject, "fixed"), subject.batch_size, states),
+            "total": measure("total", actor_gradients(subject, "resampled"), subject.batch_size, states),
+        },
+        model=measure("model", model_gradients(subject), training.wm_batch_size, "windows"),
+        horizon=subject.actor_horizon,
+        samples_from=subject.windows_source,
+    )
+
+
+def light_esnr(subject: Subject, effort: Effort) -> dict[str, float]:
+    """Unbiased ESNR of the actor (`total`) and of the world model from few gradients: rough, without interval.
+
+    A figure that is infinite, or whose gradient is not finite (the update guards count those), is left out.
+    """
+    figures = {}
+    wanted = [("esnr/actor", actor_gradients(subject, "resampled"))] if subject.trains_policy else []
+    wanted += [("esnr/model", model_gradients(subject))] if subject.trains_model else []
+    for key, gradient in wanted:
+        try:
+            estimate = esnr_from_gram(collect(gradient, effort.gradients).gram)
+        except NonFiniteError:
+            continue
+        if estimate.value is not None:
+            figures[key] = estimate.value
+    return figures
+
+
+Gradient = Callable[[int], Tensor]
+"""The flat gradient of a row number; the same row gives the same gradient whenever it is asked for."""
+STORED_BYTES = 160_000_000
+STORED_ROWS = 8  # at least, however long a gradient is: as much as the networks and their optimisers take
+SAMPLED_COORDINATES = 1 << 16
+
+
+@dataclass(frozen=True)
+class GradientSample:
+    """What M gradients of n coordinates leave behind: their inner products, and PWM's per-coordinate figure."""
+
+    gram: Float[Tensor, "M M"]
+    per_coordinate: Interval
+    size: int
+
+
+def actor_gradients(subject: Subject, starts: Literal["fixed", "resampled"]) -> Gradient:
+    """Gradients of -J to the actor, as `update_actor` takes them, each from `subject.batch_size` start states.
+
+    `fixed`: all from the same start states, so that only the noise of policy and model differs;
+    `resampled`: the start states are drawn again too. The penalty on preactivations is left out: it
+    is no estimate of a return's gradient. All have the horizon `subject.actor_horizon`.
+    """
+    agent, training = subject.agent, subject.config.training
+    parameters = [p for p in agent.actor.parameters() if p.requires_grad]
+    scale = agent.return_scale.std.squeeze(0) if training.return_normalization else 1.0
+    horizon = subject.actor_horizon
+    fixed = subject.starts(subject.batch_size, subject.generator("esnr/starts")) if starts == "fixed" else None
+
+    def gradient(row: int) -> Tensor:
+        generator = subject.generator(f"esnr/actor/{starts}/{row}")
+        start, context = fixed or subject.starts(subject.batch_size, generator)
+        with frozen(agent.world_model, agent.critic):
+            loss = actor_objective(agent, start, context, training, generator, horizon).loss / scale
+            return _finite(flat_gradient(loss, parameters), "actor")
+
+    return gradient
+
+
+def model_gradients(subject: Subject) -> Gradient:
+    """Gradients of the model loss to the world model, each from `wm_batch_size` fresh windows."""
+    agent, training = subject.agent, subject.config.training
+    parameters = [p for p in agent.world_model.parameters() if p.requires_grad]
+
+    def gradient(row: int) -> Tensor:
+        generator = subject.generator(f"esnr/model/{row}")
+        batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
+        reward = agent.reward_normalizer(batch.reward)
+        loss = model_loss(agent.world_model, batch, reward, training, generator).total
+        return _finite(flat_gradient(loss, parameters), "world model")
+
+    return gradient
+
+
+def flat_gradient(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, " n"]:
+    """The gradient of all parameters in one vector; 0 for those that the loss does not depend on."""
+    wanted = list(parameters)
+    parts = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def collect(gradient: Gradient, count: int, stored_bytes: int = STORED_BYTES) -> GradientSample:
+    """All inner products of `count` >= 2 gradients, exact, in bounded memory.
+
+    As many gradients as `stored_bytes` holds (8 at least) are kept; the others are drawn again from their
+    seeds for every such block. Where all fit, each is drawn once; 64 gradients of 5 million coordinates
+    take 4.5 times as many, and 0.3 GB. The per-coordinate figure is a mean over all coordinates; its
+    interval is that of at most 65,536 of them, evenly spaced.
+    """
+    first = gradient(0)
+    size = first.numel()
+    block = min(count, max(STORED_ROWS, stored_bytes // (size * first.element_size())))
+    rows = first.new_empty(block, size)
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    moments = _Moments(first, count)
+    rows[0] = first
+    del first  # as long as a row
+    for begin in range(0, count, block):
+        end = min(begin + block, count)
+        stored = rows[: end - begin]
+        for row in range(begin, end):
+            if row > 0:
+                stored[row - begin] = gradient(row)
+            if begin == 0:
+                moments.add(stored[row])
+        gram[begin:end, begin:end] = inner_products(stored, stored).cpu()
+        for row in range(end, count):
+            other = gradient(row)
+            if begin == 0:
+                moments.add(other)
+            gram[begin:end, row] = inner_products(stored, other.unsqueeze(0)).squeeze(1).cpu()
+            gram[row, begin:end] = gram[begin:end, row]
+    return GradientSample(gram, moments.per_coordinate(), size)
+
+
+class _Moments:
+    """Running mean and sum of squared deviations of every coordinate (Welford 1962), and some coordinates kept."""
+
+    def __init__(self, like: Tensor, count: int) -> None:
+        size = like.numel()
+        self.step = -(-size // SAMPLED_COORDINATES)
+        self.kept = like.new_empty(count, -(-size // self.step))
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.seen = 0
+
+    def add(self, row: Tensor) -> None:
+        self.kept[self.seen] = row[:: self.step]
+        self.seen += 1
+        deviation = row - self.mean
+        self.mean.add_(deviation, alpha=1.0 / self.seen)
+        self.square.addcmul_(deviation, deviation, value=1.0 - 1.0 / self.seen)
+
+    def per_coordinate(self) -> Interval:
+        sampled = per_coordinate_snr(self.kept)
+        if self.step == 1:
+            return sampled
+        variance = self.square / (self.seen - 1)
+        value = float((self.mean.square() / (variance + PER_COORDINATE_FLOOR)).mean(dtype=torch.float64))
+        return Interval(value, value + sampled.low - sampled.value, value + sampled.high - sampled.value)
+
+
+def _finite(gradient: Tensor, part: str) -> Tensor:
+    if not bool(gradient.isfinite().all()):
+        raise NonFiniteError(
+            f"the gradient of the {part} is not finite, so it has no signal to noise: `flowmbpo diagnose health` "
+            "tells which part of the checkpoint broke; diagnose one saved before that"
+        )
+    return gradient
