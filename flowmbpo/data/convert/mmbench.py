@@ -28,7 +28,6 @@ class MMBenchSource(Source):
     """
 
     format: ClassVar[str] = "mmbench"
-
     flat: ClassVar[bool] = True
 
     def __init__(

@@ -20,6 +20,7 @@ from flowmbpo.data.dataset.format import (
     open_shard,
     read_index,
     read_manifest,
+    row_starts,
 )
 from flowmbpo.errors import DataError, nearest
 
@@ -64,6 +65,10 @@ class Dataset:
         """Use `open`."""
         self.path = path
         self.manifest = manifest
+        self.set_name = manifest.set_name  # that it was recorded for
+        self.tasks = manifest.tasks  # in the order of their ids
+        self.obs_dim, self.action_dim = manifest.obs_dim, manifest.action_dim  # the widest ones
+        self.source = manifest.source  # where the data come from, as the writer put it
         self._shards = [manifest.shards(task) for task in range(len(manifest.tasks))]
 
     @classmethod
@@ -87,31 +92,6 @@ class Dataset:
                 found = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
                 raise DataError(f"{file} {found}: the dataset is damaged. {RESTORE}")
         return cls(path, manifest)
-
-    @property
-    def set_name(self) -> str:
-        """The task set it was recorded for."""
-        return self.manifest.set_name
-
-    @property
-    def tasks(self) -> tuple[TaskRecord, ...]:
-        """The tasks in the order of their ids."""
-        return self.manifest.tasks
-
-    @property
-    def obs_dim(self) -> int:
-        """Widest observation."""
-        return self.manifest.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        """Widest action."""
-        return self.manifest.action_dim
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """Where the data come from, as its writer put it."""
-        return self.manifest.source
 
     @property
     def episodes(self) -> int:
@@ -166,16 +146,25 @@ class Dataset:
         """The files of a task."""
         return tuple(self.path / record.name for record in self._shards[task])
 
-    def episode_table(self, task: int) -> npt.NDArray[Any]:
-        """EPISODE_TABLE [E]: all episodes of a task; `start` counts the rows of the episode's `shard`."""
-        parts = [np.empty(0, EPISODE_TABLE)]
-        for number, path in enumerate(self.shard_paths(task)):
-            index = read_index(path)
-            part = np.empty(len(index["id"]), EPISODE_TABLE)
-            part["shard"] = number
-            for name, values in index.items():
-                part[name] = values
-            parts.append(part)
+    def episode_table(self, task: int, episodes: range | None = None) -> npt.NDArray[Any]:
+        """EPISODE_TABLE [E]: episodes of a task (by default all); `start` counts the rows of the episode's `shard`.
+
+        Raises IndexError where the task has fewer, DataError where a file is damaged.
+        """
+        held = self.tasks[task].episodes
+        asked = range(held) if episodes is None else episodes
+        if len(asked) and not (asked.step == 1 and 0 <= asked.start < asked.stop <= held):
+            raise IndexError(f"{asked} of the {held} episodes of task {self.tasks[task].name}")
+        parts, first = [np.empty(0, EPISODE_TABLE)], 0
+        for number, record in enumerate(self._shards[task]):
+            low, high = max(asked.start - first, 0), min(asked.stop - first, record.episodes)
+            first += record.episodes
+            if low < high:
+                part = np.empty(high - low, EPISODE_TABLE)
+                part["shard"] = number
+                for name, values in read_index(self.path / record.name).items():
+                    part[name] = values[low:high]
+                parts.append(part)
         return np.concatenate(parts)
 
     def read_rows(self, task: int, shard: int, spans: Iterable[tuple[int, int, int]], out: RowArrays) -> None:
@@ -193,25 +182,11 @@ class Dataset:
 
         Raises IndexError where the task has fewer, DataError where a file is damaged.
         """
-        if len(episodes) and not (episodes.step == 1 and 0 <= episodes.start < episodes.stop <= self._count(task)):
-            raise IndexError(f"{episodes} of the {self._count(task)} episodes of task {self.tasks[task].name}")
-        parts, first = [], 0
-        for number, record in enumerate(self._shards[task]):
-            low, high = max(episodes.start - first, 0), min(episodes.stop - first, record.episodes)
-            if low < high:
-                index = read_index(self.shard_paths(task)[number])
-                parts.append((number, {name: values[low:high] for name, values in index.items()}))
-            first += record.episodes
-        length = np.concatenate([np.empty(0, np.int64), *(index["length"] for _, index in parts)])
-        ids = np.concatenate([np.empty(0, np.int64), *(index["id"] for _, index in parts)])
-        rows = RowArrays.allocate(int((length + 1).sum()), self.tasks[task])
-        to = 0
-        for number, index in parts:
-            start, end = int(index["start"][0]), int(index["start"][-1] + index["length"][-1] + 1)
-            self.read_rows(task, number, [(start, end, to)], rows)
-            to += end - start
-        starts = np.cumsum(length + 1) - (length + 1)
-        return EpisodeBlock(rows.obs, rows.action, rows.reward, rows.terminated, starts, length, ids)
-
-    def _count(self, task: int) -> int:
-        return self.tasks[task].episodes
+        table = self.episode_table(task, episodes)
+        starts = row_starts(table["length"])
+        rows = RowArrays.allocate(int((table["length"] + 1).sum()), self.tasks[task])
+        for shard, place in zip(*np.unique(table["shard"], return_index=True), strict=True):
+            own = table[table["shard"] == shard]
+            span = (int(own["start"][0]), int(own["start"][-1] + own["length"][-1] + 1), int(starts[place]))
+            self.read_rows(task, int(shard), [span], rows)
+        return EpisodeBlock(**vars(rows), start=starts, length=table["length"], id=table["id"])

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +36,7 @@ class WindowSampler:
     """Hands out `Batch`es of windows of `horizon` transitions; every window of a task once per pass.
 
     A window starts at each transition from which `horizon` of them follow inside the episode; an episode
-    shorter than that gives one window, padded and masked as `Batch` says (`short_episodes` counts them).
+    shorter than that gives one window, padded and masked as `Batch` says.
     A task's data are cut into blocks of whole episodes of some thousand rows. For every pass the blocks are
     permuted and put into groups of which two fit into the task's share of memory, and the windows of a
     group are shuffled together. While one group is dealt the next is read. A task that fits into its share
@@ -99,22 +98,6 @@ class WindowSampler:
         """Windows in the data: those of one pass through all tasks."""
         return int(self._sizes.sum())
 
-    @property
-    def short_episodes(self) -> int:
-        """Episodes with fewer transitions than the horizon; each gives one padded window."""
-        return sum(task.short_episodes for task in self._tasks)
-
-    @property
-    def passes(self) -> float:
-        """How often the data have been gone through: windows handed out per window there is."""
-        return float(self._dealt.sum() / self._sizes.sum())
-
-    @property
-    def task_passes(self) -> dict[str, float]:
-        """The same for each task, by its name in the dataset."""
-        names = [self.dataset.tasks[task.task].name for task in self._tasks]
-        return dict(zip(names, (self._dealt / self._sizes).tolist(), strict=True))
-
     def next(self) -> Batch:
         """The next batch, on the sampler's device. Raises DataError where a file turns out damaged."""
         self._release()
@@ -166,9 +149,7 @@ class WindowSampler:
     def __enter__(self) -> WindowSampler:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _open_tasks(self, ids: dict[int, int], seed: int, memory_mb: int) -> list[TaskWindows]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,17 +43,6 @@ class Finding:
         return f"{self.file}: {self.problem}"
 
 
-@dataclass
-class _Sums:
-    """What a task's files hold."""
-
-    episodes: int = 0
-    transitions: int = 0
-    reward_sum: float = 0.0
-    reward_square_sum: float = 0.0
-    size: float = 0.0  # of absolute rewards: what rounding is measured by
-
-
 def verify(path: Path | str) -> list[Finding]:
     """All damage in the dataset, finished or not; empty where there is none. A file with other bytes is one finding.
 
@@ -71,7 +61,7 @@ def verify(path: Path | str) -> list[Finding]:
         return [Finding(MANIFEST, problem, _RESTORE if problem != text else "")]
     findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished", _GO_ON)]
     findings += _check_listing(path, manifest)
-    sums = {task.name: _Sums() for task in manifest.tasks}
+    sums: dict[str, dict[str, Any]] = {task.name: defaultdict(int) for task in manifest.tasks}
     tasks = {task.name: task for task in manifest.tasks}
     ids: dict[str, Array] = {}
     for record in manifest.files:
@@ -125,7 +115,7 @@ def _check_bytes(path: Path, record: ShardRecord) -> Iterator[str]:
 
 
 def _check_content(
-    path: Path, record: ShardRecord, task: TaskRecord, sums: _Sums, ids: dict[str, Array]
+    path: Path, record: ShardRecord, task: TaskRecord, sums: dict[str, Any], ids: dict[str, Array]
 ) -> Iterator[str]:
     """What is wrong inside a file; its figures are added to `sums`, its episodes to `ids`."""
     index = read_index(path)
@@ -168,11 +158,11 @@ def _check_content(
     wrong_return = ~(np.abs(np.add.reduceat(reward, start) - index["return"]) <= SUM_TOLERANCE * (1 + size))
     if wrong_return.any():
         yield f"the return of episode {int(index['id'][wrong_return][0])} is not the sum of its rewards"
-    sums.episodes += len(final)
-    sums.transitions += int(length.sum())
-    sums.reward_sum += float(reward.sum())
-    sums.reward_square_sum += float(np.square(reward).sum())
-    sums.size += float(size.sum())
+    sums["episodes"] += len(final)
+    sums["transitions"] += int(length.sum())
+    sums["reward_sum"] += float(reward.sum())
+    sums["reward_square_sum"] += float(np.square(reward).sum())
+    sums["size"] += float(size.sum())  # what rounding is measured by
 
 
 def _check_ids(ids: dict[str, Array]) -> Iterator[Finding]:
@@ -188,12 +178,12 @@ def _check_ids(ids: dict[str, Array]) -> Iterator[Finding]:
         yield Finding(names[number], f"episode id {every[order[twice[first]]]} is there twice")
 
 
-def _compare(task: TaskRecord, sums: _Sums) -> Iterator[str]:
-    if (sums.episodes, sums.transitions) != (task.episodes, task.transitions):
+def _compare(task: TaskRecord, sums: dict[str, Any]) -> Iterator[str]:
+    if (sums["episodes"], sums["transitions"]) != (task.episodes, task.transitions):
         yield (
             f"task {task.name}: {task.episodes} episodes and {task.transitions} transitions, the files hold "
-            f"{sums.episodes} and {sums.transitions}"
+            f"{sums['episodes']} and {sums['transitions']}"
         )
-    for name, size in (("reward_sum", sums.size), ("reward_square_sum", sums.reward_square_sum)):
-        if abs(getattr(sums, name) - getattr(task, name)) > SUM_TOLERANCE * (1 + size):
-            yield f"task {task.name}: {name} {getattr(task, name)}, the files hold {getattr(sums, name)}"
+    for name, size in (("reward_sum", sums["size"]), ("reward_square_sum", sums["reward_square_sum"])):
+        if abs(sums[name] - getattr(task, name)) > SUM_TOLERANCE * (1 + size):
+            yield f"task {task.name}: {name} {getattr(task, name)}, the files hold {sums[name]}"

@@ -25,12 +25,9 @@ BLOCK = np.dtype([(name, "<i8") for name in ("shard", "first_row", "rows", "firs
 """A run of whole episodes of one shard: where it begins and how much it holds; windows begin at `starts` rows."""
 
 
-def cut_blocks(dataset: Dataset, task: int, horizon: int) -> tuple[npt.NDArray[Any], int]:
-    """The blocks of a task, BLOCK [K], and how many of its episodes are shorter than a window.
-
-    Raises DataError where an index cannot be read.
-    """
-    parts, short = [], 0
+def cut_blocks(dataset: Dataset, task: int, horizon: int) -> npt.NDArray[Any]:
+    """The blocks of a task, BLOCK [K]. Raises DataError where an index cannot be read."""
+    parts = []
     for shard, path in enumerate(dataset.shard_paths(task)):
         length = read_index(path, "length")["length"]
         start = row_starts(length)
@@ -44,8 +41,7 @@ def cut_blocks(dataset: Dataset, task: int, horizon: int) -> tuple[npt.NDArray[A
         part["episodes"] = np.diff(first, append=len(length))
         part["starts"] = np.add.reduceat(_window_starts(length, horizon), first)
         parts.append(part)
-        short += int((length < horizon).sum())
-    return np.concatenate(parts), short
+    return np.concatenate(parts)
 
 
 def _window_starts(length: Int64s, horizon: int) -> Int64s:
@@ -101,7 +97,7 @@ class TaskWindows:
         self.dataset = dataset
         self.task = task
         self.spec_id = spec_id
-        self.blocks, self.short_episodes = cut_blocks(dataset, task, horizon)
+        self.blocks = cut_blocks(dataset, task, horizon)
         self.starts = int(self.blocks["starts"].sum())  # windows in a pass
         record = dataset.tasks[task]
         self._row_bytes = 4 * (record.obs_dim + record.action_dim + 1) + 1 + FINAL_BYTES

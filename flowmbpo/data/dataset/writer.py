@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,7 +35,6 @@ from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
 
 SHARD_BYTES = 64 * 2**20  # of rows before compression
 BUFFER_BYTES = 2**30  # of rows that wait in memory, all tasks together: shards of sets of many tasks are smaller
-PART_BYTES = 8 * 2**20  # rows that are laid out at once
 WAITING = 2  # shards in work or waiting before the caller waits, too
 LOCK = ".lock"
 _MOST_IDS = 2**31
@@ -55,12 +53,16 @@ class TaskWidths(Protocol):
 
 
 @dataclass
-class _Buffer:
-    """Episodes of a task that fill no shard yet."""
+class _Task:
+    """One task while it is written."""
 
-    rows: list[Array] = field(default_factory=list)
+    listed: TaskRecord  # what the finished shards hold
+    shards: list[ShardRecord]
+    added: TaskRecord  # what they and the buffer hold
+    number: int  # of the next shard
+    rows: list[Array] = field(default_factory=list)  # of the buffer: episodes that fill no shard yet
     index: list[Array] = field(default_factory=list)
-    count: int = 0  # of rows
+    count: int = 0  # of its rows
 
 
 class DatasetWriter:
@@ -80,13 +82,12 @@ class DatasetWriter:
         self._lock: int | None = lock
         self._failed = False
         self._taken = np.zeros(1024, np.bool_)  # by episode id
-        self._tasks = list(manifest.tasks)  # with what has been added
-        self._listed = list(manifest.tasks)  # with what finished shards hold
-        self._shards = {record.name: list(manifest.shards(task)) for task, record in enumerate(manifest.tasks)}
-        self._numbers = [len(shards) for shards in self._shards.values()]  # of each task's next shard
-        self._buffers = [_Buffer() for _ in manifest.tasks]
+        self._tasks = []
+        for task, record in enumerate(manifest.tasks):
+            shards = manifest.shards(task)
+            self._tasks.append(_Task(record, list(shards), record, len(shards)))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")  # HDF5 compresses without Python's lock
-        self._sealing: deque[tuple[Future[ShardRecord], int, TaskRecord]] = deque()
+        self._sealing: deque[tuple[Future[ShardRecord], _Task, TaskRecord]] = deque()
 
     @classmethod
     def create(
@@ -142,11 +143,6 @@ class DatasetWriter:
             raise
         return writer
 
-    @property
-    def tasks(self) -> tuple[TaskRecord, ...]:
-        """The tasks with what has been added so far."""
-        return tuple(self._tasks)
-
     def holds(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which episodes have been added."""
         return (ids < len(self._taken)) & self._taken[np.minimum(ids, len(self._taken) - 1)]
@@ -200,7 +196,7 @@ class DatasetWriter:
             "reward": rewards,
             "terminated": ended,
         }
-        record = self._tasks[task_id]
+        record = self._manifest.tasks[task_id]
         if ids.shape != (len(rewards),):
             raise DataError(f"task {record.name}: {ids.size} episode ids for {len(rewards)} episodes")
         if not len(ids):
@@ -208,7 +204,7 @@ class DatasetWriter:
         check_episodes(record, fields, ids, source)
         self._take(record.name, ids)
         self._failed = True  # until all parts are written: a checkpoint between them would tear the call apart
-        self._append(task_id, fields, ids, source)
+        self._append(self._tasks[task_id], fields, ids, source)
         self._failed = False
 
     def checkpoint(self, *, seal: bool = False) -> None:
@@ -241,9 +237,7 @@ class DatasetWriter:
     def __enter__(self) -> DatasetWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _next_ids(self, count: int) -> npt.NDArray[np.int64]:
@@ -263,58 +257,56 @@ class DatasetWriter:
             self._taken = np.pad(self._taken, (0, max(int(values[-1]) + 1, 2 * len(self._taken)) - len(self._taken)))
         self._taken[values] = True
 
-    def _append(self, task: int, fields: dict[str, Array], ids: npt.NDArray[np.int64], source: int) -> None:
-        record = self._tasks[task]
+    def _append(self, task: _Task, fields: dict[str, Array], ids: npt.NDArray[np.int64], source: int) -> None:
         rows_each = fields["reward"].shape[1] + 1
-        row_bytes = 4 * (record.obs_dim + record.action_dim + 2)
+        row_bytes = 4 * (task.added.obs_dim + task.added.action_dim + 2)
         shard_rows = max(1, min(SHARD_BYTES, BUFFER_BYTES // len(self._tasks)) // row_bytes)
-        part = max(1, PART_BYTES // (row_bytes * rows_each))
         begin = 0
         while begin < len(ids):
-            buffer = self._buffers[task]
             # Whole episodes until the shard is full, wherever the calls' borders fall.
-            end = begin + min(-(-(shard_rows - buffer.count) // rows_each), part)
+            end = begin + -(-(shard_rows - task.count) // rows_each)
             now = {name: values[begin:end] for name, values in fields.items()}
             rows, index = lay_out(now, ids[begin:end], source)
-            buffer.rows.append(rows)
-            buffer.index.append(index)
-            buffer.count += len(rows)
-            record = self._tasks[task]
+            task.rows.append(rows)
+            task.index.append(index)
+            task.count += len(rows)
+            record, squares = task.added, np.square(now["reward"], dtype=np.float64)
             added = {
                 "episodes": record.episodes + len(index),
                 "transitions": record.transitions + len(index) * (rows_each - 1),
                 "reward_sum": record.reward_sum + float(index["return"].sum()),
-                "reward_square_sum": record.reward_square_sum + float(np.square(now["reward"], dtype=np.float64).sum()),
+                "reward_square_sum": record.reward_square_sum + float(squares.sum()),
             }
-            self._tasks[task] = record.model_copy(update=added)
-            if buffer.count >= shard_rows:
+            task.added = record.model_copy(update=added)
+            if task.count >= shard_rows:
                 self._seal(task)
             begin = end
 
-    def _seal(self, task: int) -> None:
+    def _seal(self, task: _Task) -> None:
         """Have the task's buffer made its next shard."""
         while len(self._sealing) >= WAITING:
             self._collect()
-        buffer, self._buffers[task] = self._buffers[task], _Buffer()
-        work = self._thread.submit(_write_shard, self.path, self._tasks[task], self._numbers[task], buffer)
-        self._sealing.append((work, task, self._tasks[task]))
-        self._numbers[task] += 1
+        work = self._thread.submit(_write_shard, self.path, task.added, task.number, task.rows, task.index)
+        self._sealing.append((work, task, task.added))
+        task.number += 1
+        task.rows, task.index, task.count = [], [], 0
 
     def _collect(self) -> None:
         """Wait for the oldest shard in work. Raises StorageError."""
         work, task, record = self._sealing.popleft()
-        self._shards[record.name].append(work.result())
-        self._listed[task] = record
+        task.shards.append(work.result())
+        task.listed = record
 
     def _publish(self, *, complete: bool, seal: bool) -> None:
         self._failed = True  # unless all goes well: a writer that met an error is to be resumed
-        for task, buffer in enumerate(self._buffers):
-            if seal and buffer.count:
+        for task in self._tasks:
+            if seal and task.count:
                 self._seal(task)
         while self._sealing:
             self._collect()
-        files = tuple(record for shards in self._shards.values() for record in shards)
-        changed = {"complete": complete, "source": dict(self.source), "tasks": tuple(self._listed), "files": files}
+        files = tuple(record for task in self._tasks for record in task.shards)
+        tasks = tuple(task.listed for task in self._tasks)
+        changed = {"complete": complete, "source": dict(self.source), "tasks": tasks, "files": files}
         self._manifest = self._manifest.model_copy(update=changed)
         write_manifest(self.path, self._manifest)
         self._failed = False
@@ -323,13 +315,13 @@ class DatasetWriter:
         """Bring the folder to its last checkpoint."""
         listed = {self.path / record.name for record in self._manifest.files}
         remove_leftovers(self.path)
-        for task in self._manifest.tasks:
-            remove_leftovers(self.path / task.name)
-            for path in (self.path / task.name).glob("*.h5"):
+        for record in self._manifest.tasks:
+            remove_leftovers(self.path / record.name)
+            for path in (self.path / record.name).glob("*.h5"):
                 if path not in listed:
                     path.unlink()
-        for record in self._manifest.files:
-            self._take(record.task, read_index(self.path / record.name, "id")["id"])
+        for shard in self._manifest.files:
+            self._take(shard.task, read_index(self.path / shard.name, "id")["id"])
 
     def _check_open(self) -> None:
         if self._lock is None:
@@ -338,10 +330,10 @@ class DatasetWriter:
             raise DataError(f"{self.path}: an earlier write failed: resume the dataset from its last checkpoint")
 
 
-def _write_shard(dataset: Path, task: TaskRecord, number: int, buffer: _Buffer) -> ShardRecord:
+def _write_shard(dataset: Path, task: TaskRecord, number: int, rows: list[Array], episodes: list[Array]) -> ShardRecord:
     """Write `TASK/number.h5`, wholly or not at all. Raises StorageError."""
-    index = np.concatenate(buffer.index)
-    data = encode_shard(task.name, task.obs_dim, np.concatenate(buffer.rows), index)
+    index = np.concatenate(episodes)
+    data = encode_shard(task.name, task.obs_dim, np.concatenate(rows), index)
     name = f"{task.name}/{number:05d}.h5"
     path = dataset / name
     try:

@@ -37,7 +37,7 @@ POINTS = [(0, None), (3, None), (6, None), (2, 2)]
     ("calls", "limit"),
     [*POINTS, *(pytest.param(*point, marks=pytest.mark.slow) for point in ALL_POINTS if point not in POINTS)],
 )
-def test_an_interrupted_conversion_goes_on_without_losing_or_repeating_an_episode(
+def test_an_interrupted_conversion_loses_and_repeats_no_episode(
     tmp_path, chunk, folder_of, assert_holds_exactly, monkeypatch, many_checkpoints, calls, limit
 ):
     """Killed before each of its writes in turn."""
@@ -104,7 +104,7 @@ def test_another_source_than_the_started_one_is_refused(tmp_path, chunk, folder_
     assert convert(open_source(folder), tmp_path / "data").episodes == 2
 
 
-def test_a_conversion_killed_at_its_very_beginning_is_bound_to_its_source(tmp_path, chunk, folder_of, monkeypatch):
+def test_a_conversion_killed_at_its_beginning_is_bound_to_its_source(tmp_path, chunk, folder_of, monkeypatch):
     """The first manifest says what was asked for, so that no other call goes on with it."""
     folder, other = folder_of(chunk([0])), folder_of(chunk([0], set_name="mt80"), name="other")
     create = DatasetWriter.create
@@ -138,9 +138,7 @@ def test_a_source_that_moved_meanwhile_is_still_the_same(tmp_path, chunk, folder
     assert convert(open_source(moved), tmp_path / "data").episodes == 2
 
 
-def test_a_damaged_chunk_stops_the_conversion_and_a_mended_one_lets_it_go_on(
-    tmp_path, chunk, folder_of, assert_holds_exactly
-):
+def test_a_damaged_chunk_stops_the_conversion_until_it_is_mended(tmp_path, chunk, folder_of, assert_holds_exactly):
     chunks = [chunk([0, 1], seed=1), chunk([2], seed=2)]
     folder = folder_of(*chunks)
     data = (folder / "chunk_1.pt").read_bytes()
@@ -172,7 +170,7 @@ def test_a_target_around_or_at_the_source_is_refused(tmp_path, chunk, folder_of)
             convert(open_source(folder), dest)
 
 
-def test_a_full_disk_is_a_clear_error_and_the_conversion_goes_on_afterwards(
+def test_a_full_disk_is_an_error_and_the_conversion_goes_on(
     tmp_path, chunk, folder_of, assert_holds_exactly, monkeypatch
 ):
     chunks = [chunk([0, 1]), chunk([2])]
@@ -202,7 +200,7 @@ def test_progress_is_reported_to_the_end_of_every_file(tmp_path, chunk, folder_o
     ]
 
 
-def test_a_folder_one_level_too_high_or_low_says_the_right_one(tmp_path, chunk, folder_of):
+def test_a_folder_too_high_or_low_says_the_right_one(tmp_path, chunk, folder_of):
     folder = folder_of(chunk([0]), name="mt30")
     (folder / "notes").mkdir()
     with pytest.raises(DataError, match=rf"one level too high; name one of: {folder}\."):

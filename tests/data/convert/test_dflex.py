@@ -23,7 +23,7 @@ def recorded():
 
 
 @pytest.mark.parametrize("name", ["ep_data_AntEnv_ep3.pt", "dflex_ant.pt", "ant.pt"])
-def test_episodes_are_realigned_and_the_task_is_read_off_the_name(tmp_path, recorded, stored, name):
+def test_episodes_are_realigned_and_the_name_says_the_task(tmp_path, recorded, stored, name):
     torch.save(recorded, tmp_path / name)
     dataset = convert(open_source(tmp_path / name), tmp_path / "data")
     assert dataset.tasks[0].name == "dflex-ant"

@@ -34,9 +34,7 @@ def check(episode, content, start, length, obs_dim, action_dim):
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 32 << 20])
-def test_demos_of_different_lengths_are_stored_each_once_with_their_endings(
-    tmp_path, walker, stored, monkeypatch, chunk_bytes
-):
+def test_demos_of_any_length_are_stored_with_their_endings(tmp_path, walker, stored, monkeypatch, chunk_bytes):
     monkeypatch.setattr(source, "CHUNK_BYTES", chunk_bytes)
     folder = save(tmp_path / "mmbench", walker_walk=walker)
     dataset = convert(open_source(folder / "walker-walk.pt"), tmp_path / "data")
@@ -51,7 +49,7 @@ def test_demos_of_different_lengths_are_stored_each_once_with_their_endings(
     assert [bool(episodes[number][4].any()) for number in range(4)] == [False, False, True, False]
 
 
-def test_a_folder_with_a_set_gives_that_set_in_its_order(tmp_path, demos, stored):
+def test_a_folder_gives_a_set_in_its_order(tmp_path, demos, stored):
     widths = {"walker-stand": (24, 6), "reacher-easy": (6, 2), "cheetah-run": (17, 6), "cup-spin": (8, 2)}
     contents = {
         name: demos([4, 4], obs_dim=obs, action_dim=action, seed=seed)
@@ -70,7 +68,7 @@ def test_a_folder_with_a_set_gives_that_set_in_its_order(tmp_path, demos, stored
         open_source(folder, set_name="mini3")
 
 
-def test_a_task_that_is_not_known_has_the_widths_of_its_data(tmp_path, demos):
+def test_an_unknown_task_has_the_widths_of_its_data(tmp_path, demos):
     folder = save(tmp_path / "mmbench", giraffe_run=demos([4], obs_dim=31, action_dim=9))
     dataset = convert(open_source(folder), tmp_path / "data")
     assert (dataset.tasks[0].name, dataset.obs_dim, dataset.action_dim) == ("giraffe-run", 31, 9)
@@ -95,7 +93,7 @@ def test_wrong_widths_are_refused_with_the_row(tmp_path, walker):
         convert(open_source(folder), tmp_path / "data")
 
 
-def test_nan_beyond_an_episodes_first_row_is_refused_with_the_row(tmp_path, walker):
+def test_nan_beyond_the_first_row_is_refused_with_its_row(tmp_path, walker):
     walker["reward"][8] = torch.nan
     folder = save(tmp_path / "mmbench", walker_walk=walker)
     with pytest.raises(DataError, match=r"walker-walk\.pt, row 8: reward is nan"):

@@ -17,7 +17,7 @@ from flowmbpo.errors import DataError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_every_episode_is_stored_once_realigned_and_with_its_own_widths(
+def test_every_episode_is_stored_once_realigned_with_own_widths(
     tmp_path, chunk, folder_of, assert_holds_exactly, dtype
 ):
     chunks = [chunk([0, 4, 3, 7, 0], seed=1, dtype=dtype), chunk([12, 0, 4], seed=2, dtype=dtype)]
@@ -38,7 +38,7 @@ def test_mt80_is_recognised_by_its_shapes(tmp_path, chunk, folder_of, assert_hol
 
 
 @pytest.mark.parametrize("junk", [0.0, 1e30, float("inf"), float("nan")])
-def test_index_0_is_left_out_by_its_place_whatever_it_holds(tmp_path, chunk, folder_of, assert_holds_exactly, junk):
+def test_index_0_is_left_out_whatever_it_holds(tmp_path, chunk, folder_of, assert_holds_exactly, junk):
     content = chunk([0, 7])
     content["action"][:, 0] = junk
     content["reward"][:, 0] = junk
@@ -54,7 +54,7 @@ def test_chunks_of_any_size_give_the_same_dataset(tmp_path, chunk, folder_of, mo
 
 @pytest.mark.parametrize("field, step", [("obs", 0), ("obs", 500), ("action", 1), ("reward", 1), ("reward", 500)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_named_with_chunk_row_and_step(tmp_path, chunk, folder_of, field, step, value):
+def test_nonfinite_numbers_are_named_with_chunk_row_and_step(tmp_path, chunk, folder_of, field, step, value):
     first, second = chunk([0, 4]), chunk([0, 0, 4, 3])
     second[field][2, step].view(-1)[0] = value
     with pytest.raises(DataError, match=rf"chunk_1\.pt, row 2, step {step}: {field}.* is {value}"):
@@ -141,7 +141,7 @@ def test_chunks_are_taken_in_the_order_of_their_numbers(tmp_path, chunk, folder_
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
-def test_a_limit_keeps_so_many_of_each_task_spread_over_all(tmp_path, chunk, folder_of, stored, limit):
+def test_a_limit_keeps_episodes_spread_over_all(tmp_path, chunk, folder_of, stored, limit):
     tasks = [[0, 4, 0, 0, 4, 0], [0, 0, 4, 0, 7, 0]]
     dataset = convert(open_source(folder_of(*map(chunk, tasks))), tmp_path / "data", limit=limit)
     order = np.concatenate(tasks)

@@ -70,7 +70,7 @@ def test_windows_are_those_of_the_episodes(make_dataset):
         padding = [batch.action[steps:, column], batch.reward[steps:, column], batch.terminated[steps:, column]]
         assert not any(part.any() for part in padding)
     # 3 + 1 + 7 windows of each task
-    assert sampler.starts == 22 and sampler.short_episodes == 2
+    assert sampler.starts == 22
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -96,10 +96,9 @@ def test_every_window_comes_once_in_every_pass(make_dataset, memory, balance):
                 assert len(windows) == len(set(windows)) == per_task
             orders += passes
         assert orders[0] != orders[1]
-        assert sampler.passes == pytest.approx(2, abs=batch_size / sampler.starts)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
     horizon=st.integers(1, 12),
@@ -119,7 +118,6 @@ def test_a_pass_holds_every_window_of_any_episodes(tmp_path_factory, lengths, ho
             dataset, spec_of(TASKS[0]), horizon=horizon, batch_size=batch_size, seed=seed, memory_mb=3
         ) as sampler:
             keys = [key for _ in range(-(-len(expected) // batch_size)) for key in window_keys(sampler.next())]
-            assert sampler.short_episodes == sum(length < horizon for length in lengths)
     assert set(keys[: len(expected)]) == expected
 
 
@@ -143,18 +141,17 @@ def test_proportional_batches_follow_the_amount_of_data(tmp_path):
         for count in counts:  # 1, 10, 4 each
             assert (count - torch.tensor([1, 10, 4])).abs().max() <= 1
         assert sum(counts).tolist() == [3, 30, 12]
-        assert sampler.task_passes == {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("balance", ["tasks", "proportional"])
 def test_resuming_anywhere_goes_on_exactly(make_dataset, balance):
-    """50 batches after each of several points, with other numbers of threads and of batches ahead."""
+    """20 batches after each of several points, with other numbers of threads and of batches ahead."""
     dataset = make_dataset(LENGTHS, MANY)
     options = {"horizon": 4, "batch_size": 16, "seed": 5, "balance": balance, "memory_mb": 8}
     with WindowSampler(dataset, spec_of(*MANY), **options) as sampler:
         states, batches = [], []
-        for _ in range(160):
+        for _ in range(130):
             states.append(sampler.state_dict())
             batches.append(sampler.next())
     assert max(states[-1]["dealt"]) > sampler.starts / 3  # beyond a pass
@@ -164,7 +161,7 @@ def test_resuming_anywhere_goes_on_exactly(make_dataset, balance):
                 resumed.next()  # it may have been used
             resumed.load_state_dict(states[point])
             assert resumed.state_dict() == states[point]
-            assert all(same(resumed.next(), batches[point + k]) for k in range(50))
+            assert all(same(resumed.next(), batches[point + k]) for k in range(20))
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -224,7 +221,7 @@ def test_one_task_alone_keeps_its_id_and_the_sets_widths(make_dataset):
     assert not batch.obs[..., 6:].any()
 
 
-def test_tasks_are_matched_by_plain_name_and_take_the_specs_ids(make_dataset):
+def test_tasks_are_matched_by_name_and_take_spec_ids(make_dataset):
     dataset = make_dataset((5, 6))
     turned = spec_of(Widths("walker-stand+mass=2", 24, 6), TASKS[0])
     with WindowSampler(dataset, turned, horizon=1, batch_size=8, seed=0) as sampler:
@@ -240,7 +237,7 @@ def test_tasks_left_out_are_told(make_dataset, caplog):
     assert "left out, not in pair: walker-stand" in caplog.text
 
 
-def test_a_task_that_is_not_there_or_of_other_widths_is_refused(make_dataset):
+def test_missing_tasks_and_other_widths_are_refused(make_dataset):
     dataset = make_dataset((5,))
     options = {"horizon": 1, "batch_size": 2, "seed": 0}
     with pytest.raises(DataError, match=r"no episodes of cheetah-run\. It holds: reacher-easy, walker-stand"):
@@ -251,7 +248,7 @@ def test_a_task_that_is_not_there_or_of_other_widths_is_refused(make_dataset):
         WindowSampler(dataset, PAIR, **options, only=2)
 
 
-def test_a_position_in_another_dataset_or_of_other_options_is_refused(make_dataset):
+def test_positions_of_another_dataset_or_options_are_refused(make_dataset):
     options = {"horizon": 2, "batch_size": 2, "seed": 0}
     with WindowSampler(make_dataset((5,)), PAIR, **options) as sampler:
         state = sampler.state_dict()

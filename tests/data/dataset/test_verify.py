@@ -207,7 +207,7 @@ def test_counts_and_sums_of_the_manifest_are_checked(dataset):
         assert finding.file == MANIFEST and "walker-stand" in finding.problem
 
 
-def test_a_changed_file_is_one_finding_without_paths_that_says_what_to_do(dataset):
+def test_a_changed_file_is_one_finding_with_advice(dataset):
     first, second = dataset.shard_paths(0)[0], dataset.shard_paths(1)[0]
     first.write_bytes(first.read_bytes()[:1000])
     second.write_bytes(first.read_bytes().ljust(second.stat().st_size, b"x"))
@@ -248,7 +248,7 @@ def test_an_unfinished_dataset_is_not_opened_and_verified_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["..", "reacher-easy", "reacher-easy/00000.h5", MANIFEST])
-def test_a_folder_too_high_or_too_low_names_the_right_one(dataset, wrong):
+def test_a_folder_too_high_or_low_names_the_right_one(dataset, wrong):
     for function in (Dataset.open, verify):
         with pytest.raises(DataError, match=r"Did you mean .*data\?"):
             function(dataset.path / wrong)

@@ -102,7 +102,7 @@ def test_what_came_after_the_last_checkpoint_is_gone_after_resuming(tmp_path):
         writer.checkpoint()  # of full shards alone
     with DatasetWriter.resume(tmp_path / "data") as writer:
         assert writer.source == {"kind": "test"}
-        assert [task.episodes for task in writer.tasks] == [2, 2]
+        assert [task.episodes for task in read_manifest(writer.path).tasks] == [2, 2]
         assert writer.holds(np.array([0, 3, 4, 10, 10**6])).tolist() == [True, True, False, False, False]
         with pytest.raises(DataError, match="episode id 3 comes twice"):
             writer.add(0, *fill_more, episode_id=3)
@@ -205,7 +205,7 @@ except DataError as error:
 
 
 @pytest.mark.parametrize("when", ["add", "finish"])
-def test_a_full_disk_is_an_error_and_the_last_checkpoint_remains(tmp_path, when):
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, when):
     path = tmp_path / "data"
     done = subprocess.run([sys.executable, "-c", FULL, path, when], capture_output=True, text=True)
     assert "cannot be written" in done.stdout and "Free some space" in done.stdout, done.stdout + done.stderr
@@ -217,7 +217,7 @@ def test_a_full_disk_is_an_error_and_the_last_checkpoint_remains(tmp_path, when)
     assert verify(path) == []
 
 
-def test_a_source_that_is_no_json_is_refused_and_changes_nothing(tmp_path):
+def test_a_source_that_is_no_json_changes_nothing(tmp_path):
     with DatasetWriter.create(tmp_path / "data", "pair", TASKS, {"next": 1}) as writer:
         writer.source = {"next": np.int64(3)}
         with pytest.raises(DataError, match="stored as JSON"):
