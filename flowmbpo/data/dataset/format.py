@@ -16,9 +16,6 @@ holds the final observation alone (action, reward and terminated are 0). Two epi
     episodes/start   0                            4
     episodes/length  3                            1               transitions
 
-Sources that store a row's observation with the reward that LED to it (r0 beside o1) move their actions
-and rewards up by one row when they are converted.
-
 Data sets `obs` f32 [R, O], `action` f32 [R, A], `reward` f32 [R], `terminated` u8 [R] with the task's
 own widths, chunked, byte-shuffled, compressed by LZF, with a Fletcher-32 checksum per chunk;
 `episodes/{start,length,id,source}` i64 and `episodes/return` f64, the sum of rewards, all [E].

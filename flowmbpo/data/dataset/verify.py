@@ -69,15 +69,14 @@ def verify(path: Path | str) -> list[Finding]:
         if task is None:
             findings.append(Finding(record.name, f"belongs to task {record.task}, which the manifest does not have"))
             continue
-        problems, changed = [], list(_check_bytes(path / record.name, record))
-        if "is missing" not in changed:
-            try:
-                problems = list(_check_content(path / record.name, record, task, sums[task.name], ids))
-            except DataError as error:
-                problems = [str(error).removeprefix(f"{path / record.name}: ").removesuffix(f". {RESTORE}")]
-        if changed:  # what became of its content follows from that
-            problems = ["; ".join([*changed, *problems])]
-            ids.pop(record.name, None)
+        problem = _changed_bytes(path / record.name, record)
+        if problem:  # what became of its content follows from that
+            findings.append(Finding(record.name, problem))
+            continue
+        try:
+            problems = list(_check_content(path / record.name, record, task, sums[task.name], ids))
+        except DataError as error:
+            problems = [str(error).removeprefix(f"{path / record.name}: ").removesuffix(f". {RESTORE}")]
         findings += [Finding(record.name, problem) for problem in problems]
     findings += _check_ids(ids)
     if manifest.complete and not findings:
@@ -97,21 +96,19 @@ def _check_listing(path: Path, manifest: Manifest) -> Iterator[Finding]:
                 yield Finding(name, "is not in the manifest", _REMOVE)
 
 
-def _check_bytes(path: Path, record: ShardRecord) -> Iterator[str]:
+def _changed_bytes(path: Path, record: ShardRecord) -> str:
+    """How a file differs from what was written; empty where it does not."""
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
     except FileNotFoundError:
-        yield "is missing"
-        return
+        return "is missing"
     except OSError as error:
-        yield f"cannot be read: {error.strerror or error}"
-        return
+        return f"cannot be read: {error.strerror or error}"
     if size != record.size:
-        yield f"has {size} bytes instead of {record.size}"
-    if digest != record.sha256:
-        yield f"has SHA-256 {digest} instead of {record.sha256}"
+        return f"has {size} bytes instead of {record.size}"
+    return "" if digest == record.sha256 else f"has SHA-256 {digest} instead of {record.sha256}"
 
 
 def _check_content(

@@ -213,7 +213,7 @@ def test_a_changed_file_is_one_finding_with_advice(dataset):
     second.write_bytes(first.read_bytes().ljust(second.stat().st_size, b"x"))
     findings = verify(dataset.path)
     assert [finding.file for finding in findings] == ["reacher-easy/00000.h5", "walker-stand/00000.h5"]
-    assert "has 1000 bytes instead of" in findings[0].problem and "not readable" in findings[0].problem
+    assert "has 1000 bytes instead of" in findings[0].problem and "has SHA-256" in findings[1].problem
     for finding in findings:
         assert str(dataset.path) not in str(finding) and "data verify" not in str(finding)
         assert str(finding).count(finding.file) == 1
