@@ -129,23 +129,24 @@ class Source(ABC):
         (unless it is to be dropped) or a number is not finite.
         """
         self.check_chunk(archive, begin, end)
+        if not wanted.any():
+            return
         chosen = np.flatnonzero(wanted)
         shape = (end - begin, int(index.rows[begin]))
         span = (begin, end) if not self.flat else (int(index.first[begin]), int(index.first[end - 1]) + shape[1])
-        names = [name for name in ("obs", "action", "reward", "terminated") if name in archive.tensors]
+        names = ["obs", "action", "reward"] + (["terminated"] if self.flat and "terminated" in archive.tensors else [])
         fields = {name: archive.floats(name, *span).reshape(*shape, -1)[chosen] for name in names}
         tasks, first = index.task[begin:end][chosen], index.first[begin:end][chosen]
         for task in np.unique(tasks).tolist():
             own = tasks == task
             place = _Place(archive.path, first[own], self.flat)
-            flags = fields["terminated"][own, :, 0] if self.flat and "terminated" in fields else None
             yield Block(
                 task,
                 begin + chosen[own],
                 self._columns("obs", fields["obs"][own], self.tasks[task].obs_dim, task, place),
                 self._columns("action", self.actions(fields["action"][own]), self.tasks[task].action_dim, task, place),
                 self._columns("reward", fields["reward"][own], 1, task, place)[..., 0],
-                None if flags is None else _flags(flags, place),
+                _flags(fields["terminated"][own, :, 0], place) if "terminated" in fields else None,
             )
 
     def _columns(self, name: str, rows: Rows, width: int, task: int, place: _Place) -> Rows:
