@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +15,11 @@ from flowmbpo.errors import ConfigError
 from flowmbpo_cli.output import people, print_document
 from flowmbpo_cli.sources import complete_preset
 
+if TYPE_CHECKING:
+    from flowmbpo.presets.library import Library, Preset
+
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-_FIRST = ("quickstart", "mini", "dmc")  # what a laptop finishes comes before the paper's scale
+_FIRST = ("quickstart", "mini-cartpole", "mini-ant", "mini3", "dmc")  # what a laptop finishes comes first
 _JSON = typer.Option("--json", help="One JSON document on stdout.")
 _NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
 
@@ -28,31 +33,45 @@ def root(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(
+    word: Annotated[str, typer.Argument(metavar="WORD", help="In the name, task or description.")] = "",
+    family: Annotated[str, typer.Option("--family", help="One family: quickstart, dmc, phase2, ...")] = "",
+    task: Annotated[str, typer.Option("--task", help="One task, or task set.")] = "",
+    cost: Annotated[
+        float | None,
+        typer.Option("--cost", metavar="MINUTES", help="Only what is said to take at most so many CPU minutes."),
+    ] = None,
     controls: Annotated[
         bool, typer.Option("--controls", help="The controls of every flow preset, in place of the presets.")
     ] = False,
     json_: Annotated[bool, _JSON] = False,
 ) -> None:
-    """List every preset: what it is for and what it costs."""
+    """List the presets by family: what each is for and what it costs."""
     from flowmbpo.presets.controls import CONTROLS
-    from flowmbpo.presets.load import control_info, preset_info
+    from flowmbpo.presets.load import preset_info
 
-    infos = control_info() if controls else preset_info()
+    infos = [
+        info
+        for info in preset_info(controls=controls)
+        if word.lower() in f"{info.name} {info.task} {info.description}".lower()
+        and family in ("", info.family)
+        and task in ("", info.task)
+        and (cost is None or _cpu_minutes(info.cost) <= cost)
+    ]
     if json_:
-        print_document([info.to_dict() for info in infos])
+        print_document([asdict(info) for info in infos])
         return
     from flowmbpo_cli.tables import print_table
 
     console = people(json_)
-    phases = sorted({info.phase for info in infos} - set(_FIRST))
-    for phase in (*_FIRST, *phases):
-        chosen = [info for info in infos if info.phase == phase]
-        if not chosen:
-            continue
-        print_table(console, phase, ["name", "task", "for"], [[i.name, i.task, i.description] for i in chosen])
-        for cost in dict.fromkeys(info.cost for info in chosen):
-            console.print(f"cost: {cost}", style="dim", markup=False)
+    families = {info.family: [other for other in infos if other.family == info.family] for info in infos}
+    for name in sorted(families, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
+        rows = [[info.name, info.task, info.description] for info in families[name]]
+        print_table(console, name, ["name", "task", "for"], rows)
+        for text in dict.fromkeys(info.cost for info in families[name]):
+            console.print(f"cost: {text}", style="dim", markup=False)
         console.print()
+    if not infos:
+        console.print("No preset is like that. `flowmbpo presets list` without options lists them all.", markup=False)
     if not controls:
         endings = ", ".join(f"-{control}" for control in CONTROLS)
         console.print(
@@ -63,6 +82,12 @@ def list_(
     console.print("Train one: flowmbpo train --preset NAME.  Make your own: flowmbpo presets copy NAME FILE.yaml")
 
 
+def _cpu_minutes(cost: str) -> float:
+    """The most that a preset's `cost` says in CPU time; infinite where it says none, as for a GPU."""
+    stated = re.search(r"(\d+) CPU (second|minute)s", cost)
+    return float(stated[1]) / (60 if stated[2] == "second" else 1) if stated else float("inf")
+
+
 @app.command()
 def show(
     name: Annotated[str, _NAME],
@@ -70,46 +95,29 @@ def show(
     json_: Annotated[bool, _JSON] = False,
 ) -> None:
     """Print a preset's complete config as YAML."""
-    from flowmbpo.presets.load import load_experiment, to_yaml
-
-    config = load_experiment(name)
-    if json_:
-        print_document({"name": config.name, "config": config.model_dump(mode="json")})
-    elif own:
-        typer.echo(_own_text(name), nl=False)
-    else:
-        typer.echo(_standing(name) + to_yaml(config), nl=False)
-
-
-def _own_text(name: str) -> str:
-    """The preset's file as written; of a derived preset, the file that would state it."""
     from flowmbpo.presets.library import Library
+    from flowmbpo.presets.load import load_experiment, to_yaml
     from flowmbpo.presets.yaml import dump_document
 
-    library = Library()
+    config, library = load_experiment(name), Library()
     preset = library.find(name)
-    if preset.is_file:
-        return preset.path.read_text(encoding="utf-8")
-    return _standing(name) + dump_document(library.own(preset))
+    if json_:
+        print_document({"name": config.name, "config": config.model_dump(mode="json")})
+    elif own and preset.is_file:
+        typer.echo(preset.path.read_text(encoding="utf-8"), nl=False)
+    else:
+        text = dump_document(library.own(preset)) if own else to_yaml(config)
+        typer.echo(_standing(library, preset) + text, nl=False)
 
 
-def _standing(name: str) -> str:
+def _standing(library: Library, preset: Preset) -> str:
     """A comment line where a preset is derived, or where a file stands in a derived one's place; else nothing."""
-    from flowmbpo.presets.library import Library
-
-    library = Library()
-    preset, control = library.find(name), library.control(name)
     if preset.control:
         return f"# Derived, not a file: the control '{preset.control}' of {preset.flow.name}.\n"
-    if control is not None and library.controls_of(control.flow.name):
-        return (
-            f"# {library.shown(preset.path)} stands in place of the control '{control.control}' "
-            f"derived from {control.flow.name}.\n"
-        )
-    if preset.parts:
-        parts = ", ".join(part for _, part in preset.parts)
-        return f"# Derived: {library.shown(preset.path)} with {parts}.\n"
-    return ""
+    file, control = library.shown(preset.path), library.control(preset.name)
+    if preset.path.parent == library.folder and control is not None and library.controls_of(control.flow.name):
+        return f"# {file} stands in place of the control '{control.control}' derived from {control.flow.name}.\n"
+    return f"# Derived: {file} with {', '.join(part for _, part in preset.parts)}.\n" if preset.parts else ""
 
 
 @app.command()
@@ -123,8 +131,14 @@ def copy(
     json_: Annotated[bool, _JSON] = False,
 ) -> None:
     """Write a preset of your own to start from; it is named after its file."""
-    target = _target(name, dest.expanduser())
-    text = _extending(name, target) if extend else _standalone(name, target)
+    from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
+
+    target, config = _target(name, dest.expanduser()), load_experiment(name)
+    if extend:
+        text = _extending(name, config.description, target)
+    else:
+        own = {**config.model_dump(mode="json"), "name": target.stem}
+        text = to_yaml(experiment_from_dict(own, str(target)))
     try:
         with open(target, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -145,20 +159,10 @@ def _target(name: str, dest: Path) -> Path:
     return target
 
 
-def _standalone(name: str, target: Path) -> str:
-    from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
-
-    complete = load_experiment(name).model_dump(mode="json")
-    return to_yaml(experiment_from_dict({**complete, "name": target.stem}, str(target)))
-
-
-def _extending(name: str, target: Path) -> str:
+def _extending(name: str, description: str, target: Path) -> str:
     from flowmbpo.presets.library import Library, is_file_path
-    from flowmbpo.presets.load import load_experiment
 
-    description = load_experiment(name).description
-    path = Library().find(name).path
-    parent = name
+    path, parent = Library().find(name).path, name
     if is_file_path(name) or path.parent == Path():
         parent = os.path.relpath(path.resolve(), target.parent.resolve())
         parent = parent if "/" in parent else f"./{parent}"

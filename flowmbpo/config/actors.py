@@ -1,4 +1,4 @@
-"""Options of every actor, and the union that selects one by `kind`. Imports no torch."""
+"""Options of every actor, and the union that selects one by `kind`."""
 
 from __future__ import annotations
 

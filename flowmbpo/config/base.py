@@ -1,4 +1,4 @@
-"""The base of every config: frozen, and closed to unknown keys. Imports no torch."""
+"""The base of every config: frozen, and closed to unknown keys."""
 
 from __future__ import annotations
 

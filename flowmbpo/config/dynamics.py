@@ -1,7 +1,7 @@
-"""Options of every dynamics, and the union that selects one by `kind`. Imports no torch.
+"""Options of every dynamics, and the union that selects one by `kind`.
 
-Adding a world model: its class in one new file beside this one, its Config here with a `build`
-that imports the class, one name in the union, and a preset.
+Adding a world model: its class in one new file in `models/dynamics`, its Config and one name in the union here, one
+line in `models/build.py`, and a preset.
 """
 
 from __future__ import annotations
@@ -101,21 +101,13 @@ class MLPDynamicsConfig(_SinglePassConfig):
         return self.widen_nfe > 1
 
     @model_validator(mode="after")
-    def _lives_on_the_simplex(self) -> MLPDynamicsConfig:
+    def _output_is_normed(self) -> MLPDynamicsConfig:
         if self.geometry == "euclidean":
             raise ValueError(
                 "geometry 'euclidean' does not apply to kind 'mlp': its output is a SimNorm. Use kind 'residual'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _needs_no_retraction(self) -> MLPDynamicsConfig:
         if self.retraction != "none":
             raise ValueError("retraction does not apply to kind 'mlp': its SimNorm output lies on the simplex")
-        return self
-
-    @model_validator(mode="after")
-    def _head_is_normed(self) -> MLPDynamicsConfig:
         if self.spectral_norm:
             raise ValueError(
                 "spectral_norm does not apply to kind 'mlp': its last layer ends in a LayerNorm, which undoes any"
@@ -150,15 +142,11 @@ class GaussianDynamicsConfig(_DynamicsConfig):
     scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
 
     @model_validator(mode="after")
-    def _has_no_loss_space(self) -> GaussianDynamicsConfig:
+    def _likelihood_is_bounded(self) -> GaussianDynamicsConfig:
         if self.loss_space == "logit":
             raise ValueError(
                 "loss_space does not apply to kind 'gaussian': its likelihood is on the scaled displacement"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _bounds_ordered(self) -> GaussianDynamicsConfig:
         if self.min_logstd >= self.max_logstd:
             raise ValueError(f"min_logstd {self.min_logstd} must lie below max_logstd {self.max_logstd}")
         return self
@@ -202,25 +190,23 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
     scale_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
 
     @model_validator(mode="after")
-    def _generative_from_teacher(self) -> FlowDynamicsConfig:
-        if self.mode == "generative" and "source" not in self.model_fields_set:
-            object.__setattr__(self, "source", "teacher")  # a default that depends on another field
-        return self
-
-    @model_validator(mode="after")
     def _mode_fits(self) -> FlowDynamicsConfig:
-        if self.mode == "generative" and self.loss_space == "logit":
+        if self.fm_weight == 0 and self.endpoint_weight == 0:
+            raise ValueError("fm_weight and endpoint_weight are both 0: nothing would train the dynamics")
+        if self.mode == "displacement":
+            return self
+        if "source" not in self.model_fields_set:
+            object.__setattr__(self, "source", "teacher")  # a default that depends on another field
+        if self.loss_space == "logit":
             raise ValueError("loss_space does not apply to mode 'generative': its loss is on the scaled displacement")
-        if self.mode == "generative" and self.source_noise > 0:
+        if self.source_noise > 0:
             raise ValueError("source_noise belongs to mode 'displacement'; mode 'generative' has noise_std")
-        if self.mode == "generative" and self.endpoint_weight > 0:
+        if self.endpoint_weight > 0:
             raise ValueError(
                 "endpoint_weight must be 0 in mode 'generative': an endpoint loss collapses the noise to the mean"
             )
-        if self.mode == "generative" and self.fm_source_grad == "full":
+        if self.fm_source_grad == "full":
             raise ValueError("fm_source_grad 'full' belongs to mode 'displacement'; mode 'generative' has none or path")
-        if self.fm_weight == 0 and self.endpoint_weight == 0:
-            raise ValueError("fm_weight and endpoint_weight are both 0: nothing would train the dynamics")
         return self
 
 

@@ -1,10 +1,10 @@
-"""Options of the world model and the critic. Imports no torch."""
+"""Options of the world model and the critic."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, Units
 from flowmbpo.config.dynamics import DynamicsConfig, MLPDynamicsConfig
@@ -23,17 +23,7 @@ class IdentityEncoderConfig(FrozenConfig):
     kind: Literal["identity"] = "identity"
 
 
-def _encoder_kind(value: Any) -> Any:
-    """The kind of an encoder section; configs written before there were kinds name none and mean `mlp`."""
-    if isinstance(value, dict):
-        return value.get("kind", "mlp")
-    return value.kind if isinstance(value, EncoderConfig | IdentityEncoderConfig) else None
-
-
-AnyEncoderConfig = Annotated[
-    Annotated[EncoderConfig, Tag("mlp")] | Annotated[IdentityEncoderConfig, Tag("identity")],
-    Discriminator(_encoder_kind),
-]
+AnyEncoderConfig = Annotated[EncoderConfig | IdentityEncoderConfig, Field(discriminator="kind")]
 
 
 class ScalarRewardConfig(FrozenConfig):

@@ -1,4 +1,4 @@
-"""Options of the planner (defaults: TD-MPC2's). Imports no torch."""
+"""Options of the planner (defaults: TD-MPC2's)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which task or task set, on which simulator, how many copies, disturbed how. Imports no torch."""
+"""Which task or task set, on which simulator, how many copies, disturbed how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the FoG training loop (defaults: PWM's published values). Imports no torch."""
+"""Options of the FoG training loop (defaults: PWM's published values)."""
 
 from __future__ import annotations
 

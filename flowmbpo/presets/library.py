@@ -29,7 +29,7 @@ import flowmbpo
 from flowmbpo.config.dynamics import FlowDynamicsConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
-from flowmbpo.presets.controls import CONTROLS
+from flowmbpo.presets.controls import CONTROLS, control_overlay
 from flowmbpo.presets.schema import merge, merge_documents
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import Document, Origin, parse_document
@@ -143,7 +143,7 @@ class Library:
     def own(self, preset: Preset) -> dict[str, Any]:
         """What a file would state that stands for a preset without one. Raises ConfigError."""
         if preset.control:
-            return {EXTENDS: preset.flow.name, **self._control_delta(preset)}
+            return {EXTENDS: preset.flow.name, **self._control_overlay(preset)}
         stated: dict[str, Any] = {}
         for layer in self._layers(preset):
             stated = merge(stated, layer.data, None)
@@ -203,7 +203,7 @@ class Library:
     def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: Origin | None) -> Document:
         if preset.control:
             merged = self._document(preset.flow, below, asked)
-            return merge_documents(merged, Document(self._control_delta(preset)), ExperimentConfig)
+            return merge_documents(merged, Document(self._control_overlay(preset)), ExperimentConfig)
         merged, layers = Document(), self._layers(preset)
         for layer in reversed(layers):
             if EXTENDS in layer.data:
@@ -258,14 +258,14 @@ class Library:
             raise ConfigError(f"{origin}: extends: {unknown_preset(value, self.names())}{hint}")
         return named
 
-    def _control_delta(self, preset: Preset) -> dict[str, Any]:
+    def _control_overlay(self, preset: Preset) -> dict[str, Any]:
         flow = self._flow_dynamics(preset.flow)
         if flow is None:
             raise ConfigError(
                 f"unknown preset '{preset.name}'. Controls stand beside flow world models, and "
                 f"'{preset.flow.name}' has none. See `flowmbpo presets list --controls`."
             )
-        return CONTROLS[preset.control].delta(preset.flow.name, flow)
+        return control_overlay(preset.control, preset.flow.name, flow)
 
     def _flow_dynamics(self, preset: Preset) -> FlowDynamicsConfig | None:
         """The typed dynamics of a preset, or None where they are no flow."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,6 @@ class PresetInfo:
     task: str
     description: str
     cost: str
-
-    def to_dict(self) -> dict[str, str]:
-        """The JSON object."""
-        return asdict(self)
 
 
 def load_experiment(
@@ -93,33 +89,30 @@ def to_yaml(config: ExperimentConfig) -> str:
     return dump_document(_kind_first(config.model_dump(mode="json")))
 
 
-def preset_info() -> list[PresetInfo]:
-    """One entry per runnable shipped preset, sorted by name. Raises ConfigError for a broken one."""
+def preset_info(*, controls: bool = False) -> list[PresetInfo]:
+    """One entry per runnable shipped preset by name, or per derived control. Raises ConfigError for a broken one."""
     library = Library()
-    return _infos(library, map(library.find, library.names()))
+    return [
+        PresetInfo(
+            name=config.name,
+            family=library.family(config.name),
+            phase=config.phase,
+            task=config.task.name or config.task.set or "",
+            description=config.description,
+            cost=config.cost,
+        )
+        for config in _configs(library, library.controls() if controls else map(library.find, library.names()))
+    ]
 
 
-def control_info() -> list[PresetInfo]:
-    """One entry per control that is derived from a shipped flow preset (`flowmbpo.presets.controls`)."""
-    library = Library()
-    return _infos(library, library.controls())
-
-
-def all_presets(library: Library | None = None) -> Iterator[ExperimentConfig]:
+def all_presets() -> Iterator[ExperimentConfig]:
     """Every runnable shipped preset, then every control."""
-    library = library or Library()
-    for preset in (*map(library.find, library.names()), *library.controls()):
-        yield validate(*library.resolve(preset), ExperimentConfig)
+    library = Library()
+    yield from _configs(library, (*map(library.find, library.names()), *library.controls()))
 
 
-def _infos(library: Library, presets: Iterable[Preset]) -> list[PresetInfo]:
-    infos = []
-    for preset in presets:
-        config = validate(*library.resolve(preset), ExperimentConfig)
-        task = config.task.name or config.task.set or ""
-        family = library.family(config.name)
-        infos.append(PresetInfo(config.name, family, config.phase, task, config.description, config.cost))
-    return infos
+def _configs(library: Library, presets: Iterable[Preset]) -> Iterator[ExperimentConfig]:
+    return (validate(*library.resolve(preset), ExperimentConfig) for preset in presets)
 
 
 def mppi_config(settings: Sequence[str]) -> MPPIConfig:

@@ -130,13 +130,12 @@ def _at_least(metadata: tuple[Any, ...]) -> str:
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
-    low = next((f">= {m.ge:g}" for m in metadata if isinstance(m, Ge)), None) or next(
-        (f"> {m.gt:g}" for m in metadata if isinstance(m, Gt)), None
-    )
-    high = next((f"<= {m.le:g}" for m in metadata if isinstance(m, Le)), None) or next(
-        (f"< {m.lt:g}" for m in metadata if isinstance(m, Lt)), None
-    )
-    parts = [part for part in (low, high) if part]
+    parts = [
+        f"{sign} {getattr(item, kind.__name__.lower()):g}"
+        for kind, sign in ((Ge, ">="), (Gt, ">"), (Le, "<="), (Lt, "<"))
+        for item in metadata
+        if isinstance(item, kind)
+    ]
     return f" {' and '.join(parts)}" if parts else ""
 
 

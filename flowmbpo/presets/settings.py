@@ -84,24 +84,15 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
     return nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
 
 
-def overrides_hash(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
-    """Six hex digits of what differs between the two, or '' where nothing that counts does.
-
-    It hashes resolved values: the order of the overrides, how a number is written (1e3, 1000) and
-    overrides that repeat the preset's own value do not matter.
-    """
-    values = {d.key: d.b for d in config_differences(preset, changed) if d.key not in _UNNAMED}
-    if not values:
-        return ""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
-
-
 def config_name(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
     """The name of `preset` with overrides: `name`, plus `+` and six hex digits where they changed it.
 
-    `changed` is the same preset with the overrides applied. Changes of task, seed, device and
-    tracking sinks leave the name alone: the run directory holds the first two, the others do not
-    belong to the experiment.
+    `changed` is the same preset with the overrides applied. Resolved values are hashed: neither the order of the
+    overrides counts, nor how a number is written (1e3, 1000), nor an override that repeats the preset's own value.
+    Changes of task, seed, device and tracking sinks leave the name alone: the run directory holds the first two, the
+    others do not belong to the experiment.
     """
-    digits = overrides_hash(preset, changed)
-    return f"{changed.name}+{digits}" if digits else changed.name
+    values = {d.key: d.b for d in config_differences(preset, changed) if d.key not in _UNNAMED}
+    if not values:
+        return changed.name
+    return f"{changed.name}+{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]}"

@@ -1,4 +1,4 @@
-"""Reading and writing YAML without its traps, keeping the file and line of every key. Imports no torch.
+"""Reading and writing YAML without its traps, keeping the file and line of every key.
 
 Scalars follow the core schema of YAML 1.2: `1e3` and `3e-4` are numbers; `on`, `off`, `yes`, `no`,
 `1:30` and `2024-01-01` are text. Duplicate keys, aliases and tags are refused. PyYAML implements
@@ -46,9 +46,21 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; plain scalars are left unresolved for `_scalar`."""
+    """Composes nodes only, and no aliases; plain scalars are left unresolved for `_scalar`."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own shape
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """PyYAML's, which would share one node between an alias and its anchor."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            assert event.start_mark is not None
+            raise ConfigError(
+                f"{Origin(self.name, event.start_mark.line + 1)}: aliases (*{event.anchor}) are not supported; "
+                "repeat the value, or share it through `extends`."
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -91,8 +103,9 @@ def dump_document(data: Mapping[str, Any]) -> str:
 
 def _compose(text: str, source: str) -> yaml.Node | None:
     try:
-        _refuse_aliases(text, source)
-        return yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text)
+        loader.name = source
+        return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -100,16 +113,6 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError(f"{Origin(source, line)}: not valid YAML: {error.problem or error.context}.{hint}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _refuse_aliases(text: str, source: str) -> None:
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            line = None if event.start_mark is None else event.start_mark.line + 1
-            raise ConfigError(
-                f"{Origin(source, line)}: aliases (*{event.anchor}) are not supported; "
-                "repeat the value, or share it through `extends`."
-            )
 
 
 def _origin(node: yaml.Node, source: str) -> Origin:

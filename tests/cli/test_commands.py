@@ -20,6 +20,20 @@ def test_list_names_every_preset_once(command):
     assert text.index(" quickstart ") < text.index(" phase1-baseline ")
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--family", "quickstart"], ["quickstart", "quickstart-baseline"]),
+        (["generative", "--task", "toy-cartpole-swingup"], ["mini-cartpole-genflow"]),
+        (["--cost", "0.6", "--family", "risk-obs", "K8"], ["risk-obs-genflow-k8"]),
+        (["--cost", "2", "--family", "mini3", "residual"], ["mini3-b-residual", "mini3-c-residual"]),
+        (["--cost", "100000", "--family", "phase1"], []),
+    ],
+)
+def test_list_takes_family_task_cost_and_word(command, options, names):
+    assert [entry["name"] for entry in command("presets", "list", *options, "--json").document] == names
+
+
 def test_shown_preset_is_complete_and_loads(command, tmp_path):
     (tmp_path / "shown.yaml").write_text(command("presets", "show", "mini-cartpole-genflow").stdout)
     assert load_experiment("shown.yaml") == load_experiment("mini-cartpole-genflow")

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from flowmbpo.config.dynamics import DynamicsDims
-from flowmbpo.config.model import EncoderConfig, IdentityEncoderConfig, ModelConfig
+from flowmbpo.config.model import IdentityEncoderConfig, ModelConfig
 from flowmbpo.errors import ConfigError
 from flowmbpo.flows.simplex import EuclideanGeometry
 from flowmbpo.models.build import build_encoder
@@ -123,10 +123,6 @@ def test_the_gain_on_a_simplex_is_what_projection_costs(make_dynamics):
     geometry = make_dynamics(kind="gaussian").geometry
     assert geometry.noise_gain == pytest.approx(math.sqrt(8 / 7))
     assert geometry.violation(torch.full((1, 24), 0.25)).item() == pytest.approx(1.0)  # groups of 8 sum to 2
-
-
-def test_stored_configs_without_a_kind_are_mlp_encoders():
-    assert ModelConfig.model_validate({"encoder": {"units": (7,)}}).encoder == EncoderConfig(units=(7,))
 
 
 def test_a_latent_that_is_not_as_wide_as_the_observation_is_refused_by_name():

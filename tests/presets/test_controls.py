@@ -14,9 +14,9 @@ from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
 from flowmbpo.parity.cost import parameter_counts
-from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY
+from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY, control_overlay
 from flowmbpo.presets.library import Library, preset_names, presets_folder
-from flowmbpo.presets.load import control_info, load_experiment, preset_info, to_yaml
+from flowmbpo.presets.load import load_experiment, preset_info, to_yaml
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import dump_document
 from flowmbpo.spec import EnvSpec, TaskInfo
@@ -118,7 +118,7 @@ def test_the_wide_mlp_has_the_flow_s_evaluations_in_one():
 def test_the_penalty_is_the_flow_s_own_where_it_has_one():
     assert dynamics_of("phase1-flow-k4-jacpen").jacobian_penalty == JACOBIAN_PENALTY
     assert dynamics_of("phase1p5-jacobian-penalty-jacpen").jacobian_penalty == 1e-3
-    assert CONTROLS["jacpen"].options(FlowDynamicsConfig(jacobian_penalty=0.5))["jacobian_penalty"] == 0.5
+    assert CONTROLS["jacpen"](FlowDynamicsConfig(jacobian_penalty=0.5))[0]["jacobian_penalty"] == 0.5
     assert dynamics_of("phase1p5-jacobian-penalty-residual").jacobian_penalty == 1e-3
 
 
@@ -141,7 +141,7 @@ def test_options_that_the_control_cannot_have_are_put_right(tmp_path, flow, cont
     if "euclidean" in flow.values():
         model |= {"encoder": {"kind": "identity"}, "latent_dim": 3}
     (tmp_path / "flow.yaml").write_text(dump_document({"phase": "mini", "model": model}))
-    delta = CONTROLS[control].delta("flow", FlowDynamicsConfig.model_validate(flow))
+    delta = control_overlay(control, "flow", FlowDynamicsConfig.model_validate(flow))
     (tmp_path / "control.yaml").write_text(dump_document({"extends": "./flow.yaml", **delta}))
     held = load_experiment(tmp_path / "control.yaml").model.dynamics.model_dump()
     assert {key: held[key] for key in expected} == expected
@@ -242,7 +242,7 @@ def test_a_file_of_that_name_wins_over_the_derived_control(other_presets):
     assert load_experiment("quickstart-residual").model.dynamics.units == (64, 64)
     assert Library().find("quickstart-residual").path == other_presets / "quickstart-residual.yaml"
     assert "quickstart-residual" in {info.name for info in preset_info()}
-    derived = {info.name for info in control_info()}
+    derived = {info.name for info in preset_info(controls=True)}
     assert "quickstart-residual" not in derived and "quickstart-gaussian" in derived
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_dmc_presets_of_one_arm_differ_in_the_task_alone():
 
 
 def test_info_lists_runnable_presets_only():
-    infos = {info.name: info.to_dict() for info in preset_info()}
+    infos = {info.name: asdict(info) for info in preset_info()}
     assert set(infos) == set(preset_names())
     assert not any(name.startswith("_") for name in infos)
     assert set(infos["quickstart"]) == {"name", "family", "phase", "task", "description", "cost"}
