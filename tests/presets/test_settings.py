@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmbpo.config.experiment import ExperimentConfig, config_differences, flatten
@@ -159,18 +159,20 @@ PROPERTY_KEYS = {
 }
 
 
+@settings(max_examples=30)
 @given(st.fixed_dictionaries({}, optional=PROPERTY_KEYS))
 def test_override_of_any_value_is_read_back(values):
-    config = changed(*(f"{key}={written(value)}" for key, value in values.items()))
+    config = override(BASE, [f"{key}={written(value)}" for key, value in values.items()])
     flat = flatten(config)
     assert {key: flat[key] for key in values} == values
     rest = {key: value for key, value in flatten(BASE).items() if key not in values and key != "name"}
     assert rest == {key: flat[key] for key in rest}
 
 
+@settings(max_examples=30)
 @given(st.fixed_dictionaries({}, optional=PROPERTY_KEYS))
 def test_every_value_of_a_config_can_be_set_again_without_a_change(values):
-    config = changed(*(f"{key}={written(value)}" for key, value in values.items()))
+    config = override(BASE, [f"{key}={written(value)}" for key, value in values.items()])
     again = [f"{key}={written(value)}" for key, value in flatten(config).items() if value is not None and value != ""]
     assert override(config, again) == config
     assert experiment_from_dict(json.loads(config.model_dump_json())) == config

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from flowmbpo.presets.load import all_presets, override
+from flowmbpo.presets.library import preset_names
+from flowmbpo.presets.load import load_experiment, override
 from flowmbpo.runs.train import run_epoch
 
 SMALL = (
@@ -44,17 +45,24 @@ def small(config):
     return override(config, [*sizes, "model.latent_dim=3"])
 
 
-def method(config):
-    """What distinguishes a preset once its sizes are taken away."""
-    parts = (config.model, config.actor, config.critic, config.training.model_copy(update={"epochs": 1}))
-    return json.dumps([part.model_dump(mode="json") for part in parts])
+def architecture(config):
+    """What distinguishes a preset once its sizes, weights and rates are taken away."""
+    training = config.training
+    parts = (
+        config.model.dynamics.model_dump(mode="json", exclude={"substeps"}),
+        (config.model.encoder.kind, config.model.reward.kind, config.model.termination is None),
+        config.actor.model_dump(mode="json", include={"kind", "integrator"}),
+        (training.actor_input_gradient, training.reward_normalization, training.actor_horizon),
+        training.adaptive_horizon is None,
+    )
+    return json.dumps(parts)
 
 
 @pytest.fixture(scope="module")
 def distinct():
-    """One small config for each method among the shipped presets and their controls."""
-    configs = [small(config) for config in all_presets()]
-    chosen = list({method(config): config for config in reversed(configs)}.values())
+    """One small config for each architecture among the shipped presets."""
+    configs = [small(load_experiment(name)) for name in preset_names()]
+    chosen = list({architecture(config): config for config in reversed(configs)}.values())
     assert 20 < len(chosen) < len(configs) / 2
     return chosen
 
