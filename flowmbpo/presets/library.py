@@ -36,8 +36,8 @@ from flowmbpo.presets.yaml import Document, Origin, parse_document
 
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml")
-NAMED = ("groups", "arms", "modifiers", "sizes")  # in the order of a name's parts
-LAID = ("groups", "sizes", "arms", "modifiers")  # in the order in which they are laid over the family
+PARTS = ("groups", "arms", "modifiers", "sizes")  # in the order of a name
+OPTIONAL = ("modifiers", "sizes")
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,13 @@ class Library:
     def _members(self, path: Path) -> dict[str, Preset]:
         """Every name of the shipped file `path`: its own, or its family's."""
         data = self._read(path).data
-        columns = [[(key, str(name)) for name in data[key]] for key in NAMED if data.get(key)]
-        optional = [[*([None] if column[0][0] in ("modifiers", "sizes") else []), *column] for column in columns]
+        keys = [key for key in PARTS if key in data]
         members = {}
-        for chosen in product(*optional):
-            parts = tuple(part for part in chosen if part is not None)
-            by_key = dict(parts)
-            if "modifiers" in by_key and by_key["arms"] not in data["modifiers"][by_key["modifiers"]]:
-                continue
-            name = "-".join([path.stem, *by_key.values()])
-            laid = tuple((key, by_key[key]) for key in LAID if key in by_key)
-            members[name] = Preset(name, path, laid)
+        for chosen in product(*(["", *data[key]] if key in OPTIONAL else data[key] for key in keys)):
+            parts = {key: name for key, name in zip(keys, chosen, strict=True) if name}
+            if "modifiers" not in parts or parts["arms"] in data["modifiers"][parts["modifiers"]]:
+                name = "-".join([path.stem, *parts.values()])
+                members[name] = Preset(name, path, tuple(parts.items()))
         return members
 
     def _shipped(self, name: str) -> Preset | None:
@@ -220,7 +216,7 @@ class Library:
         document = self._read(preset.path)
         if preset.path.parent.resolve() != self.folder.resolve():
             return [document]
-        stated = {key: value for key, value in document.data.items() if key not in NAMED}
+        stated = {key: value for key, value in document.data.items() if key not in PARTS}
         layers, says = [Document(stated, document.origins)], {"family": stated.get("description")}
         for key, name in preset.parts:
             for overlay in self._overlays(document, key, name):
@@ -228,7 +224,7 @@ class Library:
                 says[key] = overlay.data.get("description", says.get(key))
         if preset.parts:
             texts = (says.get("sizes") or says["family"], says.get("groups"), says.get("modifiers") or says.get("arms"))
-            base = preset.name.replace(f"-{dict(preset.parts).get('modifiers')}", "")
+            base = "-".join([preset.path.stem, *(name for key, name in preset.parts if key != "modifiers")])
             layers.append(Document({"description": " ".join(filter(None, texts)).replace("{base}", base)}))
         return layers
 
