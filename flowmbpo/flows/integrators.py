@@ -38,7 +38,6 @@ def rk4(velocity: Velocity, y: Tensor, tau: float, dt: float) -> Tensor:
 
 
 STEPS: dict[str, Step] = {"euler": euler, "heun": heun, "midpoint": midpoint, "rk4": rk4}
-STAGES = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 
 
 def integrate(
@@ -52,7 +51,7 @@ def integrate(
     """y(1) from y(0) = y under dy/dtau = velocity(y, tau), in `substeps` equal steps of `method`.
 
     `perturb`, where given, is applied to the state after every substep (noise per substep).
-    Costs `substeps * STAGES[method]` velocity evaluations.
+    Costs `substeps * STAGES[method]` (`flowmbpo.config.dynamics`) velocity evaluations.
     """
     step = STEPS[method]
     dt = 1.0 / substeps

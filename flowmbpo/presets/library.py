@@ -124,20 +124,17 @@ class Library:
     def resolve(self, preset: Preset) -> tuple[Document, str]:
         """The merged document of a preset and its name in messages; `name` is never inherited."""
         merged = self._document(preset, (), None)
-        document = Document(dict(merged.data), dict(merged.origins))
+        document, own = Document(dict(merged.data), dict(merged.origins)), self._read(preset.path)
+        shown = self.shown(preset.path)
+        if "name" not in own.data and preset.name.startswith("_"):
+            raise ConfigError(f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'.")
         if not preset.is_file:
             document.data["name"] = preset.name
             return document, f"preset '{preset.name}'"
-        own, shown = self._read(preset.path), self.shown(preset.path)
-        if shown.startswith("presets/") and not self._members(preset.path).get(preset.name):
+        if self._is_shipped(preset.path) and preset.name not in self._members(preset.path):
             raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
-        if "name" not in own.data:
-            if preset.name.startswith("_"):
-                raise ConfigError(
-                    f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'."
-                )
-            document.origins[("name",)] = Origin(shown)
         document.data["name"] = own.data.get("name", preset.name)
+        document.origins[("name",)] = own.origins.get(("name",), Origin(shown))
         return document, shown
 
     def own(self, preset: Preset) -> dict[str, Any]:
@@ -156,6 +153,9 @@ class Library:
             return f"presets/{resolved.relative_to(folder).as_posix()}"
         relative = os.path.relpath(resolved)
         return str(path) if relative.startswith("..") else relative
+
+    def _is_shipped(self, path: Path) -> bool:
+        return path.resolve().parent == self.folder.resolve()
 
     def _shipped_files(self) -> list[Path]:
         return sorted(self.folder.glob("*.yaml"))
@@ -214,7 +214,7 @@ class Library:
     def _layers(self, preset: Preset) -> list[Document]:
         """What the file states for all of its names, the overlays of the parts, and the description of it all."""
         document = self._read(preset.path)
-        if preset.path.parent.resolve() != self.folder.resolve():
+        if not self._is_shipped(preset.path):
             return [document]
         stated = {key: value for key, value in document.data.items() if key not in PARTS}
         layers, says = [Document(stated, document.origins)], {"family": stated.get("description")}

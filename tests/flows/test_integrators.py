@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torchdiffeq import odeint
 
-from flowmbpo.flows.integrators import STAGES, STEPS, integrate
+from flowmbpo.config.dynamics import STAGES
+from flowmbpo.flows.integrators import STEPS, integrate
 
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 PEERS = {"euler": "euler", "heun": "heun2", "midpoint": "midpoint"}  # torchdiffeq's rk4 is the 3/8 rule

@@ -9,7 +9,7 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from flowmbpo.config.actors import FlowActorConfig, GaussianActorConfig
-from flowmbpo.flows.integrators import STAGES
+from flowmbpo.config.dynamics import STAGES
 from flowmbpo.models.build import build_actor
 from flowmbpo.models.task_context import TaskContext
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flowmbpo.config.dynamics import STAGES
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.flows.integrators import STAGES
 from flowmbpo.flows.simplex import simplex_violation
 from flowmbpo.training.model_loss import model_loss
 

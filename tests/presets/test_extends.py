@@ -127,9 +127,10 @@ def test_wrong_value_in_a_parent_names_the_parents_line(write):
         load_experiment("b.yaml")
 
 
-def test_base_of_presets_cannot_be_run():
+@pytest.mark.parametrize("name", ["_pwm", "_pwm-48m"])
+def test_base_of_presets_cannot_be_run(name):
     with pytest.raises(ConfigError, match=r"presets/_pwm\.yaml: is a base for other presets"):
-        load_experiment("_pwm")
+        load_experiment(name)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../presets/quickstart", "no-such", "a/b.yaml"])
@@ -149,3 +150,16 @@ def test_unreadable_files_are_refused(write, tmp_path):
 def test_stored_config_is_read_back_equal(write):
     config = load_experiment("mini-cartpole-genflow", ["training.model_lr=1e-5", "model.termination={}"], seed=7)
     assert load_experiment(write("config.yaml", to_yaml(config))) == config
+
+
+def test_a_folder_called_presets_and_a_key_of_families_are_nothing_special_elsewhere(write):
+    assert load_experiment(write("presets/mine.yaml", "extends: quickstart\n")).name == "mine"
+    with pytest.raises(ConfigError, match=r"presets/two\.yaml:2: unknown key 'arms'"):
+        load_experiment(write("presets/two.yaml", "extends: quickstart\narms: {a: {}}\n"))
+
+
+def test_name_of_a_file_is_told_by_its_own_line(write):
+    write("a.yaml", "name: x y\nphase: own\n")
+    assert load_experiment(write("b.yaml", "extends: ./a.yaml\n")).name == "b"
+    with pytest.raises(ConfigError, match=r"c d\.yaml: name: 'c d' names a folder"):
+        load_experiment(write("c d.yaml", "extends: ./a.yaml\n"))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from flowmbpo.config.actors import FlowActorConfig
-from flowmbpo.flows.integrators import STAGES, integrate
+from flowmbpo.config.dynamics import STAGES
+from flowmbpo.flows.integrators import integrate
 from flowmbpo.models.actors.base import Action, Actor, standard_normal, tanh_log_det
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.mlp import policy_mlp, policy_mlp_parameters
