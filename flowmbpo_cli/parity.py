@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_preset, config_of
-
-if TYPE_CHECKING:
-    from flowmbpo.config.experiment import ExperimentConfig
-    from flowmbpo.spec import EnvSpec
 
 _SOURCE = "A preset's name, a .yaml file, a run directory or a checkpoint."
 _COSTS = {
@@ -37,12 +33,15 @@ def parity(
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Compare two configs: parameters part by part, compute per update, and the keys that differ."""
-    left, right = _pinned(config_of(a)), _pinned(config_of(b))
-    specs = _spec(left), _spec(right)
-    from flowmbpo.parity.comparison import compare
+    from flowmbpo.envs.resolve import resolve
+
+    sides = [(config, resolve(config.task)) for config in (config_of(a), config_of(b))]
+    # With the backend written out, a preset and a run of it do not differ in it.
+    left, right = (config.model_copy(update={"task": task.config}) for config, task in sides)
+    from flowmbpo.parity.comparison import compare  # imports torch: after what can be refused without
 
     with only_document(json_):
-        comparison = compare(left, right, *specs, allow or ())
+        comparison = compare(left, right, sides[0][1].spec, sides[1][1].spec, allow or ())
     document = comparison.to_dict()
     if not json_:
         _print(document)
@@ -50,19 +49,6 @@ def parity(
         comparison.check()
     if json_:
         print_document(document)
-
-
-def _pinned(config: ExperimentConfig) -> ExperimentConfig:
-    """The backend written out, so that a preset and a run of it do not differ in it."""
-    from flowmbpo.envs.resolve import resolve
-
-    return config.model_copy(update={"task": resolve(config.task).config})
-
-
-def _spec(config: ExperimentConfig) -> EnvSpec:
-    from flowmbpo.envs.resolve import resolve
-
-    return resolve(config.task).spec
 
 
 def _print(document: dict[str, Any]) -> None:

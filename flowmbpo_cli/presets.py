@@ -51,9 +51,8 @@ def list_(
 
     infos = [
         info
-        for info in preset_info(controls=controls)
+        for info in preset_info(family, controls=controls)
         if word.lower() in f"{info.name} {info.task} {info.description}".lower()
-        and family in ("", info.family)
         and task in ("", info.task)
         and (cost is None or _cpu_minutes(info.cost) <= cost)
     ]
@@ -71,7 +70,7 @@ def list_(
             console.print(f"cost: {text}", style="dim", markup=False)
         console.print()
     if not infos:
-        console.print("No preset is like that. `flowmbpo presets list` without options lists them all.", markup=False)
+        console.print("No preset is like that. Without options all are listed.")
     if not controls:
         endings = ", ".join(f"-{control}" for control in CONTROLS)
         console.print(
@@ -83,7 +82,7 @@ def list_(
 
 
 def _cpu_minutes(cost: str) -> float:
-    """The most that a preset's `cost` says in CPU time; infinite where it says none, as for a GPU."""
+    """The most that `cost` says in CPU time; infinite where it says none, as for a GPU."""
     stated = re.search(r"(\d+) CPU (second|minute)s", cost)
     return float(stated[1]) / (60 if stated[2] == "second" else 1) if stated else float("inf")
 
@@ -146,8 +145,8 @@ def copy(
         raise ConfigError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
     if json_:
         print_document({"preset": name, "path": str(target), "extends": extend})
-        return
-    typer.echo(f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}")
+    else:
+        typer.echo(f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}")
 
 
 def _target(name: str, dest: Path) -> Path:

@@ -89,9 +89,14 @@ def to_yaml(config: ExperimentConfig) -> str:
     return dump_document(_kind_first(config.model_dump(mode="json")))
 
 
-def preset_info(*, controls: bool = False) -> list[PresetInfo]:
-    """One entry per runnable shipped preset by name, or per derived control. Raises ConfigError for a broken one."""
+def preset_info(family: str = "", *, controls: bool = False) -> list[PresetInfo]:
+    """One entry per runnable shipped preset (of `family`) by name, or per derived control.
+
+    Raises ConfigError for a broken one.
+    """
     library = Library()
+    names = [name for name in library.names() if family in ("", library.family(name))]
+    derived = (control for name in names for control in library.controls_of(name))
     return [
         PresetInfo(
             name=config.name,
@@ -101,7 +106,7 @@ def preset_info(*, controls: bool = False) -> list[PresetInfo]:
             description=config.description,
             cost=config.cost,
         )
-        for config in _configs(library, library.controls() if controls else map(library.find, library.names()))
+        for config in _configs(library, derived if controls else map(library.find, names))
     ]
 
 

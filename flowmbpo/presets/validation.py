@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -36,13 +37,13 @@ def validate(document: Document, source: str, schema: type[Config]) -> Config:
         raise ConfigError("\n".join(messages[:_SHOWN] + tail)) from error
 
 
+@dataclass(frozen=True)
 class _Reporter:
     """Builds messages with the origin of the nearest key that has one."""
 
-    def __init__(self, document: Document, source: str, schema: type[FrozenConfig]) -> None:
-        self.document = document
-        self.source = source
-        self.schema = schema
+    document: Document
+    source: str
+    schema: type[FrozenConfig]
 
     def where(self, path: KeyPath) -> str:
         """The origin of the key at `path`, or of the section that holds it."""

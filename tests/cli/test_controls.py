@@ -22,7 +22,7 @@ def test_list_of_controls_names_each_flow_presets(command):
     assert {f"phase1-flow-k4-{control}" for control in CONTROLS} <= set(names)
     assert not set(names) & set(preset_names()) and len(names) == len(set(names))
     assert not [name for name in names if name.startswith("phase1-baseline-")]
-    text = command("presets", "list", "--controls").stdout
+    text = command("presets", "list", "--controls", "--family", "quickstart").stdout
     assert " quickstart-widemlp " in text and " quickstart-baseline " not in text
 
 
