@@ -74,13 +74,9 @@ class ModelConfig(FrozenConfig):
     termination: TerminationConfig | None = None
 
     @model_validator(mode="after")
-    def _groups_divide(self) -> ModelConfig:
+    def _latent_fits_geometry(self) -> ModelConfig:
         if self.dynamics.geometry != "euclidean" and self.latent_dim % self.simnorm_dim:
             raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of simnorm_dim {self.simnorm_dim}")
-        return self
-
-    @model_validator(mode="after")
-    def _encoder_fits_geometry(self) -> ModelConfig:
         encoder, geometry = self.encoder.kind, self.dynamics.geometry
         if encoder == "identity" and geometry != "euclidean":
             raise ValueError(

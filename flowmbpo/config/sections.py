@@ -58,7 +58,7 @@ class DiagnosticsConfig(FrozenConfig):
     """Every `every` epochs (0: never) the run measures itself; `flowmbpo diagnose` does it with more samples.
 
     `gradients` is M, the number of independent gradients behind an ESNR; `probes` the random vectors
-    behind a Jacobian norm; `windows` how many stretches of replayed experience the errors are means over.
+    behind a Jacobian norm; `windows` how many windows of replayed experience the errors are means over.
     Nothing of it touches the run's own randomness: a run with and without it is bit-equal.
     """
 

@@ -1,4 +1,4 @@
-"""Which task or task set, on which simulator, how many copies, disturbed how."""
+"""Which task or task set, on which simulator, how many environments, disturbed how."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PerturbationConfig(FrozenConfig):
 class TaskConfig(FrozenConfig):
     """One task by `name`, or several by `set`: a shipped one, or any name together with its `tasks`.
 
-    `only` is the one member of a set that all copies run: the agent keeps the widths, ids and embeddings
+    `only` is the one member of a set that all environments run: the agent keeps the widths, ids and embeddings
     of the whole set (a policy for one task of a multi-task model).
 
     `backend: auto` takes the task's own simulator (for `ant` and `hopper`: dflex where it is

@@ -99,13 +99,9 @@ class TrainingConfig(FrozenConfig):
     max_faults: NonNegativeInt = 20
 
     @model_validator(mode="after")
-    def _warmup_has_data(self) -> TrainingConfig:
+    def _learns_what_the_mode_allows(self) -> TrainingConfig:
         if self.warmup_model_updates > 0 and self.random_episodes == 0:
             raise ValueError("warmup_model_updates needs data: set random_episodes to at least 1, or the warm-up to 0")
-        return self
-
-    @model_validator(mode="after")
-    def _learns_what_the_mode_allows(self) -> TrainingConfig:
         if self.mode == "online" and self.learn == "model":
             raise ValueError("learn 'model' needs mode 'offline': an online run collects with its policy")
         if self.mode == "offline" and self.pretrain_steps > 0:
