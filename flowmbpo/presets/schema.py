@@ -66,12 +66,12 @@ def variant(model: type[FrozenConfig], key: str, data: Mapping[str, Any]) -> typ
 @cache
 def dotted_keys(model: type[FrozenConfig]) -> tuple[str, ...]:
     """Every full key path of every variant, sections included, in the schema's order."""
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for key in model.model_fields:
-        found[key] = None
+        keys[key] = None
         for cls in options(model, key):
-            found.update({f"{key}.{rest}": None for rest in dotted_keys(cls)})
-    return tuple(found)
+            keys.update({f"{key}.{rest}": None for rest in dotted_keys(cls)})
+    return tuple(keys)
 
 
 def kinds_knowing(model: type[FrozenConfig], key: str, inner: str) -> list[str]:
