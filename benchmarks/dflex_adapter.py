@@ -69,12 +69,11 @@ def _environments(task: str, envs: int) -> tuple[Any, Any]:
     """dflex's own environment, restarting itself, and the adapter's, both with the published settings."""
     import torch
 
-    from flowmbpo.envs.batch.vector import BatchVectorEnv
-    from flowmbpo.envs.dflex.settings import SETTINGS
-    from flowmbpo.envs.dflex.simulator import DflexBatch
-    from flowmbpo.envs.dflex.tasks import TASKS
+    from flowmbpo.envs.batch import BatchVectorEnv
+    from flowmbpo.envs.dflex.environment import SETTINGS, DflexBatch
+    from flowmbpo.envs.tasks import all_tasks
 
-    info = next(row for row in TASKS if row.name == task)
+    info = next(row for row in all_tasks("dflex") if row.name == task)
     env = BatchVectorEnv(DflexBatch(info, envs))
     environment = type(DflexBatch(info, 1).raw)
     with torch.no_grad():

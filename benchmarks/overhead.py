@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.contract import episode_seed
+from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.make import make_env
 from flowmbpo.spec import TaskInfo
 
@@ -56,7 +56,7 @@ def bare_block(task: TaskInfo) -> Block:
 
         return _copy_block(DMControlSimulator(task.name, task.action_repeat), task)
     if task.simulator == "metaworld":
-        from flowmbpo.envs.metaworld.simulator import MetaWorldSimulator
+        from flowmbpo.envs.metaworld import MetaWorldSimulator
 
         return _copy_block(MetaWorldSimulator(task.name, task.action_repeat), task)
     return _batch_block(task)
@@ -84,7 +84,7 @@ def suite_block(task: TaskInfo) -> Block:
 
 
 def _copy_block(simulator: object, task: TaskInfo) -> Block:
-    from flowmbpo.envs.processes.simulator import Simulator
+    from flowmbpo.envs.processes.group import Simulator
 
     assert isinstance(simulator, Simulator)
     obs = np.empty(task.obs_dim, dtype=np.float32)
@@ -100,7 +100,7 @@ def _copy_block(simulator: object, task: TaskInfo) -> Block:
 
 
 def _batch_block(task: TaskInfo) -> Block:
-    from flowmbpo.envs.batch.vector import BatchVectorEnv
+    from flowmbpo.envs.batch import BatchVectorEnv
 
     env = make_env(TaskConfig(name=task.name, num_envs=1), workers=0)
     assert isinstance(env, BatchVectorEnv)

@@ -26,7 +26,7 @@ import torch
 
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.gust import STRIDE
+from flowmbpo.envs.toy.risk import STRIDE
 from flowmbpo.envs.toy.system import ToySystem
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.agent import build_meta_agent

@@ -201,7 +201,7 @@ def _task_config(set_: str | None, task: str | None) -> TaskConfig:
         raise typer.BadParameter("name a task set (--set) or one task (--task), not both.", param_hint="--set/--task")
     from flowmbpo.config.task import TaskConfig
     from flowmbpo.envs.task_sets import task_set
-    from flowmbpo_cli.environments.catalogue import find_environment
+    from flowmbpo_cli.environments import find_environment
 
     if set_ is not None:
         return TaskConfig(name=None, set=task_set(set_).name)

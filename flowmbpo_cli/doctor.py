@@ -135,11 +135,11 @@ def _simulators() -> Iterator[MachineCheck]:
 
 def _simulator_detail(simulator: SimulatorInfo) -> str:
     """What it is, its packages' versions, and how many tasks it runs."""
-    from flowmbpo_cli.environments.catalogue import all_tasks
+    from flowmbpo.envs.tasks import all_tasks
 
     versions = {module: package_version(module) for module in simulator.modules}
     held = ", ".join(f"{module} {version}" for module, version in versions.items() if version) or "not installed"
-    count = sum(task.simulator == simulator.name for task in all_tasks())
+    count = len(all_tasks(simulator.name))
     return f"{held}; {count} tasks ({simulator.title})"
 
 

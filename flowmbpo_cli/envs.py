@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flowmbpo.errors import ConfigError, EnvironmentUnavailableError
 from flowmbpo_cli.output import only_document, people, print_document
 
 if TYPE_CHECKING:
     from flowmbpo.config.task import TaskConfig
+    from flowmbpo.envs.inspection.recording import Motion
 
 
 def _complete(incomplete: str) -> list[str]:
-    from flowmbpo_cli.environments.catalogue import complete_environment
+    from flowmbpo_cli.environments import complete_environment
 
     return complete_environment(incomplete)
 
+
+_QUICK_STEPS = 60
+_PICTURE_STEPS = {".png": 20, ".mp4": 150}  # by the file's suffix
+_FRAMES_PER_SECOND = 30.0
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 _WHAT = "A task, an alias, a task set, or a .yaml file whose `task` is meant."
@@ -42,29 +48,25 @@ def list_(
     json_: _Json = False,
 ) -> None:
     """List every task, alias and task set, and what to install for those that cannot run here."""
-    from flowmbpo_cli.environments.catalogue import listing
+    from flowmbpo_cli.environments import listing, print_listing
 
     document = listing(simulator)
     if json_:
         print_document(document)
-        return
-    from flowmbpo_cli.environments.printing import print_listing
-
-    print_listing(people(json_), document)
+    else:
+        print_listing(people(json_), document)
 
 
 @app.command()
 def show(name: _Name, json_: _Json = False) -> None:
     """Show all that is known of a task, an alias or a task set."""
-    from flowmbpo_cli.environments.catalogue import description
+    from flowmbpo_cli.environments import description, print_description
 
     document = description(name)
     if json_:
         print_document(document)
-        return
-    from flowmbpo_cli.environments.printing import print_description
-
-    print_description(people(json_), document)
+    else:
+        print_description(people(json_), document)
 
 
 @app.command()
@@ -82,27 +84,41 @@ def check(
     json_: _Json = False,
 ) -> None:
     """Hold environments against the contract; exits with 1 if one breaks it, or if none can run here."""
+    from flowmbpo.envs.resolve import resolve
+    from flowmbpo_cli.environments import checks_line, checks_row, print_checks
+
     configs = _chosen(names or [], all_)
     with only_document(json_):
-        from flowmbpo_cli.environments.inspection import inspect
+        from flowmbpo.envs.inspection.conformance import check_environment
 
-        found = inspect(
-            configs,
-            _report if len(configs) > 1 else lambda line: None,
-            copies=copies,
-            steps=steps,
-            workers=workers,
-            quick=quick,
-            seed=seed,
-            device=device,
-        )
+        checked, left_out = [], []
+        for place, config in enumerate(configs, start=1):
+            label, begun = resolve(config).spec.label, time.perf_counter()
+            try:
+                results = check_environment(
+                    config,
+                    copies=copies,
+                    steps=min(steps, _QUICK_STEPS) if quick else steps,
+                    seed=seed,
+                    workers=0 if quick else workers,
+                    whole_episodes=not quick,
+                    device=device,
+                )
+                checked.append(checks_row(label, results, time.perf_counter() - begun))
+                line = checks_line(results)
+            except EnvironmentUnavailableError as error:
+                if len(configs) == 1:
+                    raise
+                left_out.append({"name": label, "reason": str(error)})
+                line = "cannot run here"
+            if len(configs) > 1:
+                typer.echo(f"[{place}/{len(configs)}] {label}: {line}", err=True)
+    ok = bool(checked) and all(row["ok"] for row in checked)
     if json_:
-        print_document(found.to_dict())
+        print_document({"ok": ok, "environments": checked, "left_out": left_out})
     else:
-        from flowmbpo_cli.environments.printing import print_checks
-
-        print_checks(people(json_), found.environments, found.left_out)
-    raise typer.Exit(0 if found.ok else 1)
+        print_checks(people(json_), checked, left_out)
+    raise typer.Exit(0 if ok else 1)
 
 
 @app.command()
@@ -116,7 +132,7 @@ def bench(
     json_: _Json = False,
 ) -> None:
     """Measure agent steps per second and per CPU-second, construction and reset."""
-    from flowmbpo_cli.environments.catalogue import find_environment
+    from flowmbpo_cli.environments import find_environment
 
     config = find_environment(name)
     with only_document(json_):
@@ -145,14 +161,13 @@ def render(
     json_: _Json = False,
 ) -> None:
     """Draw a task into a file."""
-    from flowmbpo_cli.environments.catalogue import find_environment
-    from flowmbpo_cli.environments.pictures import check_target, draw
+    from flowmbpo_cli.environments import find_environment
 
     config = find_environment(name)
     target = out.expanduser()
-    check_target(target)
+    _check_target(target)
     with only_document(json_):
-        document = draw(config, target, steps=steps, seed=seed, motion=action)
+        document = _draw(config, target, steps=steps, seed=seed, motion=action)
     if json_:
         print_document(document)
         return
@@ -163,13 +178,60 @@ def _chosen(names: list[str], every: bool) -> list[TaskConfig]:
     """What to check: what was named, or every installed task."""
     if bool(names) == every:
         raise typer.BadParameter("name environments, or give --all for every one installed here.", param_hint="NAME")
+    from flowmbpo.envs.tasks import all_tasks
     from flowmbpo.spec import EnvSpec
-    from flowmbpo_cli.environments.catalogue import all_tasks, find_environment, missing_simulators
+    from flowmbpo_cli.environments import find_environment, missing_simulators
 
     if names:
         return [find_environment(name) for name in names]
     return [find_environment(task.name) for task in all_tasks() if not missing_simulators(EnvSpec((task,)))]
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _check_target(out: Path) -> None:
+    """Refuse a file that could not be written, before anything is drawn for it."""
+    if out.suffix.lower() not in _PICTURE_STEPS:
+        raise typer.BadParameter(f"'{out}' must end in .png (one picture) or .mp4 (a video).", param_hint="OUT")
+    if not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder '{out.parent}' does not exist. Create it first.", param_hint="OUT")
+    if out.is_dir():
+        raise typer.BadParameter(f"'{out}' is a folder. Name a file.", param_hint="OUT")
+
+
+def _draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion: Motion) -> dict[str, Any]:
+    """Write the picture after `steps` agent steps, or the video of all of them, and say what was written.
+
+    Raises ConfigError on a set of several tasks, EnvironmentUnavailableError where nothing can
+    draw, StorageError where the file cannot be written.
+    """
+    from flowmbpo.envs.inspection.recording import film, walk
+    from flowmbpo.envs.make import open_env
+    from flowmbpo.envs.resolve import resolve
+
+    spec = resolve(config).spec
+    if len(spec.tasks) > 1:
+        raise ConfigError(
+            f"'{spec.label}' is a set of {len(spec.tasks)} tasks and a picture shows one; name a task of it, such as "
+            f"'{spec.tasks[0].name}'."
+        )
+    suffix = out.suffix.lower()
+    steps = _PICTURE_STEPS[suffix] if steps is None else steps
+    with open_env(config, 1, 0) as env:
+        if suffix == ".mp4":
+            from flowmbpo.tracking.video import write_video
+
+            write_video(film(env, steps, seed, motion), out, _FRAMES_PER_SECOND)
+        else:
+            for _ in walk(env, steps, seed, motion):
+                pass
+            _write_picture(env.render(0), out)
+    return {"environment": spec.label, "path": str(out), "steps": steps, "seed": seed, "action": motion}
+
+
+def _write_picture(frame: Any, out: Path) -> None:
+    from matplotlib.image import imsave
+
+    from flowmbpo.files import StagedFile
+
+    with StagedFile(out) as staged:
+        imsave(staged, frame, format="png")  # type: ignore[arg-type]  # it writes, which is all that is asked
+        staged.commit()

@@ -10,12 +10,11 @@ from functools import partial
 
 from flowmbpo.config.task import PerturbationConfig, TaskConfig
 from flowmbpo.envs.assignment import assign_tasks
-from flowmbpo.envs.batch.simulator import BatchSimulator
-from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.batch import BatchSimulator, BatchVectorEnv
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.mixed import MixedVectorEnv
-from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.simulator import SimulatorFactory
+from flowmbpo.envs.mujoco import NO_OPENGL, environment_variables
+from flowmbpo.envs.processes.group import SimulatorFactory
 from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import require_installed
@@ -48,7 +47,7 @@ def make_env(
     count = config.num_envs if num_envs is None else num_envs
     if workers is None:
         workers = cores() if config.workers is None else config.workers
-    ids = assign_tasks(spec, count, seed) if only is None else [only] * count
+    ids = assign_tasks(spec, count, seed, only)
     families = _families(spec, ids)
     parts = [_part(spec, [ids[row] for row in rows], workers, config.perturbation, device) for rows in families]
     if len(parts) == 1 and (only is None or len(spec.tasks) == 1):
@@ -97,7 +96,7 @@ def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFacto
                 episode_length=task.episode_length,
             )
         case "metaworld":
-            from flowmbpo.envs.metaworld.simulator import MetaWorldSimulator
+            from flowmbpo.envs.metaworld import MetaWorldSimulator
 
             return partial(MetaWorldSimulator, task.name, task.action_repeat)
         case _:
@@ -109,20 +108,20 @@ def _batch_simulator(
 ) -> BatchSimulator:
     match task.simulator:
         case "toy":
-            from flowmbpo.envs.toy.batch import ToyBatch
+            from flowmbpo.envs.toy.system import ToyBatch
             from flowmbpo.envs.toy.systems import toy_system
 
             return ToyBatch(toy_system(task), count)
         case "mujoco":
-            from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
+            from flowmbpo.envs.locomotion.environment import LocomotionSimulator
 
             return LocomotionSimulator(task, count, threads, perturbation)
         case "dflex":
-            from flowmbpo.envs.dflex.simulator import DflexBatch
+            from flowmbpo.envs.dflex.environment import DflexBatch
 
             return DflexBatch(task, count, device)
         case "rewarped":
-            from flowmbpo.envs.rewarped.simulator import RewarpedBatch
+            from flowmbpo.envs.rewarped import RewarpedBatch
 
             return RewarpedBatch(task, count, device)
         case _:
@@ -139,24 +138,9 @@ def open_env(
     here: they get none, so that a broken driver cannot keep them from stepping. Pictures are drawn
     by a process of their own, which is started later and with the user's MUJOCO_GL.
     """
-    with _variables(NO_OPENGL):
+    with environment_variables(NO_OPENGL):
         env = make_env(task, copies, workers, seed=seed, device=device)
     try:
         yield env
     finally:
         env.close()
-
-
-@contextmanager
-def _variables(changed: dict[str, str]) -> Iterator[None]:
-    """These environment variables inside the block, the former ones after it."""
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

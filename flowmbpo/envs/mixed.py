@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.assignment import check_same_tasks
 from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
+from flowmbpo.envs.episodes import check_same_tasks
 from flowmbpo.spec import EnvSpec
 
 
@@ -59,13 +59,12 @@ class MixedVectorEnv(VectorEnv):
         return {
             "task": self.spec.label,
             "task_ids": self.task_ids.clone(),
-            "episode": self.task_ids.clone(),  # one entry per copy: what `check_same_tasks` counts
             "parts": [part.state_dict() for part in self._parts],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
         """Raises ValueError where the state is of another set, number of copies or assignment."""
-        check_same_tasks(self, state)
+        check_same_tasks(self.spec, self.task_ids.tolist(), state)
         return self._gather_obs(
             [part.load_state_dict(saved) for part, saved in zip(self._parts, state["parts"], strict=True)]
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,21 @@ def log_warnings(mujoco: Any) -> None:
     """
     if mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(_log.info)
+
+
+@contextmanager
+def environment_variables(changed: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables inside the block, the former ones after it."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 NO_OPENGL = {"MUJOCO_GL": "disabled"}

@@ -1,4 +1,4 @@
-"""The simulators: what each is, whether it is here, and how to get it. Imports no torch and no simulator."""
+"""The simulators: what each is, whether it is here, and how to get it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.assignment import lane_tasks
+from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.batches import DatasetBatches
@@ -88,7 +88,7 @@ def _diagnosed_episodes(
     """A replay buffer of some episodes of every task, evenly spaced over the dataset."""
     spec, tasks = task.spec, len(task.running.tasks)
     count = tasks * -(-DIAGNOSED_ENVS // tasks)
-    ids = lane_tasks(spec, count, config.seed, task.only)
+    ids = assign_tasks(spec, count, config.seed, task.only)
     buffer = ReplayBuffer(
         config.training.wm_buffer_size, count, spec.obs_dim, spec.action_dim, torch.tensor(ids), device
     )

@@ -18,7 +18,7 @@ from flowmbpo.diagnostics.health.finding import Finding
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.registry import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.envs.assignment import lane_tasks
+from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import ResolvedTask, resolve
@@ -169,7 +169,7 @@ def _restored(
 ) -> ReplayBuffer:
     spec = task.spec
     num_envs = len(state["head"]) if "head" in state else config.task.num_envs
-    assigned = torch.tensor(lane_tasks(spec, num_envs, config.seed, task.only))
+    assigned = torch.tensor(assign_tasks(spec, num_envs, config.seed, task.only))
     buffer = ReplayBuffer(config.training.wm_buffer_size, num_envs, spec.obs_dim, spec.action_dim, assigned, device)
     try:
         buffer.load_state_dict(state)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
+from flowmbpo.envs.contract import EnvStep, VectorEnv
+from flowmbpo.envs.episodes import Fault
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.models.agent import Agent
 from flowmbpo.training.learner import Dump

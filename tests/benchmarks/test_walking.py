@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.contract import Fault
+from flowmbpo.envs.episodes import Fault
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import EnvironmentFailure
 

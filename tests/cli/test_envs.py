@@ -10,13 +10,14 @@ import pytest
 from matplotlib.image import imread
 
 from flowmbpo.envs import resolve, tasks
-from flowmbpo.envs.inspection.result import CheckResult
+from flowmbpo.envs.inspection import conformance
+from flowmbpo.envs.inspection.reference import CheckResult
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.task_sets import MT30, TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_names
 from flowmbpo.errors import EnvironmentUnavailableError
-from flowmbpo_cli.environments import catalogue, inspection
-from flowmbpo_cli.environments.catalogue import complete_environment
+from flowmbpo_cli import environments as catalogue
+from flowmbpo_cli.environments import complete_environment
 
 SET_FILE = "extends: quickstart\ntask: {name: null, set: mine, tasks: [toy-lqr, toy-gust, toy-pendulum-swingup]}\n"
 
@@ -51,7 +52,7 @@ def test_list_is_the_table_of_tasks_with_aliases_and_sets(command):
     assert sum(row["tasks"] for row in document["simulators"]) == len(names)
 
 
-def test_list_for_people_has_a_line_per_task_and_a_summary(command, without_dflex):
+def test_list_for_people_has_a_line_per_task(command, without_dflex):
     text = command("envs", "list").stdout
     assert all(f" {name} " in text for name in task_names())
     assert "task sets" in text and "For dflex (NO SALE): pip install it" in text
@@ -77,7 +78,7 @@ def test_show_tells_a_tasks_numbers_its_physics_and_its_ids(command):
     assert "v3 physics" in command("envs", "show", "mw-reach").stdout
 
 
-def test_show_says_what_an_alias_means_here_and_that_the_physics_differ(command, without_dflex):
+def test_show_says_what_an_alias_means_here(command, without_dflex):
     document = command("envs", "show", "ant", "--json").document
     assert (document["kind"], document["runs_as"], document["simulator"]) == ("alias", "mujoco-ant", "mujoco")
     assert document["backends"]["dflex"] == "dflex-ant"
@@ -85,7 +86,7 @@ def test_show_says_what_an_alias_means_here_and_that_the_physics_differ(command,
     assert command("envs", "show", "mujoco-ant", "--json").document["aliases"] == ["ant"]
 
 
-def test_show_says_how_to_install_what_is_missing_and_what_runs_instead(command, without_dflex):
+def test_show_says_what_to_install_or_run_instead(command, without_dflex):
     document = command("envs", "show", "dflex-ant", "--json").document
     assert document["runs_here"] is False
     assert (document["install"], document["instead"]) == (["pip install it"], ["a-task"])
@@ -154,7 +155,7 @@ def test_check_exits_with_1_and_names_what_failed(command, monkeypatch):
         verdict = "failed" if config.name == "toy-gust" else "passed"
         return [CheckResult(config.name, "resume", verdict, "obs of copy 0 in step 3", 0.1, 0.1)]
 
-    monkeypatch.setattr(inspection, "check_environment", fail_gust)
+    monkeypatch.setattr(conformance, "check_environment", fail_gust)
     finished = command("envs", "check", "toy-lqr", "toy-gust")
     assert finished.code == 1
     assert "1 of 2 environments keep the contract" in finished.stdout
@@ -173,10 +174,10 @@ def test_check_of_all_leaves_out_what_cannot_run(command, monkeypatch, without_d
             raise EnvironmentUnavailableError("its driver is missing")
         return [CheckResult(config.name, "rollout", "passed", "", 0.1, 0.1)]
 
-    monkeypatch.setattr(inspection, "check_environment", refuse_gust)
+    monkeypatch.setattr(conformance, "check_environment", refuse_gust)
     document = command("envs", "check", "--all", "--quick", "--json").document
     installed = [row["name"] for row in command("envs", "list", "--json").document["tasks"] if row["runs_here"]]
-    assert asked == [(name, inspection.QUICK_STEPS, 0, False) for name in installed]
+    assert asked == [(name, 60, 0, False) for name in installed]
     assert not any(name.startswith("dflex") for name in installed)
     assert document["left_out"] == [{"name": "toy-gust", "reason": "its driver is missing"}]
     assert len(document["environments"]) == len(installed) - 1
@@ -188,7 +189,7 @@ def test_check_of_nothing_that_runs_here_says_so_and_fails(command, monkeypatch)
     def refuse(config, **options):
         raise EnvironmentUnavailableError("its driver is missing")
 
-    monkeypatch.setattr(inspection, "check_environment", refuse)
+    monkeypatch.setattr(conformance, "check_environment", refuse)
     finished = command("envs", "check", "toy-lqr", "toy-gust")
     assert finished.code == 1
     assert "Nothing was checked: none of 2 environments runs here" in finished.stdout

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from flowmbpo.data import replay
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.contract import EnvStep, Fault
+from flowmbpo.envs.contract import EnvStep
+from flowmbpo.envs.episodes import Fault
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, EnvironmentFailure
 
 RUNNING, TERMINATED, TRUNCATED, BROKEN = 0, 1, 2, 3

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from flowmbpo.envs.processes.simulator import Outcome, Simulator
+from flowmbpo.envs.processes.group import Simulator, StepOutcome
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import TaskInfo
 
@@ -34,7 +34,7 @@ class ScriptedSimulator(Simulator):
         self._step = 0
         obs[:] = (self._start, 0.0, 0.0)
 
-    def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray, obs: np.ndarray) -> StepOutcome:
         self._step += 1
         first = float(action[0])
         obs[:] = (self._start, self._step, first)
@@ -51,7 +51,7 @@ class ScriptedSimulator(Simulator):
             raise EnvironmentFailure("the physics state is invalid")
         if math.isclose(first, REWARDLESS, rel_tol=1e-6):
             reward = math.inf
-        return Outcome(reward, first < 0, float(self._step))
+        return StepOutcome(reward, first < 0, float(self._step))
 
     def describe(self) -> str:
         return f"scripted state {self._step}"
@@ -90,11 +90,11 @@ class NarrowSimulator(Simulator):
         self._step = 0
         obs[:] = (0.0, 0.0)
 
-    def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray, obs: np.ndarray) -> StepOutcome:
         self._step += 1
         obs[:] = (self._step, action[0])
         assert action.shape == (1,)
-        return Outcome(float(action[0]), False, math.nan)
+        return StepOutcome(float(action[0]), False, math.nan)
 
     def describe(self) -> str:
         return f"narrow state {self._step}"

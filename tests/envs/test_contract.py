@@ -115,7 +115,7 @@ def test_an_episode_does_not_depend_on_the_other_copies(env, kind):
 
 
 @pytest.mark.parametrize("before", [0, 40])
-def test_a_saved_state_goes_on_bit_equally_over_an_episodes_end(env, other, before):
+def test_a_saved_state_goes_on_bit_equally_past_the_end(env, other, before):
     length = env.spec.tasks[0].episode_length
     env.reset(5)
     head = length + before  # the second episode's first observation, or its middle

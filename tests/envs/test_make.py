@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.batch import BatchVectorEnv
 from flowmbpo.envs.make import cores, make_env
 from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError, EnvironmentUnavailableError

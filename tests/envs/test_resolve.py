@@ -40,7 +40,7 @@ def test_aliases_of_a_set_are_pinned_and_announced_each(without_dflex):
     assert resolve(own_set("toy-lqr")).config == own_set("toy-lqr")
 
 
-def test_alias_and_the_task_it_means_are_one_task_named_twice(without_dflex):
+def test_alias_and_its_task_are_one_named_twice(without_dflex):
     with pytest.raises(ConfigError, match=r"task\.tasks: 'ant' and 'mujoco-ant' are the same task.*leave one out"):
         resolve(own_set("ant", "mujoco-ant"))
     assert len(resolve(own_set("ant", "dflex-ant")).spec.tasks) == 2
@@ -88,7 +88,7 @@ def test_members_are_found_by_plain_name_and_alias(without_dflex):
 
 @pytest.mark.parametrize("names", [("toy-lqr", "cartpole-swingup"), ("pendulum-swingup", "cartpole-swingup")])
 @pytest.mark.parametrize("only", [0, 1])
-def test_one_task_of_a_set_alone_keeps_the_sets_widths_and_ids(names, only):
+def test_one_task_of_a_set_keeps_its_widths_and_ids(names, only):
     env = make_env(resolve(own_set(*names)).alone(only), 3, 0)
     alone = make_env(TaskConfig(name=names[only]), 3, 0)
     assert env.spec == resolve(own_set(*names)).spec

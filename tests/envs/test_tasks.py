@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from flowmbpo.envs.contract import episode_seed
 from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
-from flowmbpo.envs.dmcontrol.suite import load_suite_task, suite_key
-from flowmbpo.envs.dmcontrol.tasks import SUITE_TASKS
+from flowmbpo.envs.dmcontrol.suite import EXTRA_TASKS, load_suite_task, suite_key
+from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.simulators import SimulatorInfo
-from flowmbpo.envs.tasks import task_info, task_names
+from flowmbpo.envs.tasks import all_tasks, task_info, task_names
 from flowmbpo.errors import ConfigError
 from flowmbpo.spec import EnvSpec
 
@@ -56,7 +55,7 @@ def test_widths_are_those_of_the_wrapped_task(name):
 def test_table_names_every_task_of_the_suite_but_three():
     from dm_control import suite
 
-    names = {suite_key(task.name) for task in SUITE_TASKS}
+    names = {suite_key(task.name) for task in all_tasks("dmcontrol") if task.name not in EXTRA_TASKS}
     assert set(suite.ALL_TASKS) - names == {("lqr", "lqr_2_1"), ("lqr", "lqr_6_2"), ("quadruped", "escape")}
     assert names <= set(suite.ALL_TASKS)
 
@@ -124,7 +123,7 @@ def test_backend_that_lacks_the_task_is_refused(name, backend, allowed):
 @pytest.mark.parametrize(
     ("installed", "runs"), [({"dflex", "mujoco"}, "dflex-ant"), ({"mujoco"}, "mujoco-ant"), (set(), "mujoco-ant")]
 )
-def test_ant_runs_on_dflex_where_it_is_installed_and_otherwise_on_mujoco(monkeypatch, installed, runs):
+def test_ant_runs_on_dflex_where_installed_else_on_mujoco(monkeypatch, installed, runs):
     monkeypatch.setattr(SimulatorInfo, "installed", property(lambda info: info.name in installed))
     assert task_info("ant").name == runs
     assert task_info("ant", "mujoco").name == "mujoco-ant"
@@ -137,7 +136,7 @@ def test_a_tasks_own_simulator_can_be_named():
 
 def test_tables_and_worker_code_import_no_torch_and_no_simulator():
     modules = (
-        "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.processes.group, flowmbpo.envs.processes.frames"
+        "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.processes.group, flowmbpo.envs.processes.drawing"
     )
     program = f"import sys, {modules}; print({{'torch', 'dm_control', 'mujoco'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from flowmbpo.envs.batch.vector import BatchVectorEnv
+from flowmbpo.envs.batch import BatchVectorEnv
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.batch import ToyBatch
+from flowmbpo.envs.toy.system import ToyBatch
 from flowmbpo.envs.toy.systems import toy_system
 
 QUIET = torch.empty(1, 0, dtype=torch.float64)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flowmbpo.data.behaviour import Behaviour
-from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
+from flowmbpo.envs.contract import EnvStep, VectorEnv
+from flowmbpo.envs.episodes import Fault
 from flowmbpo.errors import DataError, EnvironmentFailure
 from flowmbpo.evaluation.episodes import Episodes, film_episodes, record_episodes, run_episodes
 from flowmbpo.spec import EnvSpec, TaskInfo

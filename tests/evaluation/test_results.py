@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.contract import Fault
+from flowmbpo.envs.episodes import Fault
 from flowmbpo.errors import EnvironmentFailure, StorageError
 from flowmbpo.evaluation.results import Evaluation, evaluate, write_results
 

@@ -7,7 +7,7 @@ import torch
 
 from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
-from flowmbpo.envs.contract import episode_seed
+from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.evaluate import EVALUATION_ENVS, SEED_BASE, evaluation_env, evaluation_seed

@@ -133,9 +133,9 @@ def _plain(name: str) -> str:
 
 def _dflex_task(path: Path, task: str | None) -> TaskColumns:
     """The dflex task that `task` or the file's name says. Raises DataError."""
-    from flowmbpo.envs.dflex.tasks import TASKS
+    from flowmbpo.envs.tasks import all_tasks
 
-    known = {info.name: TaskColumns(info.name, info.obs_dim, info.action_dim) for info in TASKS}
+    known = {info.name: TaskColumns(info.name, info.obs_dim, info.action_dim) for info in all_tasks("dflex")}
     recorded = _DFLEX_FILE.fullmatch(path.stem)
     asked = task or (recorded[1] if recorded else path.stem)
     flat = asked.lower().removeprefix("dflex").replace("-", "").replace("_", "")

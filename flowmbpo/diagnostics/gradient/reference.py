@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.gradient.objective import RealObjective, ReferenceGradient, Starts, displaced
-from flowmbpo.envs.contract import VectorEnv
-from flowmbpo.envs.differentiable import DifferentiableCopies
+from flowmbpo.envs.contract import DifferentiableCopies, VectorEnv
 from flowmbpo.training.returns import discounted_return
 from flowmbpo.training.updates import frozen
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from flowmbpo.diagnostics.rollout.scores import sample_energy
 from flowmbpo.diagnostics.statistics import Interval, mean_interval
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
-from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.toy.batch import ToyBatch
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.batch import BatchVectorEnv
+from flowmbpo.envs.toy.system import ToyBatch, ToySystem
 from flowmbpo.evaluation.episodes import ClosedLoop
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.open_loop import rollout

@@ -12,23 +12,31 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
 import torch
 import torch.utils.cpp_extension
 
-from flowmbpo.envs.dflex.build import load_built
-from flowmbpo.envs.dflex.presence import package_folder
+from flowmbpo.envs.dflex.kernels import load_built
 from flowmbpo.envs.dflex.settings import SETTINGS
-from flowmbpo.envs.dflex.shims import give_numpy_inf, import_stand_ins
-from flowmbpo.envs.simulators import SIMULATORS
+from flowmbpo.envs.dflex.stand_ins import give_numpy_inf, import_stand_ins
+from flowmbpo.envs.simulators import SIMULATORS, require_installed
 from flowmbpo.errors import EnvironmentUnavailableError
 
 log = logging.getLogger("flowmbpo")
 
 _OLD_ARCHITECTURE = "compute_50"
 _TAIL = 15  # lines of compiler output in an error
+
+
+def package_folder(task: str) -> Path:
+    """The folder of the installed package; raises EnvironmentUnavailableError, with what to do, where there is none."""
+    require_installed("dflex", task)
+    spec = importlib.util.find_spec("dflex")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def load_dflex(task: str) -> ModuleType:

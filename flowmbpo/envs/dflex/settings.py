@@ -1,4 +1,4 @@
-"""What each task sets in dflex: the class and the arguments of PWM's published configs. Imports no torch."""
+"""What each task sets in dflex: the class and the arguments of PWM's published configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which velocities of a Control Suite model a random impulse may change. Imports no torch and no simulator."""
+"""Which velocities of a Control Suite model a random impulse may change."""
 
 from __future__ import annotations
 

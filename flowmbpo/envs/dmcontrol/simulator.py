@@ -1,4 +1,4 @@
-"""A task of DeepMind's Control Suite as a simulator for the workers. Imports no torch.
+"""A task of DeepMind's Control Suite as a simulator for the workers.
 
 As TD-MPC2 wraps it: action repeat with summed rewards, the observation's values flattened in spec
 order as float32, actions scaled from [-1, 1] to the task's range. dm_control itself is imported
@@ -13,12 +13,11 @@ import math
 import numpy as np
 
 from flowmbpo.config.task import PerturbationConfig
-from flowmbpo.envs.dmcontrol.fast.table import FAST_TASKS
-from flowmbpo.envs.dmcontrol.fast.task import FastTask
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
-from flowmbpo.envs.dmcontrol.suite import load_suite_task
+from flowmbpo.envs.dmcontrol.reading import FastTask
+from flowmbpo.envs.dmcontrol.suite import READERS, load_suite_task
 from flowmbpo.envs.mujoco import Impulses, draw_impulses, log_warnings
-from flowmbpo.envs.processes.simulator import Outcome, Simulator
+from flowmbpo.envs.processes.group import Simulator, StepOutcome
 from flowmbpo.errors import EnvironmentFailure
 
 _HEIGHT, _WIDTH = 240, 320  # pixels
@@ -41,7 +40,7 @@ class DMControlSimulator(Simulator):
 
     This is dm_control's own step, bit for bit, without what the agent never sees: the observation
     between two repeats, the time step objects, a context manager around each physics step. Tasks of
-    `FAST_TASKS` are also read without dm_control's named indexing; `read_fast=False` turns that off.
+    `READERS` are also read without dm_control's named indexing; `read_fast=False` turns that off.
     The random state is re-seeded in place at every episode. With a `perturbation` of rate above 0,
     random impulses change a velocity before some agent steps, see `pushable_velocities`.
     """
@@ -74,8 +73,8 @@ class DMControlSimulator(Simulator):
             self._slices.append((key, self.obs_dim if np.ndim(value) == 0 else slice(self.obs_dim, stop)))
             self.obs_dim = stop
         self._fast: FastTask | None = None
-        if read_fast and name in FAST_TASKS:
-            self._fast = FAST_TASKS[name](self._model, self._data)
+        if read_fast and name in READERS:
+            self._fast = READERS[name](self._model, self._data)
         self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
         self._pushable = pushable_velocities(self._model)
         self._episode_length = episode_length
@@ -98,7 +97,7 @@ class DMControlSimulator(Simulator):
         self._remember()
         self._observe(obs)
 
-    def step(self, action: np.ndarray, obs: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray, obs: np.ndarray) -> StepOutcome:
         self._remember()
         control = action.astype(np.float64)
         if self._scale is not None:
@@ -119,7 +118,7 @@ class DMControlSimulator(Simulator):
             if terminated:
                 break
         self._observe(obs)
-        return Outcome(float(reward), terminated, math.nan)
+        return StepOutcome(float(reward), terminated, math.nan)
 
     def describe(self) -> str:
         """The state that the last step started from: where a step breaks, MuJoCo wipes what it led to."""
@@ -170,14 +169,14 @@ class DMControlSimulator(Simulator):
         self._warning_names = tuple(mujoco.mjtWarning.__members__)
         self._no_warnings = np.zeros_like(self._warnings).tobytes()
 
-    def _step_fast(self, fast: FastTask, control: np.ndarray, obs: np.ndarray) -> Outcome:
+    def _step_fast(self, fast: FastTask, control: np.ndarray, obs: np.ndarray) -> StepOutcome:
         self._control[:] = control  # suite tasks do no more than this before a step, and nothing after it
         reward = 0.0
         for _ in range(self._repeat):
             self._advance()
             reward += fast.reward()
         fast.observe(obs)
-        return Outcome(reward, False, math.nan)
+        return StepOutcome(reward, False, math.nan)
 
     def _advance(self) -> None:
         """One control step. As in dm_control, positions and velocities are up to date after it.

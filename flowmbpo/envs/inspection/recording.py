@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv
+from flowmbpo.envs.contract import EnvStep, VectorEnv
+from flowmbpo.envs.episodes import Fault
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Recording:
         """Steps after which another episode began."""
         return self.terminated | self.truncated | self.broken
 
-    def copy(self, index: int) -> Recording:
-        """The same for one copy alone, still with its axis."""
+    def of(self, index: int) -> Recording:
+        """The same for one environment alone, still with its axis."""
         return self._sliced(slice(None), slice(index, index + 1), self.first)
 
     def part(self, start: int, stop: int) -> Recording:
@@ -108,3 +111,26 @@ def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
     broken = torch.zeros(num_envs, dtype=torch.bool)
     broken[[fault.index for fault in faults if not fault.at_start]] = True
     return broken
+
+
+Motion = Literal["zero", "random"]
+
+
+def film(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[np.ndarray]:
+    """The first copy's frame at the start and after each of `steps` agent steps, uint8 [height, width, 3].
+
+    An episode that ends on the way is followed by the next.
+    """
+    for _ in walk(env, steps, seed, motion):
+        yield env.render(0)
+
+
+def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]:
+    """Reset from `seed`, then step; yields the number of agent steps taken so far, 0 to `steps`."""
+    env.reset(seed)
+    yield 0
+    shape = (steps, env.num_envs, env.spec.action_dim)
+    actions = torch.zeros(shape) if motion == "zero" else random_actions(env, steps, seed)
+    for place, action in enumerate(actions, start=1):
+        env.step(action)
+        yield place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -15,23 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.assignment import action_mask, check_same_tasks
-from flowmbpo.envs.contract import EnvStep, Fault, VectorEnv, bounded_actions
+from flowmbpo.envs.assignment import action_mask
+from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
+from flowmbpo.envs.episodes import EpisodeBook, Fault, log_unstarted
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.buffers import SharedBuffers
-from flowmbpo.envs.processes.group import Breakdown, Member, Saved, group_handlers
-from flowmbpo.envs.processes.process import LocalWorker, ProcessWorker, Worker, WorkerError
-from flowmbpo.envs.processes.rendering import FrameSource
-from flowmbpo.envs.processes.server import CPU, LOAD, RESET, STEP
-from flowmbpo.envs.processes.simulator import SimulatorFactory
+from flowmbpo.envs.processes.drawing import FrameSource
+from flowmbpo.envs.processes.group import Breakdown, Member, Saved, SharedBuffers, SimulatorFactory, group_handlers
+from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, LocalWorker, ProcessWorker, Worker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import EnvSpec
 
-log = logging.getLogger("flowmbpo")
-
 
 class WorkerVectorEnv(VectorEnv):
-    """N copies of a task, or of the tasks of a set, spread over `workers` processes (0: all in this one).
+    """N environments of a task, or of the tasks of a set, spread over `workers` processes (0: all in this one).
 
     Observations, actions and flags pass through shared memory; one byte each way per worker and
     step starts a step and reports it done. A worker that fails or dies raises EnvironmentFailure
@@ -39,12 +34,12 @@ class WorkerVectorEnv(VectorEnv):
     """
 
     def __init__(self, spec: EnvSpec, makes: Sequence[SimulatorFactory], task_ids: Sequence[int], workers: int) -> None:
-        """`makes[k]` makes copies of `spec.tasks[k]`; `task_ids` says, for each copy, which task it runs."""
+        """`makes[k]` makes simulators of `spec.tasks[k]`; `task_ids` says which task each environment runs."""
         num_envs = len(task_ids)
         self.spec = spec
         self.num_envs = num_envs
         self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
-        self._tasks = [spec.tasks[task] for task in task_ids]
+        self._book = EpisodeBook(spec, task_ids)
         self._indices = _shares(num_envs, workers)
         buffers = SharedBuffers(num_envs, spec.obs_dim, spec.action_dim, workers)
         self._arrays = buffers.arrays()
@@ -57,13 +52,7 @@ class WorkerVectorEnv(VectorEnv):
             final_obs=torch.from_numpy(self._arrays.final_obs),
             success=torch.from_numpy(self._arrays.success),
         )
-        self._rows = np.arange(num_envs)
-        self._seed = -1
-        self._episode = np.zeros(num_envs, dtype=np.int64)
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        longest = max(task.episode_length for task in spec.tasks)
-        self._actions = np.zeros((num_envs, longest, spec.action_dim), dtype=np.float32)
-        self._mask = action_mask(self._tasks, spec.action_dim)
+        self._mask = action_mask(self._book.tasks, spec.action_dim)
         self._obs = torch.zeros(num_envs, spec.obs_dim)
         self._cpu_seconds = 0.0
         self._frames = {task: FrameSource(makes[task], spec.tasks[task]) for task in sorted(set(task_ids))}
@@ -75,27 +64,22 @@ class WorkerVectorEnv(VectorEnv):
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         replies = self._exchange(RESET, [seed] * len(self._workers))
-        self._seed = seed
-        self._episode[:] = 0
-        self._elapsed[:] = 0
-        for fault in self._unstarted(replies):
-            log.warning("%s; the next episode begins instead", fault)
+        self._book.start(seed)
+        log_unstarted(self._unstarted(replies))
         return self._read_obs()
 
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
-        self._require_reset()
+        self._book.require_started()
         arrays = self._arrays
         np.multiply(bounded_actions(action, self.num_envs, self.spec.action_dim), self._mask, out=arrays.action)
         replies = self._exchange(STEP, self._no_payloads)
-        self._actions[self._rows, self._elapsed] = arrays.action
-        self._elapsed += 1
+        self._book.record(arrays.action)
         faults = [self._fault(broken) for broken in _breakdowns(replies) if not broken.at_start]
         ended = arrays.terminated | arrays.truncated
         if faults:
             ended[[fault.index for fault in faults]] = True
         if ended.any():
-            self._episode[ended] += 1
-            self._elapsed[ended] = 0
+            self._book.begin_next(ended)
             faults += self._unstarted(replies)
         results = self._results
         return EnvStep(
@@ -109,31 +93,18 @@ class WorkerVectorEnv(VectorEnv):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, episode numbers and the actions since each episode's start: enough to replay it."""
-        self._require_reset()
-        places = [self._place(index) for index in range(self.num_envs)]
-        return {
-            "task": self.spec.label,
-            "task_ids": self.task_ids.clone(),
-            "seed": self._seed,
-            "episode": torch.from_numpy(self._episode.copy()),
-            "actions": [torch.from_numpy(place.actions) for place in places],
-            "obs": self._obs.clone(),
-        }
+        """The episodes and their actions, which replay them, and what the replay must end in."""
+        self._book.require_started()
+        return {**self._book.state_dict(), "obs": self._obs.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
         """Replay the saved episodes.
 
-        Raises ValueError where the state is of another task or number of copies, EnvironmentFailure
+        Raises ValueError where the state is of another task or number of environments, EnvironmentFailure
         where the replay does not end, bit for bit, in the saved observations.
         """
-        check_same_tasks(self, state)
-        self._seed = -1
-        self._episode[:] = state["episode"].numpy()
-        self._elapsed[:] = [len(actions) for actions in state["actions"]]
-        for index, actions in enumerate(state["actions"]):
-            self._actions[index, : len(actions), : actions.shape[1]] = actions.numpy()
-        seed = int(state["seed"])
+        self._book.load_state_dict(state)
+        seed, self._book.seed = self._book.seed, -1  # not started before the replay has proved right
         self._exchange(LOAD, [(seed, [self._place(index) for index in share]) for share in self._indices])
         obs = self._read_obs()
         changed = (obs != state["obs"]).any(dim=-1).nonzero()[:, 0].tolist()
@@ -142,7 +113,7 @@ class WorkerVectorEnv(VectorEnv):
                 f"{self.spec.label}: replaying the saved episodes of environments {changed} does not reproduce "
                 "their observations; the simulator's version or the processor differs from the one that saved them"
             )
-        self._seed = seed
+        self._book.seed = seed
         return obs
 
     @property
@@ -150,8 +121,8 @@ class WorkerVectorEnv(VectorEnv):
         return True
 
     def render(self, index: int = 0) -> np.ndarray:
-        self._require_reset()
-        return self._frames[int(self.task_ids[index])].frame(self._seed, self._place(index))
+        self._book.require_started()
+        return self._frames[int(self.task_ids[index])].frame(self._book.seed, self._place(index))
 
     def cpu_seconds(self) -> float:
         """CPU time of the worker processes and the drawing process, their start included."""
@@ -212,47 +183,32 @@ class WorkerVectorEnv(VectorEnv):
         which = f"environment {busy}" if busy >= 0 else f"environments {share[0]} to {share[-1]}"
         if when is None:
             when = (
-                f"in episode {self._episode[index]} after {self._elapsed[index]} steps, "
+                f"in episode {self._book.number[index]} after {self._book.elapsed[index]} steps, "
                 f"last action {np.round(self._arrays.action[index], 4).tolist()}"
             )
-        failure = EnvironmentFailure(f"{self._tasks[index].name}: {which} failed {when}: {error}")
+        failure = EnvironmentFailure(f"{self._book.tasks[index].name}: {which} failed {when}: {error}")
         if error.trace:
             failure.add_note(error.trace)
         return failure
 
     def _fault(self, broken: Breakdown) -> Fault:
-        index = broken.index
-        return Fault(
-            index=index,
-            task=self._tasks[index].name,
-            seed=self._seed,
-            episode=int(self._episode[index]),
-            step=int(self._elapsed[index]),
-            reason=broken.reason,
-            state=broken.state,
-            actions=self._place(index).actions,
-        )
+        return self._book.fault(broken.index, broken.reason, broken.state)
 
     def _unstarted(self, replies: list[list[Breakdown] | None]) -> list[Fault]:
-        """The episodes that could not start; counts each copy on to the one that did."""
+        """The episodes that could not start; counts each environment on to the one that did."""
         faults = []
         for broken in _breakdowns(replies):
             if broken.at_start:
                 faults.append(self._fault(broken))
-                self._episode[broken.index] += 1
+                self._book.begin_next([broken.index])
         return faults
 
     def _place(self, index: int) -> Saved:
-        actions = self._actions[index, : self._elapsed[index], : self._tasks[index].action_dim].copy()
-        return Saved(index, int(self._episode[index]), actions)
+        return Saved(index, int(self._book.number[index]), self._book.actions(index))
 
     def _read_obs(self) -> Tensor:
         self._obs = self._results.obs.clone()
         return self._obs.clone()
-
-    def _require_reset(self) -> None:
-        if self._seed < 0:
-            raise ValueError("the environment has not been started: call reset(seed) first")
 
 
 def _shares(num_envs: int, workers: int) -> list[range]:

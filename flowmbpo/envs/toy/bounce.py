@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.canvas import Canvas
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.system import Canvas, ToySystem
 from flowmbpo.spec import TaskInfo
 
 DT = 0.05  # s, an agent step
@@ -59,10 +58,6 @@ class Bounce(ToySystem):
             height = torch.add(height, speed, alpha=dt)
         reward = torch.exp(-((height - APEX) / APEX_WIDTH).square())
         return torch.stack((height, speed), dim=-1), reward
-
-    def observe(self, state: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
-        """[h, v]."""
-        return state.clone()
 
     def draw(self, state: list[float]) -> np.ndarray:
         """The ball over the floor and the rewarded height, in a window 3 m high."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.canvas import Canvas
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.system import Canvas, ToySystem, impulse
 
 DT = 0.01  # s
 GRAVITY = 9.81  # m/s^2
@@ -86,3 +86,32 @@ class CartPole(ToySystem):
         canvas.line((x - 0.15, 0.0), (x + 0.15, 0.0), width=0.2, colour=(40, 40, 40))
         canvas.line((x, 0.0), tip, width=0.07, colour=(178, 76, 52))
         return canvas.frame()
+
+
+class PushedCartPole(CartPole):
+    """`CartPole` whose pole's angular velocity a push changes by 1.5 rad/s with probability .04 per agent step.
+
+    Three pushes in four are positive. The push comes before the step's physics.
+    """
+
+    noise_dim = 1
+    rate: ClassVar[float] = 0.04
+    size: ClassVar[float] = 1.5  # rad/s
+    skew: ClassVar[float] = 0.5
+
+    def transition(
+        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
+    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
+        """The push, then the cart-pole's step."""
+        x, angle, v, w = state.unbind(dim=-1)
+        w = w + impulse(noise[..., 0], self.rate, self.size, self.skew)
+        return super().transition(torch.stack((x, angle, v, w), dim=-1), action, noise)
+
+
+class HiddenCartPole(CartPole):
+    """`CartPole` of which only [x, cos th, sin th] is seen."""
+
+    def observe(self, state: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
+        """[x, cos th, sin th]."""
+        x, angle = state[..., 0], state[..., 1]
+        return torch.stack((x, angle.cos(), angle.sin()), dim=-1)

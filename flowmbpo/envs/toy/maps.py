@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.canvas import Canvas
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.spec import TaskInfo
 
 SHIFT = 0.6  # what a full action adds to the map's argument
 TARGET = 0.5  # where the reward is highest: off every map's wall and fold
@@ -30,7 +30,8 @@ def smooth_map(x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor
 def inelastic_map(x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """A wall that stops: x' = min(.8 s + .2, .8), s = x + .6 a; not injective.
 
-    dx'/dx = .8 where s < .75 and 0 where s > .75; dx'/da = .6 dx'/dx.
+    dx'/dx = .8 where s < .75 and 0 where s > .75; dx'/da = .6 dx'/dx. Beyond the wall the
+    reward has no gradient, though moving back pays.
     """
     s = x + SHIFT * a
     return (0.8 * s + 0.2).clamp(max=WALL)
@@ -40,7 +41,8 @@ def fold_map(x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, 
     """A fold at s = 0: x' = (1 - s^2) / (1 + s^2), s = x + .6 a; in (-1, 1], not monotone.
 
     dx'/dx = -4 s / (1 + s^2)^2, of both signs; dx'/da = .6 dx'/dx. For a fixed action an exact flow
-    transports the line monotonely, so none represents this map.
+    transports the line monotonely, so none represents this map; the better direction of the action
+    depends on the side of the fold.
     """
     square = (x + SHIFT * a).square()
     return (1.0 - square) / (1.0 + square)
@@ -51,9 +53,10 @@ class ShiftedMap(ToySystem):
 
     state_dim = 1
 
-    @abstractmethod
-    def follow(self, x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The map f."""
+    def __init__(self, task: TaskInfo, follow: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """`follow` is the map f."""
+        super().__init__(task)
+        self.follow = follow
 
     def start(self, rng: np.random.Generator) -> list[float]:
         """x ~ U(-1, 1)."""
@@ -65,10 +68,6 @@ class ShiftedMap(ToySystem):
         """One application of the map."""
         reached = self.follow(state, action)
         return reached, 1.0 - (reached[..., 0] - TARGET).square()
-
-    def observe(self, state: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
-        """[x]."""
-        return state.clone()
 
     def draw(self, state: list[float]) -> np.ndarray:
         """The graph of f without action, the target's height, and where x lies under it; 4 units high."""
@@ -85,24 +84,3 @@ class ShiftedMap(ToySystem):
         canvas.disc((x, 0.0), radius=0.08, colour=(40, 40, 40))
         canvas.disc((x, height), radius=0.08, colour=(178, 76, 52))
         return canvas.frame()
-
-
-class SmoothMap(ShiftedMap):
-    """x' = `smooth_map`(x, a)."""
-
-    def follow(self, x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return smooth_map(x, a)
-
-
-class InelasticMap(ShiftedMap):
-    """x' = `inelastic_map`(x, a): beyond the wall the reward has no gradient, though moving back pays."""
-
-    def follow(self, x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return inelastic_map(x, a)
-
-
-class FoldMap(ShiftedMap):
-    """x' = `fold_map`(x, a): the better direction of the action depends on the side of the fold."""
-
-    def follow(self, x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return fold_map(x, a)

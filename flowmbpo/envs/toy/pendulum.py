@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.canvas import Canvas
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.system import Canvas, ToySystem, impulse
 
 DT = 0.05  # s
 GRAVITY_GAIN = 15.0  # 3 g / (2 l), 1/s^2
@@ -59,3 +59,32 @@ class Pendulum(ToySystem):
         canvas.line((0.0, 0.0), tip, width=0.12, colour=(178, 76, 52))
         canvas.disc((0.0, 0.0), radius=0.08, colour=(40, 40, 40))
         return canvas.frame()
+
+
+class PushedPendulum(Pendulum):
+    """`Pendulum` whose angular velocity a push changes by 2 rad/s with probability .04 per agent step.
+
+    Three pushes in four are positive. The push comes before the step's physics, which limits the speed.
+    """
+
+    noise_dim = 1
+    rate: ClassVar[float] = 0.04
+    size: ClassVar[float] = 2.0  # rad/s
+    skew: ClassVar[float] = 0.5
+
+    def transition(
+        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
+    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
+        """The push, then the pendulum's step."""
+        angle, speed = state.unbind(dim=-1)
+        speed = speed + impulse(noise[..., 0], self.rate, self.size, self.skew)
+        return super().transition(torch.stack((angle, speed), dim=-1), action, noise)
+
+
+class HiddenPendulum(Pendulum):
+    """`Pendulum` of which only [cos th, sin th] is seen."""
+
+    def observe(self, state: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
+        """[cos th, sin th]."""
+        angle = state[..., 0]
+        return torch.stack((angle.cos(), angle.sin()), dim=-1)

@@ -1,16 +1,55 @@
-"""What a toy system is: a differentiable transition, an observation and a picture."""
+"""What a toy system is: a differentiable transition, an observation and a picture; and N copies of one in a batch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
+from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
 from flowmbpo.spec import TaskInfo
+
+HEIGHT, WIDTH = 240, 320  # pixels
+_BACKGROUND = 245.0
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+
+class Canvas:
+    """A picture whose origin is its centre, y upwards, `units_high` world units from bottom to top."""
+
+    def __init__(self, units_high: float) -> None:
+        self._unit = units_high / HEIGHT  # world units per pixel
+        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+        self._x = (columns + 0.5 - WIDTH / 2) * self._unit
+        self._y = (HEIGHT / 2 - rows - 0.5) * self._unit
+        self._pixels = np.full((HEIGHT, WIDTH, 3), _BACKGROUND)
+
+    def line(self, start: Point, end: Point, width: float, colour: Colour) -> None:
+        """A straight stroke with round ends; `width` in world units."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        length_squared = dx * dx + dy * dy
+        along = (self._x - start[0]) * dx + (self._y - start[1]) * dy
+        share = np.clip(along / length_squared, 0.0, 1.0) if length_squared > 0 else 0.0
+        distance = np.hypot(self._x - start[0] - share * dx, self._y - start[1] - share * dy)
+        cover = np.clip((width / 2 - distance) / self._unit + 0.5, 0.0, 1.0)[..., None]
+        self._pixels += cover * (np.asarray(colour, dtype=float) - self._pixels)
+
+    def disc(self, centre: Point, radius: float, colour: Colour) -> None:
+        """A filled circle; `radius` in world units."""
+        self.line(centre, centre, 2 * radius, colour)
+
+    def frame(self) -> np.ndarray:
+        """The picture, uint8 [240, 320, 3]."""
+        picture: np.ndarray = np.rint(self._pixels).astype(np.uint8)
+        return picture
 
 
 class ToySystem(ABC):
@@ -40,9 +79,9 @@ class ToySystem(ABC):
         draws, fresh at each agent step; it is [B, 0] for a deterministic system.
         """
 
-    @abstractmethod
     def observe(self, state: Float[Tensor, "B S"]) -> Float[Tensor, "B O"]:
-        """What the agent sees of a state; never the state's own memory."""
+        """What the agent sees of a state, by default all of it; never the state's own memory."""
+        return state.clone()
 
     def terminates(self, state: Float[Tensor, "B S"]) -> Bool[Tensor, " B"]:
         """Whether the episode ends itself on reaching this state; by default it never does."""
@@ -51,3 +90,108 @@ class ToySystem(ABC):
     @abstractmethod
     def draw(self, state: list[float]) -> np.ndarray:
         """A picture of one state [S], uint8 [240, 320, 3]."""
+
+
+def impulse(u: Float[Tensor, " B"], rate: float, size: float, skew: float) -> Float[Tensor, " B"]:
+    """The push that each u ~ U(0, 1) stands for: none, +size or -size.
+
+    One comes with probability `rate`; it is positive with probability (1 + skew)/2, so `skew`,
+    in [-1, 1], is the mean sign of a push.
+    """
+    positive = u < rate * (1.0 + skew) / 2.0
+    happens = u < rate
+    return size * (2.0 * positive.to(u.dtype) - happens.to(u.dtype))
+
+
+class ToyBatch(BatchSimulator):
+    """N copies of `system`.
+
+    Each episode's generator draws its first state and then the noise of all its L agent steps,
+    so what happens in it depends on nothing but its seed and its actions.
+    """
+
+    def __init__(self, system: ToySystem, num_envs: int) -> None:
+        self.system = system
+        self.task = system.task
+        self.num_envs = num_envs
+        self._rows = torch.arange(num_envs)
+        self._state = torch.zeros(num_envs, system.state_dim)
+        self._before: Tensor | None = None  # the state that the last step started from; none since `start`
+        self._noise = torch.zeros(num_envs, self.task.episode_length, system.noise_dim)
+        self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
+
+    def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        states, noise = [], []
+        for seed in seeds:
+            rng = np.random.default_rng(seed)
+            states.append(self.system.start(rng))
+            if self.system.noise_dim:
+                noise.append(rng.random(self._noise.shape[1:], dtype=np.float32))
+        rows = torch.as_tensor(indices)
+        self._state = self._state.index_copy(0, rows, torch.tensor(states, dtype=torch.float32))
+        self._before = None
+        self._elapsed[rows] = 0
+        if noise:
+            self._noise[rows] = torch.from_numpy(np.stack(noise))
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return self.system.observe(self._state)
+
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
+        """Past the time limit there is no noise left: stepping on raises IndexError."""
+        # Without noise any step's slice is the same empty tensor: the gather would only cost time.
+        noise = self._noise[self._rows, self._elapsed] if self.system.noise_dim else self._noise[:, 0]
+        self._before = self._state
+        self._state, reward = self.system.transition(self._state, action, noise)
+        self._elapsed += 1
+        return BatchOutcome(self.observe(), reward, self.system.terminates(self._state))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self._state.clone(), "noise": self._noise.clone(), "elapsed": self._elapsed.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = state["state"].clone()
+        self._before = None
+        self._noise = state["noise"].clone()
+        self._elapsed = state["elapsed"].clone()
+
+    def differentiable(self) -> DifferentiableCopies:
+        return DifferentiableToy(self.system, self._state.clone(), self._noise, self._elapsed.clone())
+
+    def describe(self, index: int) -> str:
+        """The state that the last step started from, or that of now where none has been taken since a start."""
+        stepped = self._before is not None
+        state = self._state if self._before is None else self._before
+        step = int(self._elapsed[index]) - stepped
+        return f"{self.task.name}: before the step: {step} steps done, state {state[index].tolist()}"
+
+    def render(self, index: int) -> np.ndarray:
+        return self.system.draw(self._state[index].tolist())
+
+
+class DifferentiableToy(DifferentiableCopies):
+    """`system` from `state` on, under the noise that its episodes have drawn. In float64 where the state is."""
+
+    def __init__(
+        self,
+        system: ToySystem,
+        state: Float[Tensor, "N S"],
+        noise: Float[Tensor, "N L K"],
+        elapsed: Int[Tensor, " N"],
+    ) -> None:
+        self._system = system
+        self._state = state
+        self._noise = noise
+        self._elapsed = elapsed
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return self._system.observe(self._state)
+
+    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+        """Past the time limit there is no noise left: stepping on raises IndexError."""
+        noise = (
+            self._noise[torch.arange(len(self._state)), self._elapsed] if self._system.noise_dim else self._noise[:, 0]
+        )
+        self._state, reward = self._system.transition(self._state, action, noise)
+        self._elapsed = self._elapsed + 1
+        return DifferentiableStep(self.observe(), reward, self._system.terminates(self._state))

@@ -7,15 +7,11 @@ from functools import partial
 from types import MappingProxyType
 
 from flowmbpo.envs.toy.bounce import SOFT, STIFF, Bounce
-from flowmbpo.envs.toy.cartpole import CartPole
-from flowmbpo.envs.toy.gust import Gust, RarePush, SkewPush
-from flowmbpo.envs.toy.hidden import HiddenCartPole, HiddenPendulum
+from flowmbpo.envs.toy.cartpole import CartPole, HiddenCartPole, PushedCartPole
 from flowmbpo.envs.toy.lqr import Regulator
-from flowmbpo.envs.toy.maps import FoldMap, InelasticMap, SmoothMap
-from flowmbpo.envs.toy.pendulum import Pendulum
-from flowmbpo.envs.toy.pillar import Pillar
-from flowmbpo.envs.toy.pushes import PushedCartPole, PushedPendulum
-from flowmbpo.envs.toy.slip import Slip
+from flowmbpo.envs.toy.maps import ShiftedMap, fold_map, inelastic_map, smooth_map
+from flowmbpo.envs.toy.pendulum import HiddenPendulum, Pendulum, PushedPendulum
+from flowmbpo.envs.toy.risk import Gust, Pillar, RarePush, SkewPush, Slip
 from flowmbpo.envs.toy.system import ToySystem
 from flowmbpo.envs.toy.two_goals import TwoGoals
 from flowmbpo.spec import TaskInfo
@@ -28,9 +24,9 @@ _SYSTEMS: Mapping[str, Callable[[TaskInfo], ToySystem]] = MappingProxyType(
         "toy-cartpole-swingup": CartPole,
         "toy-cartpole-push": PushedCartPole,
         "toy-cartpole-hidden": HiddenCartPole,
-        "toy-map-smooth": SmoothMap,
-        "toy-map-inelastic": InelasticMap,
-        "toy-map-fold": FoldMap,
+        "toy-map-smooth": partial(ShiftedMap, follow=smooth_map),
+        "toy-map-inelastic": partial(ShiftedMap, follow=inelastic_map),
+        "toy-map-fold": partial(ShiftedMap, follow=fold_map),
         "toy-lqr": Regulator,
         "toy-two-goals": TwoGoals,
         "toy-bounce-soft": partial(Bounce, stiffness=SOFT),

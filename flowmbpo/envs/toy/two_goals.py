@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.canvas import Canvas
-from flowmbpo.envs.toy.system import ToySystem
+from flowmbpo.envs.toy.system import Canvas, ToySystem
 
 STRIDE = 0.15  # of a full action
 BOUND = 2.0
@@ -45,10 +44,6 @@ class TwoGoals(ToySystem):
         x, y = reached.unbind(dim=-1)
         goals = _bell(x - GOAL, y, GOAL_WIDTH) + _bell(x + GOAL, y, GOAL_WIDTH)
         return reached, goals - VALLEY_COST * _bell(x, y, VALLEY_WIDTH)
-
-    def observe(self, state: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
-        """[x, y]."""
-        return state.clone()
 
     def draw(self, state: list[float]) -> np.ndarray:
         """The goals, the valley and the point, seen from above; 4 units high."""

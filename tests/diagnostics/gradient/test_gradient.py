@@ -17,9 +17,8 @@ from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, S
 from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_gradient
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import resample_counts
-from flowmbpo.envs.batch.simulator import BatchOutcome, BatchSimulator
-from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.differentiable import DifferentiableCopies, DifferentiableStep
+from flowmbpo.envs.batch import BatchOutcome, BatchSimulator, BatchVectorEnv
+from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
 from flowmbpo.spec import TaskInfo

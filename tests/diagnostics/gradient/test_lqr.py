@@ -9,8 +9,7 @@ from flowmbpo.diagnostics.gradient.diagnosis import compare_gradients, measure_g
 from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, collect_starts
 from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_gradient
 from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.envs.toy.lqr import regulator
-from flowmbpo.envs.toy.riccati import return_gradient
+from flowmbpo.envs.toy.lqr import regulator, return_gradient
 from flowmbpo.training.updates import actor_objective, frozen
 
 GAMMA, HORIZON = 0.97, 8

@@ -19,7 +19,7 @@ from flowmbpo.diagnostics.rollout.futures import (
     squared_difference,
 )
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.toy.gust import Gust
+from flowmbpo.envs.toy.risk import Gust
 from flowmbpo.models.open_loop import RealWindows, encode_windows, unroll
 
 EFFORT = Effort(windows=64, horizon=16, resamples=100)

@@ -14,9 +14,9 @@ import pytest
 import torch.utils.cpp_extension
 
 from flowmbpo.envs.dflex import library
-from flowmbpo.envs.dflex.build import SOURCE_CACHE, STAMP
+from flowmbpo.envs.dflex.kernels import SOURCE_CACHE, STAMP
 from flowmbpo.envs.dflex.library import load_dflex
-from flowmbpo.envs.dflex.shims import find_extension, import_stand_ins, load_extension
+from flowmbpo.envs.dflex.stand_ins import find_extension, import_stand_ins, load_extension
 from flowmbpo.errors import EnvironmentUnavailableError
 
 PACKAGE = """
@@ -113,7 +113,7 @@ def test_the_licence_is_stated_once_in_a_process(package, caplog):
     ]
 
 
-def test_a_build_that_fails_shows_the_compilers_last_words_and_can_be_tried_again(package):
+def test_a_failed_build_shows_its_output_and_can_be_repeated(package):
     source = (package / "__init__.py").read_text()
     (package / "__init__.py").write_text(source + "raise RuntimeError('Error building extension')\n")
     with pytest.raises(EnvironmentUnavailableError, match="Error building extension") as caught:

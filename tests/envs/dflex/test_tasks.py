@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 import flowmbpo
-from flowmbpo.envs.dflex.presence import package_folder
+from flowmbpo.envs.dflex.library import package_folder
 from flowmbpo.envs.dflex.settings import SETTINGS
-from flowmbpo.envs.dflex.tasks import TASKS
+from flowmbpo.envs.tasks import all_tasks
 from flowmbpo.errors import EnvironmentUnavailableError
 
 
 def test_rows_have_dflexs_widths_and_episode_lengths():
-    rows = {task.name: (task.obs_dim, task.action_dim, task.episode_length, task.can_terminate) for task in TASKS}
+    rows = {
+        task.name: (task.obs_dim, task.action_dim, task.episode_length, task.can_terminate)
+        for task in all_tasks("dflex")
+    }
     assert rows == {
         "dflex-ant": (37, 8, 1000, True),
         "dflex-hopper": (11, 3, 1000, True),
@@ -27,12 +30,12 @@ def test_rows_have_dflexs_widths_and_episode_lengths():
         "dflex-cartpole": (5, 1, 240, False),
         "dflex-double-pendulum": (6, 1, 240, False),
     }
-    assert {(task.simulator, task.action_repeat) for task in TASKS} == {("dflex", 1)}
-    assert [task.discount for task in TASKS] == [0.995] * 5 + [pytest.approx(47 / 48)] * 2
+    assert {(task.simulator, task.action_repeat) for task in all_tasks("dflex")} == {("dflex", 1)}
+    assert [task.discount for task in all_tasks("dflex")] == [0.995] * 5 + [pytest.approx(47 / 48)] * 2
 
 
-def test_every_task_has_a_setting_and_no_setting_lacks_its_task():
-    assert [task.name for task in TASKS] == list(SETTINGS)
+def test_tasks_and_settings_are_the_same():
+    assert [task.name for task in all_tasks("dflex")] == list(SETTINGS)
 
 
 def test_the_ant_is_set_as_published():
@@ -47,7 +50,7 @@ def test_the_ant_is_set_as_published():
     }
 
 
-def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(monkeypatch):
+def test_without_dflex_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr("flowmbpo.envs.simulators.find_spec", lambda name: None)
     with pytest.raises(EnvironmentUnavailableError) as caught:
         package_folder("dflex-ant")
@@ -59,7 +62,7 @@ def test_without_dflex_the_error_says_what_to_install_and_what_to_take_instead(m
 
 
 @pytest.mark.parametrize("name", ["dflex/README", "dflex.py"])
-def test_a_folder_or_a_file_of_that_name_is_not_the_package(tmp_path, name):
+def test_a_folder_or_file_of_that_name_is_no_package(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     code = "from flowmbpo.envs.simulators import SIMULATORS; raise SystemExit(SIMULATORS['dflex'].installed)"
@@ -69,10 +72,9 @@ def test_a_folder_or_a_file_of_that_name_is_not_the_package(tmp_path, name):
     subprocess.run([sys.executable, "-S", "-c", code], check=True, timeout=60, env=variables, cwd=tmp_path)
 
 
-def test_tables_and_presence_import_no_torch_and_no_dflex():
+def test_the_table_and_the_build_import_no_torch():
     code = (
-        "import sys; import flowmbpo.envs.dflex.tasks, flowmbpo.envs.dflex.settings; "
-        "import flowmbpo.envs.dflex.presence, flowmbpo.envs.dflex.build; "
+        "import sys; import flowmbpo.envs.tasks, flowmbpo.envs.dflex.kernels; "
         "assert not {'torch', 'numpy', 'dflex'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ def load(task: str) -> Any:
 
 
 def product_rewards(task: str) -> np.ndarray:
-    """The product's reward in each of the reference's states, [1000]."""
+    """The product's reward in every fourth of the reference's states, [250]."""
     env = load(task)
-    physics, values = env.physics, np.empty(mt30_rewards.NUM_STATES)
-    for index, (qpos, qvel, extra) in enumerate(mt30_rewards.states(task)):
+    physics, values = env.physics, np.empty(mt30_rewards.NUM_STATES // 4)
+    for index, (qpos, qvel, extra) in enumerate(islice(mt30_rewards.states(task), 0, None, 4)):
         with physics.reset_context():
             physics.data.qpos[:] = qpos
             physics.data.qvel[:] = qvel
@@ -39,7 +40,7 @@ def product_rewards(task: str) -> np.ndarray:
 
 @pytest.mark.parametrize("task", mt30_rewards.TASKS)
 def test_rewards_equal_the_second_implementation_from_raw_physics(task: str) -> None:
-    np.testing.assert_allclose(product_rewards(task), COMMITTED[task], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(product_rewards(task), COMMITTED[task][::4], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("task", mt30_rewards.TASKS)

@@ -10,7 +10,7 @@ import pytest
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection import bench
 from flowmbpo.envs.inspection.bench import BenchResult, bench_environment
-from flowmbpo.envs.inspection.film import film
+from flowmbpo.envs.inspection.recording import film
 from flowmbpo.envs.make import make_env, open_env
 from flowmbpo.errors import ConfigError, EnvironmentFailure
 

@@ -9,7 +9,7 @@ import torch
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
-from flowmbpo.envs.inspection.subject import _mid_episode
+from flowmbpo.envs.inspection.reference import _mid_episode
 from flowmbpo.envs.make import make_env
 
 
@@ -63,7 +63,7 @@ def test_parts_and_copies_keep_what_was_seen_before():
     assert part.steps == 2
     assert part.first.equal(whole.obs[1])
     assert whole.part(0, 3).first.equal(whole.first)
-    alone = whole.copy(1)
+    alone = whole.of(1)
     assert alone.obs.shape == (4, 1, 3)
     assert alone.obs.equal(whole.obs[:, 1:])
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.contract import episode_seed
-from flowmbpo.envs.locomotion.model import load_model
-from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
+from flowmbpo.envs.batch import BatchVectorEnv
+from flowmbpo.envs.episodes import episode_seed
+from flowmbpo.envs.locomotion.environment import LocomotionSimulator
+from flowmbpo.envs.locomotion.physics import load_model
 from flowmbpo.envs.tasks import task_info
 
 TASK = task_info("mujoco-ant")
@@ -105,7 +105,7 @@ def test_velocities_and_axes_are_those_that_mujoco_computes():
         assert obs[0] == pytest.approx(data.body("torso").xpos[2])
 
 
-def test_rewards_are_those_of_the_observation_before_the_step_and_actions_cost_nothing():
+def test_rewards_are_of_the_observation_before_actions_are_free():
     states = random_states(100, seed=3)
     still, moved = placed(states), placed(states)
     before = still.observe().numpy().astype(np.float64)
@@ -128,7 +128,7 @@ def test_an_episode_ends_where_the_torso_got_below_27_centimetres():
     assert 10 < int(outcome.terminated.sum()) < 90
 
 
-def test_the_last_action_is_observed_and_is_zero_at_an_episodes_start():
+def test_the_last_action_is_observed_zero_at_the_start():
     env = BatchVectorEnv(LocomotionSimulator(TASK, 3, 1))
     assert (env.reset(0)[:, 29:] == 0).all()
     action = torch.rand(3, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -138,7 +138,7 @@ def test_the_last_action_is_observed_and_is_zero_at_an_episodes_start():
     env.close()
 
 
-def test_starts_lie_within_the_stated_noise_and_use_all_of_it():
+def test_starts_fill_the_stated_noise():
     simulator = LocomotionSimulator(TASK, 500, 1)
     simulator.start(range(500), [episode_seed(0, index, 0) for index in range(500)])
     state = simulator.state_dict()["physics"].numpy()
@@ -159,7 +159,7 @@ def test_starts_lie_within_the_stated_noise_and_use_all_of_it():
     assert (state[:, 0] == 0).all()
 
 
-def test_in_the_air_a_step_is_a_sixtieth_of_a_second_of_free_fall():
+def test_a_step_is_a_sixtieth_second_of_free_fall():
     state = np.zeros((1, 30))
     state[0, 3], state[0, 4], state[0, 8:16] = 5.0, 1.0, SPRINGS_AT_REST
     simulator = placed(state)
@@ -171,7 +171,7 @@ def test_in_the_air_a_step_is_a_sixtieth_of_a_second_of_free_fall():
     assert simulator.state_dict()["physics"][0, 0].item() == pytest.approx(1 / 60)
 
 
-def test_a_motor_turns_its_own_joint_the_way_of_its_sign():
+def test_a_motor_turns_its_own_joint_by_its_sign():
     state = np.zeros((8, 30))
     state[:, 3], state[:, 4], state[:, 8:16] = 5.0, 1.0, SPRINGS_AT_REST
     speeds = placed(state).step(torch.eye(8)).obs[:, 19:27]

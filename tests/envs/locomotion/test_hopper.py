@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.contract import episode_seed
-from flowmbpo.envs.locomotion.model import load_model
-from flowmbpo.envs.locomotion.simulator import LocomotionSimulator
+from flowmbpo.envs.batch import BatchVectorEnv
+from flowmbpo.envs.episodes import episode_seed
+from flowmbpo.envs.locomotion.environment import LocomotionSimulator
+from flowmbpo.envs.locomotion.physics import load_model
 from flowmbpo.envs.tasks import task_info
 
 TASK = task_info("mujoco-hopper")
@@ -61,7 +61,7 @@ def test_forward_height_and_lean_have_the_stated_signs():
     np.testing.assert_allclose(velocity, [0, 0.7, 0, 1.5, 0, -0.5], atol=1e-12)
 
 
-def test_rewards_are_those_of_the_observation_before_the_step_and_of_its_action():
+def test_rewards_are_of_the_observation_before_and_the_action():
     positions, velocities = random_states(200, 1)
     simulator = placed(positions, velocities)
     before = simulator.observe().numpy().astype(np.float64)
@@ -88,7 +88,7 @@ def test_an_episode_ends_45_centimetres_below_the_start():
     assert 5 < int(outcome.terminated.sum()) < 195
 
 
-def test_starts_lie_within_the_stated_noise_and_use_all_of_it():
+def test_starts_fill_the_stated_noise():
     simulator = LocomotionSimulator(TASK, 200, 1)
     simulator.start(range(200), [episode_seed(0, index, 0) for index in range(200)])
     state = simulator.state_dict()["physics"].numpy()[:, 1:]
@@ -107,7 +107,7 @@ def test_it_stands_at_first_and_falls_without_control():
 
 
 @pytest.mark.parametrize(("joint", "sign"), [(0, 1), (1, 1), (2, 1)])
-def test_a_motor_turns_its_own_joint_the_way_of_its_sign(joint, sign):
+def test_a_motor_turns_its_own_joint_by_its_sign(joint, sign):
     positions = np.zeros((1, 6))
     positions[0, 1] = 3.0  # in the air
     positions[0, 3:5] = -0.5  # off the limits

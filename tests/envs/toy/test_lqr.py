@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.lqr import Regulator
-from flowmbpo.envs.toy.riccati import (
+from flowmbpo.envs.toy.lqr import (
     LinearQuadratic,
+    Regulator,
     linear_return,
     optimal_return,
     return_gradient,
@@ -91,7 +91,7 @@ def test_a_mode_that_grows_unreached_has_no_optimum():
 
 
 @pytest.mark.parametrize("growth", [0.5, 1.2])
-def test_where_no_state_costs_anything_the_best_is_to_do_nothing(growth):
+def test_free_states_make_doing_nothing_best(growth):
     optimum = solve_discounted(scalar(growth, 1.0, 0.0, 1.0), 0.9)
     assert optimum.value.item() == 0.0
     assert optimum.gain.item() == 0.0

@@ -81,7 +81,7 @@ def test_the_rewards_slope_changes_its_sign_at_the_best_action(name, x, best):
     assert reward_slope(name, x, best + 0.05) < -0.01
 
 
-def test_beyond_the_wall_the_reward_is_flat_though_moving_back_pays():
+def test_beyond_the_wall_the_reward_is_flat():
     assert reward_slope("toy-map-inelastic", 0.8, 0.2) == 0.0
     system = toy_system(task_info("toy-map-inelastic"))
     _, reward = system.transition(torch.tensor([[0.8], [0.8]]), torch.tensor([[0.2], [-0.7]]), torch.empty(2, 0))

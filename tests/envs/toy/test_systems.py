@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.envs.batch.vector import BatchVectorEnv
-from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.batch import ToyBatch
+from flowmbpo.envs.batch import BatchVectorEnv
+from flowmbpo.envs.tasks import all_tasks, task_info
+from flowmbpo.envs.toy.system import ToyBatch
 from flowmbpo.envs.toy.systems import toy_system
-from flowmbpo.envs.toy.tasks import TASKS
 
-NAMES = [task.name for task in TASKS]
+NAMES = [task.name for task in all_tasks("toy")]
 # Away from walls, edges and contacts, where the derivatives jump.
 SMOOTH_STATES = {
     "toy-map-smooth": [[-0.7], [0.4]],

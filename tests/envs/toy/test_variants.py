@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.pushes import PushedCartPole, PushedPendulum, impulse
+from flowmbpo.envs.toy.cartpole import PushedCartPole
+from flowmbpo.envs.toy.pendulum import PushedPendulum
+from flowmbpo.envs.toy.system import impulse
 from flowmbpo.envs.toy.systems import toy_system
 
 KINDS = {"pendulum": (2, 1, 2.0), "cartpole": (4, 3, 1.5)}

@@ -1,0 +1,122 @@
+"""The locomotion tasks as a batch simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.config.task import PerturbationConfig
+from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
+from flowmbpo.envs.locomotion.physics import BatchPhysics, drawer_handlers
+from flowmbpo.envs.locomotion.robots import BODIES
+from flowmbpo.envs.mujoco import draw_impulses
+from flowmbpo.envs.processes.drawing import DrawingProcess
+from flowmbpo.spec import TaskInfo
+
+
+class LocomotionSimulator(BatchSimulator):
+    """N copies of a robot on flat ground, stepped by `threads` threads; results do not depend on how many.
+
+    Computes in float64; observations and rewards are rounded to float32 at the end. With a
+    `perturbation` of rate above 0, random impulses change the root's level velocity before some
+    steps; the observation that was handed out, and with it that step's reward, stay as they were.
+    """
+
+    absurd = 1e3
+    """Beyond any robot: observations of random play stay below 21 (m, m/s, rad, 0.1 rad/s)."""
+
+    def __init__(
+        self, task: TaskInfo, num_envs: int, threads: int, perturbation: PerturbationConfig | None = None
+    ) -> None:
+        self.task = task
+        self.num_envs = num_envs
+        self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
+        length = task.episode_length if self._perturbation is not None else 0
+        self._push_axis = np.zeros((num_envs, length), dtype=np.int64)
+        self._push_change = np.zeros((num_envs, length))
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._body = BODIES[task.plain_name]
+        self._before = np.zeros(0)
+        self._physics = BatchPhysics(self._body.model_file, num_envs, threads)
+        self._action = np.zeros((num_envs, task.action_dim))
+        self._obs = np.zeros((num_envs, task.obs_dim))
+        self._pictures = DrawingProcess(partial(drawer_handlers, self._body.model_file), task.name)
+
+    def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        physics = self._physics
+        for index, seed in zip(indices, seeds, strict=True):
+            qpos, qvel = self._body.start(np.random.Generator(np.random.PCG64(seed)))
+            physics.time[index], physics.qpos[index], physics.qvel[index] = 0.0, qpos, qvel
+            if self._perturbation is not None:
+                length = self.task.episode_length
+                drawn = draw_impulses(self._perturbation, self._body.level_velocities, length, seed)
+                self._push_axis[index], self._push_change[index] = drawn.axis, drawn.change
+        rows = list(indices)
+        self._action[rows] = 0.0
+        self._elapsed[rows] = 0
+        self._obs[rows] = self._body.observe(physics.qpos[rows], physics.qvel[rows], self._action[rows])
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        return torch.from_numpy(self._obs.astype(np.float32))
+
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
+        """The reward is that of the observation before the step, the termination of the one after it (dflex)."""
+        physics = self._physics
+        self._before = physics.state.copy()
+        self._action = action.numpy().astype(np.float64)
+        reward = self._body.reward(self._obs, self._action)
+        if self._perturbation is not None:
+            self._push()
+        physics.step(self._action)
+        # Copies that diverged overflow here; the caller finds them by their numbers.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._obs = self._body.observe(physics.qpos, physics.qvel, self._action)
+            terminated = self._body.terminated(self._obs)
+            obs = self.observe()
+        return BatchOutcome(obs, torch.from_numpy(reward.astype(np.float32)), torch.from_numpy(terminated))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "physics": torch.from_numpy(self._physics.state.copy()),
+            "action": torch.from_numpy(self._action.copy()),
+            "push_axis": torch.from_numpy(self._push_axis.copy()),
+            "push_change": torch.from_numpy(self._push_change.copy()),
+            "elapsed": torch.from_numpy(self._elapsed.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._physics.state[:] = state["physics"].numpy()
+        self._action = state["action"].numpy().copy()
+        self._push_axis[:] = state["push_axis"].numpy()
+        self._push_change[:] = state["push_change"].numpy()
+        self._elapsed[:] = state["elapsed"].numpy()
+        self._obs = self._body.observe(self._physics.qpos, self._physics.qvel, self._action)
+
+    def describe(self, index: int) -> str:
+        """The state that the last step started from; the one after it may be anything."""
+        state = self._before[index] if len(self._before) else self._physics.state[index]
+        split = 1 + self._physics.num_positions
+        qpos, qvel = (
+            np.array2string(values, precision=4, max_line_width=10_000) for values in (state[1:split], state[split:])
+        )
+        return f"before the step: time {state[0]:.3f} s, qpos {qpos}, qvel {qvel}"
+
+    def render(self, index: int) -> np.ndarray:
+        return self._pictures.draw(self._physics.qpos[index].copy())
+
+    def close(self) -> None:
+        self._pictures.close()
+        self._physics.close()
+
+    def _push(self) -> None:
+        """Apply each copy's impulse of this step, if it has one: along +x, or along one of x and y."""
+        rows = np.arange(self.num_envs)
+        axis = self._push_axis[rows, self._elapsed]
+        self._physics.qvel[rows, axis] += self._push_change[rows, self._elapsed]
+        self._elapsed += 1

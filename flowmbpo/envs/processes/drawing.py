@@ -1,0 +1,121 @@
+"""Pictures from a process of its own, started when the first one is asked for.
+
+A broken OpenGL driver then cannot touch a simulation, and the choice of a driver, which the
+simulators make once at import, stays out of every other process. The picture is exact because the
+episode is replayed, one more step for each frame of a video.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from flowmbpo.envs.episodes import episode_seed
+from flowmbpo.envs.mujoco import RENDERING_HELP, rendering_variables
+from flowmbpo.envs.processes.group import Saved, SimulatorFactory, checked_simulator
+from flowmbpo.envs.processes.worker import CPU, RENDER, Handlers, ProcessWorker, WorkerError
+from flowmbpo.errors import EnvironmentUnavailableError
+from flowmbpo.spec import TaskInfo
+
+
+class FrameDrawer:
+    """Follows one environment at a time and draws it."""
+
+    def __init__(self, make: SimulatorFactory, task: TaskInfo) -> None:
+        self._simulator = checked_simulator(make, task)
+        self._obs = np.empty(task.obs_dim, dtype=np.float32)
+        self._episode: tuple[int, int, int] | None = None
+        self._actions = np.empty((0, task.action_dim), dtype=np.float32)
+
+    def frame(self, seed: int, place: Saved) -> np.ndarray:
+        """The picture of an environment that stands at `place`, uint8 [height, width, 3]."""
+        episode = (seed, place.index, place.episode)
+        known = len(self._actions)
+        if episode != self._episode or not np.array_equal(self._actions, place.actions[:known]):
+            self._simulator.reset(episode_seed(*episode), self._obs)
+            known = 0
+        self._episode = None  # until the replay is through, nothing is known
+        for action in place.actions[known:]:
+            self._simulator.step(action, self._obs)
+        self._episode, self._actions = episode, place.actions
+        return self._simulator.render()
+
+
+def drawer_handlers(make: SimulatorFactory, task: TaskInfo) -> Handlers:
+    """Build a drawer in the process that will own it; what that process answers to."""
+    drawer = FrameDrawer(make, task)
+    return {RENDER: lambda payload: drawer.frame(*payload), CPU: lambda _: time.process_time()}
+
+
+class DrawingProcess:
+    """Pictures from the handlers that `build` makes, in a process with an OpenGL backend that works."""
+
+    def __init__(self, build: Callable[[], Handlers], task: str) -> None:
+        """`build` is sent to the process, so it must pickle; `task` is named where nothing can draw."""
+        self._build = build
+        self._task = task
+        self._worker: ProcessWorker | None = None
+
+    def draw(self, payload: Any) -> np.ndarray:
+        """The picture that the process's RENDER handler makes of `payload`, uint8 [height, width, 3].
+
+        Raises EnvironmentUnavailableError, with each backend's reason, where nothing can draw.
+        """
+        if self._worker is not None:
+            try:
+                return self._ask(self._worker, payload)
+            except WorkerError:
+                self.close()  # and try afresh, with every backend
+        reasons = []
+        for variables in rendering_variables():
+            worker = ProcessWorker(self._build, variables)
+            try:
+                worker.receive()
+                picture = self._ask(worker, payload)
+            except WorkerError as error:
+                worker.close()
+                reasons.append(f"{variables.get('MUJOCO_GL', 'default')}: {error}")
+            else:
+                self._worker = worker
+                return picture
+        raise EnvironmentUnavailableError(
+            f"'{self._task}' cannot be drawn on this machine ({'; '.join(reasons)}). {RENDERING_HELP}"
+        )
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the drawing process; 0 while there is none."""
+        if self._worker is None:
+            return 0.0
+        try:
+            self._worker.send(CPU)
+            return float(self._worker.receive())
+        except WorkerError:
+            self.close()
+            return 0.0
+
+    def close(self) -> None:
+        """End the drawing process; a later `draw` starts another."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    @staticmethod
+    def _ask(worker: ProcessWorker, payload: Any) -> np.ndarray:
+        worker.send(RENDER, payload)
+        picture: np.ndarray = worker.receive()
+        return picture
+
+
+class FrameSource(DrawingProcess):
+    """Pictures of any environment, from a process that replays it."""
+
+    def __init__(self, make: SimulatorFactory, task: TaskInfo) -> None:
+        super().__init__(partial(drawer_handlers, make, task), task.name)
+
+    def frame(self, seed: int, place: Saved) -> np.ndarray:
+        """The picture of an environment that stands at `place`, as `draw`."""
+        return self.draw((seed, place))

@@ -1,0 +1,234 @@
+"""A worker process, from both sides: its loop (read a command, do it, answer) and the handle that its parent holds.
+
+A message is one byte of command followed by a pickled payload, or by nothing: a step, the command
+that matters, is a single byte each way. Waiting is a blocking read, so an idle worker costs nothing,
+and a parent that dies in any way closes the pipe and thereby ends the worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from flowmbpo.errors import EnvironmentFailure
+
+STEP, RESET, LOAD, RENDER, CPU = b"s", b"r", b"l", b"f", b"c"
+DONE, FAILED = b"k", b"e"
+
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Requests to stop that the parent honours. Terminals and Slurm send them to every process of a job."""
+
+Handlers = Mapping[bytes, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception as text: its last line, and the whole traceback for whoever debugs it."""
+
+    line: str
+    trace: str
+
+
+def encode(kind: bytes, payload: Any = None) -> bytes:
+    """One message."""
+    return kind if payload is None else kind + pickle.dumps(payload)
+
+
+def decode(message: bytes) -> tuple[bytes, Any]:
+    """The command (or status) of a message, and its payload."""
+    return message[:1], pickle.loads(message[1:]) if len(message) > 1 else None
+
+
+class FailureReport(AbstractContextManager["FailureReport"]):
+    """Turns whatever a simulator raises into a `Failure` for the parent.
+
+    A worker cannot know which exceptions a simulator has, and one that merely died with them would
+    leave the parent with an exit code instead of a reason. SystemExit and the like pass through.
+    """
+
+    failure: Failure | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        line = str(error) if isinstance(error, EnvironmentFailure) else traceback.format_exception_only(error)[-1]
+        self.failure = Failure(line.strip(), "".join(traceback.format_exception(error)))
+        return True
+
+
+def answer(handlers: Handlers, message: bytes) -> bytes:
+    """Do what `message` asks and return the reply."""
+    report = FailureReport()
+    reply = None
+    with report:
+        kind, payload = decode(message)
+        reply = handlers[kind](payload)
+    return encode(DONE, reply) if report.failure is None else encode(FAILED, report.failure)
+
+
+def serve(connection: Connection, variables: dict[str, str], build: Callable[[], Handlers]) -> None:
+    """Body of a worker process: build the handlers, say so, then serve until the pipe closes.
+
+    `variables` are environment variables of this process alone, set before anything of a simulator
+    is imported. `PARENTS_SIGNALS` are ignored: a worker that died of one would cost the parent the
+    checkpoint that it is about to write.
+    """
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.update(variables)
+    report = FailureReport()
+    handlers: Handlers = {}
+    with report:
+        handlers = build()
+    try:
+        connection.send_bytes(encode(DONE) if report.failure is None else encode(FAILED, report.failure))
+        while True:
+            connection.send_bytes(answer(handlers, connection.recv_bytes()))
+    except (EOFError, OSError):
+        return  # the parent closed the pipe, or is gone
+
+
+_SLICE_S = 30.0
+_SILENT_SLICES = 20  # a worker that says nothing for this many slices is taken for stuck
+_EXIT_S = 5.0
+
+
+class WorkerError(Exception):
+    """A worker's command failed (then `trace` is its traceback), or its process is gone."""
+
+    def __init__(self, line: str, trace: str = "") -> None:
+        super().__init__(line)
+        self.trace = trace
+
+
+class Worker(ABC):
+    """Takes one command at a time; every `send` is followed by one `receive`."""
+
+    @abstractmethod
+    def send(self, kind: bytes, payload: Any = None) -> None:
+        """Give a command; raises WorkerError where the process is gone."""
+
+    @abstractmethod
+    def receive(self) -> Any:
+        """Block for the reply; raises WorkerError where the command failed or the process is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it; safe to call twice."""
+
+
+class LocalWorker(Worker):
+    """The same handlers in this process."""
+
+    def __init__(self, build: Callable[[], Handlers]) -> None:
+        self._handlers = build()
+        self._reply = b""
+
+    def send(self, kind: bytes, payload: Any = None) -> None:
+        self._reply = answer(self._handlers, encode(kind, payload))
+
+    def receive(self) -> Any:
+        return _opened(self._reply)
+
+    def close(self) -> None:
+        self._handlers = {}
+
+
+_open_workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own hook, so it runs before: that one waits for workers it cannot terminate
+def _close_open_workers() -> None:
+    for worker in list(_open_workers):
+        worker.close()
+
+
+class ProcessWorker(Worker):
+    """Handlers in a process of their own, started fresh (spawn), ended with its parent.
+
+    The constructor returns at once; the first `receive` waits until the worker is ready.
+    """
+
+    def __init__(self, build: Callable[[], Handlers], variables: dict[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, variables, build), daemon=True)
+        # The child inherits the blocked signals: none can hit it before it ignores them.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            theirs.close()  # from here on the worker alone holds its end: its death is an end of file
+        self._closed = False
+        _open_workers.add(self)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid or -1
+
+    def send(self, kind: bytes, payload: Any = None) -> None:
+        try:
+            self._connection.send_bytes(encode(kind, payload))
+        except OSError as error:
+            raise self._lost() from error
+
+    def receive(self) -> Any:
+        try:
+            # Slices, not one long wait: a machine or a job that was suspended must not look stuck.
+            if not any(self._connection.poll(_SLICE_S) for _ in range(_SILENT_SLICES)):
+                raise WorkerError(
+                    f"its worker process {self.pid} has been silent for {_SLICE_S * _SILENT_SLICES:.0f} s"
+                )
+            message = self._connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        return _opened(message)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._connection.close()
+        self._process.join(_EXIT_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        if self._process.exitcode is not None:  # None where other code in this process has reaped it
+            self._process.close()
+
+    def _lost(self) -> WorkerError:
+        if self._closed:
+            return WorkerError("its worker process was closed")
+        self._process.join(_EXIT_S)
+        code = self._process.exitcode
+        if code is None:
+            how = "closed its pipe"
+        elif code < 0:
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)}), exit code {code}"
+        else:
+            how = f"ended with exit code {code}"
+        return WorkerError(f"its worker process {self.pid} {how}")
+
+
+def _opened(message: bytes) -> Any:
+    status, payload = decode(message)
+    if status == DONE:
+        return payload
+    failure: Failure = payload
+    raise WorkerError(failure.line, failure.trace)

@@ -1,1 +1,0 @@
-"""Tasks of rewarped, an optional extra: dflex's tasks on NVIDIA Warp, with physics of their own."""
