@@ -31,12 +31,11 @@ _NEWT_SIZES = {"5M": "B", "19M": "L"}
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer, and the LayerNorm that goes with it where there is one."""
+    """A linear layer, and weight and bias of the LayerNorm that goes with it where there is one."""
 
     weight: Tensor
     bias: Tensor
-    norm_weight: Tensor | None = None
-    norm_bias: Tensor | None = None
+    norm: tuple[Tensor, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -48,9 +47,10 @@ class Layer:
         """Output width."""
         return self.weight.shape[-2]
 
-    def tensors(self) -> list[Tensor]:
-        """Those that it has."""
-        return [t for t in (self.weight, self.bias, self.norm_weight, self.norm_bias) if t is not None]
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, the weight first."""
+        return (self.weight, self.bias, *self.norm)
 
 
 Network = tuple[Layer, ...]
@@ -161,7 +161,7 @@ def part_parameters(model: ForeignModel) -> dict[str, int]:
 
 
 def _count(part: Network | Tensor) -> int:
-    tensors = [part] if isinstance(part, Tensor) else [t for layer in part for t in layer.tensors()]
+    tensors = [part] if isinstance(part, Tensor) else [t for layer in part for t in layer.tensors]
     return sum(tensor.numel() for tensor in tensors)
 
 

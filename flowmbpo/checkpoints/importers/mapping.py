@@ -31,6 +31,8 @@ from flowmbpo.spec import EnvSpec
 
 State = dict[str, Tensor]
 
+NORM = ("weight", "bias")  # of a LayerNorm, where a layer has one
+
 
 def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
     """A complete config that builds the imported agent, named `tdmpc2-mt30-48m`: format, task or set, published size.
@@ -174,20 +176,17 @@ class _Axes:
 
 
 def _select_outputs(layer: Layer, rows: Tensor) -> Layer:
-    norms = (None if norm is None else norm.index_select(-1, rows) for norm in (layer.norm_weight, layer.norm_bias))
-    return Layer(layer.weight.index_select(-2, rows), layer.bias.index_select(-1, rows), *norms)
+    norm = tuple(tensor.index_select(-1, rows) for tensor in layer.norm)
+    return Layer(layer.weight.index_select(-2, rows), layer.bias.index_select(-1, rows), norm)
 
 
 def _named(prefix: str, network: Network) -> State:
     """By the names of `flowmbpo.nets.mlp.normed_mlp`."""
     state: State = {}
     for number, layer in enumerate(network):
-        name = f"{prefix}{number}."
-        if layer.norm_weight is None or layer.norm_bias is None:
-            state |= {f"{name}weight": layer.weight, f"{name}bias": layer.bias}
-        else:
-            state |= {f"{name}linear.weight": layer.weight, f"{name}linear.bias": layer.bias}
-            state |= {f"{name}norm.weight": layer.norm_weight, f"{name}norm.bias": layer.norm_bias}
+        linear = f"{prefix}{number}.linear." if layer.norm else f"{prefix}{number}."
+        state |= {f"{linear}weight": layer.weight, f"{linear}bias": layer.bias}
+        state |= {f"{prefix}{number}.norm.{kind}": tensor for kind, tensor in zip(NORM, layer.norm, strict=False)}
     return _copied(state)
 
 
@@ -210,9 +209,7 @@ def _pwm_actor(model: ForeignModel, axes: _Axes) -> State:
     for number, layer in enumerate(axes.with_task_columns(model.actor)):
         place = 3 * number
         state |= {f"actor.mean.{place}.weight": layer.weight, f"actor.mean.{place}.bias": layer.bias}
-        if layer.norm_weight is not None and layer.norm_bias is not None:
-            state |= {f"actor.mean.{place + 2}.weight": layer.norm_weight}
-            state |= {f"actor.mean.{place + 2}.bias": layer.norm_bias}
+        state |= {f"actor.mean.{place + 2}.{kind}": tensor for kind, tensor in zip(NORM, layer.norm, strict=False)}
     return _copied(state)
 
 
@@ -221,9 +218,8 @@ def _pwm_critic(model: ForeignModel, axes: _Axes) -> State:
     for number, layer in enumerate(() if model.critic is None else axes.with_task_columns(model.critic)):
         state[f"critic.network.weights.{number}"] = layer.weight.transpose(-1, -2)
         state[f"critic.network.biases.{number}"] = layer.bias.unsqueeze(-2)
-        if layer.norm_weight is not None and layer.norm_bias is not None:
-            state[f"critic.network.norm_weights.{number}"] = layer.norm_weight.unsqueeze(-2)
-            state[f"critic.network.norm_biases.{number}"] = layer.norm_bias.unsqueeze(-2)
+        for kind, tensor in zip(("weights", "biases"), layer.norm, strict=False):
+            state[f"critic.network.norm_{kind}.{number}"] = tensor.unsqueeze(-2)
     return _copied(state)
 
 

@@ -89,7 +89,8 @@ def _actor(tensors: dict[str, Tensor]) -> tuple[Network | None, Tensor | None, t
         missing = [name for name in names if name not in tensors]
         if missing:
             raise CheckpointError(f"actor: {missing[0]} is missing: another architecture")
-        layers.append(Layer(*(finite(f"actor {name}", tensors.pop(name)) for name in names)))
+        weight, bias, *norm = (finite(f"actor {name}", tensors.pop(name)) for name in names)
+        layers.append(Layer(weight, bias, tuple(norm)))
         place += 3
     logstd = finite("actor logstd", tensors.pop("logstd"))
     if tensors:
@@ -107,14 +108,15 @@ def _critic(tensors: dict[str, Tensor]) -> Network:
     if not names or set(names) != set(tensors) or len(names) % 4 != 2:
         raise CheckpointError(f"critic: holds {', '.join(sorted(tensors)[:4])}, not PWM's params.0, params.1, ...")
     values = [finite(f"critic {name}", tensors[name]) for name in names]
-    network = tuple(Layer(*values[start : start + 4]) for start in range(0, len(values), 4))
+    starts = range(0, len(values), 4)
+    network = tuple(Layer(values[i], values[i + 1], tuple(values[i + 2 : i + 4])) for i in starts)
     _check_norms(network, "critic layer ", ensemble=True)
     return network
 
 
 def _check_norms(network: Network, where: str, *, ensemble: bool) -> None:
     check_chain(network, where, ensemble=ensemble)
-    if any((layer.norm_weight is None) != (layer is network[-1]) for layer in network):
+    if any(bool(layer.norm) == (layer is network[-1]) for layer in network):
         raise CheckpointError(f"{where}*: a LayerNorm is expected behind every hidden layer and none at the end")
 
 

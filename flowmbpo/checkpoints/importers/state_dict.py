@@ -46,8 +46,8 @@ def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, 
     for number in numbers:
         normed = normed_output or number < numbers[-1]
         name = f"{prefix}{number}."
-        norm = (_take(state, f"{name}ln.weight"), _take(state, f"{name}ln.bias")) if normed else (None, None)
-        layers.append(Layer(_take(state, f"{name}weight"), _take(state, f"{name}bias"), *norm))
+        norm = tuple(_take(state, f"{name}ln.{kind}") for kind in ("weight", "bias") if normed)
+        layers.append(Layer(_take(state, f"{name}weight"), _take(state, f"{name}bias"), norm))
     network = tuple(layers)
     check_chain(network, prefix, ensemble=ensemble)
     return network
@@ -64,7 +64,7 @@ def check_chain(network: Network, where: str, *, ensemble: bool) -> None:
                 f"{where}{number}.weight: is {tuple(weight)}, {needed} is needed: another architecture"
             )
         shape = (*layer.weight.shape[:-2], layer.outputs)
-        for tensor in layer.tensors()[1:]:
+        for tensor in layer.tensors[1:]:
             if tuple(tensor.shape) != shape:
                 raise CheckpointError(
                     f"{where}{number}: a tensor is {tuple(tensor.shape)} beside a weight of "
