@@ -6,8 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,14 +33,9 @@ def people(json_wanted: bool) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
-@contextmanager
-def only_document(json_wanted: bool) -> Iterator[None]:
+def only_document(json_wanted: bool) -> AbstractContextManager[Any]:
     """Inside, whatever Python code prints goes to stderr if a document is wanted on stdout."""
-    if not json_wanted:
-        yield
-        return
-    with redirect_stdout(sys.stderr):
-        yield
+    return redirect_stdout(sys.stderr) if json_wanted else nullcontext()
 
 
 def reserve_stdout() -> None:

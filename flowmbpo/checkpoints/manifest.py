@@ -10,7 +10,6 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import write_bytes_atomic
@@ -42,19 +41,15 @@ class CheckpointManifest:
         path = folder / NAME
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            return cls._parse(document)
+            if document["format"] != FORMAT or document["version"] != VERSION:
+                raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
+            return cls({name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()})
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: is damaged ({error}). Remove it to load the checkpoints by their own checksums."
             ) from error
-
-    @classmethod
-    def _parse(cls, document: dict[str, Any]) -> CheckpointManifest:
-        if document["format"] != FORMAT or document["version"] != VERSION:
-            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
-        return cls({name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()})
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of `folder` in one step. Raises StorageError."""
