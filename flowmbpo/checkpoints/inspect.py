@@ -12,15 +12,13 @@ from flowmbpo.checkpoints.importers.purpose import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
 from flowmbpo.checkpoints.load import file_sha256, load, resolve
 from flowmbpo.checkpoints.manifest import CheckpointManifest
-from flowmbpo.checkpoints.payload import FORMAT
+from flowmbpo.checkpoints.payload import FORMAT, REQUIRED
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
-
-_NEEDED = ("config", "epoch", "env_steps", "agent")
 
 
 def inspect_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
         if foreign.content.get("format") != FORMAT:
             return _foreign(foreign)
     loaded = load(path)
-    missing = [key for key in _NEEDED if key not in loaded.payload]
+    missing = [key for key in REQUIRED if key not in loaded.payload]
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}: not a whole checkpoint. Name another.")
     file = {"kind": "flowmbpo", "file": str(path), "sha256": loaded.sha256, "verified": loaded.verified}

@@ -12,12 +12,11 @@ import torch
 
 from flowmbpo.checkpoints.load import file_sha256, names
 from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry, read_or_set_aside
-from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION, check_plain
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REQUIRED, VERSION, check_plain
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
 
 _EPOCH = re.compile(r"epoch\d{6,}")
-_REQUIRED = ("config", "epoch", "env_steps", "agent")
 
 
 def epoch_name(epoch: int) -> str:
@@ -66,7 +65,7 @@ class CheckpointStore:
             raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
         if _EPOCH.fullmatch(name) and self.keep == 0:
             raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
-        missing = [key for key in _REQUIRED if key not in payload]
+        missing = [key for key in REQUIRED if key not in payload]
         if missing:
             raise TypeError(f"checkpoint payload lacks {', '.join(missing)}")
         check_plain(dict(payload), "checkpoint")
