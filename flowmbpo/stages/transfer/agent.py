@@ -12,7 +12,7 @@ from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import Agent
 from flowmbpo.stages.transfer.columns import adapt, fold_task
 from flowmbpo.stages.transfer.embeddings import TABLE, TaskStart, effective_embedding, match_tasks, take_embeddings
-from flowmbpo.stages.transfer.layout import EMBEDDING, PARTS, PREFIXES, PartLayout, TakenTensor, describe
+from flowmbpo.stages.transfer.layout import EMBEDDING, PARTS, PREFIXES, PartLayout, TakenTensor, bias_of, describe
 from flowmbpo.stages.transfer.report import TransferReport, TransferRow
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent
 
@@ -112,9 +112,8 @@ class _Transfer:
         embedding = effective_embedding(self.state[TABLE], self.starts[0].row)
         self.state = fold_task(self.state, self.old, embedding)
         said = f"embedding of {self.starts[0].source} folded into the bias"
-        for part in self.old.values():
-            pairs = [pair for pair in part.biases.items() if pair[0] in self.state]
-            self.notes |= {name: said for pair in pairs for name in pair}
+        weights = [name for part in self.old.values() for name in part.first_weights if name in self.state]
+        self.notes |= {name: said for weight in weights for name in (weight, bias_of(weight))}
 
     def _copy_critic(self) -> None:
         for name in _tensor_names(self.state, "critic"):

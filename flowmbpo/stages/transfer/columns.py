@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.stages.transfer.layout import TASK, Axis, PartLayout, TakenTensor
+from flowmbpo.stages.transfer.layout import TASK, Axis, PartLayout, TakenTensor, bias_of
 
 
 def adapt(source: Tensor, fresh: Tensor, old: Sequence[Axis], new: Sequence[Axis]) -> TakenTensor:
@@ -44,10 +44,10 @@ def fold_task(
     """
     folded = dict(state)
     for part in parts.values():
-        for weight_name, bias_name in part.biases.items():
+        for weight_name in part.first_weights:
             if weight_name not in state:
                 continue
-            axis = next(axis for axis in part.axes[weight_name] if axis.fill == "zero")
+            bias_name, axis = bias_of(weight_name), part.axes[weight_name][0]
             start, width = axis.place(TASK)
             weight, bias = state[weight_name], state[bias_name]
             before, read, behind = torch.split(weight, [start, width, weight.shape[axis.dim] - start - width], axis.dim)

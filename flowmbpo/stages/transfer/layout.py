@@ -75,15 +75,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class PartLayout:
-    """A part of an agent: what its weights mean (config keys and values), and its tensors' axes, by full name.
-
-    `biases` gives the bias beside each weight that reads the task embedding.
-    """
+    """A part of an agent: what its weights mean (config keys and values), and its tensors' axes, by full name."""
 
     name: str
     meaning: Mapping[str, object] = field(default_factory=dict)
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
-    biases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def first_weights(self) -> list[str]:
+        """The weights that read inputs, the task embedding among them."""
+        return [name for name, axes in self.axes.items() if axes[0].fill == "zero"]
 
 
 def describe(architecture: Architecture) -> dict[str, PartLayout]:
@@ -93,7 +94,7 @@ def describe(architecture: Architecture) -> dict[str, PartLayout]:
         _encoder(architecture),
         _dynamics(architecture),
         _reward(architecture, units),
-        PartLayout("termination", {}, *_reads("termination", "0.linear", _features(architecture))),
+        PartLayout("termination", {}, _reads("termination", "0.linear.weight", _features(architecture))),
         _actor(architecture),
         _critic("critic", architecture, units),
         _critic("target_critic", architecture, units),
@@ -103,10 +104,14 @@ def describe(architecture: Architecture) -> dict[str, PartLayout]:
     return {part.name: part for part in parts}
 
 
-def _reads(part: str, layer: str, inputs: Blocks) -> tuple[dict[str, tuple[Axis, ...]], dict[str, str]]:
-    """Axes and bias of a part's Linear that reads `inputs`."""
-    linear = PREFIXES[part] + layer
-    return {f"{linear}.weight": (Axis(1, inputs, "zero"),)}, {f"{linear}.weight": f"{linear}.bias"}
+def bias_of(weight: str) -> str:
+    """The bias beside a weight: `x.bias` of `x.weight`, and a critic's `x.biases.0` of `x.weights.0`."""
+    return weight.replace(".weights.", ".biases.").replace(".weight", ".bias")
+
+
+def _reads(part: str, weight: str, inputs: Blocks) -> dict[str, tuple[Axis, ...]]:
+    """Axes of a part's weight that reads `inputs`."""
+    return {PREFIXES[part] + weight: (Axis(1, inputs, "zero"),)}
 
 
 def _encoder(a: Architecture) -> PartLayout:
@@ -116,7 +121,7 @@ def _encoder(a: Architecture) -> PartLayout:
         return PartLayout("encoder", meaning)
     meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units}
     inputs: Blocks = (("obs", a.spec.obs_dim), (TASK, a.model.task_dim))
-    return PartLayout("encoder", meaning, *_reads("encoder", "0.linear", inputs))
+    return PartLayout("encoder", meaning, _reads("encoder", "0.linear.weight", inputs))
 
 
 def _dynamics(a: Architecture) -> PartLayout:
@@ -132,7 +137,7 @@ def _dynamics(a: Architecture) -> PartLayout:
         meaning["tau_features"] = config.tau_features
         inputs = (*inputs, ("tau", tau_width(config.tau_features)))
         layer = "velocity.network.0.linear"
-    return PartLayout("dynamics", meaning, *_reads("dynamics", layer, inputs))
+    return PartLayout("dynamics", meaning, _reads("dynamics", f"{layer}.weight", inputs))
 
 
 def _reward(a: Architecture, units: Mapping[str, object]) -> PartLayout:
@@ -141,7 +146,7 @@ def _reward(a: Architecture, units: Mapping[str, object]) -> PartLayout:
     if isinstance(config, TwoHotRewardConfig):
         meaning |= {"bins": config.bins, "low": config.low, "high": config.high}
     inputs = (*_features(a), ("action", a.spec.action_dim))
-    return PartLayout("reward", meaning, *_reads("reward", "network.0.linear", inputs))
+    return PartLayout("reward", meaning, _reads("reward", "network.0.linear.weight", inputs))
 
 
 def _features(a: Architecture) -> Blocks:
@@ -150,30 +155,26 @@ def _features(a: Architecture) -> Blocks:
 
 
 def _actor(a: Architecture) -> PartLayout:
-    config, prefix = a.actor, PREFIXES["actor"]
+    config = a.actor
     meaning: dict[str, object] = {"kind": config.kind}
     actions = Axis(0, (("action", a.spec.action_dim),), "fresh")
+    inputs, network, noise = _features(a), "mean", "logstd"
+    if isinstance(config, FlowActorConfig):
+        inputs, network, noise = (*inputs, ("action", a.spec.action_dim), ("tau", 1)), "velocity", "log_noise_std"
+        meaning["linear_start"] = config.linear_start
     head = 3 * len(config.units)  # Linear, Mish and LayerNorm per hidden layer
-    if not isinstance(config, FlowActorConfig):
-        axes, biases = _reads("actor", "mean.0", _features(a))
-        outputs = (f"mean.{head}.weight", f"mean.{head}.bias", "logstd")
-        return PartLayout("actor", meaning, axes | {prefix + name: (actions,) for name in outputs}, biases)
-    meaning["linear_start"] = config.linear_start
-    inputs: Blocks = (*_features(a), ("action", a.spec.action_dim), ("tau", 1))
-    axes, biases = _reads("actor", "velocity.0", inputs)
-    outputs = (f"velocity.{head}.weight", f"velocity.{head}.bias", "log_noise_std")
-    axes |= {prefix + name: (actions,) for name in outputs}
-    if config.linear_start:
-        start, start_bias = _reads("actor", "start", _features(a))
-        weight = f"{prefix}start.weight"
-        axes |= {weight: (*start[weight], actions), f"{prefix}start.bias": (actions,)}
-        biases |= start_bias
-    return PartLayout("actor", meaning, axes, biases)
+    axes = _reads("actor", f"{network}.0.weight", inputs)
+    outputs = [f"{network}.{head}.weight", f"{network}.{head}.bias", noise]
+    if isinstance(config, FlowActorConfig) and config.linear_start:
+        axes |= _reads("actor", "start.weight", _features(a))
+        outputs += ["start.weight", "start.bias"]
+    for name in outputs:
+        axes[PREFIXES["actor"] + name] = (*axes.get(PREFIXES["actor"] + name, ()), actions)
+    return PartLayout("actor", meaning, axes)
 
 
 def _critic(name: str, a: Architecture, units: Mapping[str, object]) -> PartLayout:
     reward = a.model.reward
     symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
     meaning = {"ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
-    weight, bias = (f"{PREFIXES[name]}network.{tensor}.0" for tensor in ("weights", "biases"))
-    return PartLayout(name, meaning, {weight: (Axis(1, _features(a), "zero"),)}, {weight: bias})
+    return PartLayout(name, meaning, _reads(name, "network.weights.0", _features(a)))

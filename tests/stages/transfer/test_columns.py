@@ -59,9 +59,9 @@ def test_types_are_the_target_s():
 def test_an_embedding_folds_into_the_bias():
     """W [x, e, u] + b with e = (2, -1): b' = b + 2 W_e1 - W_e2."""
     axis = inputs(z=1, task=2, action=1)
-    part = PartLayout("reward", {}, {"w": (axis,)}, {"w": "b"})
-    state = {"w": torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0]]), "b": torch.tensor([0.5, 0.0])}
+    part = PartLayout("reward", {}, {"x.weight": (axis,)})
+    state = {"x.weight": torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 4.0, 6.0, 8.0]]), "x.bias": torch.tensor([0.5, 0.0])}
     folded = fold_task(state, {"reward": part}, torch.tensor([2.0, -1.0]))
-    assert folded["w"].tolist() == [[1.0, 7.0], [2.0, 8.0]]
-    assert folded["b"].tolist() == [1.5, 2.0]
-    assert state["b"].tolist() == [0.5, 0.0]  # the source is as it was
+    assert folded["x.weight"].tolist() == [[1.0, 7.0], [2.0, 8.0]]
+    assert folded["x.bias"].tolist() == [1.5, 2.0]
+    assert state["x.bias"].tolist() == [0.5, 0.0]  # the source is as it was
