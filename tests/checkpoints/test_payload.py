@@ -23,7 +23,7 @@ def test_other_shapes_are_named_with_both_shapes() -> None:
     assert "1 of another shape: weight is (3, 4), needed (3, 2)" in message
 
 
-def test_missing_and_unexpected_tensors_are_counted_and_the_first_are_named() -> None:
+def test_missing_and_unexpected_tensors_are_counted_and_named() -> None:
     needed = {f"layer{index}": torch.zeros(1) for index in range(6)}
     message = architecture_mismatch(needed, {"other": torch.zeros(1)})
     assert message is not None

@@ -156,7 +156,7 @@ def test_real_file_size_limit_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert load(tmp_path / "latest.pt").payload["epoch"] == 1
 
 
-def test_checkpoint_whose_manifest_was_removed_stays_loadable_through_the_next_save(tmp_path: Path) -> None:
+def test_checkpoint_without_manifest_stays_loadable_through_a_save(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save("latest", payload(1), replay(1))
     (tmp_path / "manifest.json").unlink()
@@ -168,7 +168,7 @@ def test_checkpoint_whose_manifest_was_removed_stays_loadable_through_the_next_s
     assert load(tmp_path / "latest.pt").verified
 
 
-def test_damaged_manifest_is_reported_and_set_aside_by_the_next_save(tmp_path: Path) -> None:
+def test_damaged_manifest_is_reported_then_set_aside_by_saving(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save("latest", payload(1))
     (tmp_path / "manifest.json").write_text('{"format": "flowmbpo-manifest"')
@@ -194,9 +194,7 @@ def test_missing_checkpoint_error_lists_what_there_is(tmp_path: Path) -> None:
         resolve(tmp_path / "absent.pt")
 
 
-def test_a_missing_file_without_a_folder_is_looked_for_in_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_bare_name_lists_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CheckpointStore(tmp_path).save("best", payload())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"In this folder: best\.pt"):

@@ -125,7 +125,7 @@ def test_doctor_exits_1_when_the_core_is_broken(command, monkeypatch):
     assert "Install torch." in finished.stdout and "The core does not work" in finished.stdout
 
 
-def test_doctor_says_whether_a_wandb_key_is_there_and_never_shows_it(command, monkeypatch, tmp_path):
+def test_doctor_tells_of_a_wandb_key_without_showing_it(command, monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert wandb_key_present() is False

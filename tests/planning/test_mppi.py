@@ -55,7 +55,7 @@ def test_plan_is_shifted_by_one_and_ends_in_zero():
     assert shifted(mean[:1]).flatten().tolist() == [0.0, 0.0]
 
 
-def test_next_plan_begins_at_the_shifted_mean_and_the_whole_std(line, plan, monkeypatch):
+def test_next_plan_begins_at_shifted_mean_and_whole_std(line, plan, monkeypatch):
     planner = plan(line(price=1.0))
     planner.act(column(0.4, -0.2, 0.1), TASKS)
     before, noises = planner.mean.clone(), []
@@ -93,7 +93,7 @@ def test_elites_weights_moments_and_choice_by_hand():
     assert drawn == [1.0, 1.0, -0.5, -0.5]
 
 
-def test_an_elite_of_weight_zero_is_never_drawn_and_never_counts():
+def test_an_elite_of_weight_zero_never_counts():
     values = torch.tensor([[0.0, -torch.inf, -torch.inf]])
     actions = torch.tensor([0.5, torch.nan, torch.nan]).view(1, 1, 3, 1)
     elites = select_elites(actions, values, 3, 0.5)
@@ -143,7 +143,7 @@ def sliced(noise, copy):
 
 
 @pytest.mark.parametrize("rows", [1, 64, 10_000])
-def test_copies_planned_together_are_planned_as_if_alone(make_agent, plan, rows):
+def test_environments_planned_together_are_planned_as_if_alone(make_agent, plan, rows):
     """Same noise, same plans; float64, where a batch's matrix products differ by rounding alone."""
     from flowmbpo.planning.values import critic_objective
 
@@ -181,7 +181,7 @@ def test_sequences_without_a_number_lose_and_are_counted(line, plan):
     assert asdict(counts) == {"plans": 3, "sequences": 3 * 64 * 6, "nonfinite": bad, "fallbacks": 0}
 
 
-def test_where_no_value_is_a_number_the_policy_acts_and_it_is_said(line, plan, caplog):
+def test_without_a_finite_value_the_policy_acts_and_warns(line, plan, caplog):
     objective = line(price=1.0)
     plain = objective.reward
     objective.reward = lambda z, action, context: torch.where(z[:, 0] > 100.0, torch.nan, plain(z, action, context))
@@ -207,7 +207,7 @@ def test_a_policy_that_proposes_no_numbers_does_no_harm(line, plan):
     assert planner.counts.nonfinite == 4 * 6
 
 
-def test_equal_seeds_give_equal_actions_and_the_global_generator_is_left_alone(make_agent, plan):
+def test_equal_seeds_plan_alike_without_the_global_generator(make_agent, plan):
     from flowmbpo.planning.values import critic_objective
 
     agent = make_agent(model={"dynamics": {"kind": "gaussian", "units": [16]}})
@@ -224,7 +224,7 @@ def test_equal_seeds_give_equal_actions_and_the_global_generator_is_left_alone(m
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_another_number_of_copies_is_refused(line, plan):
+def test_another_number_of_environments_is_refused(line, plan):
     planner = plan(line())
     planner.act(column(0.1, 0.2, 0.3), TASKS)
     with pytest.raises(ValueError, match=r"plans of shape \(3, 3, 1\); these observations need \(3, 2, 1\)"):

@@ -91,7 +91,7 @@ def test_prior_is_the_squashed_gaussian_of_the_raw_tensors(agent, rows):
     assert (sample[1::2, 2] == 0).all()
 
 
-def test_value_is_the_average_of_two_members_at_the_priors_action(agent, rows):
+def test_value_averages_two_members_at_the_priors_action(agent, rows):
     z, context = rows
     entry = saved()
     objective = imported_objective(agent, entry, "x.pt")

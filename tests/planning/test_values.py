@@ -43,7 +43,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_value_is_the_discounted_sum_and_gamma_to_the_h_times_the_last_value(line):
+def test_value_is_the_discounted_sum_and_the_last_value(line):
     """From x = 1: a = 1, -1 leads over 1.5 back to 1; gamma 0.9, cost 0.1, price 2."""
     objective = line(cost=0.1, price=2.0)
     context = objective.model.context(torch.zeros(1, dtype=torch.long))
@@ -64,7 +64,7 @@ def test_what_follows_a_likely_end_counts_less(line):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gamma", [None, 0.7])
-def test_value_in_a_world_model_is_that_of_imagining_the_same_actions(make_agent, kind, gamma):
+def test_value_is_that_of_imagining_the_same_actions(make_agent, kind, gamma):
     """Any dynamics, two tasks with their own masks and discounts, a termination head; equal draws of the noise."""
     agent = make_agent(model={"dynamics": KINDS[kind], "termination": {"units": [8]}})
     model, task = agent.world_model, torch.tensor([0, 1, 1, 0])

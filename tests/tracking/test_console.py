@@ -36,7 +36,7 @@ def test_plain_output_is_limited_by_time_not_by_epochs() -> None:
     assert [line.split(" |")[0] for line in text.getvalue().splitlines()] == ["epoch 40/100", "epoch 80/100"]
 
 
-def test_evaluations_are_always_shown_on_one_line_with_what_was_last_known() -> None:
+def test_evaluations_show_a_line_with_what_was_last_known() -> None:
     clock = Clock()
     sink, text = plain(clock)
     sink.log(row(1, **{"loss/actor": -0.25, "speed/updates_per_s": 12.5}))
@@ -58,7 +58,7 @@ def test_last_row_and_status_are_shown_at_the_end_once() -> None:
     assert lines[1] == "run: interrupted after 0:01:15"
 
 
-def test_time_to_go_counts_only_the_epochs_of_this_process_after_its_warm_up() -> None:
+def test_time_to_go_counts_this_processs_epochs_after_the_warm_up() -> None:
     clock = Clock()
     sink, _ = plain(clock, total=100, first=40)
     assert sink.eta_s is None

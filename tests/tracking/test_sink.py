@@ -129,7 +129,7 @@ def log_epochs(path: Path, *epochs: int) -> None:
             sink.log({"epoch": epoch, "env_steps": 10 * epoch, "loss/actor": 0.5})
 
 
-def test_rows_are_on_the_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
+def test_rows_are_on_the_disk_once_logged(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "metrics.jsonl")
     sink.log({"epoch": 1, "env_steps": 8, "note": "x"})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"epoch": 1, "env_steps": 8, "note": "x"}

@@ -90,7 +90,7 @@ def test_name_leaves_out_what_the_config_does_not_have(changes: dict[str, object
         ({"WANDB_MODE": "online"}, "online"),
     ],
 )
-def test_mode_is_offline_unless_a_key_or_the_user_says_otherwise(
+def test_mode_is_offline_unless_key_or_user_say_otherwise(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], mode: str
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -158,7 +158,7 @@ class StandInPackage:
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [("done", 0), ("interrupted", 75), ("failed", 1)])
-def test_rows_go_to_the_named_run_and_its_status_becomes_the_exit_code(
+def test_rows_reach_the_run_and_status_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int
 ) -> None:
     package = StandInPackage()

@@ -151,7 +151,7 @@ def test_action_masks_of_other_tasks_are_refused(refused):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5, -1.0])
-def test_action_masks_of_other_numbers_than_0_and_1_are_refused(refused, value):
+def test_action_masks_of_other_numbers_are_refused(refused, value):
     content = published.current_file(published.tiny("mt30"), "mt30")
     content["model"]["_action_masks"][3, 2] = value
     assert f"_action_masks: holds {value}, where 0 and 1 are allowed" in refused(content)
@@ -182,7 +182,7 @@ def test_half_of_the_priors_bounds_is_refused(refused, missing):
     assert f"{missing}: is missing" in refused(content)
 
 
-def test_networks_with_an_ensemble_axis_too_few_or_too_many_are_refused(refused):
+def test_networks_of_too_few_or_many_ensemble_axes_are_refused(refused):
     content = small()
     flat = {name: tensor[0] if name.startswith("_Qs.") else tensor for name, tensor in content["model"].items()}
     assert "_Qs.0.weight: is (20, 26), [members, out, in] is needed" in refused({"model": flat})
@@ -226,7 +226,7 @@ def test_whatever_damage_makes_the_reader_raise_is_refused(refused, monkeypatch,
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_damaged_files_of_the_old_kind_never_end_in_a_traceback(tmp_path):
+def test_damaged_old_files_never_end_in_a_traceback(tmp_path):
     """Exchanged bytes among the pickles, and cut ends."""
     source, out = tmp_path / "source.pt", tmp_path / "out.pt"
     torch.save({"model": {"weight": torch.zeros(3)}}, source, _use_new_zipfile_serialization=False)

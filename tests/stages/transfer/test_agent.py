@@ -142,7 +142,7 @@ def test_wider_observations_and_actions_change_nothing_of_the_old_tasks(make_age
 
 
 @every_pair
-def test_one_task_of_a_set_with_an_agent_of_its_own(make_agent, specs, take, dynamics, actor):
+def test_a_task_of_a_set_in_its_own_agent(make_agent, specs, take, dynamics, actor):
     """Its embedding moves into the biases; observations and actions that it never had are left out."""
     sections = {"model": {"dynamics": DYNAMICS[dynamics]}, "actor": ACTORS[actor]}
     source = make_agent(specs("walker-stand", "reacher-easy"), **sections)
@@ -186,7 +186,7 @@ def test_several_tasks_lose_their_embedding_and_it_is_said(make_agent, specs, ta
 
 
 @every_kind
-def test_dynamics_of_another_kind_are_to_be_distilled_and_all_else_is_taken(make_agent, specs, take, dynamics):
+def test_dynamics_of_another_kind_alone_are_to_be_distilled(make_agent, specs, take, dynamics):
     spec = specs("walker-stand")
     other = "residual" if dynamics != "residual" else "flow"
     source = make_agent(spec, model={"dynamics": DYNAMICS[dynamics]})
