@@ -22,10 +22,11 @@ def checkpoint(epoch: int) -> Checkpoint:
     return {"config": {}, "epoch": epoch, "env_steps": epoch, "agent": agent}, {"obs": torch.full((32,), float(epoch))}
 
 
-def save_in_a_loop(folder: Path, epoch: int) -> None:
+def save_in_a_loop(folder: Path, epoch: int, begun: int) -> None:
     """In a forked child: save until killed. It must never return into the test runner."""
     try:
         store = CheckpointStore(folder)
+        os.write(begun, b"!")
         while True:
             epoch += 1
             store.save("latest", *checkpoint(epoch))
@@ -36,12 +37,16 @@ def save_in_a_loop(folder: Path, epoch: int) -> None:
 def kill_repeatedly(folder: Path, repeats: int, longest_s: float) -> list[int]:
     """Kill a saving process at random times; the epoch found on the disk after each kill."""
     chooser = random.Random(0)
+    start = time.perf_counter()
     CheckpointStore(folder).save("latest", *checkpoint(0))
+    longest_s = max(longest_s, 4.0 * (time.perf_counter() - start))  # a busy machine saves more slowly
+    waits, begun = os.pipe()
     found = [0]
     for _ in range(repeats):
         child = os.fork()
         if child == 0:
-            save_in_a_loop(folder, found[-1])
+            save_in_a_loop(folder, found[-1], begun)
+        os.read(waits, 1)
         time.sleep(chooser.uniform(0.0, longest_s))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
@@ -53,6 +58,8 @@ def kill_repeatedly(folder: Path, repeats: int, longest_s: float) -> list[int]:
         buffer = load_replay(loaded)
         assert buffer is not None and bool((buffer["obs"] == epoch).all())
         found.append(epoch)
+    os.close(waits)
+    os.close(begun)
     return found
 
 
