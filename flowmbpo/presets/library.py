@@ -108,6 +108,8 @@ class Library:
         if self._shipped(name) is None and path.is_file():
             return Preset(path.stem, path)
         named = self._named(name)
+        if named is None and name in (path.stem for path in self._shipped_files()):
+            raise ConfigError(f"unknown preset '{name}'. It is a family: see `flowmbpo presets list --family {name}`.")
         if named is None:
             raise unknown_preset(name, [*self.names(), *(control.name for control in self.controls())])
         return named

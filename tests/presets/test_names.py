@@ -82,6 +82,11 @@ def test_a_family_and_a_combination_that_it_lacks_are_unknown(name):
         load_experiment(name)
 
 
+def test_a_family_s_name_leads_to_its_presets():
+    with pytest.raises(ConfigError, match="It is a family: see `flowmbpo presets list --family phase1`"):
+        load_experiment("phase1")
+
+
 def test_a_family_s_file_is_refused_as_a_preset():
     with pytest.raises(ConfigError, match=r"presets/mini-ant\.yaml: is a family of presets\. Name one: mini-ant-base"):
         load_experiment(presets_folder() / "mini-ant.yaml")
