@@ -28,16 +28,10 @@ def options(model: type[FrozenConfig], key: str) -> tuple[type[FrozenConfig], ..
     return tuple(_config_classes(model.model_fields[key].annotation))
 
 
-def _config_classes(annotation: Any) -> Iterator[type[FrozenConfig]]:
-    if isinstance(annotation, type) and get_origin(annotation) is None:
-        if issubclass(annotation, FrozenConfig):
-            yield annotation
-        return
-    if get_origin(annotation) is Annotated:
-        yield from _config_classes(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _config_classes(member)
+def _config_classes(annotation: Any) -> list[type[FrozenConfig]]:
+    if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
+        return [annotation]
+    return [cls for part in get_args(annotation) for cls in _config_classes(part)]
 
 
 def kind_of(model: type[FrozenConfig]) -> str | None:

@@ -17,6 +17,7 @@ from flowmbpo.presets.yaml import Document, KeyPath
 
 Config = TypeVar("Config", bound=FrozenConfig)
 
+_MISSING = object()
 _SHOWN = 5  # messages shown at once
 
 
@@ -55,13 +56,12 @@ class _Reporter:
 
     def describe(self, detail: ErrorDetails, data: Mapping[str, Any]) -> str:
         """One of pydantic's findings as `origin: key: value is not allowed: what is`."""
-        path, model, key = _locate(detail["loc"], data, self.schema)
+        path, model, key, value = _locate(detail["loc"], data, self.schema)
         where, dotted = self.where(path), ".".join(path)
-        written, value = _written(data, path)
         if detail["type"] == "value_error":
             prefix = f"{dotted}: " if dotted else ""
             return f"{where}: {prefix}{detail['ctx']['error']}"
-        if not written:
+        if value is _MISSING:
             return f"{where}: the key '{dotted}' is missing. Set it to {allowed(model, key)}."
         return f"{where}: {dotted}: {_show(value)} is not allowed. Use {allowed(model, key)}."
 
@@ -118,31 +118,21 @@ def _unknown(path: KeyPath, model: type[FrozenConfig], report: _Reporter) -> str
 
 def _locate(
     loc: tuple[int | str, ...], data: Mapping[str, Any], schema: type[FrozenConfig]
-) -> tuple[KeyPath, type[FrozenConfig], str]:
-    """The key path behind pydantic's `loc`, which also names kinds and union members."""
+) -> tuple[KeyPath, type[FrozenConfig], str, Any]:
+    """The key path behind pydantic's `loc`, which also names kinds and union members, and what is written there."""
     path: KeyPath = ()
     model = holder = schema
     key = ""
-    section: Any = data
+    value: Any = data
     for part in loc:
         inside = not key or bool(options(holder, key))
         if not (inside and isinstance(part, str) and part in model.model_fields):
             continue  # a kind, a union member, or the index of a list item
         path, holder, key = (*path, part), model, part
-        section = section.get(part) if isinstance(section, Mapping) else None
+        value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
         if options(holder, key):
-            model = variant(holder, key, section if isinstance(section, Mapping) else {}) or model
-    return path, holder, key
-
-
-def _written(data: Mapping[str, Any], path: KeyPath) -> tuple[bool, Any]:
-    """Whether anything is written at `path`, and what."""
-    section: Any = data
-    for part in path:
-        if not isinstance(section, Mapping) or part not in section:
-            return False, None
-        section = section[part]
-    return True, section
+            model = variant(holder, key, value if isinstance(value, Mapping) else {}) or model
+    return path, holder, key, value
 
 
 def _show(value: Any) -> str:
