@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "diagnostics" / "he
 from planted.catalogue import all_faults
 from planted.saved import Fault
 
-from flowmbpo.diagnostics.health.verdict import HealthDiagnosis, measure_health
+from flowmbpo.diagnostics.health.engine import HealthDiagnosis, measure_health
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.runs.subjects import load_subject

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flowmbpo.diagnostics.interface import SUMMARIES
+from flowmbpo.diagnostics.interface import SUMMARIES, Brief
 from flowmbpo.documents import json_value
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo_cli.evaluate import check_suffix
@@ -16,6 +16,8 @@ from flowmbpo_cli.output import only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from flowmbpo.runs.diagnose import DiagnoseOutcome, ReportFiles
 
 ALL = "all"
@@ -49,6 +51,9 @@ def diagnose(
         Path | None,
         typer.Option(metavar="DIR", help="Where `all` puts its files. [default: results/PHASE/TASK/NAME/seedN]"),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Every figure of `health`, not its verdict alone.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Tell what a run's model, policy and gradients are worth, and what is broken.
@@ -62,7 +67,7 @@ def diagnose(
     if json_:
         print_document(document if files is None else document | {"files": files.to_dict()})
     else:
-        _print(outcome)
+        _print(outcome, verbose)
     for path in (plot, *((files.json, files.html) if files is not None else ())):
         if path is not None:
             people(json_).print(f"Wrote {path}", markup=False, soft_wrap=True)
@@ -129,9 +134,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print(outcome: DiagnoseOutcome) -> None:
-    from flowmbpo_cli.tables import print_table
-
+def _print(outcome: DiagnoseOutcome, verbose: bool) -> None:
     console = people(False)
     origin = outcome.origin
     console.print(
@@ -139,8 +142,15 @@ def _print(outcome: DiagnoseOutcome) -> None:
     )
     for each in outcome.measured:
         if each.diagnosis is not None:
-            print_table(console, each.name, ["figure", "value"], each.diagnosis.rows())
-            if each.diagnosis.reading:
-                console.print(f"{each.diagnosis.reading}\n", markup=False, soft_wrap=True)
+            print_brief(console, each.diagnosis.whole() if verbose else each.diagnosis.brief())
         else:
             console.print(f"{each.name}\nNot measured: {each.error}\n", markup=False, soft_wrap=True)
+
+
+def print_brief(console: Console, brief: Brief) -> None:
+    """Its title, its table and its remarks."""
+    from flowmbpo_cli.tables import print_table
+
+    print_table(console, brief.title, brief.columns, brief.rows)
+    for remark in brief.remarks:
+        console.print(remark, markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 Row = tuple[str, str]
 """A figure's name and its value in words, interval and unit included."""
+
+
+@dataclass(frozen=True)
+class Brief:
+    """A table for a terminal, the line above it and the lines below."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,14 @@ class Diagnosis(Document, ABC):
     @abstractmethod
     def draw(self, figure: Figure) -> None:
         """Draw into an empty figure (about 9 x 5 inches, constrained layout)."""
+
+    def whole(self) -> Brief:
+        """All rows, and the reading."""
+        return Brief(self.name, ("figure", "value"), self.rows(), (f"{self.reading}\n",) if self.reading else ())
+
+    def brief(self) -> Brief:
+        """What a terminal shows unless it is asked for everything."""
+        return self.whole()
 
     @property
     def healthy(self) -> bool:

@@ -9,9 +9,7 @@ from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.compute import measure_compute
 from flowmbpo.diagnostics.esnr import light_esnr, measure_esnr
 from flowmbpo.diagnostics.gradient.diagnosis import measure_gradient
-from flowmbpo.diagnostics.health.finding import Finding
-from flowmbpo.diagnostics.health.light import light_health
-from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.health.engine import HealthFinding, light_health, measure_health
 from flowmbpo.diagnostics.interface import Diagnosis, Effort
 from flowmbpo.diagnostics.jacobians import light_jacobians, measure_jacobians
 from flowmbpo.diagnostics.reward_gap import measure_reward_gap
@@ -35,7 +33,7 @@ class LightDiagnosis:
     """Metrics by their keys in metrics.jsonl, and what is broken or worth knowing."""
 
     metrics: dict[str, float]
-    findings: tuple[Finding, ...]
+    findings: tuple[HealthFinding, ...]
 
 
 def measure_light(subject: Subject, effort: Effort) -> LightDiagnosis:

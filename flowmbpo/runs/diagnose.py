@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.diagnostics.health.weights import require_finite
+from flowmbpo.diagnostics.health.probes.weights import require_finite
 from flowmbpo.diagnostics.interface import Diagnosis, Effort
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.diagnostics.registry import DIAGNOSTICS

@@ -14,7 +14,7 @@ import torch
 from flowmbpo.checkpoints.load import AlteredReplayError, Loaded, load, load_replay
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.health.finding import Finding
+from flowmbpo.diagnostics.health.engine import HealthFinding
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.registry import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
@@ -250,7 +250,7 @@ class SelfDiagnosis:
             episodes=0,
         )
 
-    def _warn(self, finding: Finding) -> None:
+    def _warn(self, finding: HealthFinding) -> None:
         if finding.name in self.findings:
             return
         self.findings.append(finding.name)

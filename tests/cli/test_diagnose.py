@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis
+from flowmbpo.diagnostics.interface import SUMMARIES, Brief, Diagnosis
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import DataError
 from flowmbpo_cli.diagnose import complete_name
@@ -107,6 +107,15 @@ def test_one_name_prints_its_table_and_the_checkpoint(command, diagnostics, run)
     assert "figure of esnr" in finished.stdout and "1.5 [1, 2]" in finished.stdout
     assert "tiny on toy-pendulum-swingup, epoch 2" in finished.stdout and str(run) in finished.stdout
     assert "Measuring esnr (1 of 1)" in finished.stderr
+
+
+def test_verbose_shows_every_figure_in_the_place_of_the_brief(command, diagnostics, run, monkeypatch):
+    diagnostics()
+    monkeypatch.setattr(Fake, "brief", lambda self: Brief("In brief", ("finding",), [("none",)], ["remark"]))
+    brief = command("diagnose", "esnr", run).stdout
+    assert "In brief" in brief and "remark" in brief and "figure of esnr" not in brief
+    whole = command("diagnose", "esnr", run, "--verbose").stdout
+    assert "figure of esnr" in whole and "In brief" not in whole
 
 
 def test_json_is_the_only_thing_on_stdout(command, diagnostics, run):

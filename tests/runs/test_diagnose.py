@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.load import load
-from flowmbpo.diagnostics.health.buffer import check_buffer
+from flowmbpo.diagnostics.health.engine import judge
+from flowmbpo.diagnostics.health.probes.weights import measure_weights
+from flowmbpo.diagnostics.health.rules import RULES
 from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis, Effort
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -124,6 +126,11 @@ def test_checkpoint_without_a_buffer_is_diagnosed_on_fresh_episodes_and_says_so(
     assert found.windows is found.episodes
 
 
+def findings_of_buffer(found):
+    rows = judge(found, {"weights": measure_weights(found, Effort())}, RULES)
+    return [row.finding for row in rows if row.finding is not None]
+
+
 def test_damaged_buffer_is_left_aside_and_named(subject, run, caplog):
     (buffer,) = (run / "checkpoints").glob("replay-*.pt")
     data = bytearray(buffer.read_bytes())
@@ -132,7 +139,7 @@ def test_damaged_buffer_is_left_aside_and_named(subject, run, caplog):
     found = subject(run)
     assert found.windows is found.episodes
     assert buffer.name in caplog.text and "fresh episodes" in caplog.text
-    (finding,) = check_buffer(found, Effort()).findings
+    (finding,) = findings_of_buffer(found)
     assert (finding.name, finding.severity) == ("replay-damaged", "broken") and buffer.name in finding.message
 
 
@@ -171,7 +178,7 @@ def test_checkpoint_that_a_run_replaces_meanwhile_is_read_again(subject, run, mo
 
 
 def test_sound_buffer_is_no_finding(subject, run):
-    assert check_buffer(subject(run), Effort()).findings == ()
+    assert findings_of_buffer(subject(run)) == []
 
 
 def test_missing_buffer_is_named(subject, run, caplog):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.load import load
-from flowmbpo.diagnostics.health.finding import Finding
+from flowmbpo.diagnostics.health.engine import HealthFinding
 from flowmbpo.diagnostics.registry import LightDiagnosis
 from flowmbpo.errors import DataError
 from flowmbpo.runs import subjects as self_diagnosis
@@ -41,7 +41,7 @@ def measured(monkeypatch):
 
 
 def found(*names):
-    return LightDiagnosis({}, tuple(Finding(name, "broken", f"{name} is broken.") for name in names))
+    return LightDiagnosis({}, tuple(HealthFinding(name, "broken", f"{name} is broken.") for name in names))
 
 
 @pytest.mark.parametrize("variant", ["config", "flow_config"])

@@ -11,7 +11,7 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.health.engine import POLICY_PROBES, measure_health
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
@@ -154,22 +154,22 @@ def test_world_model_alone_needs_no_simulator_and_reports_no_return(dataset, tmp
     assert outcome.status == "done" and outcome.final_return_mean is None and outcome.eval_episodes == 0
 
 
-def checks(run):
+def health(run):
     subject = load_subject(run, task=None, device="cpu", seed=0, episodes=2)
     diagnosis = measure_health(subject, Effort.light(subject.config.diagnostics))
-    return {check.name: check for check in diagnosis.checks}
+    return diagnosis
 
 
 def test_what_a_run_does_not_train_is_not_called_broken(stage_a, dataset, tmp_path):
     a, _ = stage_a
     model, policy = tmp_path / "model", tmp_path / "policy"
     train(offline(dataset, training={"learn": "model"}), out=model, console=False)
-    assert not {"actor", "critic", "policy", "promise", "endings"} & checks(model).keys()
+    assert not POLICY_PROBES.keys() & health(model).checks.keys()
     source = experiment_from_dict(payload(a)["config"])
     request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
     train(stage_config(request), out=policy, console=False)
-    found = checks(policy)
-    assert not found["encoder"].findings and {"actor", "critic"} <= found.keys()
+    found = health(policy)
+    assert "frozen-encoder" not in found.verdict and {"actor", "critic"} <= found.checks.keys()
 
 
 def test_another_dataset_is_refused_on_resume(stage_a, dataset, tmp_path):

@@ -1,11 +1,14 @@
-"""Stretches of real transitions with their neighbours in time, from fresh episodes and from the replay buffer.
+"""Windows of real transitions, paired comparisons of errors on them, and what a regression makes of them by itself.
 
-Letters: W transitions of a stretch, B stretches, O observation, A action.
+Letters: W transitions of a window, B windows (rows), n blocks, O observation, A action; I inputs, Q targets,
+F features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +19,19 @@ from flowmbpo.evaluation.episodes import Episodes
 
 BLOCK = 25
 COMPARABLE = 64
+FLOOR = 1e-4
+FEATURES = 128
+WEIGHT_STD = 1.5
+FURTHEST = 6.0  # standard deviations: a row out there is met as the nearest one that is known
+PENALTIES = tuple(10.0**power for power in range(-7, 1))
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """B stretches of W transitions, time-major, none of which leaves its episode.
+class TransitionWindows:
+    """B windows of W transitions, time-major, none of which leaves its episode.
 
     `action[t]` leads from obs[t] to obs[t + 1] and earned `reward[t]`; `episode` (from 0 on) and `time` say
-    where a stretch begins.
+    where a window begins.
     """
 
     obs: Float[Tensor, "W+1 B O"]
@@ -36,20 +44,15 @@ class Stretches:
     def __len__(self) -> int:
         return len(self.task)
 
-    def first(self, count: int) -> Stretches:
-        """The first `count` stretches; they are in random order."""
-        return Stretches(
-            self.obs[:, :count],
-            self.action[:, :count],
-            self.reward[:, :count],
-            self.task[:count],
-            _ranked(self.episode[:count]),
-            self.time[:count],
-        )
+    def first(self, count: int) -> TransitionWindows:
+        """The first `count` windows; they are in random order."""
+        obs, action, reward = (x[:, :count] for x in (self.obs, self.action, self.reward))
+        episode = _ranked(self.episode[:count])
+        return TransitionWindows(obs, action, reward, self.task[:count], episode, self.time[:count])
 
-    @property
+    @cached_property
     def block(self) -> Int[Tensor, " B"]:
-        """Which of the pieces of `BLOCK` steps of an episode a stretch begins in, numbered from 0.
+        """Which of the pieces of `BLOCK` steps of an episode a window begins in, numbered from 0.
 
         Errors of neighbouring steps are alike; over this many steps that is mostly forgotten.
         """
@@ -58,15 +61,20 @@ class Stretches:
         return _ranked(self.episode * (int(self.time.max()) // BLOCK + 1) + self.time // BLOCK)
 
     @property
+    def half(self) -> Bool[Tensor, " B"]:
+        """Every other block: what is fitted on one half is judged on the other."""
+        return self.block % 2 == 0
+
+    @property
     def comparable(self) -> bool:
         """Whether errors on these rows can be compared and predictions held out: enough rows, in two blocks or more."""
         return len(self) >= COMPARABLE and int(self.block.max()) > 0
 
 
-def fresh_stretches(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> Stretches:
-    """At most `limit` stretches of the recorded episodes, drawn without replacement. Empty where none is long enough.
+def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> TransitionWindows:
+    """At most `limit` windows of the recorded episodes, drawn without replacement. Empty where none is long enough.
 
-    All recordings are of one environment, so that their copies and widths agree.
+    All recordings are of one environment, so that their numbers of environments and widths agree.
     """
     longest = max(len(each.action) for each in recorded)
 
@@ -79,14 +87,14 @@ def fresh_stretches(*recorded: Episodes, width: int, limit: int, generator: torc
     length = torch.cat([each.length for each in recorded])
     task = torch.cat([each.task for each in recorded])
     start = torch.arange(longest, device=obs.device).unsqueeze(1)
-    time, lane = _draw(start + width <= length, limit, generator)
+    time, env = _draw(start + width <= length, limit, generator)
     steps = time + torch.arange(width + 1, device=obs.device).unsqueeze(1)
-    before = (steps[:-1], lane)
-    return Stretches(obs[steps, lane], action[before], reward[before], task[lane], _ranked(lane), time)
+    before = (steps[:-1], env)
+    return TransitionWindows(obs[steps, env], action[before], reward[before], task[env], _ranked(env), time)
 
 
-def sampled_stretches(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> Stretches:
-    """Whole stretches among `count` windows that the replay buffer hands out, as training gets them.
+def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> TransitionWindows:
+    """Whole windows among `count` that the replay buffer hands out, as training gets them.
 
     They are drawn with replacement, so that some rows come twice; which episode a window is of is not
     known, and each counts as its own.
@@ -94,67 +102,175 @@ def sampled_stretches(replay: ReplayBuffer, width: int, count: int, generator: t
     batch = replay.sample(count, width, generator)
     whole = batch.valid.all(0)
     number = torch.arange(int(whole.sum()), device=whole.device)
-    return Stretches(
-        batch.obs[:, whole],
-        batch.action[:, whole],
-        batch.reward[:, whole],
-        batch.task[whole],
-        number,
-        torch.zeros_like(number),
-    )
+    obs, action, reward = (x[:, whole] for x in (batch.obs, batch.action, batch.reward))
+    return TransitionWindows(obs, action, reward, batch.task[whole], number, torch.zeros_like(number))
 
 
-@dataclass(frozen=True)
-class Part:
-    """Part of a replay buffer: some of its lanes, and of those the rows between two shares of their age (0: oldest)."""
+def stored_windows(
+    replay: ReplayBuffer,
+    envs: tuple[int, ...],
+    width: int,
+    limit: int,
+    generator: torch.Generator,
+    *,
+    oldest: float = 0.0,
+    newest: float = 1.0,
+) -> TransitionWindows:
+    """At most `limit` windows of some environments, drawn without replacement.
 
-    lanes: tuple[int, ...]
-    oldest: float = 0.0
-    newest: float = 1.0
-
-
-def stored_stretches(replay: ReplayBuffer, part: Part, width: int, limit: int, generator: torch.Generator) -> Stretches:
-    """At most `limit` stretches that begin in a part of the replay buffer, drawn without replacement."""
+    They begin in rows between two shares of their age, 0 the oldest and 1 the newest.
+    """
     device = replay.device
-    lanes = torch.tensor(part.lanes, device=device)
-    count, head = replay.count[lanes], replay.head[lanes]
+    column = torch.tensor(envs, device=device)
+    count, head = replay.count[column], replay.head[column]
     position = torch.arange(int(count.max()), device=device).unsqueeze(1)  # oldest first
     stored = position < count
     # Rows beyond `count` may not be allocated; they are left out below.
     row = ((head - count + 1 + position) % replay.rows).clamp(max=len(replay.closed) - 1)
-    ends = replay.closed[row, lanes] | ~stored
+    ends = replay.closed[row, column] | ~stored
     episode = ends.long().cumsum(0) - ends.long()
     whole = torch.zeros_like(ends)
     if len(ends) > width:  # nothing ended between the first row and the last observation
         whole[:-width] = episode[:-width] == episode[width:]
-    inside = (position >= part.oldest * count) & (position < part.newest * count)
-    at, column = _draw(whole & ~ends & stored & inside, limit, generator)
+    inside = (position >= oldest * count) & (position < newest * count)
+    at, index = _draw(whole & ~ends & stored & inside, limit, generator)
     steps = at + torch.arange(width + 1, device=device).unsqueeze(1)
-    cells = (row[steps, column], lanes[column])
-    before = (row[steps[:-1], column], lanes[column])
-    number = _ranked(episode[at, column] * len(part.lanes) + column)
-    return Stretches(
-        replay.obs[cells], replay.action[before], replay.reward[before], replay.task_ids[lanes[column]], number, at
+    env = column[index]
+    cells, before = (row[steps, index], env), (row[steps[:-1], index], env)
+    number = _ranked(episode[at, index] * len(envs) + index)
+    return TransitionWindows(
+        replay.obs[cells], replay.action[before], replay.reward[before], replay.task_ids[env], number, at
     )
 
 
-def newest_stretches(replay: ReplayBuffer, limit: int, generator: torch.Generator) -> Stretches:
-    """About `limit` of the newest single transitions of the replay buffer, as many of each lane."""
-    lanes = tuple(range(replay.num_envs))
+def newest_windows(replay: ReplayBuffer, limit: int, generator: torch.Generator) -> TransitionWindows:
+    """About `limit` of the newest single transitions of the replay buffer, as many of each environment."""
     longest = int(replay.count.max())
-    wanted = -(-limit // replay.num_envs) + 1  # the newest row of a lane has no transition yet
+    wanted = -(-limit // replay.num_envs) + 1  # the newest row of an environment has no transition yet
     oldest = max(0.0, 1.0 - wanted / longest) if longest else 0.0
-    return stored_stretches(replay, Part(lanes, oldest), 1, limit, generator)
+    return stored_windows(replay, tuple(range(replay.num_envs)), 1, limit, generator, oldest=oldest)
 
 
 def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Row and lane of at most `limit` usable cells, without replacement."""
-    row, lane = usable.nonzero(as_tuple=True)
+    """Row and column of at most `limit` usable cells, without replacement."""
+    row, column = usable.nonzero(as_tuple=True)
     order = torch.randperm(len(row), generator=generator, device=generator.device).to(row.device)[:limit]
-    return row[order], lane[order]
+    return row[order], column[order]
 
 
 def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """The same labels, renumbered from 0."""
     ranks: Tensor = torch.unique(number, return_inverse=True)[1]
     return ranks
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean log ratio of the other's squared error to the baseline's: 0.7 is twice the error, -0.7 half of it.
+
+    `z` is that mean in its standard errors over `n` blocks (rows of one block are dependent and
+    count as one). Ratios, and not differences: a few rows far off would drown all others.
+    """
+
+    effect: float
+    z: float
+    n: int
+
+    def better(self, effect: float, z: float) -> bool:
+        """Whether the other's errors are smaller by at least `effect`, `z` standard errors from equal."""
+        return self.effect <= -effect and self.z <= -z
+
+    def worse(self, effect: float, z: float) -> bool:
+        """Whether the other's errors are larger by at least `effect`, `z` standard errors from equal."""
+        return self.effect >= effect and self.z >= z
+
+
+def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], block: Int[Tensor, " B"]) -> Paired:
+    """Squared errors `other` against `baseline`, row by row.
+
+    Errors below `FLOOR` of the baseline's mean count as that floor: whether they are 1e-9 or 1e-12
+    of it is rounding. `z` is 0 where there are fewer than two blocks, or where nothing differs.
+    """
+    floor = max(FLOOR * float(baseline.double().mean()), 1e-300)
+    ratio = ((other.double() + floor) / (baseline.double() + floor)).log()
+    means = block_sums(ratio, block) / torch.bincount(block)
+    n = len(means)
+    spread = float(means.std()) if n > 1 else 0.0
+    z = float(means.mean()) / (spread / math.sqrt(n)) if spread > 0.0 else 0.0
+    return Paired(float(ratio.mean()), z, n)
+
+
+def block_sums(x: Float[Tensor, "B ..."], block: Int[Tensor, " B"]) -> Float[Tensor, "n ..."]:
+    """The sum over the rows of every block, blocks numbered 0..n-1."""
+    return x.new_zeros(int(block.max()) + 1, *x.shape[1:]).index_add(0, block, x)
+
+
+def obs_changes(before: Float[Tensor, "B O"], after: Float[Tensor, "B O"]) -> Float[Tensor, "B Q"]:
+    """obs[t + 1] - obs[t] of the coordinates that move, in their standard deviations."""
+    change = after - before
+    moving = change.std(0) > 1e-6 * (1.0 + before.std(0))
+    return change[:, moving] / change[:, moving].std(0)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A fitted map from inputs to targets, float64 inside."""
+
+    centre: Tensor
+    spread: Tensor
+    directions: Tensor
+    phases: Tensor
+    weights: Tensor
+
+    def __call__(self, inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B Q"]:
+        """Predicted targets, float64."""
+        return self.features(inputs) @ self.weights
+
+    def features(self, inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B F"]:
+        """[1, x, x^2, tanh(W x + b)] of the standardised inputs x, no further out than `FURTHEST`."""
+        x = ((inputs.double() - self.centre) / self.spread).clamp(-FURTHEST, FURTHEST)
+        waves = (x @ self.directions + self.phases).tanh()
+        return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), waves], dim=1)
+
+
+def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], features: int = FEATURES) -> Regression:
+    """Ridge regression on linear, square and random tanh features (in the manner of Rahimi and Recht 2007).
+
+    The penalty has the smallest generalised cross-validation error (Golub et al. 1979), every target
+    weighted by its own scale. The random features depend on the number of inputs alone.
+    """
+    x, y = inputs.double(), targets.double()
+    centre, spread = x.mean(0), x.std(0)
+    spread = torch.where(spread > 1e-6 * (1.0 + centre.abs()), spread, 1.0)
+    width = x.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(width, features, generator=generator, dtype=torch.float64) * WEIGHT_STD / width**0.5
+    phases = torch.randn(features, generator=generator, dtype=torch.float64)
+    blank = Regression(centre, spread, directions.to(x.device), phases.to(x.device), y.new_zeros(0))
+    phi = blank.features(inputs)
+    scale = y.std(0)
+    y = y / torch.where(scale > 0.0, scale, 1.0)
+    squares, basis = torch.linalg.eigh(phi.T @ phi)
+    squares = squares.clamp(min=0.0)
+    projected = basis.T @ (phi.T @ y)
+    total, best, chosen = float(y.square().sum()), torch.inf, squares
+    for penalty in PENALTIES:
+        damped = squares + penalty * squares[-1]
+        coefficients = projected / damped.unsqueeze(1)
+        explained = float((2.0 * projected * coefficients - squares.unsqueeze(1) * coefficients.square()).sum())
+        freedom = len(x) - float((squares / damped).sum())
+        error = (total - explained) / max(freedom, 1.0) ** 2
+        if error < best:
+            best, chosen = error, damped
+    weights = basis @ (projected / chosen.unsqueeze(1)) * torch.where(scale > 0.0, scale, 1.0)
+    return replace(blank, weights=weights)
+
+
+def predict_held_out(
+    inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], half: Bool[Tensor, " B"], features: int = FEATURES
+) -> Float[Tensor, "B Q"]:
+    """Every row predicted by a regression on the other half. Both halves must have rows."""
+    predicted = torch.empty_like(targets, dtype=torch.float64)
+    for part in (half, ~half):
+        predicted[part] = fit_regression(inputs[~part], targets[~part], features)(inputs[part])
+    return predicted

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from flowmbpo.diagnostics.health.engine import MODEL_PROBES, POLICY_PROBES, judge, measure_health
+from flowmbpo.diagnostics.health.probes.weights import measure_weights
+from flowmbpo.diagnostics.health.rules import RULES
+from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
@@ -29,6 +33,8 @@ SMALL = (
     "diagnostics.every=0",
     "tracking.sinks=[]",
 )
+EFFORT = Effort(resamples=100)
+PROBES = {"weights": measure_weights, **MODEL_PROBES, **POLICY_PROBES}
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +59,44 @@ def load_small(small_run):
         return load_subject(small_run, task=None, device="cpu", seed=0, episodes=episodes)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def sound(small_run):
+    """The run, to be measured and never changed."""
+    return load_subject(small_run, task=None, device="cpu", seed=0, episodes=8)
+
+
+@pytest.fixture(scope="session")
+def sound_health(sound):
+    """The whole diagnosis of the sound run."""
+    return measure_health(sound, EFFORT)
+
+
+@pytest.fixture(scope="session")
+def examine():
+    """What one probe measures of a subject, and what the rules find in it."""
+
+    def measure(subject, check, effort=EFFORT):
+        figures = PROBES[check](subject, effort)
+        found = [row.finding for row in judge(subject, {check: figures}, RULES) if row.finding is not None]
+        return figures, found
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def named(examine):
+    """Names of what the rules find in one probe's figures, each once."""
+    return lambda subject, check: list(dict.fromkeys(finding.name for finding in examine(subject, check)[1]))
+
+
+@pytest.fixture(scope="session")
+def found_in():
+    """Findings in figures made by hand: (name, severity)."""
+
+    def find(check, figures, subject=None):
+        rows = judge(subject, {check: figures}, RULES)
+        return [(row.finding.name, row.finding.severity) for row in rows if row.finding is not None]
+
+    return find

@@ -1,78 +1,107 @@
-"""Each of ten planted faults is found by its name, at several strengths."""
+"""Each of ten planted faults is found by its name: one or two strengths by default, every one where time allows."""
 
+import io
 import json
 
 import pytest
 from planted.catalogue import all_faults
 from planted.saved import write_broken_run
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flowmbpo.config.sections import DiagnosticsConfig
-from flowmbpo.diagnostics.health.light import light_health
-from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.health.engine import light_health, measure_health
 from flowmbpo.diagnostics.interface import Effort
+from flowmbpo_cli.diagnose import print_brief
 from flowmbpo_cli.main import app
 
-STRONG_AND_WEAK = {
-    "flat-reward-head": ("output layer zero", "output weights x 0.05"),
-    "reward-scale": ("moments x 100", "head x 10"),
-    "simnorm-velocity": ("whole, unprojected", "a tenth, unprojected"),
-    "actor-without-gradient": ("actions detached", "gradient x 0.5"),
-    "nan-weights": ("everything", "one entry of the encoder"),
-    "dead-critic": ("output layer zero", "one member x 0.1"),
-    "saturated-policy": ("output layer x 100", "first dimension's bias 12"),
-    "swapped-action-columns": ("first two, everywhere", "first two, dynamics"),
-    "off-by-one-replay": ("actions and rewards one row late", "rewards one row late"),
-    "frozen-encoder": ("as initialised", "gradient x 0.001"),
-}
 FAULTS = {(fault.finding, fault.variant): fault for fault in all_faults()}
-JUDGED = [(finding, variant) for finding, variants in STRONG_AND_WEAK.items() for variant in variants]
-
-
-def broken_names(subject):
-    return {finding.name for finding in measure_health(subject, Effort()).findings if finding.severity == "broken"}
-
-
-@pytest.mark.parametrize(("finding", "variant"), JUDGED)
-def test_a_planted_fault_is_found_by_name(finding, variant, load_small):
-    subject = load_small()
-    FAULTS[finding, variant].plant(subject)
-    assert finding in broken_names(subject)
+WEAK = {
+    "flat-reward-head": ("reward", "output weights x 0.05"),
+    "reward-scale": ("reward", "head x 10"),
+    "simnorm-velocity": ("latents", "a tenth, unprojected"),
+    "actor-without-gradient": ("actor", "gradient x 0.5"),
+    "nan-weights": ("weights", "one entry of the encoder"),
+    "dead-critic": ("critic", "one member x 0.1"),
+    "saturated-policy": ("policy", "first dimension's bias 12"),
+    "swapped-action-columns": ("action_columns", "first two, dynamics"),
+    "off-by-one-replay": ("alignment", "rewards one row late"),
+    "frozen-encoder": ("encoder", "gradient x 0.001"),
+}
+STRONG = {
+    "flat-reward-head": ("reward", "output layer zero"),
+    "reward-scale": ("reward", "moments x 100"),
+    "simnorm-velocity": ("latents", "whole, unprojected"),
+    "actor-without-gradient": ("actor", "actions detached"),
+    "dead-critic": ("critic", "output layer zero"),
+    "saturated-policy": ("policy", "output layer x 100"),
+    "frozen-encoder": ("encoder", "as initialised"),
+}
+LIGHT = ("flat-reward-head", "actor-without-gradient", "dead-critic", "saturated-policy")
+ALIKE = {("saturated-policy", "output layer x 30")}  # this small policy bears it
 
 
 @pytest.mark.parametrize(
-    "finding", ["flat-reward-head", "actor-without-gradient", "nan-weights", "dead-critic", "saturated-policy"]
+    ("finding", "check", "variant"), [(name, *how) for group in (WEAK, STRONG) for name, how in group.items()]
 )
+def test_a_planted_fault_is_found_by_name(finding, check, variant, load_small, named):
+    subject = load_small()
+    FAULTS[finding, variant].plant(subject)
+    assert finding in named(subject, check)
+
+
+def test_faults_of_different_parts_are_all_found_at_once(load_small):
+    subject = load_small()
+    planted = ("flat-reward-head", "actor-without-gradient", "dead-critic", "frozen-encoder")
+    for finding in planted:
+        FAULTS[finding, STRONG[finding][1]].plant(subject)
+    health = measure_health(subject, Effort(resamples=100))
+    assert set(planted) <= {finding.name for finding in health.findings}
+    assert len(lines_of(health.brief())) <= 24
+
+
+def lines_of(brief):
+    """As a terminal of 80 columns shows it, under the line that names the checkpoint."""
+    console = Console(width=80, file=io.StringIO())
+    print_brief(console, brief)
+    printed = console.file.getvalue().rstrip().splitlines()
+    return [line[at : at + 80] for line in printed for at in range(0, max(len(line), 1), 80)]
+
+
+def test_a_terminal_shows_a_sound_run_in_a_few_lines(sound_health):
+    lines = lines_of(sound_health.brief())
+    assert len(lines) <= 24
+    assert "health: healthy" in lines[0] and "--verbose" in lines[-1]
+
+
+@pytest.mark.parametrize("finding", LIGHT)
 def test_the_light_form_finds_what_needs_no_episodes(finding, load_small):
     subject = load_small()
     subject.make_env = None
-    FAULTS[finding, STRONG_AND_WEAK[finding][0]].plant(subject)
+    FAULTS[finding, STRONG[finding][1]].plant(subject)
     assert finding in {found.name for found in light_health(subject, Effort.light(DiagnosticsConfig()))}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("finding", "variant"), [key for key in FAULTS if key not in JUDGED])
-def test_other_variants_are_found_too(finding, variant, load_small):
+@pytest.mark.parametrize(("finding", "variant"), sorted(FAULTS.keys() - ALIKE))
+def test_every_variant_is_found_in_the_whole_diagnosis(finding, variant, load_small):
     subject = load_small()
     fault = FAULTS[finding, variant]
     if not fault.fits(subject):
         pytest.skip("does not fit this model")
     fault.plant(subject)
-    assert finding in broken_names(subject)
+    health = measure_health(subject, Effort())
+    assert finding in {found.name for found in health.findings if found.severity == "broken"}
 
 
-@pytest.mark.parametrize(
-    ("finding", "variant"),
-    [
-        ("dead-critic", "output layer x 0.01"),
-        ("nan-weights", "whole actor"),
-        ("off-by-one-replay", "actions one row late"),
-    ],
-)
-def test_a_broken_checkpoint_file_ends_with_exit_code_3(finding, variant, load_small, small_run, tmp_path):
-    file = write_broken_run(small_run, tmp_path / "broken", FAULTS[finding, variant], load_small())
+def test_a_broken_checkpoint_file_ends_with_exit_code_3(load_small, small_run, tmp_path):
+    fault = FAULTS["off-by-one-replay", "actions one row late"]
+    file = write_broken_run(small_run, tmp_path / "broken", fault, load_small())
     result = CliRunner().invoke(app, ["diagnose", "health", str(file), "--json"])
     assert result.exit_code == 3, result.output
     document = json.loads(result.stdout)["health"]
-    assert finding in {found["name"] for found in document["findings"]}
+    assert "off-by-one-replay" in {found["name"] for found in document["findings"]}
     assert document["healthy"] is False and document["verdict"].startswith("broken")
+    poisoned = write_broken_run(small_run, tmp_path / "nan", FAULTS["nan-weights", "whole actor"], load_small())
+    shown = CliRunner().invoke(app, ["diagnose", "health", str(poisoned)])
+    assert shown.exit_code == 3 and "nothing else could be measured" in shown.stdout

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.health.verdict import measure_health
+from flowmbpo.diagnostics.health.engine import measure_health
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.models.dynamics.residual import ResidualDynamics
 from flowmbpo.models.heads import ScalarReward

@@ -1,0 +1,266 @@
+"""Does the gradient of the imagined return reach the actor, whole and of a useful size?
+
+The objective under the magnifying glass: what autograd says of it, and what it really does.
+
+Letters: B start states, A action, D latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.health.probes.weights import declared_fixed, frozen_tensors, read_history
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.models.task_context import TaskContext
+from flowmbpo.training import updates
+
+SLOPE_ROWS, LIGHT_SLOPE_ROWS = 8, 4  # the comparison is exact at any number of start states
+SENSITIVITY_ROWS, LIGHT_SENSITIVITY_ROWS = 64, 16
+HISTORY_DRAWS = 4
+STEP = 1e-6  # of a tensor's RMS weight: central differences in float64 are then exact to some 1e-6
+SMALLEST_WEIGHT = 1e-2  # the RMS of tensors that are (nearly) zero
+LARGEST_TENSOR_MISMATCH = 0.05  # healthy runs: below 2e-4
+JUDGED_SHARE = 1e-3  # of the whole slope; below it a tensor's own slope is not judged
+LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy runs: 0.15 and more
+
+Inputs = tuple[Any, ...]
+_Move = tuple[nn.Parameter, Tensor]  # a tensor and a direction within it
+
+
+def measure_actor(subject: Subject, effort: Effort) -> Figures:
+    """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers."""
+    del effort  # exact on few rows
+    history, remembered = read_history(subject, "actor")
+    slopes = DoubleObjective(subject, SLOPE_ROWS, "actor slopes").slopes(declared_fixed(subject, "actor"))
+    fresh = _fresh_gradients(subject) if remembered else {}
+    measured = math.hypot(*fresh.values())
+    share = math.hypot(*remembered.values()) / measured if measured > 0.0 else None
+    return {
+        **match_slopes(slopes),
+        "input_gradient": subject.config.training.actor_input_gradient,
+        **DoubleObjective(subject, SENSITIVITY_ROWS, "actor sensitivity").sensitivity(),
+        **history,
+        "lost_tensors": [n for n, norm in remembered.items() if not fresh.get(n, 0.0) >= LOST_GRADIENT * norm],
+        "saved_over_measured_gradient": share,
+    }
+
+
+def measure_actor_light(subject: Subject, effort: Effort) -> Figures:
+    """As `measure_actor`, without memory and along one direction of all weights."""
+    del effort
+    fixed = declared_fixed(subject, "actor")
+    slopes = DoubleObjective(subject, LIGHT_SLOPE_ROWS, "light slope").slopes(fixed, joint=True)
+    return {
+        **match_slopes(slopes),
+        "input_gradient": subject.config.training.actor_input_gradient,
+        "frozen_tensors": frozen_tensors(subject, "actor", fixed),
+        **DoubleObjective(subject, LIGHT_SENSITIVITY_ROWS, "light sensitivity").sensitivity(),
+    }
+
+
+@dataclass(frozen=True)
+class Slope:
+    """d loss along one random direction within one tensor of the actor: by autograd and by finite difference."""
+
+    tensor: str
+    autograd: float
+    difference: float
+
+
+def match_slopes(slopes: list[Slope]) -> Figures:
+    """Autograd's slopes against finite differences: the share that is wrong, and the share that arrives.
+
+    `gradient_arrives` is 1 where autograd is right, 0 where the gradient is cut, 1e-3 where it is scaled by that.
+    """
+    size = math.hypot(*(slope.difference for slope in slopes))
+    error = math.hypot(*(slope.autograd - slope.difference for slope in slopes))
+    if size == 0.0:
+        none = error == 0.0
+        wrong: list[str] = []
+        mismatch, arrives = (0.0, 1.0) if none else (math.inf, math.inf)
+    else:
+        mismatch = error / size
+        arrives = sum(slope.autograd * slope.difference for slope in slopes) / size**2
+        wrong = [slope.tensor for slope in slopes if _wrong(slope, size)]
+    return {"gradient_mismatch": mismatch, "gradient_arrives": arrives, "wrong_tensors": wrong}
+
+
+def _wrong(slope: Slope, size: float) -> bool:
+    largest = max(abs(slope.autograd), abs(slope.difference))
+    return largest > JUDGED_SHARE * size and abs(slope.autograd - slope.difference) > LARGEST_TENSOR_MISMATCH * largest
+
+
+class DoubleObjective:
+    """The actor's objective as a function of its weights at fixed start states and noise, in float64."""
+
+    def __init__(self, subject: Subject, rows: int, purpose: str) -> None:
+        self.subject = subject
+        self.agent = subject.agent
+        self.purpose = purpose
+        self.config = subject.config.training.model_copy(update={"noise_replicas": 1})
+        start, context = subject.starts(rows, subject.generator(purpose))
+        self.start = start.detach().double()
+        self.context = _context_in_double(context)
+
+    def slopes(self, fixed: set[str], *, joint: bool = False) -> list[Slope]:
+        """One random direction within every tensor of the actor that is not `fixed`, or one for all of them.
+
+        A direction changes every weight by the same share of its tensor's RMS, up or down. With
+        `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were: that is
+        the derivative which the config asks for. Gradients are taken by `backward`, as training takes them, so
+        that every hook has its say.
+        """
+        generator = torch.Generator().manual_seed(self.subject.seed)
+        actor = self.agent.actor
+        with in_double(self.agent), updates.frozen(self.agent.world_model, self.agent.critic):
+            inputs: list[Tensor] = []
+            with _actor_input(actor, lambda z: inputs.append(z.detach())):
+                loss = self._objective().loss
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            moves: dict[str, list[_Move]] = {}
+            for name, p in actor.named_parameters():
+                if name not in fixed:
+                    signs = (torch.randint(0, 2, p.shape, generator=generator) * 2.0 - 1.0).to(p.data)
+                    size = max(float(p.data.square().mean().sqrt()), SMALLEST_WEIGHT)
+                    moves.setdefault("all" if joint else name, []).append((p, signs * size))
+            replayed = inputs if self.config.actor_input_gradient == "detached" else None
+            return [Slope(name, _autograd(group), self._difference(group, replayed)) for name, group in moves.items()]
+
+    def sensitivity(self) -> Figures:
+        """How the imagined return depends on the action of every step, through model and critic.
+
+        By autograd, whatever happens before the actions. `action_gradient_norms[h]` is the RMS over start states of
+        |d return / d a_h|, `sensitivity` the largest in spreads of the return over start states (at least a hundredth
+        of its size), `growth_through_horizon` the norm at the first action over that at the last.
+        """
+        actor = self.agent.actor
+        shifts: list[Tensor] = []
+
+        def shift(module: nn.Module, args: Inputs, output: Tensor) -> Tensor:
+            del module, args
+            shifts.append(torch.zeros_like(output).requires_grad_())
+            return output + shifts[-1]
+
+        with in_double(self.agent), updates.frozen(self.agent.world_model, self.agent.critic):
+            with actor.register_forward_hook(shift):
+                returns = self._objective().returns
+            norms = [0.0] * len(shifts)
+            if returns.requires_grad:
+                found = torch.autograd.grad(returns.sum(), shifts, allow_unused=True)
+                norms = [0.0 if g is None else float(g.square().sum(-1).mean().sqrt()) for g in found]
+        return sensitivity_figures(norms, returns.detach())
+
+    def _objective(self) -> updates.ActorObjective:
+        generator = self.subject.generator(f"{self.purpose} noise")  # the same noise each time
+        # Read through its module, as `update_actor` reads it.
+        return updates.actor_objective(self.agent, self.start, self.context, self.config, generator)
+
+    @torch.no_grad()  # two values of the function; its gradient is what they are compared with
+    def _difference(self, moves: list[_Move], replayed: list[Tensor] | None) -> float:
+        weights = [p.data for p, _ in moves]
+        losses = []
+        for step in (STEP, -STEP):
+            for (p, direction), weight in zip(moves, weights, strict=True):
+                p.data = weight + step * direction
+            if replayed is None:
+                losses.append(float(self._objective().loss))
+            else:
+                rest = iter(replayed)
+                with _actor_input(self.agent.actor, lambda z, rest=rest: next(rest)):  # type: ignore[misc]
+                    losses.append(float(self._objective().loss))
+        for (p, _), weight in zip(moves, weights, strict=True):
+            p.data = weight
+        return (losses[0] - losses[1]) / (2.0 * STEP)
+
+
+def sensitivity_figures(norms: list[float], returns: Tensor) -> Figures:
+    """From |d return / d a_h| and the returns of the start states; see `DoubleObjective.sensitivity`."""
+    spread = max(float(returns.std()), 1e-2 * float(returns.square().mean().sqrt()))
+    return {
+        "sensitivity": max(norms) / spread if spread > 0.0 else 0.0,
+        "growth_through_horizon": norms[0] / norms[-1] if norms[-1] > 0.0 else math.inf,
+        "action_gradient_norms": norms,
+        "imagined_return_mean": float(returns.mean()),
+        "imagined_return_spread": spread,
+        "curves": {"action_gradient_norms": norms},
+    }
+
+
+def _autograd(moves: list[_Move]) -> float:
+    return sum(float((p.grad * direction).sum()) for p, direction in moves if p.grad is not None)
+
+
+@contextmanager
+def _actor_input(actor: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, `see` gets the latent of every call of the actor, and may return another in its place."""
+
+    def hook(module: nn.Module, args: Inputs) -> Inputs | None:
+        del module
+        other = see(args[0])
+        return None if other is None else (other, *args[1:])
+
+    with actor.register_forward_pre_hook(hook):
+        yield
+
+
+@contextmanager
+def in_double(module: nn.Module) -> Iterator[None]:
+    """Inside, floating-point parameters and buffers are float64; afterwards the very tensors from before are back.
+
+    In place and not on a copy: hooks and patched functions that hold on to the modules then see the same
+    weights. Gradients stored in `.grad` are set aside meanwhile.
+    """
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    kept = [(tensor, tensor.data, tensor.grad) for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.grad = None
+            tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, data, gradient in kept:
+            tensor.grad = None
+            tensor.data = data
+            tensor.grad = gradient
+
+
+def _context_in_double(context: TaskContext) -> TaskContext:
+    """The same rows in float64, without a gradient to the task embedding."""
+    return replace(
+        context,
+        embedding=context.embedding.detach().double(),
+        action_mask=context.action_mask.double(),
+        discount=context.discount.double(),
+    )
+
+
+def _fresh_gradients(subject: Subject) -> dict[str, float]:
+    """By tensor, the RMS norm over draws of the gradient, after clipping, that `update_actor` would step on."""
+    agent, config = subject.agent, subject.config.training
+    parameters = {name: parameter for name, parameter in agent.actor.named_parameters() if parameter.requires_grad}
+    means = dict.fromkeys(parameters, 0.0)
+    for draw in range(HISTORY_DRAWS if parameters else 0):
+        generator = subject.generator(f"actor update {draw}")
+        start, context = subject.starts(subject.batch_size, generator)
+        with updates.frozen(agent.world_model, agent.critic):
+            objective = updates.actor_objective(agent, start, context, config, generator)
+            loss = updates.actor_loss(agent, objective, start, context, config, generator)
+            if not loss.requires_grad:
+                continue
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        squares = [0.0 if gradient is None else float(gradient.double().square().sum()) for gradient in gradients]
+        total, clip = sum(squares), config.clip.actor
+        scale = 1.0 if clip is None or total <= clip**2 else clip**2 / total
+        for name, square in zip(parameters, squares, strict=True):
+            means[name] += scale * square / HISTORY_DRAWS
+    return {name: math.sqrt(mean) for name, mean in means.items()}

@@ -1,0 +1,298 @@
+"""Whether actions and rewards stand beside the observations that they belong to.
+
+For every shift k the experience itself is asked how well obs[t+1] - obs[t] is explained by
+(obs[t], action[t+k]), and reward[t+k] by (obs[t], action[t], obs[t+1]): by regression, without the
+model. Which shift explains best depends on the task (a policy's next action betrays the state that it
+answers to; a reward of the next state is as well a reward of the next step), so the profile over k is
+compared with that of fresh episodes, whose alignment is known. The model is asked as well: one
+that was trained on shifted rows predicts best with shifted rows.
+
+Letters: B rows, I inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.health.experience import (
+    Paired,
+    TransitionWindows,
+    compare_errors,
+    fit_regression,
+    fresh_windows,
+    obs_changes,
+    predict_held_out,
+    sampled_windows,
+    stored_windows,
+)
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+
+REACH = 3
+WIDTH = 2 * REACH + 1
+SHIFTS = tuple(range(-REACH, REACH + 1))
+CANDIDATES = (-2, -1, 1, 2)
+ROWS = 2048
+REWARD_FEATURES = 256
+ENOUGH_ROWS = 200  # fewer leave the regression too little to learn from
+PARTS, PERIODS, PART_ROWS = 8, 4, 1024
+Z = 6.0  # two-sided 2e-9: beyond any number of shifts and tasks tried
+# Calibrated on 14 trained runs of 9 presets and 6 tasks. Whole buffers: aligned actions have an unshifted similarity
+# of 0.97 and more, above every shifted one by 0.99; aligned rewards 0.56 and more, above by 0.34. Shifted on
+# purpose, actions 0.98 by 0.95, rewards 0.57 by 0.30. Parts of buffers, actions: aligned at worst 0.64 by 0.17,
+# shifted 0.99 by 1.0; profiles of rewards tell nothing there.
+SIMILAR = 0.5
+PART_SIMILAR, PART_GAP, PART_PREFERS = 0.9, 0.5, 0.05
+DEEP = 0.3  # their fresh profiles are 0.7 to 11 deep, stored ones 0.6 to 12
+VANISHED, VANISHED_DEPTH = 0.25, 0.15
+DENIED = 0.25  # by so much fresh rewards are explained worse by the shift that the model prefers in the buffer
+# On 28 trained runs sound environments have shifts worse by 0.07 and more, and mostly by 1 to 8; sound quarters
+# of the time better by 0.02 (z 0.6) at most. Rewards one row late in half of the environments: better by 0.2 to 4.9
+# (z 1.4 to 17), by 0.45 (z 3) in all but two runs. Both directions must be better.
+DISAGREE = (0.25, 3.5)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much worse (log ratio of squared errors, and z) each shift explains the same rows than shift 0."""
+
+    shifts: dict[int, Paired]
+
+    @property
+    def depth(self) -> float:
+        """Log error ratio of the worst to the best shift."""
+        effects = [paired.effect for paired in self.shifts.values()]
+        return max(effects) - min(effects)
+
+    @property
+    def significant(self) -> bool:
+        """Whether some shift differs from shift 0 beyond chance."""
+        return any(abs(paired.z) >= Z for paired in self.shifts.values())
+
+    @property
+    def best(self) -> int:
+        """The shift that explains best."""
+        return min(self.shifts, key=lambda shift: self.shifts[shift].effect)
+
+    def preferred(self, effect: float) -> int | None:
+        """The shift that is better than 0 by `effect` beyond doubt, if any."""
+        return self.best if self.shifts[self.best].better(effect, Z) else None
+
+    def similarity(self, other: Profile, shift: int) -> float:
+        """Correlation of this profile with `other` moved by `shift`: 1 where this is `other` misaligned by it."""
+        here = [k for k in self.shifts if k + shift in other.shifts]
+        pair = [[self.shifts[k].effect for k in here], [other.shifts[k + shift].effect for k in here]]
+        return float(torch.corrcoef(torch.tensor(pair, dtype=torch.float64))[0, 1])
+
+
+def make_profile(error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor, " B"]) -> Profile:
+    """The profile of `error(shift)`, the squared error of every row."""
+    baseline = error(0)
+    return Profile({shift: compare_errors(baseline, error(shift), block) for shift in SHIFTS})
+
+
+@torch.no_grad()  # errors are measured, nothing is learnt
+def measure_alignment(subject: Subject, effort: Effort) -> Figures:
+    """Actions and rewards against observations, in the replay buffer and in fresh episodes.
+
+    Without a replay buffer only the model's own preference is seen.
+    """
+    del effort  # a fixed number of rows: fewer would not do, more would not help
+    generator = subject.generator("alignment")
+    fresh = fresh_windows(subject.episodes, subject.explored, width=WIDTH, limit=ROWS, generator=generator)
+    stored = None if subject.replay is None else sampled_windows(subject.replay, WIDTH, ROWS, generator)
+    figures: Figures = {"fresh_rows": len(fresh), "replay_rows": 0 if stored is None else len(stored)}
+    measured: dict[str, dict[str, Profile]] = {}
+    for source, rows in (("fresh", fresh), ("replay", stored)):
+        if rows is not None and len(rows) >= ENOUGH_ROWS and rows.comparable:
+            measured[source] = profiles(subject, rows)
+            for name, profile in measured[source].items():
+                figures[f"{source}_{name}"] = {f"{shift:+d}": each.effect for shift, each in profile.shifts.items()}
+    if {"fresh", "replay"} <= measured.keys():
+        for kind in ("action", "reward"):
+            figures[f"replay_{kind}_alignment"] = compare_profiles(measured["replay"][kind], measured["fresh"][kind])
+        figures["replay_action_alignment"] |= denied(measured["replay"]["action"], figures["replay_action_alignment"])
+    if subject.replay is not None:
+        figures |= _compare_parts(subject.replay, fresh if "fresh" in measured else None, generator)
+    for source, found in measured.items():
+        # What a head makes of states of one policy is no evidence of rewards; the whole buffer's is.
+        for kind in ("action",) if source == "fresh" else ("action", "reward"):
+            figures[f"preference_{source}_{kind}"] = _preference(found[f"model_{kind}"])
+    if {"fresh", "replay"} <= measured.keys():
+        preference = figures["preference_replay_reward"]
+        contradicted = measured["fresh"]["model_reward"].shifts[preference["shift"]].worse(DENIED, Z)
+        preference["effect_denied_by_fresh"] = preference["effect"] if contradicted else None
+    return figures
+
+
+def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
+    """The four profiles of the rows: by regression and by the model, of actions and of rewards."""
+    model, middle = subject.agent.world_model, REACH
+    obs, obs_next, action = rows.obs[middle], rows.obs[middle + 1], rows.action[middle]
+    change = obs_changes(obs, obs_next)
+    state, context = subject.encode(obs, rows.task)
+    target = model.latent(subject.encode(obs_next, rows.task)[0])
+    predicted = subject.agent.reward_normalizer.inverse(model.reward(model.latent(state), action, context))
+
+    def explained_change(shift: int) -> Tensor:
+        inputs = torch.cat([obs, rows.action[middle + shift]], dim=-1)
+        return (predict_held_out(inputs, change, rows.half) - change).square().mean(-1)
+
+    def explained_reward(shift: int) -> Tensor:
+        inputs, reward = torch.cat([obs, action, obs_next], dim=-1), rows.reward[middle + shift].unsqueeze(-1)
+        return (predict_held_out(inputs, reward, rows.half, REWARD_FEATURES) - reward).square().mean(-1)
+
+    def model_change(shift: int) -> Tensor:
+        moved = model.latent(model.next(state, rows.action[middle + shift], context))
+        return (moved - target).square().mean(-1)
+
+    def model_reward(shift: int) -> Tensor:
+        return (predicted - rows.reward[middle + shift]).square()
+
+    errors = {"action": explained_change, "reward": explained_reward}
+    errors |= {"model_action": model_change, "model_reward": model_reward}
+    return {name: make_profile(error, rows.block) for name, error in errors.items()}
+
+
+def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
+    """How the stored profile lies against the fresh one: most like it moved by `shift` (never 0), or as it is.
+
+    `gap` says by how much that similarity exceeds the unshifted one, None where it is not similar at all;
+    `vanished` that it is flat where the fresh one is not. Nothing is said where the fresh one is flat: then no
+    shift could be told from another.
+    """
+    if fresh.depth < DEEP or not fresh.significant:
+        return {"judged": "no: fresh experience does not tell the shifts apart"}
+    similarity = {shift: stored.similarity(fresh, shift) for shift in CANDIDATES}
+    shift = max(similarity, key=lambda k: similarity[k])
+    unshifted = stored.similarity(fresh, 0)
+    return {
+        "shift": shift,
+        "steps": abs(shift),
+        "direction": "late" if shift < 0 else "early",
+        "similarity": similarity[shift],
+        "similarity_unshifted": unshifted,
+        "gap": similarity[shift] - unshifted if similarity[shift] >= SIMILAR else None,
+        "vanished": stored.depth < VANISHED * fresh.depth and stored.depth < VANISHED_DEPTH,
+    }
+
+
+def denied(stored: Profile, judged: Figures) -> Figures:
+    """No gap where the shift that would mend the actions explains the stored rows worse than none: it mends nothing."""
+    if "shift" not in judged:
+        return {}
+    mended = stored.shifts[-judged["shift"]]
+    return {"gap": None} if mended.effect > 0.0 and mended.z >= Z else {}
+
+
+def _preference(profile: Profile) -> Figures:
+    """The shift that the model predicts best with, and its log error ratio: 0 where that may be chance."""
+    paired = profile.shifts[profile.best]
+    return {
+        "shift": profile.best,
+        "steps": abs(profile.best),
+        "direction": "later" if profile.best > 0 else "before",
+        "effect": paired.effect if paired.z <= -Z else 0.0,
+        "z": paired.z,
+    }
+
+
+def _compare_parts(replay: ReplayBuffer, fresh: TransitionWindows | None, generator: torch.Generator) -> Figures:
+    """Actions of parts of the buffer against fresh episodes, rewards of parts against each other."""
+    families = stored_parts(replay, generator)
+    figures: Figures = {}
+    if fresh is not None:
+        shifted = shifted_parts(families[0] | families[1], fresh)
+        figures["shifted_parts_of_replay"] = {name: part["shift"] for name, part in shifted.items()}
+        figures["shifted_parts"] = next(iter(shifted.values()), {}) | {"names": list(shifted)}
+    disagreements = [each for each in map(find_disagreement, families) if each is not None]
+    figures["disagreement"] = disagreements[0] if disagreements else {"effect": 0.0}
+    return figures
+
+
+def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows) -> dict[str, Figures]:
+    """Those parts of the replay buffer whose actions are misaligned, by name.
+
+    Some hundred transitions of a noisy task are not enough to tell.
+    """
+    reference = _action_profile(fresh.first(PART_ROWS))
+    shifted = {}
+    for name, rows in parts.items():
+        profile = _action_profile(rows)
+        judged = compare_profiles(profile, reference)
+        # Few rows of a noisy task can look like anything: here the shift must stand out by itself as well.
+        stands_out = profile.preferred(PART_PREFERS) is not None
+        if stands_out and judged.get("similarity", 0.0) >= PART_SIMILAR and judged["gap"] >= PART_GAP:
+            shifted[name] = judged
+    return shifted
+
+
+def stored_parts(replay: ReplayBuffer, generator: torch.Generator) -> list[dict[str, TransitionWindows]]:
+    """Windows of some of the environments, and of each quarter of the stored time, by name; too few are left out."""
+    order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
+    every = tuple(range(replay.num_envs))
+    envs = {f"environment {env}": ((env,), 0.0, 1.0) for env in sorted(order[:PARTS])}
+    quarters = {f"quarter {k + 1}": (every, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)}
+    families = []
+    for family in (envs, quarters):
+        rows = {
+            name: stored_windows(replay, part, WIDTH, PART_ROWS, generator, oldest=oldest, newest=newest)
+            for name, (part, oldest, newest) in family.items()
+        }
+        families.append({name: each for name, each in rows.items() if len(each) >= ENOUGH_ROWS and each.comparable})
+    return families
+
+
+def _action_profile(rows: TransitionWindows) -> Profile:
+    """By regression, on the very rows that it was fitted to: as many weights for every shift, so all gain alike."""
+    change = obs_changes(rows.obs[REACH], rows.obs[REACH + 1])
+
+    def error(shift: int) -> Tensor:
+        inputs = torch.cat([rows.obs[REACH], rows.action[REACH + shift]], dim=-1)
+        return (fit_regression(inputs, change)(inputs) - change).square().mean(-1)
+
+    return make_profile(error, rows.block)
+
+
+def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
+    """Whether the rewards of one part of a replay buffer stand as those of another do: the clearest disagreement.
+
+    A regression of reward[t] on (obs[t], action[t], obs[t+1]) is fitted in one part and asked in another, for
+    every shift k, how well it explains reward[t+k] there. Where some environments, or some time, had their rewards
+    stored a row off, the parts contradict each other, and in opposite directions. `effect` and `z` are the weaker
+    evidence of the two. None where all agree or none is sure.
+    """
+    middle = REACH
+
+    def inputs(rows: TransitionWindows) -> Float[Tensor, "B I"]:
+        return torch.cat([rows.obs[middle], rows.action[middle], rows.obs[middle + 1]], dim=-1)
+
+    def shifts(source: str, asked: str) -> dict[int, Paired]:
+        """Errors with the rewards of every shift against those with the rewards as stored."""
+        rows = parts[asked]
+        predicted = models[source](inputs(rows)).squeeze(-1)
+        error = {shift: (predicted - rows.reward[middle + shift]).square() for shift in (0, *CANDIDATES)}
+        return {shift: compare_errors(error[0], error[shift], rows.block) for shift in CANDIDATES}
+
+    models = {
+        name: fit_regression(inputs(rows), rows.reward[middle].unsqueeze(-1), REWARD_FEATURES)
+        for name, rows in parts.items()
+    }
+    found: list[tuple[float, Figures]] = []
+    for one, other in combinations(parts, 2):
+        here, there = shifts(one, other), shifts(other, one)
+        for steps in CANDIDATES:
+            if here[steps].better(*DISAGREE) and there[-steps].better(*DISAGREE):
+                weaker = max(here[steps], there[-steps], key=lambda paired: paired.z)
+                late, early = (other, one) if steps > 0 else (one, other)
+                figures = {"late": late, "early": early, "steps": abs(steps), "effect": weaker.effect, "z": weaker.z}
+                found.append((here[steps].effect + there[-steps].effect, figures))
+    return min(found, key=lambda each: each[0])[1] if found else None

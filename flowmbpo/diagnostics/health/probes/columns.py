@@ -1,0 +1,286 @@
+"""Whether dynamics, reward head and policy have the action's columns in the order in which the environment has them.
+
+Real transitions are predicted once with the actions as taken and once with columns exchanged, with one's sign
+turned, or with the dynamics' inputs in another order. Where another arrangement predicts better, the columns are
+mixed up somewhere between environment, buffer and network.
+
+Letters: B rows, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.health.experience import (
+    Paired,
+    TransitionWindows,
+    compare_errors,
+    fresh_windows,
+    newest_windows,
+    obs_changes,
+    predict_held_out,
+    sampled_windows,
+)
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+
+ROWS = 3072
+POLICY_ROWS = 512  # of 1024 rows some are of a policy quite different: young runs then prefer others by 0.4 (z 4.5)
+SEARCH_ROWS = 256
+SEARCH_LIMIT = 2048  # exchanges; a wider model is only asked for whole blocks
+Z = 5.0
+FOLLOWS_Z = 3.0  # a second condition: the arrangement itself must be better by Z
+SHUFFLED_Z = 4.0
+MATTERS = 0.3  # what leaving out the action costs a regression: 0.48 and more
+# The log error ratio by which a step of the search must be better. Healthy dynamics are the worse for every one by
+# 0.022 (z 6) at least, for the least important pair of an Ant's joints, and otherwise by 0.067 (z 14) and more; rewards
+# may be nearly symmetric in the actions: healthy heads prefer others by 0.66; 38 healthy policies prefer no other by
+# more than 0.01, where an Ant's adjacent joints exchanged are 0.5.
+BETTER, REWARD_BETTER, POLICY_BETTER = 0.01, 0.7, 0.3
+BLOCK_MOVED = "actions before"
+BLOCK_REPAIRED = 1.2  # a model that is broken in another way gains 0.8 by moving its inputs about
+
+Error = Callable[[Tensor], Tensor]
+"""Squared errors of the rows for actions [B, A]."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Columns of the action in another order, each with a sign."""
+
+    order: tuple[int, ...]
+    signs: tuple[float, ...]
+
+    def apply(self, action: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
+        """The rearranged actions."""
+        return action[:, list(self.order)] * action.new_tensor(self.signs)
+
+    def neighbours(self) -> list[Arrangement]:
+        """One turned sign or one exchange away."""
+        options = []
+        for i in range(len(self.order)):
+            signs = tuple(-sign if k == i else sign for k, sign in enumerate(self.signs))
+            options.append(replace(self, signs=signs))
+        for i, j in combinations(range(len(self.order)), 2):
+            order = list(self.order)
+            order[i], order[j] = order[j], order[i]
+            options.append(replace(self, order=tuple(order)))
+        return options
+
+    def __str__(self) -> str:
+        return "[" + ", ".join(f"{'-' if s < 0 else ''}{i}" for i, s in zip(self.order, self.signs, strict=True)) + "]"
+
+
+@torch.no_grad()  # errors are measured, nothing is learnt
+def measure_columns(subject: Subject, effort: Effort) -> Figures:
+    """Arrangements of the action's columns, on fresh explored episodes and on the replay buffer.
+
+    `certain` is a log error ratio as far as it is beyond doubt, else 0. `ignored` holds what a dynamics that reads
+    the action would show, where the action matters in reality.
+    """
+    del effort  # a fixed number of rows
+    generator = subject.generator("action columns")
+    sources = {"explored": fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)}
+    if subject.replay is not None:
+        sources["replay"] = sampled_windows(subject.replay, 1, ROWS, generator)
+    sources = {source: rows for source, rows in sources.items() if rows.comparable}
+    if not sources:
+        return {"judged": "no: too few real transitions were recorded"}
+    matters = cost_without_action(next(iter(sources.values())))
+    figures: Figures = {"without_action_in_reality": asdict(matters)}
+    # Where it was trained a model may read the action well, and hardly at all far from there.
+    shuffled = {source: shuffle_actions(subject, rows, generator) for source, rows in sources.items()}
+    figures |= {f"{source}_shuffled_in_model": each for source, each in shuffled.items()}
+    if matters.worse(MATTERS, Z):
+        best = max(shuffled.values(), key=lambda each: float(each["z"]))
+        figures["ignored"] = best | {
+            "certain": best["effect"] if best["z"] >= SHUFFLED_Z else 0.0,
+            "response": max(each["response"] for each in shuffled.values()),
+            "matters": matters.effect,
+        }
+    for source, rows in sources.items():
+        action, block = rows.action[0], rows.block
+        figures[f"{source}_rearranged"] = improve(action, _dynamics_error(subject, rows), block, BETTER)[1]
+        figures[f"{source}_reward_rearranged"] = improve(action, _reward_error(subject, rows), block, REWARD_BETTER)[1]
+    if len(sources) == 2:
+        explored, replayed = (figures[f"{source}_reward_rearranged"] for source in sources)
+        figures["reward_rearranged_in_both"] = explored | {"certain": max(explored["certain"], replayed["certain"])}
+    policy = None if subject.replay is None else compare_policy_columns(subject, subject.replay)
+    if policy is not None:
+        figures["policy_rearranged"] = policy
+    if "explored" in sources:
+        figures["misplaced_input"] = misplaced_inputs(subject, sources["explored"]) or {
+            "judged": "no: the dynamics' network begins with no linear layer"
+        }
+    return figures
+
+
+def cost_without_action(rows: TransitionWindows) -> Paired:
+    """What leaving out the action costs a regression of obs[t+1] - obs[t], on held-out rows."""
+    obs, action = rows.obs[0], rows.action[0]
+    change = obs_changes(obs, rows.obs[1])
+
+    def error(inputs: Tensor) -> Tensor:
+        return (predict_held_out(inputs, change, rows.half) - change).square().mean(-1)
+
+    return compare_errors(error(torch.cat([obs, action], dim=-1)), error(obs), rows.block)
+
+
+def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.Generator) -> Figures:
+    """One-step predictions with other rows' actions against those with the rows' own.
+
+    `effect` and `z` compare the errors; `response` is the RMS change of the prediction over the RMS change of the
+    latent in a step, 0 where the dynamics does not read the action.
+    """
+    model, action = subject.agent.world_model, rows.action[0]
+    state, context = subject.encode(rows.obs[0], rows.task)
+    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
+    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
+    own = model.latent(model.next(state, action, context))
+    shuffled = model.latent(model.next(state, action[other], context))
+    step, change = (target - model.latent(state)).square().mean(), (shuffled - own).square().mean()
+    cost = compare_errors((own - target).square().mean(-1), (shuffled - target).square().mean(-1), rows.block)
+    response = float((change / step.clamp(min=torch.finfo(step.dtype).tiny)).sqrt())
+    return asdict(cost) | {"response": response}
+
+
+def improve(
+    action: Float[Tensor, "B A"], error: Error, block: Int[Tensor, " B"], effect: float
+) -> tuple[Arrangement, Figures]:
+    """Exchange and turn columns as long as one step more is better beyond doubt (by `effect` and z 5).
+
+    `effect`, `z` and `n` are of the first step that came closest to being better, a healthy model's margin;
+    `reached` compares the arrangement reached with the columns as they are.
+    """
+    width = action.shape[-1]
+    here = start = Arrangement(tuple(range(width)), (1.0,) * width)
+    baseline = first = error(action)
+    nearest: Paired | None = None
+    for _ in range(2 * width):
+        tried = [(option, error(option.apply(action))) for option in here.neighbours()]
+        compared = [(option, found, compare_errors(baseline, found, block)) for option, found in tried]
+        option, found, paired = min(compared, key=lambda each: each[2].effect)
+        nearest = nearest or paired
+        if not paired.better(effect, Z):
+            break
+        here, baseline = option, found
+    assert nearest is not None
+    reached = compare_errors(first, baseline, block) if here != start else Paired(0.0, 0.0, nearest.n)
+    figures = asdict(nearest) | {"arrangement": str(here), "reached": asdict(reached), "certain": _certain(reached)}
+    return here, figures
+
+
+def _certain(paired: Paired) -> float:
+    return paired.effect if paired.z <= -Z else 0.0
+
+
+def _dynamics_error(subject: Subject, rows: TransitionWindows) -> Error:
+    """One-step latent errors; stochastic dynamics take their mean."""
+    model = subject.agent.world_model
+    state, context = subject.encode(rows.obs[0], rows.task)
+    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
+    return lambda action: (model.latent(model.next(state, action, context)) - target).square().mean(-1)
+
+
+def _reward_error(subject: Subject, rows: TransitionWindows) -> Error:
+    """Errors of the predicted learning reward."""
+    model = subject.agent.world_model
+    state, context = subject.encode(rows.obs[0], rows.task)
+    z, reward = model.latent(state), subject.agent.reward_normalizer(rows.reward[0])
+    return lambda action: (model.reward(z, action, context) - reward).square()
+
+
+@torch.no_grad()  # actions are compared, nothing is learnt
+def compare_policy_columns(subject: Subject, replay: ReplayBuffer) -> Figures | None:
+    """Deterministic actions against stored ones, in the newest rows. None where these are too few.
+
+    The newest rows were acted by nearly these weights: the policy's own actions in those states are like the stored
+    ones, unless its columns have changed places since. `follows` says whether the policy, as rearranged, is nearer to
+    the stored actions than no action at all, or nearer to those of a state than to those of others: random actions
+    are no policy's, and say nothing about columns.
+    """
+    generator = subject.generator("policy columns")
+    rows = newest_windows(replay, POLICY_ROWS, generator)
+    if not rows.comparable:
+        return None
+    stored, own = rows.action[0], subject.agent.act(rows.obs[0], rows.task)
+
+    def error(action: Tensor) -> Tensor:
+        return (action - stored).square().mean(-1)
+
+    arrangement, figures = improve(own, error, rows.block, POLICY_BETTER)
+    arranged = arrangement.apply(own)
+    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(own.device)
+    blunt = (torch.zeros_like(own), arranged[other])
+    compared = [compare_errors(error(each), error(arranged), rows.block) for each in blunt]
+    return figures | {"follows": any(each.better(POLICY_BETTER, FOLLOWS_Z) for each in compared)}
+
+
+def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | None:
+    """The exchange of an action's column with another at the dynamics' input that predicts best, and how well.
+
+    Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a
+    tenth of all exchanges do half as much: then the model is broken in another way, and anything helps it.
+    None where the network begins with no linear layer that could have its columns in another order.
+    """
+    linear = _input_layer(subject)
+    if linear is None:
+        return None
+    error, action = _dynamics_error(subject, rows), rows.action[0]
+    few = rows.first(SEARCH_ROWS)
+    quick, few_action = _dynamics_error(subject, few), few.action[0]
+    baseline = quick(few_action)
+    orders = _input_orders(subject, linear.in_features)
+    effects = {}
+    for name, order in orders.items():
+        with _reordered(linear, order):
+            effects[name] = compare_errors(baseline, quick(few_action), few.block).effect
+    best = min(effects, key=lambda name: effects[name])
+    alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
+    baseline = error(action)
+    with _reordered(linear, orders[best]):
+        paired = compare_errors(baseline, error(action), rows.block)
+    whole_block = best.startswith(BLOCK_MOVED)
+    doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)
+    paired = replace(paired, effect=0.0, z=0.0) if doubtful else paired
+    return {"arrangement": best, "reached": asdict(paired), "certain": _certain(paired)}
+
+
+def _input_layer(subject: Subject) -> nn.Linear | None:
+    dynamics = subject.agent.world_model.dynamics
+    linear = next((part for part in dynamics.modules() if isinstance(part, nn.Linear)), None)
+    dims = dynamics.dims
+    wide_enough = linear is not None and linear.in_features >= dims.latent_dim + dims.task_dim + dims.action_dim
+    return linear if wide_enough else None
+
+
+def _input_orders(subject: Subject, inputs: int) -> dict[str, list[int]]:
+    dims = subject.agent.world_model.dynamics.dims
+    before, width = dims.latent_dim + dims.task_dim, dims.action_dim
+    columns = list(range(inputs))
+    latent, task = columns[: dims.latent_dim], columns[dims.latent_dim : before]
+    actions, rest = columns[before : before + width], columns[before + width :]
+    orders = {f"{BLOCK_MOVED} everything else": actions + latent + task + rest}
+    if task:
+        orders[f"{BLOCK_MOVED} the task"] = latent + actions + task + rest
+    if before * width <= SEARCH_LIMIT:
+        for i in range(width):
+            for j in range(before):
+                order = columns.copy()
+                order[j], order[before + i] = order[before + i], order[j]
+                orders[f"action {i} in the place of input {j}"] = order
+    return orders
+
+
+def _reordered(linear: nn.Linear, order: list[int]) -> AbstractContextManager[Any]:
+    return linear.register_forward_pre_hook(lambda module, inputs: (inputs[0][..., order],))

@@ -1,0 +1,268 @@
+"""The value function against what the policy really earns, and against its own targets.
+
+A TD(lambda) target is linear in rewards and values: T = R + B, with R the target of the same imagined rewards where
+every value is 0, and B what the values behind them add. A value that fits its targets has V - B = R in every state;
+one that is c times too large has V - B = c R exactly, however well V and T go together: B follows V.
+
+Letters: T longest episode, N episodes, S judged states, M members of the ensemble.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.health.probes.weights import read_history
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.statistics import fit_line
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.evaluation.episodes import Episodes
+from flowmbpo.training import updates
+from flowmbpo.training.returns import td_lambda
+
+STARTS = 256  # states whose TD(lambda) targets are imagined
+MOST_STATES = 1024
+LARGEST_BOOTSTRAP = 0.5  # share of a judged state's return that the critic's own value may make up
+LEAST_SHARE = 0.25  # of an episode's states are judged however much is bootstrapped
+SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 and more
+SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
+SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
+CONSTANT = 1e-6  # of the values' or the targets' size: rounding; the youngest healthy critic (10 epochs): 4e-5
+SIGMAS = 2.0
+# Spread of V over that of its targets: healthy runs 0.90 to 1.11. A constant V has 0; one shrunk to a hundredth has up
+# to 0.15, because the rewards within the horizon still make the targets vary; to a twentieth up to 0.5.
+SMALLEST_TARGET_RATIO = 0.2
+LOW_TARGET_RATIO = 0.6  # suspicious, and enough where V does not vary with real returns either
+LOW_RETURN_RATIO = 0.1  # of real returns' spread; healthy runs: 0.12 to 1.35
+# Slope and residual of the rewards accounted for, by how far the critic's weights have come. Sound ones that have
+# settled: 0.83 and more, up to 0.48. One that moves falls behind for some epochs when the policy changes: 0.20, 0.86.
+# Large values that are still growing hold next to nothing of the rewards of one horizon: -0.01 and more, up to 1.01.
+SETTLED, MOVING = (0.35, 0.7), (-0.1, 0.95)
+SETTLED_TRAVEL = 0.3
+LEAST_SPREAD = 0.1  # of targets over states, in RMS sizes of R: below it noise is all there is to see
+LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has learnt something else than its targets
+FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
+
+
+def measure_critic(subject: Subject, effort: Effort) -> Figures:
+    """Spread, level and correlation of V against Monte-Carlo returns of fresh sampled episodes; every member alive."""
+    del effort
+    value, returns, bootstrap = judge_values(subject, subject.episodes)
+    fit = fit_line(value, returns)
+    size = max(float(returns.square().mean().sqrt()), 1e-12)
+    over_returns = _ratio(float(value.std()), float(returns.std()))
+    returns_vary = float(returns.std()) > SMALLEST_RETURN_SPREAD * size
+    return {
+        "states": len(returns),
+        "value_mean": float(value.mean()),
+        "return_mean": float(returns.mean()),
+        "value_spread": float(value.std()),
+        "return_spread": float(returns.std()),
+        "spread_over_returns": over_returns,
+        "correlation": fit.correlation,
+        "slope": fit.slope,
+        "offset_over_size": float((value - returns).mean()) / size,
+        "bootstrapped_share": bootstrap,
+        "returns_vary": returns_vary,
+        "curves": {"value": value.tolist(), "return": returns.tolist()},
+        **read_history(subject, "critic")[0],
+        **compare_with_targets(subject, STARTS),
+        "output_travel": output_travel(subject),
+        "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
+    }
+
+
+def measure_critic_light(subject: Subject, effort: Effort) -> Figures:
+    """The value against its targets alone, in imagination."""
+    return compare_with_targets(subject, max(effort.windows, STARTS))
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Every member's value at start states, the TD(lambda) targets there, and |d V_m / d z| (mean over states).
+
+    `rewards` is the part of the targets that is made of rewards alone.
+    """
+
+    values: Float[Tensor, "M S"]
+    value: Float[Tensor, " S"]
+    targets: Float[Tensor, " S"]
+    rewards: Float[Tensor, " S"]
+    slopes: Float[Tensor, " M"]
+
+
+def imagine_values(subject: Subject, count: int) -> Imagined:
+    """Values and targets of `count` start states, drawn and imagined as training does."""
+    agent = subject.agent
+    config = subject.config.training.model_copy(update={"noise_replicas": 1})
+    generator = subject.generator("critic")
+    start, context = subject.starts(count, generator)
+    with torch.no_grad():  # targets carry no gradient in training either
+        objective = updates.actor_objective(agent, start, context, config, generator)
+        _, _, targets = updates.critic_targets(agent, objective, config)
+        path = objective.imagination
+        no_values = torch.zeros_like(path.rewards)
+        rewards = td_lambda(path.rewards, no_values, path.continues, objective.gamma, config.lam)[0]
+    z = agent.world_model.latent(start).detach().requires_grad_()
+    values = agent.critic(z, context)
+    slopes = []
+    for member in values:
+        gradient = None
+        if member.requires_grad:
+            (gradient,) = torch.autograd.grad(member.sum(), z, retain_graph=True, allow_unused=True)
+        slopes.append(torch.zeros(()) if gradient is None else gradient.norm(dim=-1).mean().cpu())
+    with torch.no_grad():  # figures of a trained critic
+        value = agent.critic.value(z, context)
+    return Imagined(values.detach(), value, targets[:count], rewards, torch.stack(slopes))
+
+
+def compare_with_targets(subject: Subject, count: int) -> Figures:
+    """Whether the value varies as its targets do, and holds the rewards that lie between them; members one by one."""
+    imagined = imagine_values(subject, count)
+    value, spreads, target_spread = imagined.value, imagined.values.std(-1), float(imagined.targets.std())
+    size = max(float(value.square().mean().sqrt()), target_spread)
+    return {
+        "spread_over_targets": _ratio(float(value.std()), target_spread),
+        "value_varies": float(value.std()) > CONSTANT * size,
+        "rewards_accounted_for": accounted_rewards(imagined.values, imagined.targets, imagined.rewards),
+        "beside_returns": "",
+        "members": len(spreads),
+        "member_spreads": spreads.tolist(),
+        "member_gradients": imagined.slopes.tolist(),
+        "dead_members": dead_members(spreads, imagined.slopes),
+    }
+
+
+def accounted_rewards(
+    values: Float[Tensor, "M S"], targets: Float[Tensor, " S"], rewards: Float[Tensor, " S"]
+) -> Figures:
+    """The least-squares slope of V - B on R over start states (1 where the value fits), and what is left of V - T.
+
+    V is the mean of the members: each is regressed on T, and their minimum lies below it wherever they differ.
+    `standard_error` is the slope's (White 1980: errors may differ in size); the start states are independent draws;
+    `low` and `high` are two of them from it. `residual` and `spread` are the standard deviations of V - T and of V
+    over that of T, and `target_spread` that of T over the RMS of R. nan where R (or T) is the same in all states.
+    """
+    value, target, reward = values.double().mean(0), targets.double(), rewards.double()
+    centred = reward - reward.mean()
+    accounted = value - (target - reward)
+    square, spread = float(centred @ centred), float(target.std())
+    size = float(reward.square().mean().sqrt())
+    slope = error = math.nan
+    if square > (1e-6 * size) ** 2 * len(reward):
+        slope = float(accounted @ centred) / square
+        left = accounted - accounted.mean() - slope * centred
+        error = float((left * centred).norm()) / square
+    return {
+        "slope": slope,
+        "standard_error": error,
+        "low": None if math.isnan(slope) else slope - SIGMAS * error,
+        "high": slope + SIGMAS * error,
+        "residual": _ratio(float((value - target).std()), spread),
+        "spread": _ratio(float(value.std()), spread),
+        "target_spread": _ratio(spread, size),
+    }
+
+
+def dead_members(spreads: Float[Tensor, " M"], slopes: Float[Tensor, " M"]) -> list[int]:
+    """Members that do not vary, or pass no gradient to the latent, while others do."""
+    if bool((slopes == 0.0).all()) and bool((spreads > 0.0).any()):
+        return list(range(len(slopes)))
+    dead = (spreads < SMALLEST_MEMBER * spreads.max()) | (slopes < SMALLEST_MEMBER_GRADIENT * slopes.max())
+    return [int(member) for member in dead.nonzero()]
+
+
+def output_travel(subject: Subject) -> float | None:
+    """RMS change of the critic's output weights, over the farthest that Adam can have taken them (updates x rate).
+
+    Close to 1 in a young critic, whose every step still goes the same way; it falls once the critic has arrived.
+    None where it is not known: no epochs behind it, or initial weights that are neither zero nor at hand.
+    """
+    training = subject.config.training
+    updates_done = subject.origin.epoch * training.rounds * training.critic_iterations * training.critic_batches
+    now = subject.agent.critic.network.weights[-1].detach()
+    if subject.initial is not None:
+        before = subject.initial().critic.network.weights[-1].detach().to(now)
+    elif subject.config.critic.zero_init:
+        before = torch.zeros_like(now)
+    else:
+        return None
+    farthest = updates_done * training.critic_lr
+    return float((now - before).square().mean().sqrt()) / farthest if farthest > 0.0 else None
+
+
+def state_of_value(figures: Figures, subject: Subject) -> str:
+    """What spread, rewards accounted for, and travel of the weights come to: `sound`, or what is the matter.
+
+    `flat`: the value hardly varies while its targets (and, where episodes were run, real returns) do. `unaccounted`:
+    beyond doubt it holds too little of the rewards within the horizon, or something else. Where its weights have gone
+    as far as they could, one that varies a little, or is small and grows, is no more than `young`.
+    """
+    ratio, share = figures["spread_over_targets"], figures["rewards_accounted_for"]
+    with_returns = figures.get("returns_vary", False) and figures["spread_over_returns"] < LOW_RETURN_RATIO
+    flat = ratio < SMALLEST_TARGET_RATIO or (ratio < LOW_TARGET_RATIO and with_returns)
+    if not flat and not _beyond(share, SETTLED):
+        return "sound"
+    travel = output_travel(subject)  # only now: it may have to build the agent that the run began with
+    at_full_speed = travel is not None and travel > FULL_TRAVEL
+    if flat and not (at_full_speed and figures["value_varies"]):
+        return "flat"
+    limits = SETTLED if travel is not None and travel < SETTLED_TRAVEL else MOVING
+    if _beyond(share, SETTLED) and _beyond(share, limits):
+        growing = 0.0 < share["spread"] < LOW_TARGET_SPREAD and not share["high"] < limits[0]
+        return "young and unaccounted" if at_full_speed and growing else "unaccounted"
+    return "young and flat" if flat else "sound"
+
+
+def _beyond(share: Figures, limits: tuple[float, float]) -> bool:
+    """It holds less of the rewards than the slope, or leaves more than the residual of clearly varying targets."""
+    leaves = share["target_spread"] > LEAST_SPREAD and not share["residual"] <= limits[1]
+    return leaves or bool(share["high"] < limits[0])
+
+
+@torch.no_grad()  # figures of a trained critic
+def judge_values(subject: Subject, episodes: Episodes) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"], float]:
+    """Values and Monte-Carlo returns of states spread evenly over the episodes, in learning rewards.
+
+    G_t = r_t + gamma G_{t+1}; G_T = V(z_T) at a time limit and 0 where the task ended. The last is the mean share
+    gamma^(T - t) with which that value enters; states that are mostly bootstrap are left out.
+    """
+    agent = subject.agent
+    returns, share = discounted_returns(subject, episodes)
+    t = torch.arange(len(share), device=share.device).unsqueeze(1)
+    early = t < (LEAST_SHARE * episodes.length).ceil()
+    time, env = (episodes.valid & ((share <= LARGEST_BOOTSTRAP) | early)).nonzero(as_tuple=True)
+    if len(time) > MOST_STATES:
+        kept = torch.linspace(0, len(time) - 1, MOST_STATES, device=time.device).long()
+        time, env = time[kept], env[kept]
+    s, context = subject.encode(episodes.obs[time, env], episodes.task[env])
+    value = agent.critic.value(agent.world_model.latent(s), context)
+    return value, returns[time, env].float(), float(share[time, env].mean())
+
+
+@torch.no_grad()  # real returns, and the value behind a time limit
+def discounted_returns(subject: Subject, episodes: Episodes) -> tuple[Float[Tensor, "T N"], Float[Tensor, "T N"]]:
+    """G_t of every transition, and the share gamma^(T - t) of the bootstrap in it; float64."""
+    agent = subject.agent
+    last = episodes.length, torch.arange(len(episodes.length), device=episodes.length.device)
+    s, context = subject.encode(episodes.obs[last], episodes.task)
+    share = (~episodes.terminated).double()
+    tail = agent.critic.value(agent.world_model.latent(s), context).double() * share
+    gamma = updates.discount(context, subject.config.training).double()
+    reward = agent.reward_normalizer(episodes.reward).double()
+    returns, shares = torch.zeros_like(reward), torch.zeros_like(reward)
+    for t in reversed(range(len(reward))):
+        valid = episodes.valid[t]
+        tail = torch.where(valid, reward[t] + gamma * tail, tail)
+        share = torch.where(valid, gamma * share, share)
+        returns[t], shares[t] = tail, share
+    return returns, shares
+
+
+def _ratio(x: float, y: float) -> float:
+    return x / y if y > 0.0 else math.nan

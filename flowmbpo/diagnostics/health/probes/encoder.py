@@ -1,0 +1,156 @@
+"""Whether the encoder learns: its gradient, what the optimiser remembers of it, and how far its weights have come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.training.model_loss import model_loss
+
+WINDOWS = 64
+LONGEST = 4
+PREFIX = "encoder."
+
+
+def measure_encoder(subject: Subject, effort: Effort) -> Figures:
+    """Gradient, optimiser state and movement of the encoder.
+
+    Needs no environment where there is a replay buffer. An observation that is the state has no encoder
+    to freeze. Of a checkpoint of epoch 0 only the gradient is measured.
+    """
+    del effort  # one batch shows whether a gradient arrives
+    encoder = subject.agent.world_model.encoder
+    if not list(encoder.parameters()):
+        return {"parameters": 0, "judged": "no: the observation is the state"}
+    if not subject.trains_model:
+        return {"judged": "no: this run keeps its world model as it is"}
+    figures = {"parameters": sum(p.numel() for p in encoder.parameters()), **encoder_gradient(subject)}
+    if subject.origin.epoch > 0:
+        figures |= optimiser_memory(subject) | movement(subject)
+    return figures
+
+
+def encoder_gradient(subject: Subject) -> Figures:
+    """Of the training loss on replayed windows, in evaluation mode (nothing of it changes the agent).
+
+    `unreached` names encoder tensors without any gradient. `gradient_by_chain_rule` is the encoder's gradient over
+    what its outputs' gradient times its Jacobian gives: 1, unless something rescales it on the way.
+    """
+    model, training = subject.agent.world_model, subject.config.training
+    generator = subject.generator("encoder")
+    batch = subject.windows.sample(WINDOWS, min(training.horizon, LONGEST), generator)
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            calls.append((inputs[0], output))
+
+    with model.encoder.register_forward_hook(keep):
+        loss = model_loss(model, batch, subject.agent.reward_normalizer(batch.reward), training, generator).total
+    own = [name for name, p in model.named_parameters() if name.startswith(PREFIX) and p.numel()]
+    gradients: dict[str, Tensor | None] = {}
+    upstream: tuple[Tensor | None, ...] = ()
+    if loss.requires_grad:
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        found = torch.autograd.grad(loss, [*named.values(), *(output for _, output in calls)], allow_unused=True)
+        gradients, upstream = dict(zip(named, found, strict=False)), found[len(named) :]
+    norm, dynamics = _norm(gradients, PREFIX), _norm(gradients, "dynamics.")
+    return {
+        "unreached": [name for name in own if (g := gradients.get(name)) is None or not bool(g.any())],
+        "gradient_norm": norm,
+        "gradient_over_dynamics": _ratio(norm, dynamics) if dynamics != 0.0 else math.inf,
+        "gradient_by_chain_rule": _ratio(norm, _expected_norm(model.encoder, calls, upstream)),
+    }
+
+
+def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor | None]) -> float:
+    """Norm of the sum over calls of J^T g, on copies of the weights: their hooks see nothing of it."""
+    copies = {name: p.detach().clone().requires_grad_() for name, p in encoder.named_parameters()}
+    total = {name: torch.zeros_like(p) for name, p in copies.items()}
+    for (inputs, _), g in zip(calls, upstream, strict=False):
+        if g is None:
+            continue
+        output = torch.func.functional_call(encoder, copies, (inputs.detach(),))
+        parts = torch.autograd.grad(output, list(copies.values()), g, allow_unused=True)
+        for name, part in zip(copies, parts, strict=True):
+            if part is not None:
+                total[name] += part
+    return _norm(total, "")
+
+
+def optimiser_memory(subject: Subject) -> Figures:
+    """What Adam's saved state says of the encoder.
+
+    `optimiser_lacks_it` where it holds no moments for it; its fewest steps over the most of the rest; the typical
+    gradient (root of the second moments) over the dynamics'. Nothing without a saved optimiser of the model, or with
+    one whose tensors are not told from their number.
+    """
+    if subject.optimisers is None or "model" not in subject.optimisers:
+        return {}
+    saved = subject.optimisers["model"]
+    order = [index for group in saved["param_groups"] for index in group["params"]]
+    names = list(dict(subject.agent.world_model.named_parameters()))
+    own = [name for name in names if name.startswith(PREFIX)]
+    if len(order) != len(names):
+        # A frozen tensor is in no optimiser; where just the encoder's are missing, the rest keep their order.
+        return {"optimiser_lacks_it": True} if len(order) == len(names) - len(own) else {}
+    states: dict[str, Mapping[str, Tensor]] = {
+        name: saved["state"][index] for name, index in zip(names, order, strict=True) if index in saved["state"]
+    }
+    steps = {name: float(state["step"]) for name, state in states.items()}
+    fewest = min((steps.get(name, 0.0) for name in own), default=0.0)
+    most = max((count for name, count in steps.items() if name not in own), default=0.0)
+    squares = {name: state["exp_avg_sq"].sqrt() for name, state in states.items()}
+    return {
+        "optimiser_lacks_it": any(name not in states for name in own),
+        "optimiser_steps_over_others": _ratio(fewest, most),
+        "optimiser_gradient_over_dynamics": _ratio(_norm(squares, PREFIX), _norm(squares, "dynamics.")),
+    }
+
+
+def movement(subject: Subject) -> Figures:
+    """How far the weights are from where they began, and tensors still as constructed.
+
+    RMS movement per tensor: the least moved encoder tensor over the dynamics' median tensor, None for a subject that
+    does not know its beginning. As constructed are LayerNorm weights of exactly 1 and biases of exactly 0: no
+    gradient leaves those.
+    """
+    model = subject.agent.world_model
+    untouched = []
+    for path, part in model.encoder.named_modules():
+        constructed = {"bias": 0.0} | ({"weight": 1.0} if isinstance(part, nn.LayerNorm) else {})
+        weights = dict(part.named_parameters(recurse=False))
+        for name, value in constructed.items():
+            if name in weights and bool((weights[name] == value).all()):
+                untouched.append(f"{PREFIX}{path}.{name}")
+    figures: Figures = {"tensors_as_constructed": untouched, "least_movement_over_dynamics": None}
+    if subject.initial is None:
+        return figures
+    start = {name: p.detach() for name, p in subject.initial().world_model.named_parameters()}
+    moved = {
+        name: float((p.detach() - start[name].to(p)).double().square().mean().sqrt())
+        for name, p in model.named_parameters()
+        if p.numel() and name in start and start[name].shape == p.shape
+    }
+    dynamics = sorted(value for name, value in moved.items() if name.startswith("dynamics."))
+    own = {name: value for name, value in moved.items() if name.startswith(PREFIX)}
+    # Where the dynamics have not moved either, nothing was trained: that is not the encoder's fault.
+    if dynamics and own and (median := dynamics[len(dynamics) // 2]) > 0.0:
+        least = min(own, key=lambda name: own[name])
+        figures |= {"least_movement_over_dynamics": own[least] / median, "least_moved": least}
+    return figures
+
+
+def _norm(tensors: Mapping[str, Tensor | None], prefix: str) -> float:
+    found = [x for name, x in tensors.items() if name.startswith(prefix) and x is not None]
+    return math.sqrt(sum(float(x.double().square().sum()) for x in found))
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0.0 else 0.0

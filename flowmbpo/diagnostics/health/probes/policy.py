@@ -1,0 +1,87 @@
+"""What the policy does: how much of it sits in the flat ends of its tanh, and how its episodes end."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+
+STATES = 512
+LIGHT_STATES = 256
+SATURATED = 0.99
+DEEP = math.tanh(7.0)  # 1 - a^2 is 3e-6 there: no gradient to speak of; float32 still tells it from 1
+SMALLEST_SLOPE = 0.003  # of one dimension; healthy runs: 0.02 and more, where |u| is 2.7 on average
+LOST_SHARE = 0.5  # of the states in which a dimension lies beyond tanh(7)
+EARLY = 0.2  # of the time limit
+GRACE = 0.2  # of the configured epochs: a policy that still learns to stand may fall
+
+
+def measure_saturation(subject: Subject, effort: Effort) -> Figures:
+    """Share of saturated actions, the tanh's slope, and dimensions that never move."""
+    del effort
+    return saturation(subject, STATES)
+
+
+def measure_saturation_light(subject: Subject, effort: Effort) -> Figures:
+    """On as many states as the effort says, 256 at least."""
+    return saturation(subject, max(effort.windows, LIGHT_STATES))
+
+
+@torch.no_grad()  # what the policy does is measured, not changed
+def saturation(subject: Subject, states: int) -> Figures:
+    """Of sampled actions at `states` states as training would start from, by action dimension.
+
+    Share of states with |a| > 0.99, deeply with |a| > tanh(7), the mean derivative 1 - a^2 of the tanh, and the
+    share of states in which the dimension is saturated with its more frequent sign.
+    """
+    agent = subject.agent
+    generator = subject.generator("policy")
+    start, context = subject.starts(states, generator)
+    action = agent.actor(agent.world_model.latent(start), context, generator)
+    mask = context.action_mask
+    used = mask.sum(0) > 0
+    having = mask.sum(0).clamp(min=1.0)
+    deep = (((action.abs() > DEEP) * mask).sum(0) / having)[used]
+    high = (((action > SATURATED) * mask).sum(0) / having)[used]
+    low = (((action < -SATURATED) * mask).sum(0) / having)[used]
+    slope = (((1.0 - action.square()) * mask).sum(0) / having)[used]
+    share, stuck = high + low, torch.maximum(high, low)
+    return {
+        "saturated_share": float(share.mean()),
+        "deeply_saturated_share": float(deep.mean()),
+        "tanh_slope": float(slope.mean()),
+        "smallest_tanh_slope": float(slope.min()),
+        "stuck_share": float(stuck.max()),
+        "saturated_share_per_dimension": share.tolist(),
+        "tanh_slope_per_dimension": slope.tolist(),
+        "stuck_share_per_dimension": stuck.tolist(),
+        "lost_dimensions": ((deep > LOST_SHARE) | (slope < SMALLEST_SLOPE)).nonzero().flatten().tolist(),
+    }
+
+
+def measure_endings(subject: Subject, effort: Effort) -> Figures:
+    """How long fresh episodes of the sampled policy last, and how many the task ends within a fifth of its limit."""
+    del effort
+    episodes = subject.episodes
+    limits = torch.tensor([subject.agent.spec.tasks[int(task)].episode_length for task in episodes.task])
+    length = episodes.length.cpu().double()
+    early = episodes.terminated.cpu() & (length < EARLY * limits)
+    young = subject.origin.epoch < GRACE * subject.config.training.epochs
+    return {
+        "episodes": len(length),
+        "length_mean": float(length.mean()),
+        "limit": float(limits.double().mean()),
+        "return_mean": float(episodes.returns.mean()),
+        "return_std": float(episodes.returns.std()) if len(length) > 1 else 0.0,
+        "terminated_share": float(episodes.terminated.double().mean()),
+        "ended_early": int(early.sum()),
+        "ended_early_share": float(early.double().mean()),
+        "ended_early_length": float(length[early].mean()) if bool(early.any()) else 0.0,
+        "broken_episodes": int(episodes.broken.sum()),
+        "young": young,
+        "grown": not young,
+    }

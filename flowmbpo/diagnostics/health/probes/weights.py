@@ -1,0 +1,185 @@
+"""NaN, infinite and overflowing numbers in a checkpoint, and what its optimisers remember of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flowmbpo.diagnostics.health.probes import Figures, in_words
+from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.errors import CheckpointError
+from flowmbpo.models.agent import Agent, build_meta_agent
+
+STATES = 256
+STEPS = 8
+LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a larger weight is infinite, and with it
+# every gradient norm and weight decay
+
+
+def measure_weights(subject: Subject, effort: Effort) -> Figures:
+    """Counts of NaN and infinite numbers in weights, what they put out, optimiser moments and replayed experience.
+
+    `finite` false: the agent's own weights are broken, and nothing else can be measured.
+    """
+    del effort
+    weights, overflowing = nonfinite_weights(subject.agent), overflowing_weights(subject.agent)
+    outputs = {} if weights else nonfinite_outputs(subject)
+    replay = subject.replay
+    columns = {} if replay is None else {"obs": replay.obs, "action": replay.action, "reward": replay.reward}
+    return {
+        "finite": not weights and not overflowing and not outputs,
+        "weights_finite": not weights,
+        "nonfinite_weights": weights,
+        "overflowing_weights": overflowing,
+        "nonfinite_outputs": outputs,
+        "nonfinite_moments": _count(_moments(subject)),
+        "nonfinite_replay": _count(columns.items()),
+        "nonfinite_updates": subject.origin.nonfinite,
+        "replay_present": replay is not None,
+        "replay_altered": bool(subject.replay_trouble),
+        "replay_trouble": subject.replay_trouble,
+    }
+
+
+def nonfinite_weights(agent: Agent) -> dict[str, int]:
+    """How many entries of each parameter and buffer are NaN or infinite; sound ones are left out."""
+    return _count([*agent.named_parameters(), *agent.named_buffers()])
+
+
+def overflowing_weights(agent: Agent) -> dict[str, int]:
+    """How many entries of each parameter are finite, but have no finite square."""
+    counts = {name: int((parameter.detach().abs() > LARGEST).sum()) for name, parameter in agent.named_parameters()}
+    return {name: count for name, count in counts.items() if count}
+
+
+@torch.no_grad()  # outputs are looked at, nothing is learnt
+def nonfinite_outputs(subject: Subject) -> dict[str, int]:
+    """In how many of 256 states the actor, or 8 steps of imagination, give NaN or infinity, by output.
+
+    Replayed states; standard normal observations where there are none: no episode is run with such an agent.
+    """
+    agent, generator = subject.agent, subject.generator("outputs")
+    obs, task = _observations(subject, generator)
+    state, context = subject.encode(obs, task)
+    counts: dict[str, int] = {}
+
+    def look(name: str, output: Tensor) -> None:
+        bad = int((~torch.isfinite(output.flatten(1))).any(1).sum())
+        if bad:
+            counts[name] = max(counts.get(name, 0), bad)
+
+    look("encoder", state)
+    for _ in range(STEPS):
+        z = agent.world_model.latent(state)
+        action = agent.actor(z, context, generator)
+        look("actor", action)
+        look("reward head", agent.world_model.reward(z, action, context).unsqueeze(-1))
+        look("critic", agent.critic(z, context).T)
+        state = agent.world_model.next(state, action, context, generator)
+        look("dynamics", state)
+    return counts
+
+
+def _observations(subject: Subject, generator: torch.Generator) -> tuple[Float[Tensor, "N O"], Int[Tensor, " N"]]:
+    replay = subject.replay
+    if replay is not None and replay.num_transitions:
+        obs, task = replay.sample_starts(STATES, generator)
+        sound = torch.isfinite(obs).all(-1)
+        if bool(sound.any()):
+            return obs[sound], task[sound]
+    spec = subject.agent.spec
+    obs = torch.randn(STATES, spec.obs_dim, generator=generator, device=generator.device)
+    return obs, torch.arange(STATES, device=generator.device) % len(spec.tasks)
+
+
+def require_finite(subject: Subject) -> None:
+    """Raises CheckpointError naming the weights that are NaN or infinite: nothing can be measured with them."""
+    broken = nonfinite_weights(subject.agent)
+    if broken:
+        raise CheckpointError(
+            f"{subject.origin.checkpoint or 'the agent'}: NaN or infinite entries in {in_words(broken)}: no figure "
+            "of these weights means anything. "
+            "Name an earlier checkpoint (best.pt, epochNNNNNN.pt); `flowmbpo diagnose health` says more."
+        )
+
+
+def _moments(subject: Subject) -> Iterator[tuple[str, Tensor]]:
+    for part, saved in (subject.optimisers or {}).items():
+        for index, moments in saved.get("state", {}).items():
+            yield from ((f"optimiser {part}.{index}.{key}", x) for key, x in moments.items() if isinstance(x, Tensor))
+
+
+def _count(named: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    counts = {name: int((~torch.isfinite(tensor.detach())).sum()) for name, tensor in named}
+    return {name: count for name, count in counts.items() if count}
+
+
+def declared_fixed(subject: Subject, part: str) -> set[str]:
+    """Parameters of the agent's part, by name, that its config keeps from training. A wrapper's prefix is no matter."""
+    reference: nn.Module = getattr(build_meta_agent(subject.config, subject.agent.spec), part)
+    fixed = [name for name, parameter in reference.named_parameters() if not parameter.requires_grad]
+    module: nn.Module = getattr(subject.agent, part)
+    return {
+        name for name, _ in module.named_parameters() if any(name == own or name.endswith(f".{own}") for own in fixed)
+    }
+
+
+def frozen_tensors(subject: Subject, part: str, fixed: set[str]) -> list[str]:
+    """Parameters of the agent's part that do not learn, though the config does not keep them from it."""
+    module: nn.Module = getattr(subject.agent, part)
+    return [name for name, p in module.named_parameters() if not p.requires_grad and name not in fixed]
+
+
+def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]]:
+    """Which trainable tensors of `agent.part` show no training, by themselves and by the saved optimiser of that name.
+
+    `frozen_tensors` should learn by the config, and are set not to. `untrained_tensors` have no moments, no steps, or
+    moments (either of the two) of exactly zero, or hold the very values that the run began with; `untrained` counts
+    those that the optimiser does not know too. `learning_rate_zero`: no schedule comes down to that
+    (`training.final_lr` is positive). Epoch 0 misses nothing.
+
+    Beside the figures, by tensor, the typical norm of its last gradients (after clipping): the root of Adam's second
+    moments summed over its entries.
+    """
+    module: nn.Module = getattr(subject.agent, part)
+    fixed = declared_fixed(subject, part)
+    names = [name for name, _ in module.named_parameters() if name not in fixed]
+    saved = {} if subject.optimisers is None else subject.optimisers.get(part, {})
+    groups, moments = saved.get("param_groups", []), saved.get("state", {})
+    listed = [(index, group["betas"][1]) for group in groups for index in group["params"]]
+    norms = {
+        name: _gradient_norm(moments.get(index), decay) for name, (index, decay) in zip(names, listed, strict=False)
+    }
+    gradients = {name: norm for name, norm in norms.items() if norm > 0.0}
+    trained = subject.origin.epoch > 0
+    untrained = sorted({*(norms.keys() - gradients), *_initial(subject, part, names)}) if trained else []
+    unlisted = max(len(names) - len(listed), 0) if trained and subject.optimisers is not None else 0
+    figures = {
+        "trainable": len(names),
+        "frozen_tensors": frozen_tensors(subject, part, fixed),
+        "learning_rate_zero": trained and any(group["lr"] == 0.0 for group in groups),
+        "untrained_tensors": untrained,
+        "untrained": len(untrained) + unlisted,
+    }
+    return figures, gradients
+
+
+def _gradient_norm(moments: Mapping[str, Tensor] | None, decay: float) -> float:
+    """0 where nothing is remembered, nan where the moments are."""
+    if moments is None or float(moments["step"]) <= 0.0 or not bool(moments["exp_avg"].any()):
+        return 0.0
+    return math.sqrt(float(moments["exp_avg_sq"].double().sum()) / (1.0 - decay ** float(moments["step"])))
+
+
+def _initial(subject: Subject, part: str, names: list[str]) -> list[str]:
+    if subject.initial is None:
+        return []
+    start = dict(getattr(subject.initial(), part).named_parameters())
+    now = dict(getattr(subject.agent, part).named_parameters())
+    # A wrapped module has other names; what has no counterpart is not compared.
+    return [name for name in names if name in start and torch.equal(start[name].detach().to(now[name]), now[name])]
