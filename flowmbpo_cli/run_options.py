@@ -57,7 +57,6 @@ Track: TypeAlias = Annotated[Tracker | None, typer.Option(help="Where metrics go
 DryRun: TypeAlias = Annotated[
     bool, typer.Option("--dry-run", help="Resolve everything, build the models, report; train nothing.")
 ]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 EmbeddingFrom: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flowmbpo_cli import run_options as options
+from flowmbpo_cli.output import Json
 from flowmbpo_cli.sources import complete_preset, complete_task
 
 
@@ -36,7 +37,7 @@ def train(
     resume: options.Resume = None,
     track: options.Track = None,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    json_: Json = False,
 ) -> None:
     """Train a world model and a policy on one task.
 
@@ -59,7 +60,7 @@ def pretrain(
     resume: options.Resume = None,
     track: options.Track = None,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    json_: Json = False,
 ) -> None:
     """Stage A: learn a world model (and optionally a policy) from a dataset."""
     options.run("pretrain", **locals())
@@ -77,7 +78,7 @@ def finetune(
     resume: options.Resume = None,
     track: options.Track = None,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    json_: Json = False,
 ) -> None:
     """Stage B: learn online over a task set, every task in every batch, from a checkpoint or from scratch."""
     options.run("finetune", **locals())
@@ -98,7 +99,7 @@ def specialize(
     resume: options.Resume = None,
     track: options.Track = None,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    json_: Json = False,
 ) -> None:
     """Stage C: learn one task online, from a checkpoint of many tasks (or of another)."""
     if resume is None or checkpoint is not None:

@@ -81,26 +81,15 @@ def assembled(
         else:
             env = make_env(task, seed=config.seed, device=str(device))
             opened.callback(env.close)
-            spec = env.spec
             replay = ReplayBuffer(
-                training.wm_buffer_size, env.num_envs, spec.obs_dim, spec.action_dim, env.task_ids, device
+                training.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids, device
             )
-            collector = Collector(
-                env, replay, training, seed=config.seed, generator=generators["exploration"], dump=dumps
-            )
+            explore = generators["exploration"]
+            collector = Collector(env, replay, training, seed=config.seed, generator=explore, dump=dumps)
             batches = ReplayBatches(replay, training, generators["replay"])
-        yield (
-            Learner(
-                agent,
-                training,
-                batches,
-                generators=generators,
-                dump=dumps,
-                dataset=windows,
-                warmstart=start.warmstart,
-            ),
-            collector,
-        )
+        learner = Learner(agent, training, batches, generators=generators, dump=dumps, dataset=windows)
+        learner.warmstart = start.warmstart
+        yield learner, collector
 
 
 def run_epochs(

@@ -54,7 +54,6 @@ class Learner:
         generators: dict[str, torch.Generator],
         dump: Dump,
         dataset: WindowSource | None = None,
-        warmstart: Warmstart | None = None,
     ) -> None:
         self.agent = agent
         self.config = config
@@ -62,7 +61,7 @@ class Learner:
         self.generators = generators
         self.dump = dump
         self.dataset = dataset
-        self.warmstart = warmstart
+        self.warmstart: Warmstart | None = None
         self.warmstarted: dict[str, Any] = {}
         self.epoch = 0
         self.updates = 0
