@@ -12,8 +12,7 @@ from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import parity, reference_config
 from flowmbpo.parity.cost import estimate_cost, parameter_counts, solved_widths
-from flowmbpo.runs.offline import dataset_facts, open_dataset
-from flowmbpo.runs.start import check_num_envs, pinned, resolve_device, still_needed
+from flowmbpo.runs.start import check_num_envs, dataset_facts, open_dataset, pinned, resolve_device, still_needed
 from flowmbpo.stages.initial import load_initial
 
 

@@ -15,12 +15,11 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.runs.interrupts import StopRequest, stop_on_signals
 from flowmbpo.runs.notices import announce, logged_to
-from flowmbpo.runs.offline import offline_batches, window_sampler
 from flowmbpo.runs.outcome import TrainOutcome
 from flowmbpo.runs.resume import find_run, opened_run, restore
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.runs.sinks import Dumps
-from flowmbpo.runs.start import Start, begin, check_config, pinned, set_up_compute
+from flowmbpo.runs.start import Start, begin, check_config, offline_batches, pinned, set_up_compute, window_sampler
 from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.collector import Collector
 from flowmbpo.training.learner import Learner, make_generators
