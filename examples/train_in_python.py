@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flowmbpo.errors import FlowMBPOError
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs import train
+from flowmbpo.runs.train import train
 
 ARMS = {"flow": "quickstart", "mlp": "quickstart-baseline"}
 """Folder name, and the preset that runs in it."""

@@ -52,10 +52,10 @@ def evaluate(
     from flowmbpo.checkpoints.load import resolve
 
     file = resolve(checkpoint.expanduser())
-    from flowmbpo import runs
+    from flowmbpo.runs.evaluate import evaluate_checkpoint
 
     with only_document(json_):
-        outcome = runs.evaluate_checkpoint(
+        outcome = evaluate_checkpoint(
             file,
             episodes=episodes,
             seed=seed,

@@ -181,10 +181,10 @@ def _continued(request: Request, stored: ExperimentConfig) -> ExperimentConfig:
 
 
 def _train(config: ExperimentConfig, out: Path | None, resume: Path | Literal["auto"] | None, json_: bool) -> None:
-    from flowmbpo import runs
+    from flowmbpo.runs.train import train
 
     with only_document(json_):
-        outcome = runs.train(config, out=out, resume=resume, command=["flowmbpo", *sys.argv[1:]]).to_dict()
+        outcome = train(config, out=out, resume=resume, command=["flowmbpo", *sys.argv[1:]]).to_dict()
     if json_:
         print_document(outcome)
     else:
@@ -196,10 +196,10 @@ def _train(config: ExperimentConfig, out: Path | None, resume: Path | Literal["a
 
 
 def _dry_run(config: ExperimentConfig, json_: bool) -> None:
-    from flowmbpo import runs
+    from flowmbpo.runs.dry_run import dry_run
 
     with only_document(json_):
-        report = runs.dry_run(config)
+        report = dry_run(config)
     if json_:
         print_document(report)
         return

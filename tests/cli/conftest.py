@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import flowmbpo
 from flowmbpo_cli.main import app
 
 
@@ -43,7 +42,7 @@ def command(tmp_path, monkeypatch):
 
 @dataclass
 class Engine:
-    """Stands for `flowmbpo.runs`: keeps what it was asked for and answers with `outcome`."""
+    """Stands for the modules of `flowmbpo.runs`: keeps what it was asked for and answers with `outcome`."""
 
     outcome: dict[str, Any] = field(default_factory=lambda: {"run_dir": "outputs/x", "status": "done", "wall_s": 1.5})
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -74,11 +73,10 @@ class Outcome:
 
 @pytest.fixture
 def engine(monkeypatch):
-    """An engine that trains nothing, in place of `flowmbpo.runs`."""
+    """An engine that trains nothing, in place of the modules of `flowmbpo.runs`."""
     stand_in = Engine()
-    module = ModuleType("flowmbpo.runs")
-    for name in ("train", "evaluate_checkpoint", "dry_run"):
+    for place, name in (("train", "train"), ("evaluate", "evaluate_checkpoint"), ("dry_run", "dry_run")):
+        module = ModuleType(f"flowmbpo.runs.{place}")
         setattr(module, name, stand_in.answer(name))
-    monkeypatch.setitem(sys.modules, "flowmbpo.runs", module)
-    monkeypatch.setattr(flowmbpo, "runs", module, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return stand_in

@@ -54,13 +54,13 @@ class Fake(Diagnosis):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of a second."""
-    from flowmbpo import runs
     from flowmbpo.presets.load import load_experiment
+    from flowmbpo.runs.train import train
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     threads = torch.get_num_threads()
     config = load_experiment("quickstart", TINY).model_copy(update={"name": "tiny"})
-    runs.train(config, out=folder, console=False)
+    train(config, out=folder, console=False)
     torch.set_num_threads(threads)
     return folder
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.runs.start import begin
 from flowmbpo.runs.train import assembled
+from flowmbpo.runs.train import train as start_training
 from flowmbpo.tracking.sink import read_rows
 
 TINY = {
@@ -93,14 +93,14 @@ def somewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def train():
     """Train quietly."""
-    return lambda *args, **kwargs: runs.train(*args, console=False, **kwargs)
+    return lambda *args, **kwargs: start_training(*args, console=False, **kwargs)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run of the tiny config, for the whole session: to be read, not changed."""
     folder, threads = tmp_path_factory.mktemp("finished") / "run", torch.get_num_threads()
-    runs.train(build(), out=folder, command=["flowmbpo", "train"], console=False)
+    start_training(build(), out=folder, command=["flowmbpo", "train"], console=False)
     torch.set_num_threads(threads)
     return folder
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo import runs
 from flowmbpo.checkpoints.load import Loaded, load
 from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.runs.acting import check_trained, planning_config
+from flowmbpo.runs.evaluate import evaluate_checkpoint
 
 SMALL = MPPIConfig(horizon=2, iterations=2, samples=16, elites=4, policy_samples=4)
 TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-pendulum-swingup"], "num_envs": 4}
@@ -63,9 +63,9 @@ def imported_planner(latent, action, members=3):
 
 
 def test_planned_results_lie_beside_the_policys_and_name_their_planner(run, tmp_path):
-    policy = runs.evaluate_checkpoint(run, seed=5)
+    policy = evaluate_checkpoint(run, seed=5)
     before = (tmp_path / policy.results).read_bytes()
-    planned = runs.evaluate_checkpoint(run, seed=5, planner=SMALL)
+    planned = evaluate_checkpoint(run, seed=5, planner=SMALL)
     folder = tmp_path / "results" / "test" / "toy-pendulum-swingup" / "tiny" / "seed0"
     assert (tmp_path / policy.results).parent == folder and (tmp_path / planned.results).parent == folder / "mppi"
     assert (tmp_path / policy.results).read_bytes() == before
@@ -82,73 +82,73 @@ def test_planned_results_lie_beside_the_policys_and_name_their_planner(run, tmp_
 
 
 def test_other_settings_are_kept_apart_and_defaults_are_written_out(run, tmp_path):
-    first = runs.evaluate_checkpoint(run, episodes=1, planner=SMALL)
-    other = runs.evaluate_checkpoint(run, episodes=1, planner=SMALL.model_copy(update={"iterations": None}))
+    first = evaluate_checkpoint(run, episodes=1, planner=SMALL)
+    other = evaluate_checkpoint(run, episodes=1, planner=SMALL.model_copy(update={"iterations": None}))
     assert first.results != other.results
     assert json.loads((tmp_path / other.results).read_text())["planner"]["settings"]["iterations"] == 6
     assert len(list((tmp_path / first.results).parent.glob("*.json"))) == 2
 
 
 def test_the_seed_decides_plans_and_episodes(run):
-    first, again, other = (runs.evaluate_checkpoint(run, seed=seed, planner=SMALL).evaluation for seed in (5, 5, 6))
+    first, again, other = (evaluate_checkpoint(run, seed=seed, planner=SMALL).evaluation for seed in (5, 5, 6))
     assert first == again and first != other
-    assert first.returns != runs.evaluate_checkpoint(run, seed=5).evaluation.returns
+    assert first.returns != evaluate_checkpoint(run, seed=5).evaluation.returns
 
 
 def test_planning_leaves_the_global_generator_alone(run):
     before = torch.get_rng_state()
-    runs.evaluate_checkpoint(run, episodes=1, planner=SMALL)
+    evaluate_checkpoint(run, episodes=1, planner=SMALL)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_planner_films_too(run, tmp_path):
-    runs.evaluate_checkpoint(run, episodes=1, planner=SMALL, video=tmp_path / "film.mp4")
+    evaluate_checkpoint(run, episodes=1, planner=SMALL, video=tmp_path / "film.mp4")
     assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_tasks_of_a_set_are_planned_with_their_own_widths(toys):
-    outcome = runs.evaluate_checkpoint(toys, episodes=3, planner=SMALL)
+    outcome = evaluate_checkpoint(toys, episodes=3, planner=SMALL)
     assert set(outcome.evaluation.tasks) == set(TOYS["tasks"])
-    alone = runs.evaluate_checkpoint(toys, episodes=1, task="toy-two-goals", planner=SMALL)
+    alone = evaluate_checkpoint(toys, episodes=1, task="toy-two-goals", planner=SMALL)
     assert alone.task == "toy-two-goals" and "/toy-two-goals/tiny/seed0/mppi/" in alone.results
 
 
 def test_one_member_of_a_set_is_evaluated_by_default_and_another_by_name(toys, altered):
     saved = load(toys / "checkpoints" / "latest.pt").payload["config"]
     path = altered(toys, config=saved | {"task": saved["task"] | {"only": "toy-two-goals"}})
-    own = runs.evaluate_checkpoint(path, episodes=2)
+    own = evaluate_checkpoint(path, episodes=2)
     assert own.task == "toy-two-goals" and own.evaluation.episodes == 2
-    assert own.evaluation.returns == runs.evaluate_checkpoint(toys, episodes=2, task="toy-two-goals").evaluation.returns
-    assert runs.evaluate_checkpoint(path, episodes=1, task="toy-lqr").task == "toy-lqr"
+    assert own.evaluation.returns == evaluate_checkpoint(toys, episodes=2, task="toy-two-goals").evaluation.returns
+    assert evaluate_checkpoint(path, episodes=1, task="toy-lqr").task == "toy-lqr"
     with pytest.raises(ConfigError, match=r"cheetah-run: is not one of the tasks"):
-        runs.evaluate_checkpoint(path, task="cheetah-run")
+        evaluate_checkpoint(path, task="cheetah-run")
 
 
 def test_imported_q_functions_and_prior_are_what_plans(run, altered):
     path = altered(run, planner=imported_planner(16, 1), imported={"untrained": ["actor", "critic"]})
-    planned = runs.evaluate_checkpoint(path, episodes=1, planner=SMALL)
+    planned = evaluate_checkpoint(path, episodes=1, planner=SMALL)
     assert planned.planner["values"] == "tdmpc2"
-    assert planned.evaluation.returns != runs.evaluate_checkpoint(run, episodes=1, planner=SMALL).evaluation.returns
+    assert planned.evaluation.returns != evaluate_checkpoint(run, episodes=1, planner=SMALL).evaluation.returns
     with pytest.raises(CheckpointError, match=r"actor is untrained\. Plan instead \(--planner mppi\), or train one"):
-        runs.evaluate_checkpoint(path)
+        evaluate_checkpoint(path)
 
 
 def test_planner_of_another_size_is_refused(run, altered, tmp_path):
     path = altered(run, planner=imported_planner(24, 1))
     with pytest.raises(CheckpointError, match=r"planner\.pi: .*0\.linear\.weight is \(8, 24\), needed \(8, 16\)"):
-        runs.evaluate_checkpoint(path, planner=SMALL)
+        evaluate_checkpoint(path, planner=SMALL)
     assert not (tmp_path / "results").exists()
 
 
 def test_untrained_weights_are_refused_with_what_can_be_done(run, altered, tmp_path):
     path = altered(run, imported={"untrained": ["actor", "critic"]})
     with pytest.raises(CheckpointError, match=r"actor is untrained\. Train one in its world model: flowmbpo train"):
-        runs.evaluate_checkpoint(path)
+        evaluate_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"nothing to plan with\. Import the file again with its planner"):
-        runs.evaluate_checkpoint(path, planner=SMALL)
+        evaluate_checkpoint(path, planner=SMALL)
     assert not (tmp_path / "results").exists()
     path = altered(run, imported={"untrained": []})
-    assert runs.evaluate_checkpoint(path, episodes=1).evaluation.episodes == 1
+    assert evaluate_checkpoint(path, episodes=1).evaluation.episodes == 1
 
 
 def test_a_world_model_that_was_trained_alone_neither_acts_nor_plans(run, altered, tmp_path):
@@ -160,11 +160,11 @@ def test_a_world_model_that_was_trained_alone_neither_acts_nor_plans(run, altere
         r"Train one in its world model: flowmbpo train --from \S*altered\S* --data DIR, or name a checkpoint of a later"
     )
     with pytest.raises(CheckpointError, match=rf"{what}; its actor is untrained\. {train}"):
-        runs.evaluate_checkpoint(path)
+        evaluate_checkpoint(path)
     with pytest.raises(
         CheckpointError, match=rf"{what} and its critic is untrained, .* nothing to plan with\. {train}"
     ):
-        runs.evaluate_checkpoint(path, planner=SMALL)
+        evaluate_checkpoint(path, planner=SMALL)
     assert not (tmp_path / "results").exists()
 
 

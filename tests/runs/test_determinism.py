@@ -5,6 +5,20 @@ import pytest
 from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.runs.session import TrainingSession
 
+SHORT_TASK = {"name": "toy-two-goals", "num_envs": 4}
+
+
+@pytest.fixture
+def config(config):
+    """The tiny config on a task of short episodes."""
+    return lambda **changes: config(**{"task": SHORT_TASK} | changes)
+
+
+@pytest.fixture
+def flow_config(flow_config):
+    """The same with flow dynamics and actor."""
+    return lambda **changes: flow_config(**{"task": SHORT_TASK} | changes)
+
 
 @pytest.fixture
 def stop_after(monkeypatch):

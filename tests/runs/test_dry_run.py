@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 
-from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.models.agent import seeded_agent
 from flowmbpo.presets.load import load_experiment
-from flowmbpo.runs.dry_run import total_env_steps
+from flowmbpo.runs.dry_run import dry_run, total_env_steps
 from flowmbpo.training import learner
 
 
@@ -21,13 +20,13 @@ def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "update_model", forbidden)
     monkeypatch.setattr(torch.optim.AdamW, "step", forbidden)
     before = torch.get_rng_state()
-    runs.dry_run(config())
+    dry_run(config())
     assert torch.equal(before, torch.get_rng_state())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
-    document = runs.dry_run(config())
+    document = dry_run(config())
     assert json.loads(json.dumps(document)) == document
     agent = seeded_agent(config(), resolve(config().task).spec)
     assert document["parameters"]["total"] == sum(p.numel() for p in agent.parameters())
@@ -41,7 +40,7 @@ def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
 
 @pytest.mark.parametrize("preset", ["phase2-fullflow", "phase1-baseline"])
 def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
-    document = runs.dry_run(load_experiment(preset))
+    document = dry_run(load_experiment(preset))
     assert (document["task"]["name"], document["task"]["simulator"]) == ("mujoco-ant", "mujoco")
     assert "no dflex is installed here" in document["task"]["notice"]
     assert 2e6 < document["parameters"]["total"] < 7e6
@@ -58,10 +57,10 @@ def test_steps_of_the_whole_run_include_random_episodes(config):
 def test_one_member_of_a_set_needs_no_copy_of_the_others_and_counts_its_own_episodes():
     tasks = "task={name: null, set: mine, tasks: [walker-stand, mw-reach, toy-map-smooth], only: mw-reach, num_envs: 2}"
     settings = load_experiment("mini3-c-residual", [tasks, "training.random_episodes=1", "training.epochs=3"])
-    report = runs.dry_run(settings)
+    report = dry_run(settings)
     assert report["env_steps"] == 2 * (100 + 3 * 5)  # walker-stand's episodes have 500 steps
     assert report["task"]["tasks"] == ["mw-reach"]
 
 
 def test_offline_runs_step_no_environment():
-    assert runs.dry_run(load_experiment("mini3-a-residual"))["env_steps"] == 0
+    assert dry_run(load_experiment("mini3-a-residual"))["env_steps"] == 0

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.evaluate import EVALUATION_ENVS, SEED_BASE, evaluation_env, evaluation_seed
 from flowmbpo.runs.session import FINAL
+from flowmbpo.runs.train import train as start_training
 from flowmbpo.tracking.sink import read_rows
 
 CPU = torch.device("cpu")
@@ -123,13 +123,13 @@ def test_default_seed_of_eval_shares_no_episode_with_any_copy_in_training():
 
 def test_high_cost_and_a_parity_gap_warn_on_the_terminal_and_in_the_log(config, tmp_path, capsys):
     settings = config(**{"high_cost": True, "cost": "days", "training.epochs": 1})
-    runs.train(settings, out=tmp_path / "run")
+    start_training(settings, out=tmp_path / "run")
     shown = capsys.readouterr().err
     assert "Warning: tiny is marked high_cost: 416 agent steps and about" in shown
     assert "(days)" in shown
     assert "high_cost" in (tmp_path / "run" / "logs" / "train.log").read_text()
-    runs.train(config(**{"training.epochs": 1}), out=tmp_path / "plain")
+    start_training(config(**{"training.epochs": 1}), out=tmp_path / "plain")
     assert "Warning" not in capsys.readouterr().err
     wide = config(**{"training.epochs": 1, "model.dynamics": {"kind": "gaussian", "units": [16, 16], "parity": False}})
-    runs.train(wide, out=tmp_path / "wide")
+    start_training(wide, out=tmp_path / "wide")
     assert "not a comparison at equal size" in capsys.readouterr().err

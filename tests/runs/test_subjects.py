@@ -27,7 +27,19 @@ KEYS = {
     "diagnostics/share",
 }
 EVERY = {"diagnostics.every": 1}
-CPU = torch.device("cpu")
+SHORT_TASK = {"name": "toy-two-goals", "num_envs": 4}
+
+
+@pytest.fixture
+def config(config):
+    """The tiny config on a task of short episodes."""
+    return lambda **changes: config(**{"task": SHORT_TASK} | changes)
+
+
+@pytest.fixture
+def flow_config(flow_config):
+    """The same with flow dynamics and actor."""
+    return lambda **changes: flow_config(**{"task": SHORT_TASK} | changes)
 
 
 def rows_of(outcome):
@@ -65,7 +77,7 @@ def test_resumed_run_measures_the_same(train, flow_config, figures, same, tmp_pa
     assert resumed.findings == whole.findings
 
 
-@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3]), (5, []), (0, [])])
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4]), (3, [3]), (0, [])])
 def test_metrics_come_every_so_many_epochs_also_where_no_row_is_due(train, config, measured, every, epochs):
     measured(lambda subject: LightDiagnosis({"esnr/actor": 0.5}, ()))
     outcome = train(config(**{"diagnostics.every": every, "tracking.every": 100, "evaluation.every": 0}))
@@ -124,7 +136,7 @@ def test_resume_does_not_repeat_a_warning_and_keeps_the_cost(train, config, meas
     assert stored == {"findings": ["dead-critic"], "seconds": second.diagnostics_s}
 
 
-@pytest.mark.parametrize("error", [DataError, RuntimeError, IndexError])
+@pytest.mark.parametrize("error", [DataError, RuntimeError])
 def test_measurement_that_fails_costs_no_training(train, config, measured, caplog, error):
     def fail(subject):
         raise error("no window is long enough")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowmbpo import runs
 from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError, EnvironmentFailure, StorageError
-from flowmbpo.runs.evaluate import EVALUATION_ENVS, evaluation_env, evaluation_episodes
+from flowmbpo.runs.dry_run import dry_run
+from flowmbpo.runs.evaluate import EVALUATION_ENVS, evaluate_checkpoint, evaluation_env, evaluation_episodes
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.tracking.sink import read_rows
 
@@ -51,7 +51,7 @@ def test_episodes_that_do_not_come_out_even_are_rounded_up_and_said_once(train, 
 
 
 def test_eval_rounds_up_too(run):
-    figures = runs.evaluate_checkpoint(run, episodes=4).evaluation
+    figures = evaluate_checkpoint(run, episodes=4).evaluation
     assert {task: own["episodes"] for task, own in figures.per_task().items()} == dict.fromkeys(TOYS["tasks"], 2)
 
 
@@ -75,7 +75,7 @@ def test_single_task_keeps_as_many_copies_as_fit(config):
 def test_too_few_copies_for_the_tasks_are_refused_before_anything_is_written(train, config, tmp_path, dry):
     settings = config(task={**TOYS, "num_envs": 2})
     with pytest.raises(ConfigError, match=r"task\.num_envs: 2 copies cannot hold the 3 tasks of 'toys'.*at least 3"):
-        runs.dry_run(settings) if dry else train(settings, out=tmp_path / "run")
+        dry_run(settings) if dry else train(settings, out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +108,7 @@ def test_evaluations_error_is_raised_even_where_the_disk_refuses_to_save(train, 
 
 
 def test_one_task_of_the_set_is_evaluated_and_filmed_alone(run, tmp_path):
-    outcome = runs.evaluate_checkpoint(run, task="toy-two-goals", episodes=2, video=tmp_path / "film.mp4")
+    outcome = evaluate_checkpoint(run, task="toy-two-goals", episodes=2, video=tmp_path / "film.mp4")
     assert (outcome.task, outcome.simulator) == ("toy-two-goals", "batched torch, differentiable")
     assert set(outcome.evaluation.tasks) == {"toy-two-goals"}
     assert "test/toy-two-goals/tiny" in outcome.results
@@ -118,9 +118,9 @@ def test_one_task_of_the_set_is_evaluated_and_filmed_alone(run, tmp_path):
 
 def test_task_of_another_set_is_refused_naming_this_ones(run, tmp_path):
     with pytest.raises(ConfigError, match=r"--task toy-gust: .*tasks of toys.*toy-lqr, toy-two-goals"):
-        runs.evaluate_checkpoint(run, task="toy-gust")
+        evaluate_checkpoint(run, task="toy-gust")
     with pytest.raises(ConfigError, match=r"--video: films one task, and toys has 3; name one with --task"):
-        runs.evaluate_checkpoint(run, video=tmp_path / "film.mp4")
+        evaluate_checkpoint(run, video=tmp_path / "film.mp4")
 
 
 def test_set_of_one_task_keeps_its_name_and_resumes(train, config, tmp_path):
@@ -128,7 +128,7 @@ def test_set_of_one_task_keeps_its_name_and_resumes(train, config, tmp_path):
     first = train(config(task=one, **{"training.epochs": 1}))
     assert "outputs/test/mine/" in first.run_dir
     assert train(config(task=one, **{"training.epochs": 2}), resume="auto").epochs == 2
-    assert runs.evaluate_checkpoint(tmp_path / first.run_dir, episodes=1).task == "mine"
+    assert evaluate_checkpoint(tmp_path / first.run_dir, episodes=1).task == "mine"
 
 
 def test_backend_of_the_run_is_kept_for_its_own_alias_and_the_notice_given(train, config, caplog):
@@ -145,7 +145,7 @@ def test_backend_of_the_run_is_kept_for_its_own_alias_and_the_notice_given(train
         )
     )
     caplog.clear()
-    assert runs.evaluate_checkpoint(Path(outcome.run_dir), task="ant", episodes=1).task == "mujoco-ant"
+    assert evaluate_checkpoint(Path(outcome.run_dir), task="ant", episodes=1).task == "mujoco-ant"
     assert any("'ant' runs as mujoco-ant" in message for message in caplog.messages)
 
 
