@@ -15,6 +15,7 @@ import numpy as np
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.writer import DatasetWriter
+from flowmbpo.documents import Document
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import resolve
@@ -45,7 +46,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class CollectOutcome:
+class CollectOutcome(Document):
     """What `data collect --json` prints."""
 
     path: str
@@ -55,10 +56,6 @@ class CollectOutcome:
     fingerprint: str
     policies: list[dict[str, Any]]
     recorded: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from flowmbpo.diagnostics.interface import Diagnosis, Effort
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.documents import json_value
+from flowmbpo.documents import Document, json_value
 from flowmbpo.errors import FlowMBPOError, StorageError
 from flowmbpo.files import StagedFile, refused
 from flowmbpo.runs.subjects import load_subject, newest_checkpoint
@@ -168,15 +168,11 @@ _IDENTITY = ("checkpoint_sha256", "task", "seed", "episodes")
 
 
 @dataclass(frozen=True)
-class ReportFiles:
+class ReportFiles(Document):
     """Where a report lies."""
 
     json: Path
     html: Path
-
-    def to_dict(self) -> dict[str, str]:
-        """The JSON object."""
-        return {"json": str(self.json), "html": str(self.html)}
 
 
 def claim_folder(folder: Path) -> None:

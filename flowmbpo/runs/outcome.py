@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flowmbpo.config.sections import EvaluationConfig
+from flowmbpo.documents import Document
 from flowmbpo.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)
-class TrainOutcome:
+class TrainOutcome(Document):
     """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best.
 
     `start` is what the run began with (mean return, and per task) and `retained_percent` the final return
@@ -42,10 +43,6 @@ class TrainOutcome:
     steps_to_threshold: int | None = None
     lineage: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
-        return asdict(self)
 
 
 class Milestones:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.dynamics.base import Transition
@@ -26,11 +26,13 @@ HELD_OUT = 4  # batches that the errors are measured on
 
 
 @dataclass(frozen=True)
-class DistillReport:
+class DistillReport(Document):
     """Mean squared latent errors after k = 1 .. H steps of the student against the teacher, on held-out windows.
 
     `trivial` is the error of predicting no change. `skipped` updates had a loss or gradient that was not finite.
     """
+
+    derived = ("relative",)
 
     updates: int
     skipped: int
@@ -43,11 +45,6 @@ class DistillReport:
     def relative(self) -> float:
         """Errors after over those of predicting no change, summed over the steps; 0 where nothing moves at all."""
         return sum(self.after) / sum(self.trivial) if sum(self.trivial) > 0.0 else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        errors = {name: list(getattr(self, name)) for name in ("before", "after", "trivial")}
-        return asdict(self) | errors | {"relative": self.relative}
 
     def lines(self) -> list[str]:
         """For people."""
