@@ -16,6 +16,7 @@ from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.dynamics.base import Transition
+from flowmbpo.models.open_loop import squared_errors, unroll
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.stages.transfer.agent import transfer
@@ -180,15 +181,11 @@ def _errors(teacher: WorldModel, student: WorldModel, batches: list[Batch]) -> t
     for batch in batches:
         z = teacher.latent(_play(teacher, batch, None))
         context = student.context(batch.task)
-        state = student.encode(batch.obs[0], context)
-        predicted = []
-        for action in batch.action:
-            state = student.next(state, action, context)
-            predicted.append(student.latent(state))
-        counted = batch.valid.to(z.dtype)
-        model_sum = model_sum.to(z) + ((torch.stack(predicted) - z[1:]).square().mean(-1) * counted).sum(-1)
-        trivial_sum = trivial_sum.to(z) + ((z[:1] - z[1:]).square().mean(-1) * counted).sum(-1)
-        count = count.to(z) + counted.sum(-1)
+        predicted = unroll(student, student.encode(batch.obs[0], context), batch.action, context)
+        model_error, trivial_error = squared_errors(predicted, z, batch.valid)
+        model_sum = model_sum.to(z) + model_error.sum(-1)
+        trivial_sum = trivial_sum.to(z) + trivial_error.sum(-1)
+        count = count.to(z) + batch.valid.to(z.dtype).sum(-1)
     return model_sum / count.clamp(min=1.0), trivial_sum / count.clamp(min=1.0)
 
 
