@@ -4,7 +4,7 @@
     python benchmarks/stage_epochs.py --out stage-epochs.csv --presets stage-a-baseline phase6-fullflow-48m
 
 Stages A, B and C, phases 3, 4 and 6 in five arms, by default all. Every preset runs in a fresh process, with one
-thread for the networks, as its command would: config of the stage, checkpoint and dataset taken over, trainer, and
+thread for the networks, as its command would: config of the stage, checkpoint and dataset taken over, learner, and
 one epoch with the preset's own batches, environments, horizon and widths. Rows are appended to the file; presets
 that it holds already are left out, so that a stopped run goes on. `--work` keeps checkpoints and datasets.
 
