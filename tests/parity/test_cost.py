@@ -107,8 +107,6 @@ def trainer():
     """A started learner and collector of a config: its buffer is filled, nothing is learned yet."""
 
     def make(config):
-        from flowmbpo.parity.cost import build_agent
-
         env = make_env(config.task)
         agent = build_agent(config, env.spec)
         replay = ReplayBuffer(
@@ -207,7 +205,7 @@ def test_memory_of_buffer_and_optimisers_is_what_they_hold(trainer):
     config = experiment("mlp-gaussian", "training.wm_buffer_size=700")
     cost = estimate_cost(config, spec_of(config))
     real, collector = trainer(config)
-    while collector.env_steps < 1500:
+    while collector.env_steps < 900:
         run_epoch(real, collector)
     fields = ("obs", "action", "reward", "terminated", "closed", "starts")
     held = sum(getattr(collector.replay, name).nbytes for name in fields)

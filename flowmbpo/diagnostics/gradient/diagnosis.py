@@ -20,6 +20,7 @@ from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.training.updates import discount
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -189,8 +190,7 @@ def compare_gradients(
     policy = FixedNoise(agent.actor, seeds, starts.copies)
     start, context = subject.encode(starts.obs.flatten(0, 1), starts.task.repeat(starts.moments))
     alone = _detached(agent.world_model.context(starts.task))
-    gamma = alone.discount if training.gamma == "task" else torch.full_like(alone.discount, training.gamma)
-    objective = RealObjective(agent, policy, alone, gamma, starts.horizon)
+    objective = RealObjective(agent, policy, alone, discount(alone, training), starts.horizon)
     if exact and env.differentiable() is not None:
         reference, directions = exact_gradient(objective, env, starts), None
     else:
