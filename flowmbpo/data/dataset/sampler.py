@@ -200,8 +200,8 @@ class WindowSampler:
         if self._pending and (self._planned + counts > self._limit).any():
             return False
         picks: list[_Pick] = []
-        for number in np.flatnonzero(counts):
-            task, columns = self._tasks[number], np.flatnonzero(tasks == number)
+        by_task = np.split(np.argsort(tasks, kind="stable"), np.cumsum(counts)[:-1])
+        for task, columns in zip(self._tasks, by_task, strict=True):
             for group, some in task.split(draws[columns]):
                 position = draws[columns[some]] - group.begin
                 picks.append(_Pick(task.load(group, self._reader), columns[some], position, task.spec_id))
