@@ -131,18 +131,17 @@ class Source(ABC):
         self.check_chunk(archive, begin, end)
         if not wanted.any():
             return
-        chosen = np.flatnonzero(wanted)
         shape = (end - begin, int(index.rows[begin]))
         span = (begin, end) if not self.flat else (int(index.first[begin]), int(index.first[end - 1]) + shape[1])
         names = ["obs", "action", "reward"] + (["terminated"] if self.flat and "terminated" in archive.tensors else [])
-        fields = {name: archive.floats(name, *span).reshape(*shape, -1)[chosen] for name in names}
-        tasks, first = index.task[begin:end][chosen], index.first[begin:end][chosen]
-        for task in np.unique(tasks).tolist():
-            own = tasks == task
-            place = _Place(archive.path, first[own], self.flat)
+        fields = {name: archive.floats(name, *span).reshape(*shape, -1) for name in names}
+        tasks = index.task[begin:end]
+        for task in np.unique(tasks[wanted]).tolist():
+            own = np.flatnonzero(wanted & (tasks == task))
+            place = _Place(archive.path, index.first[begin + own], self.flat)
             yield Block(
                 task,
-                begin + chosen[own],
+                begin + own,
                 self._columns("obs", fields["obs"][own], self.tasks[task].obs_dim, task, place),
                 self._columns("action", self.actions(fields["action"][own]), self.tasks[task].action_dim, task, place),
                 self._columns("reward", fields["reward"][own], 1, task, place)[..., 0],
