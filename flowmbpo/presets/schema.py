@@ -7,7 +7,7 @@ a value, or either.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -74,19 +74,13 @@ def kinds_knowing(model: type[FrozenConfig], key: str, inner: str) -> list[str]:
 
 
 def takes_text_only(model: type[FrozenConfig], path: tuple[str, ...]) -> bool:
-    """Whether every field at `path`, in any variant, is free text."""
-    infos = list(_fields(model, path))
-    return bool(infos) and all(info.annotation is str for info in infos)
-
-
-def _fields(model: type[FrozenConfig], path: tuple[str, ...]) -> Iterator[FieldInfo]:
-    key, rest = path[0], path[1:]
+    """Whether the field at `path` is free text, in any variant."""
+    key, *rest = path
     if key not in model.model_fields:
-        return
-    if not rest:
-        yield model.model_fields[key]
-    for cls in options(model, key) if rest else ():
-        yield from _fields(cls, rest)
+        return False
+    if rest:
+        return any(takes_text_only(cls, tuple(rest)) for cls in options(model, key))
+    return model.model_fields[key].annotation is str
 
 
 def allowed(model: type[FrozenConfig], key: str) -> str:
