@@ -63,7 +63,11 @@ def test_flipped_bits_of_a_lone_file_change_nothing_unnoticed(tmp_path: Path, pa
     path = tmp_path / "lone.pt"
     shutil.copy(CheckpointStore(tmp_path / "run").save("latest", payload()), path)
     sound, noticed = load(path).payload, 0
-    bits = range(8 * path.read_bytes().index(b"PK\x01\x02"), 8 * path.stat().st_size, 1 if part == "directory" else 5)
+    data = path.read_bytes()
+    entries = [place for place in range(len(data)) if data.startswith(b"PK\x01\x02", place)]
+    attributes = [bit for entry in entries for bit in range(8 * (entry + 38), 8 * (entry + 42))]
+    directory = range(8 * entries[0], 8 * len(data), 1 if part == "directory" else 5)
+    bits = sorted({*directory, *attributes})
     for position in flips(path, None if part == "anywhere" else bits):
         try:
             altered = load(path).payload
