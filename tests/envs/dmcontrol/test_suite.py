@@ -261,7 +261,7 @@ def test_cups_own_speed_earns_nothing():
 def test_ball_starts_in_the_target_in_nine_episodes_of_ten():
     physics = environment_of("cup-spin").physics
     in_target = []
-    for seed in range(500):
+    for seed in range(150):
         seeded("cup-spin", seed)
         assert physics.data.ncon == 0
         assert abs(physics.named.data.qpos["ball_x"][0]) <= 0.2
@@ -270,7 +270,7 @@ def test_ball_starts_in_the_target_in_nine_episodes_of_ten():
         if np.random.RandomState(seed).uniform() >= 0.1:
             assert in_target[-1]
     # .9, and of the rest the target's share of the free positions, some 2%
-    assert np.mean(in_target) == pytest.approx(0.902, abs=0.03)
+    assert np.mean(in_target) == pytest.approx(0.902, abs=0.06)
 
 
 @pytest.mark.parametrize(("name", "radii"), [("reacher-three-easy", 0.06), ("reacher-three-hard", 0.025)])

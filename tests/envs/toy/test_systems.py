@@ -99,12 +99,13 @@ def test_seeds_copies_and_episodes_differ(name):
     length = env.spec.tasks[0].episode_length
     first = env.reset(1)
     assert not first[0].equal(first[1])
-    found = follow(env, torch.zeros(2 * length, 2, env.spec.action_dim))
-    assert not found[length:].equal(found[:length])
+    found = follow(env, torch.zeros(length + 5, 2, env.spec.action_dim))
+    assert not found[length:].equal(found[:5])
     assert not env.reset(2).equal(first)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One of each kind: with noise and without, of several physics steps and of one. The contract's check asks all.
+@pytest.mark.parametrize("name", ["toy-pendulum-push", "toy-cartpole-hidden", "toy-lqr", "toy-gust"])
 def test_a_saved_state_goes_on_bit_equally(name):
     env, other = env_of(name, 3), env_of(name, 3)
     length = env.spec.tasks[0].episode_length
