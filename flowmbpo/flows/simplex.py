@@ -29,6 +29,18 @@ class Geometry(ABC):
         """What white noise is multiplied by so that P leaves its variance, the mean over coordinates, as it was."""
 
     @abstractmethod
+    def condition(self, displacement: State, variance: State) -> State:
+        """A draw of independent Gaussians of these variances, conditioned on being an allowed displacement."""
+
+    @abstractmethod
+    def constraint_log_density(self, mean: State, variance: State, unit: State, weight: State) -> State:
+        """Log density of independent Gaussians meeting the constraint, which a conditional likelihood divides by.
+
+        Spread evenly over the coordinates, without the constants: at variances `unit` and mean 0 it is 0. `weight`
+        are the positive weights of the coordinates' own terms.
+        """
+
+    @abstractmethod
     def project(self, v: State) -> State:
         """P v."""
 
@@ -64,6 +76,14 @@ class EuclideanGeometry(Geometry):
     def noise_gain(self) -> float:
         """1: P takes nothing away."""
         return 1.0
+
+    def condition(self, displacement: State, variance: State) -> State:
+        """The displacement itself: every one is allowed."""
+        return displacement
+
+    def constraint_log_density(self, mean: State, variance: State, unit: State, weight: State) -> State:
+        """0: there is no constraint."""
+        return torch.zeros_like(mean)
 
     def project(self, v: State) -> State:
         """v itself."""
@@ -104,6 +124,28 @@ class SimplexGeometry(Geometry):
     def noise_gain(self) -> float:
         """sqrt(V / (V - 1)): P takes 1/V of a group's variance away."""
         return math.sqrt(self.group / (self.group - 1.0))
+
+    def condition(self, displacement: State, variance: State) -> State:
+        """x - v sum(x) / sum(v) per group: what a group's sum is off is taken from its coordinates by their variance.
+
+        The conditional distribution of N(m, diag v) given a group sum of 0. A coordinate that hardly varies
+        hardly changes, where P would spread the others' noise over it.
+        """
+        v = grouped(variance, self.group)
+        excess = grouped(displacement, self.group).sum(-2, keepdim=True) / v.sum(-2, keepdim=True)
+        return displacement - (v * excess).flatten(-2)
+
+    def constraint_log_density(self, mean: State, variance: State, unit: State, weight: State) -> State:
+        """log N(0; sum(m), sum(v)) of each group, times sum(v) / sum(v / w).
+
+        With that weight, 1 where all weights are, the weighted terms of a group stay bounded from below:
+        sum_i w_i x_i^2 / v_i >= (sum_i x_i)^2 / sum_i (v_i / w_i) (Cauchy and Schwarz).
+        """
+        m, v, units, w = (grouped(x, self.group) for x in (mean, variance, unit, weight))
+        total = v.sum(-2, keepdim=True)
+        log_density = -0.5 * ((total / units.sum(-2, keepdim=True)).log() + m.sum(-2, keepdim=True).square() / total)
+        shared = (total / (v / w).sum(-2, keepdim=True)).detach() * log_density / self.group
+        return shared.expand_as(v).flatten(-2)
 
     def project(self, v: State) -> State:
         """P v: the group means removed, so that group sums stay as they are."""

@@ -189,3 +189,12 @@ def test_substep_noise_moves_samples_but_not_the_deterministic_step(kind, make_d
     assert torch.equal(step(quiet, None), step(noisy, None))
     assert not torch.allclose(step(quiet, rng()), step(noisy, rng()))
     torch.testing.assert_close(group_sums(step(noisy, rng())), torch.ones(6, 3, dtype=torch.float64))
+
+
+def test_substep_noise_has_one_variance_per_macro_step(make_dynamics, make_transition):
+    stds = []
+    for substeps in (1, 4):
+        dynamics = make_dynamics(**KINDS["neural_ode"] | {"substeps": substeps}, substep_noise=0.1).eval()
+        t = make_transition(dynamics.geometry, batch=4000, dtype=torch.float32)
+        stds.append((dynamics(t.source, t.action, t.task, rng()) - dynamics(t.source, t.action, t.task)).std().item())
+    assert stds[1] == pytest.approx(stds[0], rel=0.02)

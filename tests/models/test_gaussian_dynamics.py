@@ -1,12 +1,11 @@
 """The Gaussian control: its likelihood, its samples, and the bounds of its spread."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Normal
-
-from flowmbpo.nets.simnorm import center
+from torch.distributions import MultivariateNormal
 
 GAUSSIAN = {"kind": "gaussian"}
 
@@ -23,17 +22,42 @@ def distribution(dynamics, t):
     return mean, (low + (high - low) * ((raw + shift).tanh() + 1) / 2).exp()
 
 
+def before_condition(dynamics, t):
+    """Mean and variance of the displacement before its groups are conditioned to sum to 0."""
+    mean, std = distribution(dynamics, t)
+    return dynamics.scale.std * mean, 8 / 7 * (dynamics.scale.std * std).square()
+
+
+def sums_of_groups():
+    """The 3 x 24 matrix whose rows sum a group each."""
+    return (torch.arange(24) % 3 == torch.arange(3).unsqueeze(1)).double()
+
+
+def conditional(mean, variance):
+    """Dense mean and covariance of N(mean, diag variance) given that groups of 8 (of 24) sum to 0."""
+    sums = sums_of_groups()
+    covariance = torch.diag(variance)
+    gain = covariance @ sums.T @ torch.linalg.inv(sums @ covariance @ sums.T)
+    return mean - gain @ sums @ mean, covariance - gain @ sums @ covariance
+
+
 @pytest.mark.parametrize("geometry", ["tangent", "logit"])
-def test_the_loss_is_the_negative_log_likelihood_of_the_scaled_displacement(geometry, make_dynamics, make_transition):
+def test_the_loss_is_the_likelihood_given_that_groups_sum_to_zero(geometry, make_dynamics, make_transition):
     dynamics = make_dynamics(scrambled=True, **GAUSSIAN, geometry=geometry, beta=0.0).eval()
     dynamics.scale.update(0.1 * torch.randn(64, 24, dtype=torch.float64, generator=rng(5)))
     t = make_transition(dynamics.geometry)
     loss, s_next = dynamics.loss(t, rng(), need_next=False)
-    mean, std = distribution(dynamics, t)
-    log_prob = Normal(mean, std).log_prob((t.target - t.source) / dynamics.scale.std)
-    torch.testing.assert_close(loss, -log_prob.mean(-1) - 0.5 * math.log(2 * math.pi))
+    means, variances = before_condition(dynamics, t)
+    basis = torch.linalg.svd(sums_of_groups()).Vh[3:]  # of displacements whose groups sum to 0
+    expected = []
+    for mean, variance, displacement in zip(means, variances, t.target - t.source, strict=True):
+        centre, covariance = conditional(mean, variance)
+        density = MultivariateNormal(basis @ centre, basis @ covariance @ basis.T)
+        expected.append(-density.log_prob(basis @ displacement) / 24)
+    expected = torch.stack(expected)
+    torch.testing.assert_close(loss - loss[0], expected - expected[0])  # equal but for a constant
     assert s_next is None
-    assert (std.log() - std.log().mean()).abs().max() > 0.1  # the spread does depend on the state
+    assert (variances.log() - variances.log().mean()).abs().max() > 0.1  # the spread does depend on the state
 
 
 def test_nll_weight_multiplies_the_loss(make_dynamics, make_transition):
@@ -47,13 +71,19 @@ def test_nll_weight_multiplies_the_loss(make_dynamics, make_transition):
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
-def test_beta_weighs_each_dimension_by_its_variance_without_gradient(beta, make_dynamics, make_transition):
+def test_beta_weighs_by_the_variance_without_gradient(beta, make_dynamics, make_transition):
+    """Per group of 8: sum w nll + w_g log N(0; sum m, sum v), w = sg(std^(2 beta)), w_g = sum v / sum (v / w)."""
     dynamics = make_dynamics(scrambled=True, **GAUSSIAN, beta=beta).eval()
     t = make_transition()
     loss, _ = dynamics.loss(t, rng(), need_next=False)
-    mean, std = distribution(dynamics, t)
-    nll = -Normal(mean, std).log_prob(t.target - t.source) - 0.5 * math.log(2 * math.pi)
-    expected = (std.detach() ** (2 * beta) * nll).mean(-1)
+    _, std = distribution(dynamics, t)
+    centre, variance = before_condition(dynamics, t)
+    weight = std.detach() ** (2 * beta)
+    nll = std.log() + 0.5 * (t.target - t.source - centre).square() / variance
+    total = variance @ sums_of_groups().T
+    shared = total / ((variance / weight) @ sums_of_groups().T)
+    constraint = -0.5 * ((total / (8 * 8 / 7)).log() + (centre @ sums_of_groups().T).square() / total)
+    expected = ((weight * nll).sum(-1) + (shared.detach() * constraint).sum(-1)) / 24
     torch.testing.assert_close(loss, expected)
     for got, want in zip(
         torch.autograd.grad(loss.sum(), list(dynamics.parameters())),
@@ -63,33 +93,55 @@ def test_beta_weighs_each_dimension_by_its_variance_without_gradient(beta, make_
         torch.testing.assert_close(got, want)
 
 
-def test_beta_one_gives_the_mean_the_gradient_of_a_squared_error(make_dynamics, make_transition):
-    dynamics = make_dynamics(scrambled=True, **GAUSSIAN, beta=1.0).eval()
-    t = make_transition()
-    head = dynamics.network[-1].bias
-    loss, _ = dynamics.loss(t, rng(), need_next=False)
-    (gradient,) = torch.autograd.grad(loss.sum(), head)
-    mean, _ = distribution(dynamics, t)
-    torch.testing.assert_close(gradient[:24], ((mean - (t.target - t.source)) / 24).sum(0).detach())
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_no_mean_makes_the_loss_fall_without_bound(beta, make_dynamics, make_transition):
+    dynamics = make_dynamics(scrambled=True, **GAUSSIAN, beta=beta).eval()
+    t = make_transition(batch=1)
+    generator = rng(7)
+    losses = []
+    for size in (0.0, 1e2, 1e4):
+        for _ in range(20):
+            with torch.no_grad():
+                dynamics.network[-1].bias[:24] = size * torch.randn(24, generator=generator, dtype=torch.float64)
+                losses.append(dynamics.loss(t, rng(), need_next=False)[0].item())
+    assert min(losses) > -10
 
 
-def test_samples_centre_on_the_mean_step_with_the_likelihood_s_total_variance(make_dynamics, make_transition):
+def test_samples_have_the_conditional_mean_and_covariance(make_dynamics, make_transition):
     dynamics = make_dynamics(scrambled=True, **GAUSSIAN).eval()
     dynamics.scale.update(torch.linspace(0.05, 0.5, 24) * torch.randn(256, 24, generator=rng(5)))
     t = make_transition(batch=1)
     rows = 40_000
     with torch.no_grad():
-        _, std = distribution(dynamics, t)
+        centre, covariance = conditional(*(x[0] for x in before_condition(dynamics, t)))
         sample = dynamics(*(x.expand(rows, -1) for x in (t.source, t.action, t.task)), rng())
-        mean = dynamics(t.source, t.action, t.task)[0]
-    spread = (dynamics.scale.std * std)[0]
-    assert ((sample.mean(0) - mean) / spread).abs().max() < 5 / math.sqrt(rows) * 1.5
-    # P diag(spread^2) P * V / (V - 1): tangent, and per group the likelihood's total variance.
-    projection = center(torch.eye(24, dtype=torch.float64), 8)
-    expected = 8 / 7 * projection @ torch.diag(spread.square()) @ projection
-    torch.testing.assert_close(sample.T.cov(), expected, rtol=0, atol=0.03 * spread.square().max().item())
-    per_group = lambda variance: variance.unflatten(-1, (8, -1)).sum(-2)  # noqa: E731
-    torch.testing.assert_close(per_group(sample.var(0)), per_group(spread.square()), rtol=0.02, atol=0)
+        step = dynamics(t.source, t.action, t.task)[0]
+    torch.testing.assert_close(step, t.source[0] + centre)
+    assert ((sample.mean(0) - step) / covariance.diag().sqrt()).abs().max() < 5 / math.sqrt(rows)
+    torch.testing.assert_close(sample.T.cov(), covariance, rtol=0, atol=0.03 * covariance.abs().max().item())
+
+
+def test_loud_and_quiet_coordinates_are_both_fitted(make_dynamics, make_transition):
+    """Displacements of one group: two coordinates swap .1, the others hardly move (std .001)."""
+    true = torch.full((24,), 0.001)
+    true[[0, 3]] = 0.1  # both of group 0
+    dynamics = make_dynamics(**GAUSSIAN, beta=0.0)
+    t = make_transition(batch=4096, dtype=torch.float32)
+    groups = sums_of_groups().float()
+    draws, variance = true * torch.randn(4096, 24, generator=rng(3)), true.square()
+    move = draws - variance * (draws @ groups.T @ groups) / (variance @ groups.T @ groups)
+    one = {name: getattr(t, name)[:1].expand(4096, -1) for name in ("source", "action", "task")}
+    fixed = replace(t, **one)
+    fixed = replace(fixed, target=fixed.source + move)
+    head = dynamics.network[-1]
+    adam = torch.optim.Adam([head.bias], lr=0.02)
+    for _ in range(600):
+        adam.zero_grad()
+        dynamics.loss(fixed, rng(), need_next=False)[0].mean().backward()
+        adam.step()
+    with torch.no_grad():
+        sample = dynamics(fixed.source, fixed.action, fixed.task, rng(9)) - fixed.source
+    torch.testing.assert_close(sample.std(0), move.std(0), rtol=0.08, atol=0)
 
 
 def test_an_untrained_sample_spreads_as_the_data_do(make_dynamics, make_transition):
@@ -105,8 +157,15 @@ def test_the_mean_step_is_taken_in_units_of_the_displacement_s_scale(make_dynami
     dynamics.scale.update(0.1 * torch.randn(64, 24, dtype=torch.float64, generator=rng(5)))
     t = make_transition()
     mean, _ = distribution(dynamics, t)
-    expected = t.source + center(dynamics.scale.std * mean, 8)
-    torch.testing.assert_close(dynamics(t.source, t.action, t.task), expected)
+    centre, variance = before_condition(dynamics, t)
+    torch.testing.assert_close(centre, dynamics.scale.std * mean)
+    excess = (centre @ sums_of_groups().T / (variance @ sums_of_groups().T)) @ sums_of_groups()
+    torch.testing.assert_close(dynamics(t.source, t.action, t.task), t.source + centre - variance * excess)
+
+
+def with_equal_stds(displacement, logstd):
+    """The loss at mean 0 and one log-std everywhere: the log-density's 7 of 8 degrees of freedom."""
+    return 7 / 8 * logstd + (7 / 16 * (displacement / math.exp(logstd)).square()).mean(-1)
 
 
 @pytest.mark.parametrize(("push", "bound"), [(-100.0, -3.0), (100.0, 1.0)])
@@ -115,8 +174,7 @@ def test_the_log_std_stays_within_its_bounds(push, bound, make_dynamics, make_tr
     dynamics.network[-1].bias.data[24:] = push
     t = make_transition()
     loss, _ = dynamics.loss(t, rng(), need_next=False)
-    d = t.target - t.source
-    torch.testing.assert_close(loss, (bound + 0.5 * (d / math.exp(bound)).square()).mean(-1))
+    torch.testing.assert_close(loss, with_equal_stds(t.target - t.source, bound))
 
 
 @pytest.mark.parametrize(("low", "high", "start"), [(-5.0, 2.0, 0.0), (-4.0, -2.0, -3.0)])
@@ -124,5 +182,4 @@ def test_the_log_std_starts_at_zero_or_else_mid_range(low, high, start, make_dyn
     dynamics = make_dynamics(**GAUSSIAN, min_logstd=low, max_logstd=high, beta=0.0).eval().double()
     t = make_transition()
     loss, _ = dynamics.loss(t, rng(), need_next=False)
-    d = t.target - t.source
-    torch.testing.assert_close(loss, (start + 0.5 * (d / math.exp(start)).square()).mean(-1))
+    torch.testing.assert_close(loss, with_equal_stds(t.target - t.source, start))

@@ -14,11 +14,13 @@ from flowmbpo.nets.running import RunningStd
 
 
 class GaussianDynamics(Dynamics):
-    """s' = s + s_D (mu + std eps), trained by the (beta-)NLL of the scaled displacement.
+    """s' = s + d, d ~ N(s_D mu, diag v) given that every group of d sums to 0; trained by its (beta-)NLL.
 
-    `s_D` is the running std of the displacement per dimension (detached), so that the log-std
-    bounds mean the same in every latent. beta-NLL (Seitzer et al. 2022) weighs each dimension by
-    sg(std^(2 beta)); beta 0 is the plain likelihood. Samples are reparameterised.
+    `s_D` is the running std of the displacement per dimension (detached), so that the log-std bounds mean
+    the same in every latent; v = (s_D std)^2 V / (V - 1) for groups of V, so that `std` is a coordinate's own where a
+    group's coordinates vary alike. The condition keeps a sample on the simplex and, unlike a projection,
+    leaves quiet coordinates quiet. beta-NLL (Seitzer et al. 2022) weighs each dimension by sg(std^(2 beta));
+    beta 0 is the plain likelihood. Samples are reparameterised.
     """
 
     def __init__(self, config: GaussianDynamicsConfig, dims: DynamicsDims) -> None:
@@ -44,23 +46,25 @@ class GaussianDynamics(Dynamics):
         task: Float[Tensor, "B E"],
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B D"]:
-        """One reparameterised sample of the next state; without a generator its mean."""
+        """One reparameterised sample of the next state; without a generator the state moved by d's mean."""
         mean, logstd = self._distribution(s, action, task)
         return self._sample(s, mean, logstd, generator)
 
     def step_loss(
         self, transition: Transition, generator: torch.Generator, *, need_next: bool
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
-        """beta-NLL of (s_tgt - s_s) / s_D under N(mu, std^2), mean over the latent."""
+        """beta-NLL of s_tgt - s_s given that its groups sum to 0, mean over the latent, without the constants."""
         displacement = transition.target - transition.source
         if self.training:
             self.scale.update(displacement, transition.valid)
         mean, logstd = self._distribution(transition.source, transition.action, transition.task)
-        standardised = (displacement / self.scale.std - mean) * (-logstd).exp()
+        standardised = (displacement / self.scale.std - mean) * (-logstd).exp() / self.geometry.noise_gain
         nll = logstd + 0.5 * standardised.square()
         weight = (2.0 * self.options.beta * logstd.detach()).exp()
+        unit = (self.geometry.noise_gain * self.scale.std).square().expand_as(mean)
+        constraint = self.geometry.constraint_log_density(self.scale.std * mean, self._variance(logstd), unit, weight)
         s_next = self._sample(transition.source, mean, logstd, generator) if need_next else None
-        return self.options.nll_weight * (weight * nll).mean(-1), s_next
+        return self.options.nll_weight * (weight * nll + constraint).mean(-1), s_next
 
     def _distribution(self, s: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.network(torch.cat([s, task, action], dim=-1)).chunk(2, dim=-1)
@@ -69,9 +73,14 @@ class GaussianDynamics(Dynamics):
         start = math.atanh(-2.0 * low / (high - low) - 1.0) if low < 0.0 < high else 0.0
         return mean, low + 0.5 * (high - low) * ((raw + start).tanh() + 1.0)
 
+    def _variance(self, logstd: Tensor) -> Tensor:
+        """v: of each coordinate before the condition."""
+        return (self.geometry.noise_gain * self.scale.std * logstd.exp()).square()
+
     def _sample(self, s: Tensor, mean: Tensor, logstd: Tensor, generator: torch.Generator | None) -> Tensor:
+        variance = self._variance(logstd)
+        displacement = self.scale.std * mean
         if generator is not None:
             eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-            # What P takes away of the variance is put back: the likelihood speaks of what a projected sample has.
-            mean = mean + self.geometry.noise_gain * logstd.exp() * eps
-        return self.geometry.move(s, self.scale.std * mean)
+            displacement = displacement + variance.sqrt() * eps
+        return self.geometry.move(s, self.geometry.condition(displacement, variance))

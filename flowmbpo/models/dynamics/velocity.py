@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ class VelocityField(nn.Module):
             v: Tensor = self((*before, y, *after), y.new_full((y.shape[0], 1), tau))
             return v
 
-        std = self.config.substep_noise
+        std = self.config.substep_noise / math.sqrt(self.config.substeps)  # a macro step's variance, whatever K
 
         def perturb(y: Tensor) -> Tensor:
             noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
