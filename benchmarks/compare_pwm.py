@@ -122,9 +122,7 @@ class Ours:
                  ("actor", CONFIG.actor_lr, CONFIG.betas, CONFIG.clip.actor),
                  ("critic", CONFIG.critic_lr, CONFIG.betas, CONFIG.clip.critic))  # fmt: skip
         self.optimisers = {
-            name: GuardedOptimiser(
-                self.agent.get_submodule(name).parameters(), lr=lr, betas=betas, weight_decay=0.0, clip=clip
-            )
+            name: GuardedOptimiser(self.agent.get_submodule(name), lr=lr, betas=betas, weight_decay=0.0, clip=clip)
             for name, lr, betas, clip in rates
         }
         self.noise, self.order, self.model_noise = (torch.Generator().manual_seed(SEED) for _ in range(3))

@@ -84,7 +84,7 @@ def distill_dynamics(
     began = time.perf_counter()
     initial = config.model_lr if lr is None else lr
     optimiser = GuardedOptimiser(
-        student.dynamics.parameters(),
+        student.dynamics,
         lr=initial,
         betas=config.model_betas,
         weight_decay=config.weight_decay,

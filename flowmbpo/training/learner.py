@@ -72,12 +72,12 @@ class Learner:
 
     def _make_optimisers(self) -> dict[str, GuardedOptimiser]:
         agent, config, clip = self.agent, self.config, self.config.clip
-        model = agent.world_model.parameters(), config.model_lr, config.model_betas, config.weight_decay, clip.model
-        actor = agent.actor.parameters(), config.actor_lr, config.betas, 0.0, clip.actor
-        critic = agent.critic.parameters(), config.critic_lr, config.betas, 0.0, clip.critic
+        model = agent.world_model, config.model_lr, config.model_betas, config.weight_decay, clip.model
+        actor = agent.actor, config.actor_lr, config.betas, 0.0, clip.actor
+        critic = agent.critic, config.critic_lr, config.betas, 0.0, clip.critic
         return {
-            name: GuardedOptimiser(parameters, lr=lr, betas=betas, weight_decay=decay, clip=largest)
-            for name, (parameters, lr, betas, decay, largest) in zip(PARTS, (model, actor, critic), strict=True)
+            name: GuardedOptimiser(module, lr=lr, betas=betas, weight_decay=decay, clip=largest)
+            for name, (module, lr, betas, decay, largest) in zip(PARTS, (model, actor, critic), strict=True)
         }
 
     @property

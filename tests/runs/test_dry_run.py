@@ -18,7 +18,7 @@ def test_nothing_is_written_trained_or_drawn(config, tmp_path, monkeypatch):
         raise AssertionError("a dry run steps no optimiser and no environment")
 
     monkeypatch.setattr(learner, "update_model", forbidden)
-    monkeypatch.setattr(torch.optim.AdamW, "step", forbidden)
+    monkeypatch.setattr(torch.optim.Adam, "step", forbidden)
     before = torch.get_rng_state()
     dry_run(config())
     assert torch.equal(before, torch.get_rng_state())

@@ -103,7 +103,7 @@ def trained(pendulum):
         if kind not in made:
             model, batch = world_model(pendulum[0], kind, [32, 32], seed=0), windows(pendulum, seed=9)
             config = TrainingConfig(horizon=HORIZON, dynamics_weight=20.0, reward_weight=1.0)
-            optimiser = GuardedOptimiser(model.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=20.0)
+            optimiser = GuardedOptimiser(model, lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=20.0)
             generator = torch.Generator().manual_seed(0)
             for _ in range(100):
                 window = batch()

@@ -1,6 +1,7 @@
 """What one update of the actor, the critic or the model changes, and what it leaves alone."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def generator(seed=5):
 
 
 def optimiser(module, lr=0.01, clip=None):
-    return GuardedOptimiser(module.parameters(), lr=lr, betas=(0.7, 0.95), weight_decay=0.0, clip=clip)
+    return GuardedOptimiser(module, lr=lr, betas=(0.7, 0.95), weight_decay=0.0, clip=clip)
 
 
 def weights(module):
@@ -209,7 +210,9 @@ def test_targets_come_from_the_target_critic_where_there_is_one(make_agent, trai
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_gradient_is_clipped_to_the_norm_and_reported_as_it_was(clip):
     parameter = torch.nn.Parameter(torch.zeros(2))
-    guarded = GuardedOptimiser([parameter], lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=clip)
+    guarded = GuardedOptimiser(
+        torch.nn.ParameterList([parameter]), lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=clip
+    )
     norm, stepped = guarded.step((parameter * torch.tensor([3.0, 4.0])).sum())
     assert stepped
     assert norm.item() == pytest.approx(5.0)
@@ -220,7 +223,9 @@ def test_gradient_is_clipped_to_the_norm_and_reported_as_it_was(clip):
 def test_optimiser_does_not_step_on_a_non_finite_loss_and_goes_on_as_if_it_had_not_been(bad):
     def run(*losses):
         parameter = torch.nn.Parameter(torch.ones(2))
-        guarded = GuardedOptimiser([parameter], lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=1.0)
+        guarded = GuardedOptimiser(
+            torch.nn.ParameterList([parameter]), lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=1.0
+        )
         stepped = [guarded.step((parameter * factor).sum())[1] for factor in losses]
         return parameter.detach(), stepped
 
@@ -232,7 +237,9 @@ def test_optimiser_does_not_step_on_a_non_finite_loss_and_goes_on_as_if_it_had_n
 
 def test_finite_loss_with_a_non_finite_gradient_is_not_stepped_on_either():
     parameter = torch.nn.Parameter(torch.zeros(2))
-    guarded = GuardedOptimiser([parameter], lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=None)
+    guarded = GuardedOptimiser(
+        torch.nn.ParameterList([parameter]), lr=0.1, betas=(0.7, 0.95), weight_decay=0.0, clip=None
+    )
     _, stepped = guarded.step(parameter.sqrt().sum())  # value 0, slope infinite
     assert not stepped
     assert torch.equal(parameter.detach(), torch.zeros(2))
@@ -253,3 +260,89 @@ def test_preactivation_penalty_is_the_mean_square_at_the_start_states(make_agent
 
     (plain, mean_square), (penalised, _) = loss(0.0), loss(2.0)
     assert penalised - plain == pytest.approx(2.0 * mean_square, rel=1e-4)
+
+
+class Decaying(torch.nn.Module):
+    """A linear layer behind a LayerNorm and an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Parameter(torch.ones(3, 4))
+        self.norm = torch.nn.LayerNorm(4)
+        self.linear = torch.nn.Linear(4, 2)
+
+
+def test_weight_decay_takes_linear_weights_towards_zero_and_nothing_else():
+    torch.manual_seed(0)
+    module = Decaying()
+    guarded = GuardedOptimiser(module, lr=0.01, betas=(0.9, 0.999), weight_decay=3e-4, clip=1.0)
+    before = weights(module)
+    for _ in range(100):
+        guarded.step(0.0 * sum(parameter.sum() for parameter in module.parameters()))  # a gradient of 0 everywhere
+    after = weights(module)
+    assert after["linear.weight"].abs().max() < 0.5 * before["linear.weight"].abs().max()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "linear.weight")
+
+
+def test_weight_decay_is_that_of_torch_s_coupled_adam():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(8, 1, bias=False) for _ in range(3)]
+    for layer in layers[1:]:
+        layer.load_state_dict(layers[0].state_dict())
+    x = torch.randn(64, 8, generator=generator())
+    y = x @ torch.ones(8, 1)
+    coupled = torch.optim.Adam(layers[0].parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.1)
+    ours, plain = (
+        GuardedOptimiser(layer, lr=0.01, betas=(0.9, 0.999), weight_decay=decay, clip=None)
+        for layer, decay in zip(layers[1:], (0.1, 0.0), strict=True)
+    )
+    for _ in range(500):
+        coupled.zero_grad()
+        (layers[0](x) - y).square().mean().backward()
+        coupled.step()
+        for layer, guarded in zip(layers[1:], (ours, plain), strict=True):
+            guarded.step((layer(x) - y).square().mean())
+    torch.testing.assert_close(layers[1].weight, layers[0].weight)
+    assert layers[1].weight.norm() < 0.97 * layers[2].weight.norm()
+
+
+def test_each_minibatch_of_the_critic_meets_its_own_targets(make_agent, training):
+    agent = make_agent()
+    start, context = starts(agent, width=6)
+    config = training(critic_iterations=1, critic_batches=3)
+    objective = actor_objective(agent, start, context, config, generator())
+    z, every, targets = critic_targets(agent, objective, config)
+    results = update_critic(agent, objective, optimiser(agent.critic, lr=0.0), config, generator(7))
+    order = torch.randperm(len(targets), generator=generator(7))
+    expected = [(agent.critic(z[rows], every.rows(rows)) - targets[rows]).square().mean() for rows in order.chunk(3)]
+    torch.testing.assert_close(torch.stack([result.loss for result in results]), torch.stack(expected))
+
+
+def test_every_member_of_the_critic_learns(make_agent, training):
+    agent = make_agent(critic={"ensemble": 3})
+    start, context = starts(agent)
+    before = weights(agent.critic)
+    objective = actor_objective(agent, start, context, training(), generator())
+    update_critic(agent, objective, optimiser(agent.critic), training(), generator())
+    for name, value in agent.critic.state_dict().items():
+        assert ((value - before[name]).flatten(1).abs().amax(1) > 0).all(), name
+
+
+def test_the_actor_bootstraps_from_the_online_critic(make_agent, training):
+    agent = make_agent(critic={"target_decay": 0.9})
+    start, context = starts(agent)
+    online = actor_objective(agent, start, context, training(), generator()).loss
+    for parameter in agent.target_critic.parameters():
+        parameter.data.add_(10.0)
+    assert torch.equal(actor_objective(agent, start, context, training(), generator()).loss, online)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "floor"), [("gaussian", "logstd", -1.427), ("flow", "log_noise_std", math.log(0.24))]
+)
+def test_an_update_ends_no_lower_than_the_floor_of_the_std(kind, name, floor, make_agent, training):
+    agent = make_agent(actor={"kind": kind})
+    getattr(agent.actor, name).data.fill_(floor - 3.0)
+    start, context = starts(agent)
+    update_actor(agent, start, context, optimiser(agent.actor, lr=1e-4), training(), generator())
+    assert getattr(agent.actor, name).min().item() == pytest.approx(floor, abs=1e-6)

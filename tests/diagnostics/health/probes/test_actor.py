@@ -129,7 +129,7 @@ def trained(make_subject):
     subject = make_subject()
     config = subject.config.training
     optimiser = GuardedOptimiser(
-        subject.agent.actor.parameters(), lr=1e-4, betas=config.betas, weight_decay=0.0, clip=config.clip.actor
+        subject.agent.actor, lr=1e-4, betas=config.betas, weight_decay=0.0, clip=config.clip.actor
     )
     generator = subject.generator("updates")
     for _ in range(3):
