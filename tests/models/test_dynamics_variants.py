@@ -113,7 +113,7 @@ def test_latents_stay_on_the_simplex_over_fifty_steps_after_senseless_training(
     kind, geometry, source, make_world_model, spec
 ):
     model = make_world_model(
-        encoder={"units": (16,)},
+        encoder={"kind": "mlp", "units": (16,)},
         reward={"kind": "scalar", "units": (16,)},
         dynamics=options(kind, geometry, units=(16, 16), source=source),
     )

@@ -40,7 +40,7 @@ def world_model(size, shape, dynamics, reward=None):
         {
             "latent_dim": size["latent_dim"],
             "task_dim": task_dim,
-            "encoder": {"units": size["encoder"]},
+            "encoder": {"kind": "mlp", "units": size["encoder"]},
             "dynamics": {"units": size["units"], **dynamics},
             "reward": {"units": size["units"], **(reward or {"kind": "scalar"})},
         }

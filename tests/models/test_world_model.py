@@ -81,7 +81,9 @@ def test_the_reward_reads_latent_task_action_in_this_order(reward, make_world_mo
 
 @pytest.mark.parametrize("geometry", ["tangent", "logit"])
 def test_the_encoder_reads_observation_then_task_and_ends_in_simnorm(geometry, make_world_model):
-    model = make_world_model(scrambled=True, encoder={"units": (16,)}, dynamics={"kind": "flow", "geometry": geometry})
+    model = make_world_model(
+        scrambled=True, encoder={"kind": "mlp", "units": (16,)}, dynamics={"kind": "flow", "geometry": geometry}
+    )
     context, obs = model.context(TASKS), normal(4, 5)
     out = rest(model.encoder, first_layer(model.encoder[0].linear, obs, context.embedding))
     state = model.encode(obs, context)

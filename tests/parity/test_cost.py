@@ -247,7 +247,7 @@ CONFIG = {
     "task": {"name": "toy-pendulum-swingup", "num_envs": 4},
     "model": {
         "latent_dim": D,
-        "encoder": {"units": [ENCODER]},
+        "encoder": {"kind": "mlp", "units": [ENCODER]},
         "dynamics": {"kind": "mlp", "units": [DYNAMICS]},
         "reward": {"kind": "scalar", "units": [REWARD]},
     },

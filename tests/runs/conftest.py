@@ -23,7 +23,7 @@ TINY = {
     "task": {"name": "toy-pendulum-swingup", "num_envs": 4},
     "model": {
         "latent_dim": 16,
-        "encoder": {"units": [16]},
+        "encoder": {"kind": "mlp", "units": [16]},
         "dynamics": {"kind": "mlp", "units": [16, 16]},
         "reward": {"kind": "scalar", "units": [16]},
     },

@@ -65,7 +65,7 @@ def windows(pendulum, *, seed=0, width=64):
 
 
 def world_model(spec, kind, units, seed):
-    section = {"latent_dim": 16, "encoder": {"units": [32]}, "reward": {"kind": "scalar", "units": [8]}}
+    section = {"latent_dim": 16, "encoder": {"kind": "mlp", "units": [32]}, "reward": {"kind": "scalar", "units": [8]}}
     config = ModelConfig.model_validate({**section, "dynamics": {**KINDS[kind], "units": units}})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -32,7 +32,7 @@ BASE = {
     "model": {
         "latent_dim": 16,
         "task_dim": 4,
-        "encoder": {"units": [16]},
+        "encoder": {"kind": "mlp", "units": [16]},
         "dynamics": {"kind": "residual", "units": [16, 16], "geometry": "logit"},
         "reward": {"kind": "scalar", "units": [16]},
     },

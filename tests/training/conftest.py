@@ -23,7 +23,7 @@ TASKS = (
 )
 MODEL = {
     "latent_dim": 16,
-    "encoder": {"units": [16]},
+    "encoder": {"kind": "mlp", "units": [16]},
     "dynamics": {"kind": "mlp", "units": [16, 16]},
     "reward": {"kind": "scalar", "units": [16]},
 }

@@ -14,7 +14,7 @@ HEADS = {"scalar": {"kind": "scalar", "units": [32]}, "two_hot": {"kind": "two_h
 @pytest.mark.parametrize("head", HEADS)
 def test_predicted_reward_tracks_the_real_one_and_the_actor_feels_it(make_trainer, make_agent, head):
     env = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=4))
-    model = {"latent_dim": 32, "encoder": {"units": [32]}, "reward": HEADS[head]}
+    model = {"latent_dim": 32, "encoder": {"kind": "mlp", "units": [32]}, "reward": HEADS[head]}
     trainer = make_trainer(
         env=env,
         agent=make_agent(spec=env.spec, model=model, normalization="scale"),

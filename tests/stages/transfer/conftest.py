@@ -13,7 +13,7 @@ from flowmbpo.stages.transfer.source import Architecture, SourceAgent
 MODEL = {
     "latent_dim": 16,
     "task_dim": 4,
-    "encoder": {"units": [12, 10]},
+    "encoder": {"kind": "mlp", "units": [12, 10]},
     "dynamics": {"kind": "mlp", "units": [14, 14]},
     "reward": {"kind": "scalar", "units": [9]},
 }

@@ -239,7 +239,7 @@ def test_another_geometry_leaves_encoder_and_heads_as_they_were(make_agent, spec
     [
         ({"latent_dim": 24}, "latent_dim 16 -> 24"),
         ({"simnorm_dim": 4}, "simnorm_dim 8 -> 4"),
-        ({"encoder": {"units": [12]}}, "units [12, 10] -> [12]"),
+        ({"encoder": {"kind": "mlp", "units": [12]}}, "units [12, 10] -> [12]"),
     ],
 )
 def test_another_latent_leaves_everything_that_reads_it_untouched(make_agent, specs, take, change, said):
