@@ -1,16 +1,18 @@
 # make quickstart   install, train the small default agent, evaluate it, say where to look
-# make test         install if needed, run the default tests
+# make test         install if needed, run the default tests, one process per core
 # make check        lint, format, types, import directions
 # make wheel        build dist/*.whl
 # make clean        remove what the commands above made, save runs and results
 #
-# Variables: VENV, PYTHON, TORCH_INDEX and ALLOW_CUDA (see .ci/install), RUNS, QUICKSTART_ARGS, EVAL_ARGS, TEST_ARGS.
+# Variables: VENV, PYTHON, TORCH_INDEX and ALLOW_CUDA (see .ci/install), RUNS, QUICKSTART_ARGS, EVAL_ARGS,
+# TEST_ARGS, and TEST_JOBS (processes, 0: none of their own).
 
 VENV ?= .venv
 RUNS ?= outputs/make-quickstart
 QUICKSTART_ARGS ?=
 EVAL_ARGS ?=
 TEST_ARGS ?=
+TEST_JOBS ?= logical
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -36,7 +38,7 @@ quickstart: $(STAMP)
 		bash examples/quickstart.sh
 
 test: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist worksteal $(TEST_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
