@@ -221,6 +221,14 @@ def test_variants_draw_what_they_say(make_subject):
     assert not torch.equal(actor_gradients(noisy, "fixed")(0), actor_gradients(noisy, "fixed")(1))
 
 
+def test_without_noise_policy_is_infinite_and_total_is_not(make_subject):
+    subject = make_subject("actor={kind: gaussian}", "model.dynamics={kind: residual}")
+    with torch.no_grad():
+        subject.agent.actor.logstd.fill_(-100.0)
+    actor = measure_esnr(subject, Effort(gradients=4, resamples=20)).to_dict()["actor"]
+    assert (actor["policy"]["infinite"], actor["total"]["infinite"]) == (True, False)
+
+
 def test_diagnosis_states_m_and_n(make_subject):
     subject = make_subject("training.actor_batch_size=5", "training.wm_batch_size=7", "training.noise_replicas=2")
     found = measure_esnr(subject, Effort(gradients=6, resamples=50))

@@ -49,6 +49,38 @@ def test_environment_gets_exactly_what_the_agent_does_on_real_observations(spied
     assert torch.equal(trainer.obs, obs)
 
 
+def test_policy_acts_on_the_new_episode_once_one_has_ended(spied):
+    trainer, seen = spied(horizon=LENGTH + 3, random_episodes=0)
+    trainer.collector.start(trainer.agent)
+    obs, exploration = trainer.obs, torch.Generator()
+    exploration.set_state(trainer.generators["exploration"].get_state())
+    trainer.collector.collect(trainer.agent, 0)
+    for action, step in seen:
+        assert torch.equal(action, trainer.agent.act(obs, trainer.task_ids, exploration))
+        obs = step.obs
+    assert any(step.done.all() for _, step in seen)
+
+
+def test_a_saved_state_holds_the_returns_of_running_episodes(spied):
+    trainer, seen = spied(horizon=5, random_episodes=0)
+    trainer.collector.start(trainer.agent)
+    trainer.collector.collect(trainer.agent, 0)
+    earned = torch.stack([step.reward for _, step in seen]).sum(0)
+    resumed, _ = spied(random_episodes=0)
+    resumed.collector.load_state_dict(trainer.collector.state_dict())
+    torch.testing.assert_close(resumed.running_return, earned)
+    assert earned.abs().min() > 0
+
+
+def test_a_frozen_model_keeps_the_scale_of_its_rewards(spied):
+    trainer, _ = spied(learn="policy", random_episodes=1)
+    moments = trainer.agent.reward_normalizer.moments
+    moments.update(torch.tensor([3.0, 4.0]))
+    before = copy.deepcopy(moments.state_dict())
+    trainer.run_epoch()
+    assert all(torch.equal(value, before[name]) for name, value in moments.state_dict().items())
+
+
 def test_what_happened_is_what_is_stored(spied):
     trainer, seen = spied(random_episodes=0)
     trainer.run_epoch()

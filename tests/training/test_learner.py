@@ -105,3 +105,13 @@ def test_as_many_as_allowed_are_counted_in_the_metrics(poisoned):
     assert metrics["nonfinite/count"] == 3.0
     assert math.isnan(metrics["loss/reward"])
     assert math.isfinite(metrics["loss/actor"])
+
+
+def test_a_policy_update_leaves_no_gradient_in_the_model_or_its_encoder(make_trainer):
+    trainer = make_trainer()
+    trainer.start()
+    parameters = list(trainer.agent.world_model.parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    trainer.update_policy()
+    assert all(parameter.grad is None for parameter in parameters)
