@@ -38,7 +38,8 @@ def test_maps_without_a_fold_are_fitted_by_every_model(maps, follow):
         assert found[name].wrong_sign < 0.01
 
 
-def test_across_a_fold_the_flow_s_gradient_points_the_wrong_way_and_the_residual_s_does_not(maps):
+@pytest.mark.slow
+def test_across_a_fold_only_the_flow_points_the_wrong_way(maps):
     found = figures(maps, fold_map)
     assert found["residual"].wrong_sign < 0.01
     assert found["mlp"].wrong_sign < 0.01

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flowmbpo.presets.library import preset_names
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -113,12 +115,11 @@ def test_wheel_run_elsewhere_is_the_installed_one(command: Command, installed: P
     assert Path(where.stdout.strip()).is_relative_to(installed)
 
 
-def test_wheel_run_elsewhere_lists_its_presets(command: Command, repository: Path) -> None:
+def test_wheel_run_elsewhere_lists_its_presets(command: Command) -> None:
     listed = command("presets", "list", "--json")
     assert listed.returncode == 0, listed.stderr
     names = {entry["name"] for entry in json.loads(listed.stdout)}
-    expected = {path.stem for path in (repository / "presets").glob("*.yaml") if not path.name.startswith("_")}
-    assert names == expected
+    assert names == set(preset_names())
 
 
 def test_wheel_run_elsewhere_shows_the_quickstart(command: Command) -> None:

@@ -128,7 +128,10 @@ def distill():
 
 @pytest.mark.parametrize(
     ("kind", "other", "updates"),
-    [("mlp", "logit flow", 100), ("logit flow", "mlp", 500)],  # an MLP must first learn the identity
+    [
+        ("mlp", "logit flow", 100),
+        pytest.param("logit flow", "mlp", 500, marks=pytest.mark.slow),  # an MLP must first learn the identity
+    ],
 )
 def test_a_trained_model_teaches_another_kind_of_dynamics(trained, pendulum, distill, kind, other, updates):
     """A fifth of the trivial predictor's error is asked for; 0.02 and some 0.1 were measured."""
@@ -141,12 +144,13 @@ def test_a_trained_model_teaches_another_kind_of_dynamics(trained, pendulum, dis
 @pytest.mark.parametrize(
     ("kind", "other", "updates"),
     [
-        ("mlp", "flow", 100),
-        ("flow", "mlp", 150),
-        ("logit flow", "residual", 150),
         ("mlp", "neural_ode", 100),
-        ("flow", "gaussian", 200),
-        ("residual", "generative", 500),  # each update sees one noise and one flow time per transition
+        pytest.param("mlp", "flow", 100, marks=pytest.mark.slow),
+        pytest.param("flow", "mlp", 150, marks=pytest.mark.slow),
+        pytest.param("logit flow", "residual", 150, marks=pytest.mark.slow),
+        pytest.param("flow", "gaussian", 200, marks=pytest.mark.slow),
+        # Each update sees one noise and one flow time per transition.
+        pytest.param("residual", "generative", 500, marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_learns_by_its_own_loss(pendulum, distill, kind, other, updates):
