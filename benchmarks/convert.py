@@ -110,15 +110,13 @@ class GeneratedChunks(TDMPC2Source):
         super().__init__(files, "mt30")
 
     def open(self, number: int) -> Archive:
-        """Make the chunk, then open it as any other."""
+        """Make the chunk and delete the one before, then open it as any other."""
+        if number:
+            self.files[number - 1].unlink()
         if not self.files[number].exists():
             self._make(self.files[number], number)
         self.consumed += self.files[number].stat().st_size
         return super().open(number)
-
-    def done(self, number: int) -> None:
-        """Delete the chunk."""
-        self.files[number].unlink()
 
     def _make(self, path: Path, number: int) -> None:
         started = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +58,7 @@ def import_(
     from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 
     with only_document(json_):
-        outcome = import_checkpoint(
+        document = import_checkpoint(
             file.expanduser(),
             out=None if out is None else out.expanduser(),
             task_set=task_set,
@@ -67,7 +66,7 @@ def import_(
             keep_planner=keep_planner,
             overwrite=overwrite,
         )
-    _present("imported", asdict(outcome), json_)
+    _present("imported", document, json_)
 
 
 @app.command("export")

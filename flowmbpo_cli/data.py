@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flowmbpo_cli.evaluate import check_suffix
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
     from flowmbpo.config.task import TaskConfig
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 _Dataset = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a dataset.")]
 _Dest = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write; begun ones are gone on with.")]
 _REPORT_SECONDS = 10.0
@@ -52,7 +51,7 @@ def collect(
     num_envs: Annotated[int, typer.Option(min=1, help="Copies side by side; part of what comes out.")] = 16,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes. [default: one per core]")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "cpu",
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Record whole episodes of real environments; an interrupted command is repeated to go on."""
     config = _task_config(set_, task)
@@ -106,7 +105,7 @@ def convert(
     squash: Annotated[
         Literal["auto", "tanh", "none"], typer.Option(help="pwm-dflex: what its actions need; auto looks at them.")
     ] = "auto",
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Convert published data; SRC is only read, and an interrupted command is repeated to go on."""
     from flowmbpo.data.convert.conversion import convert as run
@@ -142,7 +141,7 @@ def convert(
 def inspect(
     folder: _Dataset,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw returns, lengths and rewards.")] = None,
-    json_: _Json = False,
+    json_: Json = False,
 ) -> None:
     """Show tasks, episodes, returns, ranges and sources of a dataset."""
     check_suffix("--plot", plot, ".png")
@@ -163,7 +162,7 @@ def inspect(
 
 
 @app.command()
-def verify(folder: _Dataset, json_: _Json = False) -> None:
+def verify(folder: _Dataset, json_: Json = False) -> None:
     """Read every byte of a dataset and say what is damaged; exits with 1 if anything is."""
     from flowmbpo.data.dataset.verify import verify as check
 
@@ -180,7 +179,7 @@ def verify(folder: _Dataset, json_: _Json = False) -> None:
 
 
 @app.command()
-def where(json_: _Json = False) -> None:
+def where(json_: Json = False) -> None:
     """Say where published datasets and checkpoints are to be had, and the command that reads each."""
     from flowmbpo_cli.datasets import PUBLISHED
 

@@ -28,7 +28,7 @@ _LEAST_DISK_GIB = 5
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One line of the report. `core`: without it nothing can be trained."""
+    """One line of the report, with `advice` where it is not `ok`. `core`: without it nothing can be trained."""
 
     section: str
     name: str
@@ -36,6 +36,10 @@ class MachineCheck:
     detail: str
     advice: str = ""
     core: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ok:
+            object.__setattr__(self, "advice", "")
 
 
 def doctor(json_: Json = False) -> None:
@@ -69,19 +73,20 @@ def checks(folder: Path) -> Iterator[MachineCheck]:
     """Every check, in the report's order; `folder` is where runs would be written."""
     python = sys.version_info >= (3, 11)
     where = f"{platform.python_version()} at {sys.executable}"
-    yield MachineCheck("python", "python", python, where, "" if python else "Use Python 3.11 or 3.12.", core=True)
+    yield MachineCheck("python", "python", python, where, "Use Python 3.11 or 3.12.", core=True)
     yield from _torch()
     yield from _simulators()
     yield from _rendering()
-    yield _dflex()
+    from flowmbpo.envs.simulators import SIMULATORS
+
+    dflex = SIMULATORS["dflex"]
+    yield _simulator("dflex", dflex, f"Optional; {dflex.licence}, so it is not shipped here: {dflex.install}")
     sbatch = shutil.which("sbatch")
-    advice = "" if sbatch else "Optional: for clusters."
-    yield MachineCheck("slurm", "sbatch", sbatch is not None, sbatch or "not on PATH", advice)
+    yield MachineCheck("slurm", "sbatch", sbatch is not None, sbatch or "not on PATH", "Optional: for clusters.")
     yield from _wandb()
     free = shutil.disk_usage(folder).free / 2**30
-    ok = free >= _LEAST_DISK_GIB
-    advice = "" if ok else "Free some space: a paper-scale replay buffer alone takes several GiB."
-    yield MachineCheck("disk", "free space", ok, f"{free:.1f} GiB free in {folder}", advice)
+    advice = "Free some space: a paper-scale replay buffer alone takes several GiB."
+    yield MachineCheck("disk", "free space", free >= _LEAST_DISK_GIB, f"{free:.1f} GiB free in {folder}", advice)
 
 
 def package_version(name: str) -> str | None:
@@ -116,8 +121,7 @@ def _simulators() -> Iterator[MachineCheck]:
 
     for simulator in SIMULATORS.values():
         if simulator.modules and simulator.name != "dflex":
-            advice = "" if simulator.installed else f"For its tasks: {simulator.install}"
-            yield MachineCheck("simulators", simulator.name, simulator.installed, _simulator_detail(simulator), advice)
+            yield _simulator("simulators", simulator, f"For its tasks: {simulator.install}")
     advice = "Install mujoco==3.3.0 again; the toy tasks need no simulator."
     try:
         import mujoco
@@ -129,30 +133,28 @@ def _simulators() -> Iterator[MachineCheck]:
     data = mujoco.MjData(model)
     mujoco.mj_step(model, data)
     fell = float(data.qvel[2]) < 0.0
-    detail = "a simulated step works" if fell else "a step moved nothing"
-    yield MachineCheck("simulators", "step", fell, detail, "" if fell else advice)
+    yield MachineCheck("simulators", "step", fell, "a simulated step works" if fell else "a step moved nothing", advice)
 
 
-def _simulator_detail(simulator: SimulatorInfo) -> str:
-    """What it is, its packages' versions, and how many tasks it runs."""
+def _simulator(section: str, simulator: SimulatorInfo, advice: str) -> MachineCheck:
+    """Its packages' versions, how many tasks it runs, and what it is."""
     from flowmbpo.envs.tasks import all_tasks
 
     versions = {module: package_version(module) for module in simulator.modules}
     held = ", ".join(f"{module} {version}" for module, version in versions.items() if version) or "not installed"
-    count = len(all_tasks(simulator.name))
-    return f"{held}; {count} tasks ({simulator.title})"
+    detail = f"{held}; {len(all_tasks(simulator.name))} tasks ({simulator.title})"
+    return MachineCheck(section, simulator.name, simulator.installed, detail, advice)
 
 
 def _rendering() -> Iterator[MachineCheck]:
-    loadable = [name for name in ("EGL", "OSMesa") if _loads(name)]
-    for name in ("EGL", "OSMesa"):
-        ok = name in loadable
+    loadable = {name: _loads(name) for name in ("EGL", "OSMesa")}
+    for name, ok in loadable.items():
         yield MachineCheck("rendering", name, ok, "library loads" if ok else "library not found")
+    some = any(loadable.values())
     backend = os.environ.get("MUJOCO_GL")
     chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
-    advice = "" if loadable else "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
-    detail = chosen if loadable else "no off-screen renderer"
-    yield MachineCheck("rendering", "video", bool(loadable), detail, advice)
+    advice = "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
+    yield MachineCheck("rendering", "video", some, chosen if some else "no off-screen renderer", advice)
 
 
 def _loads(library: str) -> bool:
@@ -166,20 +168,11 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _dflex() -> MachineCheck:
-    from flowmbpo.envs.simulators import SIMULATORS
-
-    dflex = SIMULATORS["dflex"]
-    advice = "" if dflex.installed else f"Optional; {dflex.licence}, so it is not shipped here: {dflex.install}"
-    return MachineCheck("dflex", "dflex", dflex.installed, _simulator_detail(dflex), advice)
-
-
 def _wandb() -> Iterator[MachineCheck]:
     package = package_version("wandb")
-    advice = "" if package else "Install wandb."
-    yield MachineCheck("wandb", "wandb", package is not None, package or "not installed", advice)
+    yield MachineCheck("wandb", "wandb", package is not None, package or "not installed", "Install wandb.")
     from flowmbpo.tracking.wandb import wandb_key_present
 
     key = wandb_key_present()
-    advice = "" if key else "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
+    advice = "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
     yield MachineCheck("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)

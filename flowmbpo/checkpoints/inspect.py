@@ -114,17 +114,9 @@ def _task_set(model: ForeignModel) -> str | None:
 
 
 def _kept(model: ForeignModel) -> list[str]:
-    parts: dict[str, object] = {
-        "encoder": model.encoder,
-        "dynamics": model.dynamics,
-        "reward": model.reward,
-        "task_embedding": model.embeddings,
-        "termination": model.termination,
-        "planner": model.pi if model.q is not None else None,
-        "actor": model.actor,
-        "critic": model.critic,
-        "obs_rms": model.obs_statistics,
-        "rew_rms": model.reward_statistics,
-        "ret_rms": model.return_statistics,
-    }
-    return [name for name, part in parts.items() if part is not None]
+    planner = {"policy_prior", "q_functions"}
+    names = {"planner" if name in planner else name: None for name in model.parts}
+    if not planner <= model.parts.keys():
+        names.pop("planner", None)
+    running = {"obs_rms": model.obs_statistics, "rew_rms": model.reward_statistics, "ret_rms": model.return_statistics}
+    return [*names, *(name for name, part in running.items() if part is not None)]

@@ -162,8 +162,7 @@ def _advice(path: Path) -> str:
 def _check_archive(path: Path, file: BufferedReader) -> None:
     """Check the CRC and the directory entry of every member.
 
-    torch itself reads flipped bits without a word, and a member flagged as a directory as
-    uninitialised memory.
+    torch itself reads flipped bits without a word, and a member flagged as a directory as uninitialised memory.
     """
     file.seek(0)
     try:

@@ -27,10 +27,9 @@ def epoch_name(epoch: int) -> str:
 class CheckpointStore:
     """The checkpoints folder of one run, written by its one owner.
 
-    Order of a save, each step durable before the next: the replay buffer under a new name; the
-    checkpoint beside its target; the manifest accepting both hashes; the replacement; the manifest
-    accepting the new hash alone; removal of what nothing refers to. `keep` newest epoch files stay
-    (None: all).
+    Order of a save, each step durable before the next: the replay buffer under a new name; the checkpoint beside its
+    target; the manifest accepting both hashes; the replacement; the manifest accepting the new hash alone; removal of
+    what nothing refers to. `keep` newest epoch files stay (None: all).
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:

@@ -22,8 +22,7 @@ _COLOURS = {"dynamics": "#4477aa", "model": "#4477aa", "reward": "#228833", "act
 def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
     """Draw real return (band: one standard deviation), losses and gradient norms over env steps.
 
-    `out` becomes a PNG. Raises DataError without a single evaluation, StorageError when the disk
-    refuses.
+    `out` becomes a PNG. Raises DataError without a single evaluation, StorageError when the disk refuses.
     """
     rows = read_rows(metrics_jsonl)
     steps, returns = _series(rows, "eval/return_mean")

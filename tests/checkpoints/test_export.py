@@ -53,7 +53,7 @@ def equal(a, b):
 def test_export_and_import_give_the_same_bits(checkpoint, tmp_path):
     export_checkpoint(checkpoint, tmp_path / "folder")
     outcome = import_checkpoint(tmp_path / "folder", out=tmp_path / "back.pt")
-    assert outcome.format == "flowmbpo-export" and outcome.untrained == ["actor"] and outcome.planner
+    assert outcome["format"] == "flowmbpo-export" and outcome["untrained"] == ["actor"] and outcome["planner"]
     before, after = load(checkpoint).payload, load(tmp_path / "back.pt").payload
     kept = ("config", "epoch", "env_steps", "agent", "planner", "imported")
     assert all(equal(before[key], after[key]) for key in kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,6 @@ from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
 
-@dataclass(frozen=True)
-class ImportOutcome:
-    """What `checkpoint import --json` prints. `parameters` are the source's, by part."""
-
-    source: str
-    source_sha256: str
-    format: str
-    size: str | None
-    config: str
-    task: str
-    planner: bool
-    parameters: dict[str, int]
-    dropped: list[str]
-    untrained: list[str]
-    notes: list[str]
-    checkpoint: str
-    checkpoint_sha256: str
-
-
 def import_checkpoint(
     source: Path,
     *,
@@ -54,15 +34,15 @@ def import_checkpoint(
     task: str | None = None,
     keep_planner: bool = True,
     overwrite: bool = False,
-) -> ImportOutcome:
+) -> dict[str, Any]:
     """Read `source`, a published file or an exported folder, and write it as a checkpoint of this project.
 
     `out` defaults to `{config name}.pt` in the current folder. `keep_planner` takes a policy prior and
-    Q functions along for `eval --planner mppi`. Raises CheckpointError, ConfigError, StorageError.
+    Q functions along for `eval --planner mppi`. Returns the JSON document of `checkpoint import`, whose `parameters`
+    are the source's. Raises CheckpointError, ConfigError, StorageError.
     """
     if out is not None:
         check_free(out, overwrite=overwrite)
-    dropped: list[str] = []
     if is_export(source):
         config, payload = _exported(source, task_set, task)
         form, source_sha256 = EXPORT, file_sha256(source / WEIGHTS)
@@ -71,26 +51,25 @@ def import_checkpoint(
         file, model = _published(source)
         config, payload = _converted(file, model, task_set, task, keep_planner)
         form, source_sha256, parameters = model.format, file.sha256, part_parameters(model)
-        dropped = payload["imported"]["dropped"]
     target = out or Path(f"{config.name}.pt")
     if out is None:
         check_free(target, overwrite=overwrite)
     imported = payload.get("imported", {})
-    return ImportOutcome(
-        source=str(source),
-        source_sha256=source_sha256,
-        format=form,
-        size=imported.get("size"),
-        config=config.name,
-        task=config.task.only or resolve(config.task).spec.label,
-        planner="planner" in payload,
-        parameters=parameters,
-        dropped=dropped,
-        untrained=list(imported.get("untrained", [])),
-        notes=list(imported.get("notes", [])),
-        checkpoint=str(target),
-        checkpoint_sha256=write_checkpoint(target, payload),
-    )
+    return {
+        "source": str(source),
+        "source_sha256": source_sha256,
+        "format": form,
+        "size": imported.get("size"),
+        "config": config.name,
+        "task": config.task.only or resolve(config.task).spec.label,
+        "planner": "planner" in payload,
+        "parameters": parameters,
+        "dropped": [] if form == EXPORT else imported["dropped"],
+        "untrained": imported.get("untrained", []),
+        "notes": imported.get("notes", []),
+        "checkpoint": str(target),
+        "checkpoint_sha256": write_checkpoint(target, payload),
+    }
 
 
 def dropped_parts(model: ForeignModel, *, keep_planner: bool) -> list[str]:
@@ -125,7 +104,9 @@ def _converted(
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
     config = imported_config(model, purpose.task)
-    agent = {**_fresh_state(config), **map_agent(model, purpose.spec, purpose.rows)}
+    with torch.random.fork_rng(devices=[]):
+        fresh = seeded_agent(config, resolve(config.task).spec).state_dict()
+    agent = fresh | map_agent(model, purpose.spec, purpose.rows)
     _check_architecture(config, agent, file.path, "Nothing was imported")
     payload: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
@@ -159,11 +140,6 @@ def _exported(source: Path, task_set: str | None, task: str | None) -> tuple[Exp
             raise ConfigError(f"{flag} {asked}: {source} was exported for {label}; leave {flag} away")
     _check_architecture(config, payload["agent"], source, "Fetch it again")
     return config, payload
-
-
-def _fresh_state(config: ExperimentConfig) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        return seeded_agent(config, resolve(config.task).spec).state_dict()
 
 
 def _check_architecture(config: ExperimentConfig, agent: Mapping[str, Tensor], source: Path, advice: str) -> None:

@@ -128,6 +128,22 @@ class ForeignModel:
         """Outputs of the reward head."""
         return self.reward[-1].outputs
 
+    @property
+    def parts(self) -> dict[str, Network | Tensor]:
+        """Networks and tables that it holds, by name."""
+        parts = {
+            "encoder": self.encoder,
+            "dynamics": self.dynamics,
+            "reward": self.reward,
+            "task_embedding": self.embeddings,
+            "termination": self.termination,
+            "policy_prior": self.pi,
+            "q_functions": self.q,
+            "actor": self.actor,
+            "critic": self.critic,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
 
 def hidden_units(network: Network) -> list[int]:
     """Widths of all layers but the last."""
@@ -143,26 +159,13 @@ def size_class(model: ForeignModel) -> str | None:
 
 def part_parameters(model: ForeignModel) -> dict[str, int]:
     """Learnable scalars by part; `total` as TD-MPC2 counts them (no copies of the Q functions)."""
-    networks = {
-        "encoder": model.encoder,
-        "dynamics": model.dynamics,
-        "reward": model.reward,
-        "task_embedding": model.embeddings,
-        "termination": model.termination,
-        "policy_prior": model.pi,
-        "q_functions": model.q,
-        "actor": model.actor,
-        "critic": model.critic,
+    counts = {
+        name: sum(t.numel() for t in ([part] if isinstance(part, Tensor) else [t for lay in part for t in lay.tensors]))
+        for name, part in model.parts.items()
     }
-    counts = {name: _count(part) for name, part in networks.items() if part is not None}
     if model.logstd is not None:
         counts["actor"] += model.logstd.numel()
     return counts | {"total": sum(counts.values())}
-
-
-def _count(part: Network | Tensor) -> int:
-    tensors = [part] if isinstance(part, Tensor) else [t for layer in part for t in layer.tensors]
-    return sum(tensor.numel() for tensor in tensors)
 
 
 def check_model(model: ForeignModel) -> None:

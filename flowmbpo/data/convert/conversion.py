@@ -44,7 +44,6 @@ def convert(source: Source, dest: Path, *, limit: int | None = None, report: Rep
             selection, first = Selection(limit, totals), 0
             for number in range(len(source.files)):
                 first = _convert_file(writer, source, number, first, selection, report)
-                source.done(number)
             return writer.finish()
     except StorageError as error:
         raise StorageError(f"{error} The same command goes on with this conversion where it stopped.") from error
@@ -62,9 +61,8 @@ def _begin(source: Source, dest: Path, limit: int | None) -> DatasetWriter:
         raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
     stored = {**manifest.source, "files": [file.get("name") for file in manifest.source.get("files", [])]}
     differing = sorted(key for key, value in {**asked, "files": names}.items() if stored.get(key, ...) != value)
-    if not differing and [(task.name, task.obs_dim, task.action_dim) for task in manifest.tasks] != [
-        (task.name, task.obs_dim, task.action_dim) for task in source.tasks
-    ]:
+    begun, now = ([(t.name, t.obs_dim, t.action_dim) for t in tasks] for tasks in (manifest.tasks, source.tasks))
+    if not differing and begun != now:
         differing = ["tasks"]
     if differing:
         raise DataError(

@@ -8,9 +8,9 @@ from typing import Literal
 
 from flowmbpo.data.convert.dflex import DflexSource, Squash
 from flowmbpo.data.convert.mmbench import MMBenchSource
-from flowmbpo.data.convert.source import Source, TaskColumns, known_columns, set_columns
+from flowmbpo.data.convert.source import Source, known_columns, set_columns
 from flowmbpo.data.convert.tdmpc2 import CHUNK, TDMPC2Source, chunk_files
-from flowmbpo.data.dataset.format import MANIFEST
+from flowmbpo.data.dataset.format import MANIFEST, TaskRecord
 from flowmbpo.data.foreign import open_archive
 from flowmbpo.errors import DataError
 
@@ -131,11 +131,11 @@ def _plain(name: str) -> str:
     return columns.name if columns else name
 
 
-def _dflex_task(path: Path, task: str | None) -> TaskColumns:
+def _dflex_task(path: Path, task: str | None) -> TaskRecord:
     """The dflex task that `task` or the file's name says. Raises DataError."""
     from flowmbpo.envs.tasks import all_tasks
 
-    known = {info.name: TaskColumns(info.name, info.obs_dim, info.action_dim) for info in all_tasks("dflex")}
+    known = {info.name: TaskRecord.of(info) for info in all_tasks("dflex")}
     recorded = _DFLEX_FILE.fullmatch(path.stem)
     asked = task or (recorded[1] if recorded else path.stem)
     flat = asked.lower().removeprefix("dflex").replace("-", "").replace("_", "")

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from flowmbpo.data.convert.source import Index, Rows, Source, TaskColumns, refuse_empty
+from flowmbpo.data.convert.source import Index, Rows, Source, refuse_empty
+from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -25,7 +26,7 @@ class DflexSource(Source):
 
     format: ClassVar[str] = "pwm-dflex"
 
-    def __init__(self, path: Path, task: TaskColumns, squash: Squash = "auto") -> None:
+    def __init__(self, path: Path, task: TaskRecord, squash: Squash = "auto") -> None:
         super().__init__(task.name, (task,), (path,))
         archive = open_archive(path)
         index = self.index(archive, 0)

@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from flowmbpo.data.convert.source import Index, Source, TaskColumns, known_columns
+from flowmbpo.data.convert.source import Index, Source, known_columns
+from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -70,7 +72,7 @@ def _starts(archive: Archive) -> NDArray[np.int64]:
     return starts
 
 
-def _columns_of(name: str, path: Path) -> TaskColumns:
+def _columns_of(name: str, path: Path) -> TaskRecord:
     archive = open_archive(path)
     starts = _starts(archive)
     widths = []
@@ -80,4 +82,7 @@ def _columns_of(name: str, path: Path) -> TaskColumns:
             values[starts[:-1]] = 0.0  # an episode's first action was never taken
         used = np.flatnonzero(values.any(axis=0))
         widths.append(int(used[-1]) + 1 if len(used) else 1)
-    return TaskColumns(name, *widths)
+    try:
+        return TaskRecord(name=name, obs_dim=widths[0], action_dim=widths[1])
+    except ValidationError as error:
+        raise DataError(f"{path}: a task cannot be stored: {error}") from error

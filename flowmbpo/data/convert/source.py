@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import task_info, task_names
@@ -35,15 +36,6 @@ CHUNK_BYTES = 32 << 20
 """So much of a file is read at once; a conversion holds a few copies of it."""
 
 Rows = Float[NDArray[np.float32], "E L+1 W"]
-
-
-@dataclass(frozen=True)
-class TaskColumns:
-    """A task of the set and the columns that are its own."""
-
-    name: str
-    obs_dim: int
-    action_dim: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Source(ABC):
     flat: ClassVar[bool] = False
 
     def __init__(
-        self, set_name: str, tasks: Sequence[TaskColumns], files: Sequence[Path], *, drop_padding: bool = False
+        self, set_name: str, tasks: Sequence[TaskRecord], files: Sequence[Path], *, drop_padding: bool = False
     ) -> None:
         self.set_name = set_name
         self.tasks = tuple(tasks)
@@ -87,9 +79,6 @@ class Source(ABC):
     def open(self, number: int) -> Archive:
         """File `number`, its checksums verified. Raises DataError."""
         return open_archive(self.files[number], checksums=True)
-
-    def done(self, number: int) -> None:  # noqa: B027  files stay where they are
-        """File `number` has been converted."""
 
     def options(self) -> dict[str, Any]:
         """What was asked for and changes the result, for the dataset's record."""
@@ -241,21 +230,19 @@ def refuse_empty(archive: Archive) -> None:
         )
 
 
-def known_columns(name: str) -> TaskColumns | None:
+def known_columns(name: str) -> TaskRecord | None:
     """The task's own widths where it is one of the table's; published names that differ are translated."""
     for candidate in (name, f"{name}s"):  # MMBench says 'walker-walk-backward'
         if candidate in task_names():
-            info = task_info(candidate)
-            return TaskColumns(info.name, info.obs_dim, info.action_dim)
+            return TaskRecord.of(task_info(candidate))
     return None
 
 
-def set_columns(set_name: str) -> tuple[TaskColumns, ...]:
+def set_columns(set_name: str) -> tuple[TaskRecord, ...]:
     """The tasks of a shipped set. Raises DataError for another name."""
     if set_name not in TASK_SETS:
         raise DataError(
             f"--set: no task set is called '{set_name}'.{nearest(set_name, TASK_SETS)} "
             f"Task sets: {', '.join(TASK_SETS)}."
         )
-    infos = [task_info(name) for name in TASK_SETS[set_name].tasks]
-    return tuple(TaskColumns(info.name, info.obs_dim, info.action_dim) for info in infos)
+    return tuple(TaskRecord.of(task_info(name)) for name in TASK_SETS[set_name].tasks)

@@ -37,7 +37,8 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, path_part
 from flowmbpo.errors import DataError
-from flowmbpo.files import refused, write_bytes_atomic
+from flowmbpo.files import write_bytes_atomic
+from flowmbpo.spec import TaskInfo
 
 MANIFEST = "dataset.json"
 FORMAT = "flowmbpo-dataset"
@@ -70,6 +71,11 @@ class TaskRecord(FrozenConfig):
     transitions: NonNegativeInt = 0
     reward_sum: float = 0.0
     reward_square_sum: float = 0.0
+
+    @classmethod
+    def of(cls, task: TaskInfo) -> TaskRecord:
+        """Of a task, with no episodes. Raises ValidationError where its name cannot be a folder's."""
+        return cls(name=task.name, obs_dim=task.obs_dim, action_dim=task.action_dim)
 
     @property
     def plain_name(self) -> str:
@@ -121,11 +127,7 @@ def encode(manifest: Manifest) -> bytes:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the folder's manifest in one durable step. Raises DataError and StorageError."""
-    data = encode(manifest)
-    try:
-        write_bytes_atomic(folder / MANIFEST, data)
-    except OSError as error:
-        raise refused(folder / MANIFEST, error) from error
+    write_bytes_atomic(folder / MANIFEST, encode(manifest))
 
 
 def read_manifest(folder: Path) -> Manifest:

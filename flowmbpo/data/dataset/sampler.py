@@ -35,12 +35,11 @@ class _Pick:
 class WindowSampler:
     """Hands out `Batch`es of windows of `horizon` transitions; every window of a task once per pass.
 
-    A window starts at each transition from which `horizon` of them follow inside the episode; an episode
-    shorter than that gives one window, padded and masked as `Batch` says.
-    A task's data are cut into blocks of whole episodes of some thousand rows. For every pass the blocks are
-    permuted and put into groups of which two fit into the task's share of memory, and the windows of a
-    group are shuffled together. While one group is dealt the next is read. A task that fits into its share
-    as a whole is one group, shuffled perfectly.
+    A window starts at each transition from which `horizon` of them follow inside the episode; an episode shorter than
+    that gives one window, padded and masked as `Batch` says. A task's data are cut into blocks of whole episodes of
+    some thousand rows. For every pass the blocks are permuted and put into groups of which two fit into the task's
+    share of memory, and the windows of a group are shuffled together. While one group is dealt the next is read. A task
+    that fits into its share as a whole is one group, shuffled perfectly.
 
     What a batch holds follows from the seed and the number of windows dealt before, whatever the threads
     do. With `balance` "tasks" all tasks take turns; with "proportional" they finish a pass together.

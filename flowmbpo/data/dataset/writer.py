@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from flowmbpo.data.dataset.format import (
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.errors import DataError, StorageError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
+from flowmbpo.spec import TaskInfo
 
 SHARD_BYTES = 64 * 2**20  # of rows before compression
 BUFFER_BYTES = 2**30  # of rows that wait in memory, all tasks together: shards of sets of many tasks are smaller
@@ -39,17 +40,6 @@ WAITING = 2  # shards in work or waiting before the caller waits, too
 LOCK = ".lock"
 _MOST_IDS = 2**31
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)  # file systems without flock
-
-
-class TaskWidths(Protocol):
-    """What a writer must know of a task; a `TaskInfo` will do."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def obs_dim(self) -> int: ...
-    @property
-    def action_dim(self) -> int: ...
 
 
 @dataclass
@@ -91,7 +81,7 @@ class DatasetWriter:
 
     @classmethod
     def create(
-        cls, path: Path | str, set_name: str, tasks: Sequence[TaskWidths], source: dict[str, Any]
+        cls, path: Path | str, set_name: str, tasks: Sequence[TaskInfo | TaskRecord], source: dict[str, Any]
     ) -> DatasetWriter:
         """Begin a dataset in a folder that does not exist or is empty; `tasks` in the order of their ids.
 
@@ -100,7 +90,7 @@ class DatasetWriter:
         path = Path(path)
         _check_free(path)
         try:
-            records = tuple(TaskRecord(name=t.name, obs_dim=t.obs_dim, action_dim=t.action_dim) for t in tasks)
+            records = tuple(t if isinstance(t, TaskRecord) else TaskRecord.of(t) for t in tasks)
         except ValidationError as error:
             raise DataError(f"{path}: a task cannot be stored: {error}") from error
         if not records or len({record.name for record in records}) < len(records):

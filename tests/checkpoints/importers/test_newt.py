@@ -24,8 +24,8 @@ def test_mt30s_tasks_compute_what_the_file_means(imported, size, prefix):
     w = published.newt(size)
     content = published.newt_file(w, prefix=prefix)
     path, outcome = imported(content)
-    assert (outcome.format, outcome.size, outcome.task) == ("newt", size, "mt30")
-    assert outcome.dropped == ["_Qs.target"]
+    assert (outcome["format"], outcome["size"], outcome["task"]) == ("newt", size, "mt30")
+    assert outcome["dropped"] == ["_Qs.target"]
     found = parity.differences(path, content["model"], "newt", w, MT30_ROWS)
     assert set(found) == {"encode", "next", "reward", "q", "pi"}
     assert max(found.values()) < TOLERANCE, found
@@ -35,7 +35,7 @@ def test_meta_world_task_alone(imported):
     w = published.newt("S")
     content = published.newt_file(w)
     path, outcome = imported(content, task="mw-reach")
-    assert outcome.task == "mw-reach"
+    assert outcome["task"] == "mw-reach"
     row = newt_rows(task_set("mt80").tasks)["mw-reach"]
     assert row == 72  # 36th of Meta-World's 49, which begin at 37
     found = parity.differences(path, content["model"], "newt", w, [row])

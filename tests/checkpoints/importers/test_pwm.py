@@ -36,8 +36,8 @@ def test_multi_task_files_compute_what_they_mean(imported, size, task_set):
     w = published.widths(size, task_set)
     content = pwm_file(w)
     agent, payload, outcome = imported(content)
-    assert (outcome.format, outcome.size, outcome.task, outcome.untrained) == ("pwm", size, task_set, [])
-    assert outcome.dropped == ["actor_opt", "critic_opt", "world_model_opt"]
+    assert (outcome["format"], outcome["size"], outcome["task"], outcome["untrained"]) == ("pwm", size, task_set, [])
+    assert outcome["dropped"] == ["actor_opt", "critic_opt", "world_model_opt"]
     assert "planner" not in payload
     found = differences(agent, content, w)
     assert max(found.values()) < TOLERANCE, found
@@ -60,7 +60,7 @@ def test_normalised_observations_are_folded_into_the_encoder(imported):
     mean, var = torch.linspace(-3.0, 3.0, 37), torch.logspace(-2.0, 2.0, 37)
     content = pwm_file(w, bins=1, obs_rms=RunningMeanStd(mean, var, 1e-4 + 5000))
     agent, _, outcome = imported(content, task="dflex-ant")
-    assert any("folded" in note and "clip" in note for note in outcome.notes)
+    assert any("folded" in note and "clip" in note for note in outcome["notes"])
 
     def normalise(obs):
         return (obs - mean.double()) / (var.double() + 1e-5).sqrt()
@@ -75,7 +75,7 @@ def test_statistics_that_saw_nothing_change_nothing(imported):
     w = published.single("1M", 37, 8)
     agent, _, outcome = imported(pwm_file(w, bins=1, **fresh), task="dflex-ant")
     assert agent.reward_normalizer.moments.count == 0.0
-    assert not any("folded" in note for note in outcome.notes)
+    assert not any("folded" in note for note in outcome["notes"])
 
 
 def test_reward_statistics_go_on_as_running_moments(imported):
@@ -101,8 +101,8 @@ def test_another_actor_is_dropped_and_named(imported):
     content = pwm_file(published.single("1M", 37, 8), bins=1)
     content["actor"] = {"actor.0.weight": torch.zeros(8, 128), "actor.0.bias": torch.zeros(8)}
     _, payload, outcome = imported(content, task="dflex-ant")
-    assert outcome.untrained == payload["imported"]["untrained"] == ["actor"]
-    assert "actor (not PWM's Gaussian)" in outcome.dropped
+    assert outcome["untrained"] == payload["imported"]["untrained"] == ["actor"]
+    assert "actor (not PWM's Gaussian)" in outcome["dropped"]
 
 
 def numbers(value, width=1):

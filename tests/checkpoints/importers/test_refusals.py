@@ -212,7 +212,7 @@ def test_files_without_checksums_are_imported_and_it_is_said(tmp_path):
     found = []
     for form in (True, False):
         torch.save(small(), source, _use_new_zipfile_serialization=form)
-        found.append(import_checkpoint(source, out=out, overwrite=True).notes)
+        found.append(import_checkpoint(source, out=out, overwrite=True)["notes"])
     assert not found[0] and any("no checksums" in note for note in found[1])
 
 

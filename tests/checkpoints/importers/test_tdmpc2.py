@@ -21,7 +21,7 @@ def test_imported_model_computes_what_the_file_means(imported, layout, size, tas
     w = published.widths(size, task_set)
     content = published.tdmpc2_file(w) if layout == "tdmpc2" else published.current_file(w, task_set)
     path, outcome = imported(content)
-    assert (outcome.format, outcome.size, outcome.task) == (layout, size, task_set)
+    assert (outcome["format"], outcome["size"], outcome["task"]) == (layout, size, task_set)
     found = parity.differences(path, content["model"], layout, w)
     assert set(found) == {"encode", "next", "reward", "q", "pi"}
     assert max(found.values()) < TOLERANCE, found
@@ -32,8 +32,8 @@ def test_oldest_single_task_files_compute_what_they_mean(imported, size):
     w = published.single(size, 17, 6)
     content = published.oldest_file(w)
     path, outcome = imported(content, task="cheetah-run")
-    assert (outcome.format, outcome.size, outcome.task) == ("tdmpc2-oldest", size, "cheetah-run")
-    assert any("symlog" in note for note in outcome.notes)
+    assert (outcome["format"], outcome["size"], outcome["task"]) == ("tdmpc2-oldest", size, "cheetah-run")
+    assert any("symlog" in note for note in outcome["notes"])
     found = parity.differences(path, content["model"], "tdmpc2-oldest", w)
     assert max(found.values()) < TOLERANCE, found
 
@@ -43,7 +43,7 @@ def test_single_task_files_of_newer_layouts(imported, make):
     w = published.single("1M", 24, 6)
     content = make(w)
     path, outcome = imported(content, task="walker-stand")
-    found = parity.differences(path, content["model"], outcome.format, w)
+    found = parity.differences(path, content["model"], outcome["format"], w)
     assert max(found.values()) < TOLERANCE, found
 
 
@@ -71,17 +71,17 @@ def test_bounds_of_the_prior_are_read_or_known(imported):
 def test_planner_can_be_left_out_and_is_named_as_dropped(imported):
     path, outcome = imported(published.tdmpc2_file(published.widths("1M", "mt30")), keep_planner=False)
     assert "planner" not in parity.opened(path)[1]
-    assert outcome.dropped == ["_target_Qs", "_pi", "_Qs"]
+    assert outcome["dropped"] == ["_target_Qs", "_pi", "_Qs"]
 
 
 def test_files_without_target_networks_are_read(imported):
     _, outcome = imported(published.tdmpc2_file(published.widths("1M", "mt30"), targets=False))
-    assert outcome.dropped == [] and outcome.planner
+    assert outcome["dropped"] == [] and outcome["planner"]
 
 
 def test_untrained_parts_are_fresh_and_named(imported):
     path, outcome = imported(published.tdmpc2_file(published.widths("1M", "mt30")))
-    assert outcome.untrained == ["actor", "critic"]
+    assert outcome["untrained"] == ["actor", "critic"]
     agent, payload = parity.opened(path)
     assert payload["imported"]["untrained"] == ["actor", "critic"]
     assert payload["epoch"] == payload["env_steps"] == 0
@@ -96,7 +96,7 @@ def test_import_leaves_torchs_global_generator_alone(imported):
 
 def test_one_member_of_the_set_can_be_what_runs(imported):
     path, outcome = imported(published.tdmpc2_file(published.widths("1M", "mt30")), task="hopper-hop")
-    assert outcome.task == "hopper-hop"
+    assert outcome["task"] == "hopper-hop"
     config = parity.opened(path)[1]["config"]
     assert (config["task"]["set"], config["task"]["only"]) == ("mt30", "hopper-hop")
     assert config["training"]["gamma"] == "task" and config["training"]["reward_normalization"] == "none"
