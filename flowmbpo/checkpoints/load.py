@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 import zipfile
-import zlib
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -16,13 +15,11 @@ import torch
 
 from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION
+from flowmbpo.data.foreign import UNREADABLE
 from flowmbpo.errors import CheckpointError
 
 _PUBLISHED = " A published TD-MPC2, PWM or Newt file is imported first: `flowmbpo checkpoint import FILE`."
 _ATTEMPTS = 5  # a reader may meet a writer that replaces the file several times
-# What zipfile, zlib and torch raise on bytes that are not a sound archive of plain values.
-_UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-_UNREADABLE = (*_UNSOUND, pickle.UnpicklingError, KeyError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,8 @@ def _advice(path: Path) -> str:
     """The other checkpoints in the folder whose bytes agree with the manifest."""
     manifest, folder = CheckpointManifest.read(path.parent), path.parent
     others = [name for name in names(folder) if name != path.name]
-    intact = [name for name in others if manifest.accepts(name, file_sha256(folder / name))]
+    accepted = {name: {entry.sha256 for entry in manifest.files.get(name, ())} for name in others}
+    intact = [name for name in others if file_sha256(folder / name) in accepted[name]]
     if intact:
         return f"Intact in the same folder: {', '.join(intact)}."
     return "No other checkpoint in its folder is known to be intact: restore it from a copy."
@@ -169,7 +167,7 @@ def _check_archive(path: Path, file: BufferedReader) -> None:
         with zipfile.ZipFile(file) as archive:
             odd = (member.filename for member in archive.infolist() if not _stored(member))
             broken = next(odd, None) or archive.testzip()
-    except _UNSOUND as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another "
             f"kind of file. {_advice(path)}"
@@ -196,7 +194,7 @@ def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch
             f"{path}: holds Python objects, which are never run: not a flowmbpo checkpoint. "
             f"Name a file that flowmbpo saved.{published}"
         ) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}. {_advice(path)}") from error
     if not isinstance(payload, dict) or payload.get("format") != form:
         raise CheckpointError(f"{path}: is not a flowmbpo checkpoint (no `format: {form}`). Name one.{published}")

@@ -57,14 +57,6 @@ class CheckpointManifest:
         document = {"format": FORMAT, "version": VERSION, "files": files}
         write_bytes_atomic(folder / NAME, (json.dumps(document, indent=1) + "\n").encode())
 
-    def accepts(self, name: str, sha256: str) -> bool:
-        """Whether file `name` may have that hash."""
-        return any(entry.sha256 == sha256 for entry in self.files.get(name, ()))
-
-    def replays(self) -> set[str]:
-        """Buffer files that some accepted content still refers to."""
-        return {entry.replay for entries in self.files.values() for entry in entries if entry.replay}
-
 
 def read_or_set_aside(folder: Path) -> CheckpointManifest:
     """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""

@@ -113,7 +113,7 @@ class CheckpointStore:
         """Delete buffers that no checkpoint needs, unless a checkpoint is unlisted: it may need one."""
         if any(name not in manifest.files for name in names(self.folder)):
             return
-        needed = manifest.replays()
+        needed = {entry.replay for entries in manifest.files.values() for entry in entries}
         for file in self.folder.glob("replay-*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)

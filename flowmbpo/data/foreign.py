@@ -29,24 +29,9 @@ from flowmbpo.errors import DataError
 MOST_ENTRIES = 1 << 16  # a dictionary that holds another one twice, and so on, never ends
 
 # All that zipfile and torch raise on damaged bytes; MemoryError comes of sizes that damage made huge.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    pickle.UnpicklingError,
-    AssertionError,
-    MemoryError,
-    OverflowError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OSError,
-)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, pickle.UnpicklingError, EOFError, OSError)
+_SENSELESS = (AssertionError, MemoryError, OverflowError, RuntimeError, ValueError, LookupError, TypeError)
+UNREADABLE = (*_DAMAGED, *_SENSELESS, AttributeError)
 
 
 class ForeignFileError(Exception):
@@ -68,7 +53,7 @@ def load_inert(path: Path, stand_ins: Mapping[str, Any]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(_cause(error)) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if "resize storage" in str(error):
             raise ForeignFileError("a tensor in it is longer than its storage: damaged") from error
         raise ForeignFileError(_cause(error)) from error
@@ -101,7 +86,7 @@ def check_archive(path: Path, *, checksums: bool = True) -> str:
             if packed:  # torch would map the packed bytes
                 raise ForeignFileError(f"its member {packed[0]} is compressed, which torch.save never does")
             broken = archive.testzip() if checksums else None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ForeignFileError(_cause(error)) from error
     if broken is not None:
         raise ForeignFileError(f"the checksum of its member {broken} is wrong: damaged; fetch it again")
@@ -199,7 +184,7 @@ def _load_tensordict(path: Path) -> Any:
     try:
         with _allowed({}):
             unknown = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ForeignFileError(f"its list of tensors cannot be read ({_cause(error)})") from error
     foreign = [name for name in unknown if name.partition(".")[0] != "tensordict"]
     if foreign:

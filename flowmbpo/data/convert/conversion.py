@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flowmbpo.data.convert.source import Selection, Source
+from flowmbpo.data.convert.source import Source, spread
 from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
@@ -35,15 +36,13 @@ def convert(source: Source, dest: Path, *, limit: int | None = None, report: Rep
     source, StorageError on a full disk: the same call goes on from the last checkpoint.
     """
     check_apart(dest, source.files)
-    totals = [0] * len(source.tasks)
-    if limit is not None:
-        counts = [source.count(number) for number in range(len(source.files))]
-        totals = [sum(column) for column in zip(*counts, strict=True)]
+    files = range(len(source.files))
+    counts = None if limit is None else np.array([source.count(number) for number in files])
     try:
         with _begin(source, dest, limit) as writer:
-            selection, first = Selection(limit, totals), 0
-            for number in range(len(source.files)):
-                first = _convert_file(writer, source, number, first, selection, report)
+            first = 0
+            for number in files:
+                first = _convert_file(writer, source, number, first, counts, report)
             return writer.finish()
     except StorageError as error:
         raise StorageError(f"{error} The same command goes on with this conversion where it stopped.") from error
@@ -73,13 +72,19 @@ def _begin(source: Source, dest: Path, limit: int | None) -> DatasetWriter:
 
 
 def _convert_file(
-    writer: DatasetWriter, source: Source, number: int, first: int, selection: Selection, report: Report | None
+    writer: DatasetWriter, source: Source, number: int, first: int, counts: NDArray[Any] | None, report: Report | None
 ) -> int:
-    """Add the episodes of a file that are wanted and not there; `first` lie before it. Returns how many do then."""
+    """Add the episodes of a file that are wanted and not there; `first` lie before it. Returns how many do then.
+
+    `counts` [files, tasks] where not all are wanted.
+    """
     archive = source.open(number)
     index = source.index(archive, number)
     _register(writer, archive, number)
-    kept = selection.choose(index.task)
+    kept = np.ones(len(index.task), np.bool_)
+    if counts is not None:
+        limit = writer.source["limit_episodes_per_task"]
+        kept = spread(index.task, counts[:number].sum(0), counts.sum(0), limit)
     episodes, behind = len(kept), 0
     for begin, end in source.chunks(archive, index):
         wanted = kept[begin:end] & ~writer.holds(np.arange(first + begin, first + end))

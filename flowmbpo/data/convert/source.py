@@ -36,6 +36,7 @@ CHUNK_BYTES = 32 << 20
 """So much of a file is read at once; a conversion holds a few copies of it."""
 
 Rows = Float[NDArray[np.float32], "E L+1 W"]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -193,31 +194,19 @@ def _flags(ended: Float[NDArray[np.float32], "E L+1"], place: _Place) -> Bool[ND
     return flags
 
 
-class Selection:
-    """At most `limit` episodes of each task, spread evenly over the `totals` that there are, none twice.
+def spread(tasks: Int[NDArray[np.int64], " E"], seen: IntArray, totals: IntArray, limit: int) -> NDArray[np.bool_]:
+    """Which of the next episodes, whose tasks are given, are among `limit` of each task spread evenly over all.
 
     Published sets are replay buffers in the order of training: the first N of a task would be its worst. With T
-    episodes of a task, occurrence k is kept where floor((k + 1) N / T) > floor(k N / T).
+    episodes of a task in all (`totals`), of which `seen` came before, occurrence k is kept where
+    floor((k + 1) N / T) > floor(k N / T).
     """
-
-    def __init__(self, limit: int | None, totals: Sequence[int]) -> None:
-        self._limit = limit
-        self._totals = totals
-        self._seen = [0] * len(totals)
-
-    def choose(self, tasks: Int[NDArray[np.int64], " E"]) -> Bool[NDArray[np.bool_], " E"]:
-        """Which of the next episodes, whose tasks are given, are kept."""
-        kept = np.ones(len(tasks), dtype=np.bool_)
-        if self._limit is None:
-            return kept
-        for task in np.unique(tasks).tolist():
+    kept = np.ones(len(tasks), dtype=np.bool_)
+    for task in np.unique(tasks).tolist():
+        if totals[task] > limit:
             places = np.flatnonzero(tasks == task)
-            total = self._totals[task]
-            if total > self._limit:
-                number = self._seen[task] + np.arange(len(places) + 1, dtype=np.int64)
-                kept[places] = np.diff(number * self._limit // total) > 0
-            self._seen[task] += len(places)
-        return kept
+            kept[places] = np.diff((seen[task] + np.arange(len(places) + 1)) * limit // totals[task]) > 0
+    return kept
 
 
 def refuse_empty(archive: Archive) -> None:
