@@ -83,6 +83,7 @@ def _planner(planner: dict[str, Any]) -> dict[str, Any]:
 def _foreign(file: ForeignFile) -> dict[str, Any]:
     """What a published file holds, and what an import would make of it."""
     model = foreign_model(file)
+    of_newt = model.format == "newt" and model.tasks == NEWT_TASKS
     return {
         "kind": "published",
         "file": str(file.path),
@@ -90,7 +91,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "format": model.format,
         "size": size_class(model),
         "tasks": model.tasks,
-        "task_set": _task_set(model),
+        "task_set": "mt30 (of Newt's own 200 tasks)" if of_newt else guess_set(model) if model.task_dim else None,
         "obs_dim": model.obs_dim,
         "action_dim": model.action_dim,
         "latent_dim": model.latent_dim,
@@ -103,14 +104,6 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "untrained": untrained_parts(model),
         "notes": list(model.notes),
     }
-
-
-def _task_set(model: ForeignModel) -> str | None:
-    if model.embeddings is None:
-        return None
-    if model.format == "newt" and model.tasks == NEWT_TASKS:
-        return "mt30 (of Newt's own 200 tasks)"
-    return guess_set(model)
 
 
 def _kept(model: ForeignModel) -> list[str]:

@@ -60,11 +60,11 @@ def architecture_mismatch(module_state: Mapping[str, Any], loaded_state: Mapping
         for name in module_state
         if name in loaded_state and _shape(module_state[name]) != _shape(loaded_state[name])
     ]
-    parts = [
-        f"{len(names)} {title}: {_first(names)}"
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
+    parts = []
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts.append(f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{more}")
     if not parts:
         return None
     return "the checkpoint is of another architecture: " + "; ".join(parts)
@@ -72,11 +72,6 @@ def architecture_mismatch(module_state: Mapping[str, Any], loaded_state: Mapping
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
-def _first(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:

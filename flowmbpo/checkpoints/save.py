@@ -80,7 +80,9 @@ class CheckpointStore:
 
     def _replace(self, target: Path, payload: dict[str, Any], manifest: CheckpointManifest) -> None:
         replay = None if payload["replay"] is None else str(payload["replay"]["file"])
-        accepted = manifest.files.get(target.name) or _content_unlisted(target)
+        accepted = manifest.files.get(target.name, [])
+        if not accepted and target.exists():  # what no manifest lists is accepted until it is replaced
+            accepted = [Entry(file_sha256(target), target.stat().st_size, -1, None)]
         staged = StagedFile(target)
         try:
             with staged:
@@ -118,11 +120,6 @@ class CheckpointStore:
             if file.name not in needed:
                 file.unlink(missing_ok=True)
         sync_folder(self.folder)
-
-
-def _content_unlisted(target: Path) -> list[Entry]:
-    """What stands in `target` though no manifest lists it: accepted until it is replaced."""
-    return [Entry(file_sha256(target), target.stat().st_size, -1, None)] if target.exists() else []
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

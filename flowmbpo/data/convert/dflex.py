@@ -30,7 +30,8 @@ class DflexSource(Source):
         super().__init__(task.name, (task,), (path,))
         archive = open_archive(path)
         index = self.index(archive, 0)
-        self.squashed = squash == "tanh" or (squash == "auto" and self._beyond_one(archive, index))
+        taken = (archive.floats("action", begin, end)[:, 1:] for begin, end in self.chunks(archive, index))
+        self.squashed = squash == "tanh" or (squash == "auto" and any((np.abs(part) > 1.0).any() for part in taken))
 
     def options(self) -> dict[str, Any]:
         return {"squash": "tanh" if self.squashed else "none"}
@@ -59,8 +60,3 @@ class DflexSource(Source):
                 f"{task.obs_dim} and {task.action_dim}. Name the task that it is of with --task."
             )
         return Index(np.zeros(obs[0], np.int64), np.arange(obs[0]), np.full(obs[0], obs[1]))
-
-    def _beyond_one(self, archive: Archive, index: Index) -> bool:
-        """Whether any action that was taken lies outside [-1, 1]."""
-        chunks = (archive.floats("action", begin, end)[:, 1:] for begin, end in self.chunks(archive, index))
-        return any(bool((np.abs(chunk) > 1.0).any()) for chunk in chunks)

@@ -77,11 +77,17 @@ class _Transfer:
         self.state, self.notes = dict(source.state), dict[str, str]()
         self.old, self.new = describe(held), describe(wanted)
         self.folded = held.model.task_dim > 0 and wanted.model.task_dim == 0 and len(starts) == 1
-        if self.folded:
-            self._fold_embedding()
+        if self.folded:  # the embedding into the biases
+            said = f"embedding of {starts[0].source} folded into the bias"
+            self.state = fold_task(self.state, self.old, effective_embedding(self.state[TABLE], starts[0].row))
+            weights = [name for part in self.old.values() for name in part.first_weights if name in self.state]
+            self.notes |= {name: said for weight in weights for name in (weight, bias_of(weight))}
             self.old = describe(replace(held, model=held.model.model_copy(update={"task_dim": 0})))
         if target.target_critic is not None and not _tensor_names(self.state, "target_critic"):
-            self._copy_critic()
+            for name in _tensor_names(self.state, "critic"):
+                copy = PREFIXES["target_critic"] + name.removeprefix(PREFIXES["critic"])
+                self.state[copy] = self.state[name]
+                self.notes[copy] = "a copy of the critic: the source has no target network"
         self.misfits = _misfits(self.old, self.new, self.state, self.fresh, source.untrained)
         self.teachable = "encoder" not in self.misfits and "dynamics" not in source.untrained
         self.result: dict[str, Tensor] = {}
@@ -107,19 +113,6 @@ class _Transfer:
             left = tuple(name for name in _tensor_names(stored, part) if name not in taken)
             if left:
                 yield TransferRow(part, "dropped", reason, left, 0)
-
-    def _fold_embedding(self) -> None:
-        embedding = effective_embedding(self.state[TABLE], self.starts[0].row)
-        self.state = fold_task(self.state, self.old, embedding)
-        said = f"embedding of {self.starts[0].source} folded into the bias"
-        weights = [name for part in self.old.values() for name in part.first_weights if name in self.state]
-        self.notes |= {name: said for weight in weights for name in (weight, bias_of(weight))}
-
-    def _copy_critic(self) -> None:
-        for name in _tensor_names(self.state, "critic"):
-            copy = PREFIXES["target_critic"] + name.removeprefix(PREFIXES["critic"])
-            self.state[copy] = self.state[name]
-            self.notes[copy] = "a copy of the critic: the source has no target network"
 
     def _take(self, part: str, name: str) -> TakenTensor:
         fresh = self.fresh[name]

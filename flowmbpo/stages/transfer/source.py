@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -94,33 +94,24 @@ def adopt_widths(
         DynamicsDims(m.latent_dim, m.simnorm_dim, m.task_dim, s.action_dim)
         for m, s in ((model, spec), (source.model, source.spec))
     )
-    dynamics = _adopted(model.dynamics, source.model.dynamics, _dynamics_units, here, there)
+    dynamics = _adopted(model.dynamics, source.model.dynamics, here, there)
     if isinstance(actor, FlowActorConfig):
-        actor = _adopted(actor, source.actor, _actor_units, here, there)
+        actor = _adopted(actor, source.actor, here, there)
     return model.model_copy(update={"dynamics": dynamics}), actor
 
 
-def _adopted(
-    asked: Solved,
-    held: DynamicsConfig | ActorConfig,
-    units: Callable[[Solved, DynamicsDims], tuple[int, ...]],
-    here: DynamicsDims,
-    there: DynamicsDims,
-) -> Solved:
+def _adopted(asked: Solved, held: DynamicsConfig | ActorConfig, here: DynamicsDims, there: DynamicsDims) -> Solved:
     solving = asked.model_copy(update={"solved_units": None})
     if not isinstance(held, type(asked)) or here.latent_dim != there.latent_dim:
         return solving
-    if units(solving, there) != units(held.model_copy(update={"solved_units": None}), there):
+    if _units(solving, there) != _units(held.model_copy(update={"solved_units": None}), there):
         return solving
-    built = units(held, there)
-    return solving if built == units(solving, here) else solving.model_copy(update={"solved_units": built})
+    built = _units(held, there)
+    return solving if built == _units(solving, here) else solving.model_copy(update={"solved_units": built})
 
 
-def _dynamics_units(config: DynamicsConfig, dims: DynamicsDims) -> tuple[int, ...]:
+def _units(config: DynamicsConfig | FlowActorConfig, dims: DynamicsDims) -> tuple[int, ...]:
     with torch.device("meta"):
+        if isinstance(config, FlowActorConfig):
+            return build_actor(config, dims.latent_dim, dims.task_dim, dims.action_dim).hidden_units
         return build_dynamics(config, dims).hidden_units
-
-
-def _actor_units(config: FlowActorConfig, dims: DynamicsDims) -> tuple[int, ...]:
-    with torch.device("meta"):
-        return build_actor(config, dims.latent_dim, dims.task_dim, dims.action_dim).hidden_units
