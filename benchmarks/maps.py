@@ -26,8 +26,8 @@ from flowmbpo.config.dynamics import DynamicsDims, FlowDynamicsConfig, ResidualD
 from flowmbpo.envs.toy.maps import fold_map, inelastic_map, smooth_map
 from flowmbpo.models.build import build_dynamics
 from flowmbpo.models.dynamics.base import Dynamics, Transition, reference_parameters
-from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
-from flowmbpo.nets.widths import solve_widths
+from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 Map = Callable[[Tensor, Tensor], Tensor]
 
@@ -105,9 +105,7 @@ def fit_mlp(follow: Map, seed: int, steps: int) -> Predict:
     """The plain network x' = f([x, a]), without a residual: what SimNorm makes of one coordinate is a constant."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        widths = solve_widths(
-            UNITS, reference_parameters(DIMS, UNITS), lambda w: normed_mlp_parameters(2, w, 1, normed_output=False)
-        )
+        widths = solve_widths(UNITS, reference_parameters(DIMS, UNITS), lambda w: mlp_parameters(2, w, 1))
         network = normed_mlp(2, widths, 1, normed_output=False)
     predict: Predict = lambda x, a: network(torch.cat([x, a], dim=-1))  # noqa: E731
     _train(network, lambda x, a, target: (predict(x, a) - target).square().mean(), follow, seed, steps)

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons in the two layer orders of PWM, and how many parameters they hold."""
+"""Multi-layer perceptrons in the two layer orders of PWM."""
 
 from __future__ import annotations
 
@@ -53,11 +53,6 @@ def normed_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, normed_output
     return nn.Sequential(*layers)
 
 
-def normed_mlp_parameters(in_dim: int, units: Sequence[int], out_dim: int, *, normed_output: bool) -> int:
-    """Parameter count of `normed_mlp` with the same arguments."""
-    return _parameters(in_dim, units, out_dim) + (2 * out_dim if normed_output else 0)
-
-
 def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_scale: float) -> nn.Sequential:
     """Linear -> Mish -> LayerNorm hidden layers and a linear head: PWM's policy network.
 
@@ -73,16 +68,3 @@ def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_sc
         head.weight.mul_(last_layer_scale)
         head.bias.mul_(last_layer_scale)
     return nn.Sequential(*layers, head)
-
-
-def policy_mlp_parameters(in_dim: int, units: Sequence[int], out_dim: int) -> int:
-    """Parameter count of `policy_mlp` with the same arguments."""
-    return _parameters(in_dim, units, out_dim)
-
-
-def _parameters(in_dim: int, units: Sequence[int], out_dim: int) -> int:
-    total, width = 0, in_dim
-    for unit in units:
-        total += width * unit + 3 * unit  # weights, bias, LayerNorm's two
-        width = unit
-    return total + width * out_dim + out_dim

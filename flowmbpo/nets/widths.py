@@ -1,8 +1,23 @@
-"""Hidden widths solved so that one network's parameter count equals another's."""
+"""Hidden widths solved so that one network's parameters or FLOPs equal another's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+
+def mlp_parameters(in_dim: int, units: Sequence[int], out_dim: int) -> int:
+    """Parameter count of an MLP with a LayerNorm on every hidden layer and a plain head."""
+    total, width = 0, in_dim
+    for unit in units:
+        total += width * unit + 3 * unit  # weights, bias, LayerNorm's two
+        width = unit
+    return total + width * out_dim + out_dim
+
+
+def mlp_flops(in_dim: int, units: Sequence[int], out_dim: int) -> int:
+    """FLOPs of the matrix products of one row: 2 per weight."""
+    return 2 * sum(a * b for a, b in pairwise((in_dim, *units, out_dim)))
 
 
 def solve_widths(reference: Sequence[int], target: int, count: Callable[[Sequence[int]], int]) -> tuple[int, ...]:

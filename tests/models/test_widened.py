@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from flowmbpo.config.dynamics import DynamicsConfig, DynamicsDims
 from flowmbpo.models.build import build_dynamics
-from flowmbpo.models.dynamics.base import network_flops
+from flowmbpo.nets.widths import mlp_flops
 from flowmbpo.parity.cost import FlopCount
 
 SIZES = {
@@ -36,14 +36,14 @@ def counted(dynamics, dims, rows=2):
 
 
 def test_flops_of_a_row_are_two_per_weight():
-    assert network_flops(3, (5, 7), 2) == 2 * (3 * 5 + 5 * 7 + 7 * 2)
+    assert mlp_flops(3, (5, 7), 2) == 2 * (3 * 5 + 5 * 7 + 7 * 2)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual"])
 def test_hand_count_agrees_with_the_counter(kind):
     dims, units = SIZES["mini"]
     dynamics = build(dims, kind=kind, units=units, widen_nfe=8)
-    assert counted(dynamics, dims) == network_flops(65, dynamics.hidden_units, 64)
+    assert counted(dynamics, dims) == mlp_flops(65, dynamics.hidden_units, 64)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual"])
@@ -62,11 +62,11 @@ def test_whole_widths_stop_a_small_network_short_of_its_target():
     """One unit of a network 8 wide is several percent of it; what is built is the nearest there is."""
     dims = DynamicsDims(8, 8, 0, 1)
     widened = build(dims, kind="mlp", units=(8, 8), widen_nfe=2)
-    target = 2 * network_flops(9, (8, 8), 8)
-    gap = network_flops(9, widened.hidden_units, 8) / target - 1.0
+    target = 2 * mlp_flops(9, (8, 8), 8)
+    gap = mlp_flops(9, widened.hidden_units, 8) / target - 1.0
     assert 0.0 < abs(gap) < 0.05
     a, b = widened.hidden_units
-    assert all(abs(network_flops(9, w, 8) - target) >= abs(gap) * target for w in ((a + 1, b), (a - 1, b)))
+    assert all(abs(mlp_flops(9, w, 8) - target) >= abs(gap) * target for w in ((a + 1, b), (a - 1, b)))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual"])

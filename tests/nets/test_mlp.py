@@ -6,13 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flowmbpo.nets.mlp import (
-    NormedLinear,
-    normed_mlp,
-    normed_mlp_parameters,
-    policy_mlp,
-    policy_mlp_parameters,
-)
+from flowmbpo.nets.mlp import NormedLinear, normed_mlp, policy_mlp
+from flowmbpo.nets.widths import mlp_parameters
 
 SIZES = {
     "in_dim": st.integers(1, 40),
@@ -26,16 +21,11 @@ def count(module):
 
 
 @given(**SIZES, normed_output=st.booleans())
-def test_normed_mlp_parameters_is_the_real_count(in_dim, units, out_dim, normed_output):
+def test_mlp_parameters_is_the_real_count(in_dim, units, out_dim, normed_output):
     network = normed_mlp(in_dim, units, out_dim, normed_output=normed_output)
-    assert normed_mlp_parameters(in_dim, units, out_dim, normed_output=normed_output) == count(network)
-
-
-@given(**SIZES)
-def test_policy_mlp_parameters_is_the_real_count(in_dim, units, out_dim):
-    assert policy_mlp_parameters(in_dim, units, out_dim) == count(
-        policy_mlp(in_dim, units, out_dim, last_layer_scale=1)
-    )
+    parameters = mlp_parameters(in_dim, units, out_dim)
+    assert parameters == count(network) - 2 * out_dim * normed_output
+    assert parameters == count(policy_mlp(in_dim, units, out_dim, last_layer_scale=1))
 
 
 def test_normed_linear_normalises_before_it_activates():

@@ -1,11 +1,12 @@
 """Widths solved for a parameter count."""
 
+from functools import partial
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flowmbpo.nets.mlp import normed_mlp_parameters
-from flowmbpo.nets.widths import solve_widths
+from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 
 @given(
@@ -15,8 +16,8 @@ from flowmbpo.nets.widths import solve_widths
     extra=st.integers(1, 200),
 )
 def test_a_network_with_other_inputs_meets_the_count_within_half_a_percent(units, in_dim, out_dim, extra):
-    target = normed_mlp_parameters(in_dim, units, out_dim, normed_output=True)
-    solve = lambda widths: normed_mlp_parameters(in_dim + extra, widths, out_dim, normed_output=False)  # noqa: E731
+    target = mlp_parameters(in_dim, units, out_dim) + 2 * out_dim
+    solve = partial(mlp_parameters, in_dim + extra, out_dim=out_dim)
     assume(solve([1] * len(units)) < target)  # else the inputs alone exceed the budget
     solved = solve_widths(units, target, solve)
     assert len(solved) == len(units)
@@ -24,12 +25,12 @@ def test_a_network_with_other_inputs_meets_the_count_within_half_a_percent(units
 
 
 def test_the_reference_itself_is_found_again():
-    count = lambda widths: normed_mlp_parameters(518, widths, 512, normed_output=True)  # noqa: E731
+    count = partial(mlp_parameters, 518, out_dim=512)
     assert solve_widths((512, 512), count((512, 512)), count) == (512, 512)
 
 
 def test_widths_keep_the_proportions_of_the_reference():
-    count = lambda widths: normed_mlp_parameters(100, widths, 10, normed_output=False)  # noqa: E731
+    count = partial(mlp_parameters, 100, out_dim=10)
     wide, narrow = solve_widths((400, 100), 4 * count((400, 100)), count)
     assert wide / narrow == pytest.approx(4.0, rel=0.02)
 

@@ -32,20 +32,11 @@ class FixedNoise(Actor):
     def __init__(self, inner: Actor, seeds: Int[Tensor, "H G"], rows: int) -> None:
         super().__init__(inner.config)
         self.inner = inner
+        self.nfe, self.hidden_units = inner.nfe, inner.hidden_units
         self.seeds: list[list[int]] = seeds.tolist()
         self.rows = rows
         self._step = 0
         self._nudges: Float[Tensor, "H B A"] | None = None
-
-    @property
-    def nfe(self) -> int:
-        """The inner actor's."""
-        return self.inner.nfe
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """The inner actor's."""
-        return self.inner.hidden_units
 
     def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """The inner actor's, with the caller's noise."""

@@ -20,19 +20,14 @@ class Actor(nn.Module, ABC):
     `generator` None means the deterministic action (the mean; a flow of zero noise).
     """
 
+    nfe = 1
+    """Network evaluations per action."""
+    hidden_units: tuple[int, ...]
+    """Hidden widths as built, after solving for parity."""
+
     def __init__(self, config: _ActorConfig) -> None:
         super().__init__()
         self.config = config
-
-    @property
-    @abstractmethod
-    def nfe(self) -> int:
-        """Network evaluations per action."""
-
-    @property
-    @abstractmethod
-    def hidden_units(self) -> tuple[int, ...]:
-        """Hidden widths as built, after solving for parity."""
 
     @abstractmethod
     def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,8 @@ from flowmbpo.config.dynamics import STAGES
 from flowmbpo.flows.integrators import integrate
 from flowmbpo.models.actors.base import Action, Actor, standard_normal, tanh_log_det
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.nets.mlp import policy_mlp, policy_mlp_parameters
-from flowmbpo.nets.widths import solve_widths
+from flowmbpo.nets.mlp import policy_mlp
+from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 
 class FlowActor(Actor):
@@ -31,23 +32,14 @@ class FlowActor(Actor):
         self.options = config
         context_dim = latent_dim + task_dim
         self.start = nn.Linear(context_dim, action_dim) if config.linear_start else None
-        self._hidden_units = _matched_units(config, context_dim, action_dim)
+        self.hidden_units = _matched_units(config, context_dim, action_dim)
         self.velocity = policy_mlp(
-            context_dim + action_dim + 1, self._hidden_units, action_dim, last_layer_scale=config.last_layer_scale
+            context_dim + action_dim + 1, self.hidden_units, action_dim, last_layer_scale=config.last_layer_scale
         )
         self.log_noise_std = nn.Parameter(
             torch.full((action_dim,), math.log(config.noise_std)), requires_grad=config.learn_noise_std
         )
-
-    @property
-    def nfe(self) -> int:
-        """substeps x stages."""
-        return self.options.substeps * STAGES[self.options.integrator]
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """Solved widths of the velocity network."""
-        return self._hidden_units
+        self.nfe = config.substeps * STAGES[config.integrator]
 
     def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """The integrated a_1."""
@@ -113,7 +105,6 @@ def _matched_units(config: FlowActorConfig, context_dim: int, action_dim: int) -
         return config.solved_units
     linear = (context_dim + 1) * action_dim if config.linear_start else 0
     # Both actors hold action_dim log-stds, which cancel.
-    target = policy_mlp_parameters(context_dim, config.units, action_dim) - linear
-    return solve_widths(
-        config.units, target, lambda widths: policy_mlp_parameters(context_dim + action_dim + 1, widths, action_dim)
-    )
+    target = mlp_parameters(context_dim, config.units, action_dim) - linear
+    count = partial(mlp_parameters, context_dim + action_dim + 1, out_dim=action_dim)
+    return solve_widths(config.units, target, count)

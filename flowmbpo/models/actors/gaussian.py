@@ -24,16 +24,7 @@ class GaussianActor(Actor):
             latent_dim + task_dim, config.units, action_dim, last_layer_scale=config.last_layer_scale
         )
         self.logstd = nn.Parameter(torch.full((action_dim,), config.init_logstd))
-
-    @property
-    def nfe(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """As configured: this is the reference."""
-        return self.config.units
+        self.hidden_units = config.units
 
     def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """mu + std eps."""

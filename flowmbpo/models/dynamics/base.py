@@ -7,9 +7,8 @@ Letters: B batch, D latent, A action, E task embedding. Network inputs are alway
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from flowmbpo.config.dynamics import DynamicsDims, _DynamicsConfig, _SinglePassConfig
 from flowmbpo.flows.simplex import make_geometry
 from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
-from flowmbpo.nets.mlp import normed_mlp, normed_mlp_parameters
-from flowmbpo.nets.widths import solve_widths
+from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.widths import mlp_flops, mlp_parameters, solve_widths
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,16 @@ class Dynamics(nn.Module, ABC):
     `generator` None means the deterministic step (the mean, or zero noise).
     """
 
+    nfe = 1
+    """Network evaluations per macro step."""
+    hidden_units: tuple[int, ...]
+    """Hidden widths as built, after solving for parity."""
+
     def __init__(self, config: _DynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__()
         self.config = config
         self.dims = dims
         self.geometry = make_geometry(config.geometry, dims.simnorm_dim, retraction=config.retraction)
-
-    @property
-    @abstractmethod
-    def nfe(self) -> int:
-        """Network evaluations per macro step."""
-
-    @property
-    @abstractmethod
-    def hidden_units(self) -> tuple[int, ...]:
-        """Hidden widths as built, after solving for parity."""
 
     @abstractmethod
     def forward(
@@ -106,12 +100,7 @@ class Dynamics(nn.Module, ABC):
 
 def reference_parameters(dims: DynamicsDims, units: tuple[int, ...]) -> int:
     """Parameter count of the MLP dynamics of hidden widths `units`: what variants are matched to."""
-    return normed_mlp_parameters(_inputs(dims), units, dims.latent_dim, normed_output=True)
-
-
-def network_flops(in_dim: int, units: Sequence[int], out_dim: int) -> int:
-    """FLOPs of the matrix products of one row: 2 per weight."""
-    return 2 * sum(a * b for a, b in pairwise((in_dim, *units, out_dim)))
+    return mlp_parameters(_inputs(dims), units, dims.latent_dim) + 2 * dims.latent_dim  # its head is normed
 
 
 def widened_units(config: _SinglePassConfig, dims: DynamicsDims) -> tuple[int, ...]:
@@ -124,10 +113,7 @@ def widened_units(config: _SinglePassConfig, dims: DynamicsDims) -> tuple[int, .
         return config.units
     if config.solved_units is not None:
         return config.solved_units
-
-    def flops(widths: Sequence[int]) -> int:
-        return network_flops(_inputs(dims), widths, dims.latent_dim)
-
+    flops = partial(mlp_flops, _inputs(dims), out_dim=dims.latent_dim)
     return solve_widths(config.units, config.widen_nfe * flops(config.units), flops)
 
 
@@ -141,9 +127,7 @@ def matched_network(
         units = config.solved_units
     elif config.parity:
         target = reference_parameters(dims, config.units)
-        units = solve_widths(
-            config.units, target, lambda widths: normed_mlp_parameters(in_dim, widths, out_dim, normed_output=False)
-        )
+        units = solve_widths(config.units, target, partial(mlp_parameters, in_dim, out_dim=out_dim))
     return linear_headed(config, in_dim, units, out_dim), units
 
 

@@ -26,16 +26,8 @@ class FlowDynamics(Dynamics):
         super().__init__(config, dims)
         self.options = config
         self.velocity = VelocityField(config, dims, self.geometry)
-
-    @property
-    def nfe(self) -> int:
-        """substeps x stages."""
-        return self.velocity.nfe
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """Solved widths."""
-        return self.velocity.hidden_units
+        self.nfe = config.nfe
+        self.hidden_units = self.velocity.hidden_units
 
     def forward(
         self,

@@ -26,18 +26,8 @@ class GaussianDynamics(Dynamics):
     def __init__(self, config: GaussianDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         self.options = config
-        self.network, self._hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=2 * dims.latent_dim)
+        self.network, self.hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=2 * dims.latent_dim)
         self.scale = RunningStd(dims.latent_dim, config.scale_decay)
-
-    @property
-    def nfe(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """Solved widths."""
-        return self._hidden_units
 
     def forward(
         self,

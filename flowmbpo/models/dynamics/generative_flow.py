@@ -29,16 +29,8 @@ class GenerativeFlowDynamics(Dynamics):
         self.options = config
         self.velocity = VelocityField(config, dims, self.geometry, extra_inputs=dims.latent_dim, tangent=False)
         self.scale = RunningStd(dims.latent_dim, config.scale_decay)
-
-    @property
-    def nfe(self) -> int:
-        """substeps x stages."""
-        return self.velocity.nfe
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """Solved widths."""
-        return self.velocity.hidden_units
+        self.nfe = config.nfe
+        self.hidden_units = self.velocity.hidden_units
 
     def forward(
         self,

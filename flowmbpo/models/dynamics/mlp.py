@@ -20,18 +20,8 @@ class MLPDynamics(Dynamics):
     def __init__(self, config: MLPDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
-        self._hidden_units = widened_units(config, dims)
-        self.network = normed_mlp(in_dim, self._hidden_units, dims.latent_dim, normed_output=True)
-
-    @property
-    def nfe(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """As configured, for this is the reference; or widened to a flow's FLOPs."""
-        return self._hidden_units
+        self.hidden_units = widened_units(config, dims)
+        self.network = normed_mlp(in_dim, self.hidden_units, dims.latent_dim, normed_output=True)
 
     def forward(
         self,

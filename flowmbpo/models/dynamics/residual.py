@@ -17,20 +17,10 @@ class ResidualDynamics(Dynamics):
         super().__init__(config, dims)
         if config.widen_nfe > 1:
             in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
-            self._hidden_units = widened_units(config, dims)
-            self.network = linear_headed(config, in_dim, self._hidden_units, dims.latent_dim)
+            self.hidden_units = widened_units(config, dims)
+            self.network = linear_headed(config, in_dim, self.hidden_units, dims.latent_dim)
         else:
-            self.network, self._hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=dims.latent_dim)
-
-    @property
-    def nfe(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def hidden_units(self) -> tuple[int, ...]:
-        """Widths solved for parity, or for a flow's FLOPs."""
-        return self._hidden_units
+            self.network, self.hidden_units = matched_network(config, dims, extra_inputs=0, out_dim=dims.latent_dim)
 
     def forward(
         self,

@@ -40,11 +40,6 @@ class VelocityField(nn.Module):
             config, dims, extra_inputs=extra_inputs + tau_width(config.tau_features), out_dim=dims.latent_dim
         )
 
-    @property
-    def nfe(self) -> int:
-        """Velocity evaluations per macro step: substeps times the integrator's stages."""
-        return self.config.nfe
-
     def forward(self, inputs: tuple[Tensor, ...], tau: Float[Tensor, "B 1"]) -> Float[Tensor, "B D"]:
         """The velocity at flow time tau; `inputs` are concatenated in their order."""
         columns = tau_columns(tau, self.config.tau_features)
