@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flowmbpo.diagnostics.interface import SUMMARIES, Brief
-from flowmbpo.documents import json_value
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo_cli.evaluate import check_suffix
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def diagnose(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Every figure of `health`, not its verdict alone.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
     """Tell what a run's model, policy and gradients are worth, and what is broken.
 
@@ -63,9 +62,8 @@ def diagnose(
     _check(name, task, plot, out)
     with only_document(json_):
         outcome, files = _measure(name, checkpoint, task, seed, episodes, device, plot, out)
-    document = json_value(outcome.to_dict())
     if json_:
-        print_document(document if files is None else document | {"files": files.to_dict()})
+        print_document(outcome.to_dict() | ({} if files is None else {"files": files}))
     else:
         _print(outcome, verbose)
     for path in (plot, *((files.json, files.html) if files is not None else ())):

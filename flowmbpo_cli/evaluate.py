@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 from flowmbpo_cli.sources import complete_task
 
 
@@ -35,7 +35,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A setting of the planner, e.g. horizon=5. May be repeated."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
     """Measure the real return of a trained policy, or of a planner in its world model."""
     from flowmbpo.presets.load import mppi_config

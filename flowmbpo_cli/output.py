@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flowmbpo.documents import json_value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 def print_document(document: Any) -> None:
     """The JSON document, on one line of stdout. JSON has no nan or infinity: they become null."""
-    print(json.dumps(_finite(document), allow_nan=False), flush=True)
+    print(json.dumps(json_value(document), allow_nan=False), flush=True)
 
 
 def people(json_wanted: bool) -> Console:
@@ -47,15 +47,3 @@ def reserve_stdout() -> None:
     document = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = open(document, "w", encoding="utf-8", closefd=True)  # noqa: SIM115 - lives as long as the process
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value

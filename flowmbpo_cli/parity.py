@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowmbpo_cli.output import only_document, people, print_document
+from flowmbpo_cli.output import Json, only_document, people, print_document
 from flowmbpo_cli.sources import complete_preset, config_of
 
 _SOURCE = "A preset's name, a .yaml file, a run directory or a checkpoint."
@@ -30,7 +30,7 @@ def parity(
     allow: Annotated[
         list[str] | None, typer.Option("--allow", metavar="KEY", help="A key or section that may differ. Repeatable.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    json_: Json = False,
 ) -> None:
     """Compare two configs: parameters part by part, compute per update, and the keys that differ."""
     from flowmbpo.envs.resolve import resolve

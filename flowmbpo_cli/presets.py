@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowmbpo.errors import ConfigError
-from flowmbpo_cli.output import people, print_document
+from flowmbpo_cli.output import Json, people, print_document
 from flowmbpo_cli.sources import complete_preset
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 _FIRST = ("quickstart", "mini-cartpole", "mini-ant", "mini3", "dmc")  # what a laptop finishes comes first
-_JSON = typer.Option("--json", help="One JSON document on stdout.")
 _NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
 
 
@@ -43,7 +41,7 @@ def list_(
     controls: Annotated[
         bool, typer.Option("--controls", help="The controls of every flow preset, in place of the presets.")
     ] = False,
-    json_: Annotated[bool, _JSON] = False,
+    json_: Json = False,
 ) -> None:
     """List the presets by family: what each is for and what it costs."""
     from flowmbpo.presets.controls import CONTROLS
@@ -57,7 +55,7 @@ def list_(
         and (cost is None or _cpu_minutes(info.cost) <= cost)
     ]
     if json_:
-        print_document([asdict(info) for info in infos])
+        print_document(infos)
         return
     from flowmbpo_cli.tables import print_table
 
@@ -91,7 +89,7 @@ def _cpu_minutes(cost: str) -> float:
 def show(
     name: Annotated[str, _NAME],
     own: Annotated[bool, typer.Option("--own", help="Only what the file itself states, as written.")] = False,
-    json_: Annotated[bool, _JSON] = False,
+    json_: Json = False,
 ) -> None:
     """Print a preset's complete config as YAML."""
     from flowmbpo.presets.library import Library
@@ -127,7 +125,7 @@ def copy(
         bool, typer.Option("--extend", help="Write a short file that extends NAME, in place of a complete one.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
-    json_: Annotated[bool, _JSON] = False,
+    json_: Json = False,
 ) -> None:
     """Write a preset of your own to start from; it is named after its file."""
     from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml

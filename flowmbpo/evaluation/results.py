@@ -112,8 +112,13 @@ def evaluate(
         earned += taken.step.reward.to(earned)
         lasted += 1
         for index in ended:
-            success = float(taken.step.success[index])
-            finished[index].append(_episode(float(earned[index]), int(lasted[index]), success, index))
+            total, success = float(earned[index]), float(taken.step.success[index])
+            if not math.isfinite(total):
+                raise EnvironmentFailure(
+                    f"the simulator returned a non-finite reward in environment copy {index} during evaluation: "
+                    "its return cannot be reported"
+                )
+            finished[index].append((total, int(lasted[index]), None if math.isnan(success) else success))
         earned[loop.begins] = 0.0
         lasted[loop.begins] = 0
     names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
@@ -122,16 +127,6 @@ def evaluate(
     return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks, faults=loop.faults)
 
 
-def _episode(total: float, length: int, success: float, index: int) -> tuple[float, int, float | None]:
-    if not math.isfinite(total):
-        raise EnvironmentFailure(
-            f"the simulator returned a non-finite reward in environment copy {index} during evaluation: "
-            "its return cannot be reported"
-        )
-    return total, length, None if math.isnan(success) else success
-
-
-REQUIRED = ("checkpoint", "checkpoint_sha256", "seed")
 HASH_DIGITS = 12
 
 README_HEAD = """\
@@ -147,49 +142,32 @@ column says what acted: the checkpoint's policy, or a planner, its values and it
 """
 
 
-@dataclass(frozen=True)
-class ResultFiles:
-    """Where one evaluation was written; the README is shared by all of its folder."""
+def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any]) -> Path:
+    """Write `evaluation` into `folder` as `{checkpoint stem}-{hash}-seed{seed}.json` and `.csv`; the JSON's path.
 
-    json: Path
-    csv: Path
-    readme: Path
+    `meta` is JSON-able and holds at least the path of the `checkpoint`, its `checkpoint_sha256`, the `seed` and the
+    `task`, and as `planner` what acted (its `kind`, and a planner's `values` and `settings`). An evaluation of the
+    same checkpoint and seed that is already there and differs is kept: the new one gets `-2`, `-3`, ...
 
-
-def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any]) -> ResultFiles:
-    """Write `evaluation` into `folder` under `{checkpoint stem}-{hash}-seed{seed}`.
-
-    `meta` holds at least the checkpoint's path, its `checkpoint_sha256` and the `seed`, and must be
-    JSON-able; `task` is filled in from the evaluation where absent, and `planner` (what acted: its
-    `kind`, and a planner's `values` and `settings`) as the policy. An evaluation of the same checkpoint
-    and seed that is already there and differs is kept: the new one gets `-2`, `-3`, ...
-
-    Raises ValueError where `meta` lacks a key or shadows one of the evaluation's own, StorageError
-    when the disk refuses.
+    Raises StorageError when the disk refuses.
     """
-    figures = evaluation.to_dict()
-    missing, shadowed = set(REQUIRED) - meta.keys(), figures.keys() & meta.keys()
-    if missing or shadowed:
-        raise ValueError(f"meta lacks {sorted(missing)} and must not hold {sorted(shadowed)}")
-    task = "+".join(dict.fromkeys(evaluation.tasks))
-    meta = {"task": task, "planner": {"kind": "policy"}, **meta}
-    document = json.dumps({**meta, **figures}, indent=2, allow_nan=False) + "\n"
+    document = json.dumps({**meta, **evaluation.to_dict()}, indent=2, allow_nan=False) + "\n"
     stem = f"{Path(meta['checkpoint']).stem}-{meta['checkpoint_sha256'][:HASH_DIGITS]}-seed{meta['seed']}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refused(folder, error) from error
     path = _claim(folder, stem, document.encode())
-    files = ResultFiles(json=path, csv=path.with_suffix(".csv"), readme=folder / "README.md")
     try:
-        write_bytes_atomic(files.csv, _table(evaluation, planner_label(meta["planner"])).encode())
-        write_bytes_atomic(files.json, document.encode())
+        write_bytes_atomic(path.with_suffix(".csv"), _table(evaluation, planner_label(meta["planner"])).encode())
+        write_bytes_atomic(path, document.encode())
     except StorageError:
         if not path.stat().st_size:  # the bare claim; a file with content is an evaluation
             path.unlink()
         raise
-    write_bytes_atomic(files.readme, _readme(folder).encode())
-    return files
+    rows = "".join(_readme_row(each) for each in sorted(folder.glob("*-seed*.json")))
+    write_bytes_atomic(folder / "README.md", (README_HEAD + rows).encode())
+    return path
 
 
 def _claim(folder: Path, stem: str, document: bytes) -> Path:
@@ -223,10 +201,6 @@ def _table(evaluation: Evaluation, planner: str) -> str:
     for episode, (task, total, length, success) in enumerate(columns):
         writer.writerow((episode, task, repr(total), length, "" if success is None else success, planner))
     return text.getvalue()
-
-
-def _readme(folder: Path) -> str:
-    return README_HEAD + "".join(_readme_row(path) for path in sorted(folder.glob("*-seed*.json")))
 
 
 def _readme_row(path: Path) -> str:

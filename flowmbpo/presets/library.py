@@ -294,11 +294,6 @@ def presets_folder() -> Path:
     raise ConfigError(f"the presets are missing from this installation (looked in {package}). Install it again.")
 
 
-def preset_names() -> list[str]:
-    """Names of the runnable shipped presets, sorted; no controls."""
-    return Library().names()
-
-
 def is_file_path(preset: str | Path) -> bool:
     """Whether `preset` is written as a file path rather than as a name."""
     text = str(preset)

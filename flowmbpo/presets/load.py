@@ -15,8 +15,6 @@ from flowmbpo.presets.settings import config_name, parse_settings
 from flowmbpo.presets.validation import validate
 from flowmbpo.presets.yaml import Document, Origin, dump_document
 
-Sinks = Sequence[str]
-
 
 @dataclass(frozen=True)
 class PresetInfo:
@@ -37,7 +35,7 @@ def load_experiment(
     task: str | None = None,
     seed: int | None = None,
     device: str | None = None,
-    track: Sinks | None = None,
+    track: Sequence[str] | None = None,
 ) -> ExperimentConfig:
     """The resolved config of `preset` (a shipped name or a file) with `overrides` ('key=value').
 
@@ -64,7 +62,7 @@ def override(
     task: str | None = None,
     seed: int | None = None,
     device: str | None = None,
-    track: Sinks | None = None,
+    track: Sequence[str] | None = None,
 ) -> ExperimentConfig:
     """A resolved config with overrides and flags applied; its name stays. Raises ConfigError.
 
@@ -125,7 +123,7 @@ def mppi_config(settings: Sequence[str]) -> MPPIConfig:
     return validate(parse_settings(settings, MPPIConfig, "--planner-set", "horizon=5"), "--planner-set", MPPIConfig)
 
 
-def _flags(task: str | None, seed: int | None, device: str | None, track: Sinks | None) -> Document:
+def _flags(task: str | None, seed: int | None, device: str | None, track: Sequence[str] | None) -> Document:
     document = Document()
     given = {
         ("task", "name"): (task, "--task"),

@@ -122,15 +122,9 @@ def collect(
             finally:
                 env.close()
         dataset = writer.finish()
-        return CollectOutcome(
-            path=str(dataset.path),
-            set=dataset.set_name,
-            episodes=dataset.episodes,
-            transitions=dataset.transitions,
-            fingerprint=dataset.fingerprint,
-            policies=dataset.source["policies"],
-            recorded=dataset.source["recorded"],
-        )
+        figures = dataset.episodes, dataset.transitions, dataset.fingerprint
+        origins = dataset.source["policies"], dataset.source["recorded"]
+        return CollectOutcome(str(dataset.path), dataset.set_name, *figures, *origins)
 
 
 def _begin(dest: Path, spec: EnvSpec, asked: dict[str, Any]) -> DatasetWriter:

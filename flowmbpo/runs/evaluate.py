@@ -126,7 +126,7 @@ def evaluate_checkpoint(
     folder = Path("results") / config.phase / evaluated.label / config.name / f"seed{config.seed}"
     if planner is not None:
         folder /= origin["planner"]["kind"]
-    files = write_results(folder, figures, origin | {"config": config.name})
+    results = write_results(folder, figures, origin | {"config": config.name})
     if video is not None:
         _film(make_acting(agent, loaded, config, target, used_seed, planner), evaluated, used_seed, video)
     if plot is not None and metrics is not None:
@@ -137,7 +137,7 @@ def evaluate_checkpoint(
         **origin,
         verified=loaded.verified,
         evaluation=figures,
-        results=str(files.json),
+        results=str(results),
         video=None if video is None else str(video),
         plot=None if plot is None else str(plot),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,21 +29,14 @@ OFFLINE_STARTS = 512
 """Start states of an actor update without an environment, where the config names none (PWM's)."""
 
 
-@dataclass(frozen=True)
-class StageKind:
-    """What a stage means: the phase of a run without a preset, and what every run of it has."""
-
-    phase: str
-    training: Mapping[str, Any]
-
-
-STAGES: dict[Stage, StageKind] = {
-    "pretrain": StageKind("stage-a", {"mode": "offline"}),
-    "finetune": StageKind("stage-b", {"mode": "online", "learn": "all"}),
-    "specialize": StageKind("stage-c", {"mode": "online", "learn": "all"}),
-    "policy": StageKind("phase3", {"mode": "offline", "learn": "policy"}),
-    "train": StageKind("train", {"mode": "online"}),
+STAGES: dict[Stage, tuple[str, dict[str, str]]] = {
+    "pretrain": ("stage-a", {"mode": "offline"}),
+    "finetune": ("stage-b", {"mode": "online", "learn": "all"}),
+    "specialize": ("stage-c", {"mode": "online", "learn": "all"}),
+    "policy": ("phase3", {"mode": "offline", "learn": "policy"}),
+    "train": ("train", {"mode": "online"}),
 }
+"""The phase of a run without a preset, and what every run of a stage has of `training`."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def chained_name(name: str, source: str) -> str:
 def _base(request: Request) -> ExperimentConfig:
     if request.preset is not None:
         preset = load_experiment(request.preset)
-        if preset.training.mode == "offline" and STAGES[request.stage].training["mode"] == "online":
+        if preset.training.mode == "offline" and STAGES[request.stage][1]["mode"] == "online":
             raise ConfigError(
                 f"--preset {request.preset} is of an offline stage (training.mode offline), and `{request.stage}` "
                 "learns online: take a preset of its own (`flowmbpo presets list`), or use `flowmbpo pretrain` "
@@ -142,7 +135,7 @@ def _base(request: Request) -> ExperimentConfig:
             f"`{request.stage}` needs a preset (--preset NAME, see `flowmbpo presets list`) "
             "or a checkpoint to take the config from (--from CKPT)"
         )
-    phase = STAGES[request.stage].phase
+    phase = STAGES[request.stage][0]
     fresh: dict[str, Any] = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
     source = request.source
     everywhere = source.task.model_copy(update={"only": None})
@@ -192,7 +185,7 @@ def placed(known: TaskConfig, task: str) -> TaskConfig:
 
 
 def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
-    training = base.training.model_dump(mode="json") | dict(STAGES[request.stage].training)
+    training = base.training.model_dump(mode="json") | STAGES[request.stage][1]
     narrow = ("model", "policy") if request.stage == "train" else ("policy",) if request.stage == "pretrain" else ()
     if request.preset is None and training["learn"] in narrow:
         training["learn"] = "all"  # what an earlier stage left alone is no choice for this one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,26 +10,11 @@ from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.replay import ReplayBuffer
 
 Starts = tuple[Float[Tensor, "B O"], Int[Tensor, " B"]]
 """Observations and tasks that an actor update imagines from."""
-
-
-class WindowSource(Protocol):
-    """A dataset's windows, handed out in an order of its own that its state describes."""
-
-    def next(self) -> Batch:
-        """The next batch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it stands."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        ...
 
 
 class ReplayBatches:
@@ -63,7 +48,7 @@ class DatasetBatches:
     dataset's episodes, to be diagnosed on; nothing is trained on it.
     """
 
-    def __init__(self, windows: WindowSource, starts: WindowSource, replay: ReplayBuffer) -> None:
+    def __init__(self, windows: WindowSampler, starts: WindowSampler, replay: ReplayBuffer) -> None:
         self._windows, self._starts = windows, starts
         self.replay = replay
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
+from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.models.agent import Agent
-from flowmbpo.training.batches import DatasetBatches, ReplayBatches, WindowSource
+from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.optimiser import GuardedOptimiser, learning_rate
 from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
@@ -53,7 +54,7 @@ class Learner:
         *,
         generators: dict[str, torch.Generator],
         dump: Dump,
-        dataset: WindowSource | None = None,
+        dataset: WindowSampler | None = None,
     ) -> None:
         self.agent = agent
         self.config = config

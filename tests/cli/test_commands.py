@@ -3,7 +3,7 @@
 import pytest
 
 from flowmbpo import __version__
-from flowmbpo.presets.library import preset_names
+from flowmbpo.presets.library import Library
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.tracking.wandb import wandb_key_present
 from flowmbpo_cli import doctor
@@ -13,10 +13,10 @@ from flowmbpo_cli.tables import show
 
 def test_list_names_every_preset_once(command):
     listed = command("presets", "list", "--json").document
-    assert [entry["name"] for entry in listed] == preset_names()
+    assert [entry["name"] for entry in listed] == Library().names()
     assert all(set(entry) == {"name", "family", "phase", "task", "description", "cost"} for entry in listed)
     text = command("presets", "list").stdout
-    assert all(f" {name} " in text for name in preset_names())
+    assert all(f" {name} " in text for name in Library().names())
     assert text.index(" quickstart ") < text.index(" phase1-baseline ")
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import flowmbpo
 from flowmbpo.presets.controls import CONTROLS
-from flowmbpo.presets.library import preset_names, presets_folder
+from flowmbpo.presets.library import Library, presets_folder
 from flowmbpo.presets.load import load_experiment
 from flowmbpo_cli.sources import complete_preset
 
@@ -13,14 +13,14 @@ def test_list_says_that_flow_presets_have_controls_and_stays_a_list_of_files(com
     text = command("presets", "list").stdout
     assert "-residual, -gaussian, -neuralode, -teacher, -widemlp, -jacpen" in text
     assert " quickstart-widemlp " not in text
-    assert [entry["name"] for entry in command("presets", "list", "--json").document] == preset_names()
+    assert [entry["name"] for entry in command("presets", "list", "--json").document] == Library().names()
 
 
 def test_list_of_controls_names_each_flow_presets(command):
     listed = command("presets", "list", "--controls", "--json").document
     names = [entry["name"] for entry in listed]
     assert {f"phase1-flow-k4-{control}" for control in CONTROLS} <= set(names)
-    assert not set(names) & set(preset_names()) and len(names) == len(set(names))
+    assert not set(names) & set(Library().names()) and len(names) == len(set(names))
     assert not [name for name in names if name.startswith("phase1-baseline-")]
     text = command("presets", "list", "--controls", "--family", "quickstart").stdout
     assert " quickstart-widemlp " in text and " quickstart-baseline " not in text

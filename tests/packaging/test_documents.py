@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.presets.library import Library, preset_names
+from flowmbpo.presets.library import Library
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo_cli.main import app
@@ -66,12 +66,12 @@ def test_readme_names_presets_that_exist(repository: Path) -> None:
     rows = [line.rsplit("|", 2)[1] for line in section.splitlines() if line.startswith("| ")][1:]
     names = {name for row in rows for span in code_spans(row) if not span.startswith("-") for name in expanded(span)}
     assert len(names) > 20
-    assert names <= set(preset_names()), sorted(names - set(preset_names()))
+    assert names <= set(Library().names()), sorted(names - set(Library().names()))
 
 
 def test_readme_names_presets_in_its_commands_that_exist(repository: Path) -> None:
     named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", (repository / "README.md").read_text()))
-    shipped = {*preset_names(), *(control.name for control in Library().controls())}
+    shipped = {*Library().names(), *(control.name for control in Library().controls())}
     assert named and named <= shipped, sorted(named - shipped)
 
 
@@ -116,7 +116,7 @@ def test_shell_scripts_parse_and_stop_at_the_first_error(repository: Path) -> No
 def test_named_presets_and_scripts_exist(repository: Path, document: str) -> None:
     text = (repository / document).read_text()
     named = set(re.findall(r"--preset ([a-z][\w-]+)(?!\S)", text))
-    assert named <= set(preset_names()), sorted(named - set(preset_names()))
+    assert named <= set(Library().names()), sorted(named - set(Library().names()))
     for script in re.findall(r"\bexamples/[\w/-]+\.(?:sh|py|yaml|sbatch)", text):
         assert (repository / script).is_file(), script
 

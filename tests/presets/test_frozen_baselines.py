@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.config.experiment import ABSENT, flatten
-from flowmbpo.presets.library import preset_names
+from flowmbpo.presets.library import Library
 from flowmbpo.presets.load import load_experiment
 
 LOCK = json.loads((Path(__file__).parent / "baselines.lock.json").read_text())
 METHOD = ("task.name", "task.set", "task.num_envs", "model", "actor", "critic", "training")
-BASELINES = [name for name in preset_names() if name.startswith(("phase", "stage")) and "-baseline" in name]
+BASELINES = [name for name in Library().names() if name.startswith(("phase", "stage")) and "-baseline" in name]
 
 
 def digest(values):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from flowmbpo.presets.library import preset_names
+from flowmbpo.presets.library import Library
 from flowmbpo.presets.load import load_experiment, override
 from flowmbpo.runs.train import run_epoch
 
@@ -61,7 +61,7 @@ def architecture(config):
 @pytest.fixture(scope="module")
 def distinct():
     """One small config for each architecture among the shipped presets."""
-    configs = [small(load_experiment(name)) for name in preset_names()]
+    configs = [small(load_experiment(name)) for name in Library().names()]
     chosen = list({architecture(config): config for config in reversed(configs)}.values())
     assert 20 < len(chosen) < len(configs) / 2
     return chosen
