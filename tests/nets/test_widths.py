@@ -10,7 +10,7 @@ from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 
 @given(
-    units=st.lists(st.integers(64, 2048), min_size=2, max_size=4),
+    units=st.lists(st.integers(128, 2048), min_size=2, max_size=4),
     in_dim=st.integers(16, 1024),
     out_dim=st.integers(1, 1024),
     extra=st.integers(1, 200),
