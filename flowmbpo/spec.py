@@ -1,8 +1,9 @@
-"""What a task is, in numbers. Imports no torch."""
+"""What a task is, in numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class EnvSpec:
         """What runs, as paths, checkpoints and reports name it."""
         return self.name or self.tasks[0].name
 
-    @property
+    @cached_property
     def obs_dim(self) -> int:
         """Widest observation; narrower ones are zero-padded at the end."""
         return max(task.obs_dim for task in self.tasks)
 
-    @property
+    @cached_property
     def action_dim(self) -> int:
         """Widest action; the padded dimensions of narrower ones are masked."""
         return max(task.action_dim for task in self.tasks)

@@ -11,7 +11,7 @@ from flowmbpo.config.dynamics import MLPDynamicsConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.documents import Document
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
-from flowmbpo.models.agent import build_meta_agent
+from flowmbpo.models.agent import Agent, build_meta_agent
 from flowmbpo.parity.cost import ComputeCost, estimate_cost, parameter_counts, solved_widths
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo.spec import EnvSpec
@@ -57,19 +57,24 @@ class Parity(Document):
         return all(gap is not None and abs(gap) <= LARGEST_GAP_PERCENT for gap in gaps)
 
 
-def parity(a: ExperimentConfig, b: ExperimentConfig, spec_a: EnvSpec, spec_b: EnvSpec) -> Parity:
-    """Compare the two configs' agents, built for their tasks' dimensions (no weights are allocated)."""
-    agents = build_meta_agent(a, spec_a), build_meta_agent(b, spec_b)
-    left, right = (parameter_counts(agent) for agent in agents)
+def parity(a: tuple[str, Agent], b: tuple[str, Agent]) -> Parity:
+    """Compare the agents of two configs, each given with the config's name."""
+    left, right = (parameter_counts(agent) for _, agent in (a, b))
     parts = tuple(PartParity(name, left[name], right[name]) for name in left)
     return Parity(
-        a=a.name,
-        b=b.name,
+        a=a[0],
+        b=b[0],
         parts=parts,
         model=PartParity("model", *(sum(counts[name] for name in COMPARED) for counts in (left, right))),
         actor=PartParity("actor", left["actor"], right["actor"]),
-        solved_widths={name: solved_widths(agent) for name, agent in zip("ab", agents, strict=True)},
+        solved_widths={name: solved_widths(agent) for name, (_, agent) in zip("ab", (a, b), strict=True)},
     )
+
+
+def reference_parity(config: ExperimentConfig, agent: Agent) -> Parity:
+    """The agent of `config` against that of `reference_config`."""
+    reference = reference_config(config)
+    return parity((reference.name, build_meta_agent(reference, agent.spec)), (config.name, agent))
 
 
 def reference_config(config: ExperimentConfig) -> ExperimentConfig:
@@ -164,7 +169,7 @@ def compare(
     differences = config_differences(a, b)
     admitted = (*INTENDED, *allowed)
     return Comparison(
-        sizes=parity(a, b, spec_a, spec_b),
+        sizes=parity((a.name, build_meta_agent(a, spec_a)), (b.name, build_meta_agent(b, spec_b))),
         cost_a=estimate_cost(a, spec_a),
         cost_b=estimate_cost(b, spec_b),
         intended=tuple(d for d in differences if _covered(d.key, admitted)),

@@ -30,8 +30,7 @@ from flowmbpo.config.dynamics import FlowDynamicsConfig
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.controls import CONTROLS, control_overlay
-from flowmbpo.presets.schema import merge, merge_documents
-from flowmbpo.presets.validation import validate
+from flowmbpo.presets.schema import merge, merge_documents, validate
 from flowmbpo.presets.yaml import Document, Origin, parse_document
 
 EXTENDS = "extends"

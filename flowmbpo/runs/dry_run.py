@@ -10,7 +10,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.sampler import match_tasks
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
-from flowmbpo.parity.comparison import parity, reference_config
+from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.cost import estimate_cost, parameter_counts, solved_widths
 from flowmbpo.runs.start import check_num_envs, dataset_facts, open_dataset, pinned, resolve_device, still_needed
 from flowmbpo.stages.initial import load_initial
@@ -34,7 +34,7 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
             report = initial.take_over(seeded_agent(config, task.spec))
     spec, tasks, agent = task.spec, task.running.tasks, build_meta_agent(config, task.spec)
-    gaps = parity(reference_config(config), config, spec, spec)
+    gaps = reference_parity(config, agent)
     parameters = parameter_counts(agent)
     return {
         "name": config.name,

@@ -118,7 +118,7 @@ def test_intended_keys_are_keys_of_the_schema():
 
 
 def sizes(a, b):
-    return parity(a, b, spec_of(a), spec_of(b))
+    return parity(*((each.name, build_meta_agent(each, spec_of(each))) for each in (a, b)))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY, control_overlay
 from flowmbpo.presets.library import Library, presets_folder
 from flowmbpo.presets.load import load_experiment, preset_info, to_yaml
-from flowmbpo.presets.validation import validate
+from flowmbpo.presets.schema import validate
 from flowmbpo.presets.yaml import dump_document
 from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo.training.model_loss import model_loss
