@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.simulators import SIMULATORS
@@ -31,7 +32,7 @@ class ResolvedTask:
         """The tasks that are really stepped."""
         return self.spec if self.only is None else EnvSpec((self.spec.tasks[self.only],))
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What really runs, as paths and reports name it."""
         return self.running.label

@@ -56,6 +56,16 @@ class Parity(Document):
         gaps = (self.model.gap_percent, self.actor.gap_percent)
         return all(gap is not None and abs(gap) <= LARGEST_GAP_PERCENT for gap in gaps)
 
+    def summary(self) -> str:
+        """How far b's model and actor are from those of a, the reference."""
+        text = ", ".join(
+            f"{part.part} {part.b:,} parameters ({part.gap_percent:+.2f}% against the reference)"
+            for part in (self.model, self.actor)
+            if part.gap_percent is not None
+        )
+        warning = "" if self.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size"
+        return f"{text}; widths {self.solved_widths['b']}{warning}"
+
 
 def parity(a: tuple[str, Agent], b: tuple[str, Agent]) -> Parity:
     """Compare the agents of two configs, each given with the config's name."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import ResolvedTask
-from flowmbpo.parity.comparison import LARGEST_GAP_PERCENT, reference_parity
+from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.cost import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.dry_run import total_env_steps
@@ -26,7 +26,8 @@ def announce(start: Start, task: ResolvedTask, run_dir: RunDirectory, *, new: bo
     """Which simulator stands in, sizes, cost, and of a new run what was taken over (also in `initial.json`)."""
     for notice in task.notices:
         log.warning("%s", notice)
-    _log_parity(start)
+    sizes = reference_parity(start.config, start.agent)
+    log.log(logging.INFO if sizes.within else logging.WARNING, "%s", sizes.summary())
     _log_high_cost(start.config, task)
     if new and start.report is not None:
         run_dir.write_json_atomic("initial.json", start.origins.initial)
@@ -50,23 +51,6 @@ def logged_to(file: Path, *, warn: bool) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
-
-
-def _log_parity(start: Start) -> None:
-    """Say how far model and actor are from the MLP and Gaussian of the written widths; warn past 2%."""
-    gaps = reference_parity(start.config, start.agent)
-    text = ", ".join(
-        f"{part.part} {part.b:,} parameters ({part.gap_percent:+.2f}% against the reference)"
-        for part in (gaps.model, gaps.actor)
-        if part.gap_percent is not None
-    )
-    log.log(
-        logging.INFO if gaps.within else logging.WARNING,
-        "%s; widths %s%s",
-        text,
-        gaps.solved_widths["b"],
-        "" if gaps.within else f"; more than {LARGEST_GAP_PERCENT}%: not a comparison at equal size",
-    )
 
 
 def _log_high_cost(config: ExperimentConfig, task: ResolvedTask) -> None:
