@@ -17,7 +17,10 @@ from flowmbpo.tracking.sink import MetricSink, Row, Value
 INTERVAL_S = 5.0
 _EVAL = "eval/return_mean"
 _PARTS = {"loss": ("dynamics", "reward", "actor", "critic"), "grad_norm": ("model", "actor", "critic")}
-_WARNINGS = ("nonfinite/count", "faults/count")
+_WARNINGS = {  # on a line, and in the live view
+    "nonfinite/count": ("non-finite", "non-finite updates skipped"),
+    "faults/count": ("broken episodes", "episodes broke in the simulator and were thrown away"),
+}
 
 
 class ConsoleSink(MetricSink):
@@ -110,10 +113,10 @@ class ConsoleSink(MetricSink):
             f"grad {self._parts('grad_norm', ' ')} | "
             f"{self._number('speed/updates_per_s')} updates/s | eta {self._eta()}"
         )
-        for key, what in zip(_WARNINGS, ("non-finite", "broken episodes"), strict=True):
-            if self._latest.get(key):
-                line += f" | {self._number(key)} {what}"
-        self._say(line)
+        self._say("".join([line, *(f" | {warning}" for warning in self._warnings(0))]))
+
+    def _warnings(self, form: int) -> list[str]:
+        return [f"{self._number(key)} {said[form]}" for key, said in _WARNINGS.items() if self._latest.get(key)]
 
     def _view(self) -> Group:
         """The live view; rich asks for it from its own thread."""
@@ -126,20 +129,15 @@ class ConsoleSink(MetricSink):
         best = "-" if self._best is None else f"{self._best:.4g}"
         success = self._latest.get("eval/success")
         real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {best}"
-        table.add_row("real return", real + ("" if success is None else f"   success {self._number('eval/success')}"))
-        table.add_row("train return", self._number("train/return_mean"))
-        table.add_row("loss", self._parts("loss", "   "))
-        table.add_row("gradient norm", self._parts("grad_norm", "   "))
-        table.add_row(
-            "speed",
-            f"{self._number('speed/updates_per_s')} updates/s   {self._number('speed/env_steps_per_s')} env steps/s   "
-            f"{self._latest.get('env_steps', '-')} env steps",
-        )
-        table.add_row("time", f"{self._elapsed} elapsed   {self._eta()} to go")
-        said = ("non-finite updates skipped", "episodes broke in the simulator and were thrown away")
-        warnings = [
-            Text(f"{self._number(key)} {what}", style="bold red")
-            for key, what in zip(_WARNINGS, said, strict=True)
-            if self._latest.get(key)
-        ]
-        return Group(progress, table, *warnings)
+        rows = {
+            "real return": real + ("" if success is None else f"   success {self._number('eval/success')}"),
+            "train return": self._number("train/return_mean"),
+            "loss": self._parts("loss", "   "),
+            "gradient norm": self._parts("grad_norm", "   "),
+            "speed": f"{self._number('speed/updates_per_s')} updates/s   {self._number('speed/env_steps_per_s')} "
+            f"env steps/s   {self._latest.get('env_steps', '-')} env steps",
+            "time": f"{self._elapsed} elapsed   {self._eta()} to go",
+        }
+        for name, text in rows.items():
+            table.add_row(name, text)
+        return Group(progress, table, *(Text(warning, style="bold red") for warning in self._warnings(1)))

@@ -178,7 +178,10 @@ class DatasetWriter:
                 f"{self.path}: unknown task id {task_id}: set {self._manifest.set_name} has 0 to {len(self._tasks) - 1}"
             )
         rewards = np.asarray(reward, np.float32)
-        ids = self._next_ids(len(rewards)) if episode_ids is None else np.asarray(episode_ids, np.int64)
+        if episode_ids is None:
+            first = np.flatnonzero(self._taken).max(initial=-1) + 1
+            episode_ids = np.arange(first, first + len(rewards))
+        ids = np.asarray(episode_ids, np.int64)
         ended = np.zeros(rewards.shape, np.bool_) if terminated is None else np.asarray(terminated, np.bool_)
         fields = {
             "obs": np.asarray(obs, np.float32),
@@ -204,15 +207,25 @@ class DatasetWriter:
         checkpoint then stands.
         """
         self._check_open()
-        self._publish(complete=False, seal=seal)
+        self._failed = True  # unless all goes well: a writer that met an error is to be resumed
+        for task in self._tasks:
+            if seal and task.count:
+                self._seal(task)
+        while self._sealing:
+            self._collect()
+        files = tuple(record for task in self._tasks for record in task.shards)
+        tasks = tuple(task.listed for task in self._tasks)
+        self._manifest = self._manifest.model_copy(update={"source": dict(self.source), "tasks": tasks, "files": files})
+        write_manifest(self.path, self._manifest)
+        self._failed = False
 
     def finish(self) -> Dataset:
         """Put the last rows into shards and declare the dataset complete; the writer is then closed.
 
         Raises StorageError; the dataset can then be resumed from its last checkpoint.
         """
-        self._check_open()
-        self._publish(complete=True, seal=True)
+        self._manifest = self._manifest.model_copy(update={"complete": True})
+        self.checkpoint(seal=True)
         (self.path / LOCK).unlink(missing_ok=True)
         self.close()
         return Dataset.open(self.path)
@@ -229,11 +242,6 @@ class DatasetWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _next_ids(self, count: int) -> npt.NDArray[np.int64]:
-        taken = np.flatnonzero(self._taken)
-        first = int(taken[-1]) + 1 if len(taken) else 0
-        return np.arange(first, first + count)
 
     def _take(self, task: str, ids: npt.NDArray[np.int64]) -> None:
         """Note the ids of new episodes, all or none."""
@@ -286,20 +294,6 @@ class DatasetWriter:
         work, task, record = self._sealing.popleft()
         task.shards.append(work.result())
         task.listed = record
-
-    def _publish(self, *, complete: bool, seal: bool) -> None:
-        self._failed = True  # unless all goes well: a writer that met an error is to be resumed
-        for task in self._tasks:
-            if seal and task.count:
-                self._seal(task)
-        while self._sealing:
-            self._collect()
-        files = tuple(record for task in self._tasks for record in task.shards)
-        tasks = tuple(task.listed for task in self._tasks)
-        changed = {"complete": complete, "source": dict(self.source), "tasks": tasks, "files": files}
-        self._manifest = self._manifest.model_copy(update=changed)
-        write_manifest(self.path, self._manifest)
-        self._failed = False
 
     def _restore(self) -> None:
         """Bring the folder to its last checkpoint."""
