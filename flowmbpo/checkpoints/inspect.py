@@ -13,7 +13,6 @@ from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_mode
 from flowmbpo.checkpoints.load import file_sha256, load, resolve
 from flowmbpo.checkpoints.manifest import CheckpointManifest
 from flowmbpo.checkpoints.payload import FORMAT, REQUIRED
-from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
@@ -42,35 +41,31 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
 
 def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     config = experiment_from_dict(payload["config"], source)
-    parts = parameter_counts(build_meta_agent(config, resolve_task(config.task).spec))
+    model, spec = config.model, resolve_task(config.task).spec
+    parts = parameter_counts(build_meta_agent(config, spec))
     planner = payload.get("planner")
     replay = payload.get("replay")
     return {
         "epoch": int(payload["epoch"]),
         "env_steps": int(payload["env_steps"]),
-        "config": _summary(config),
+        "config": {
+            "name": config.name,
+            "phase": config.phase,
+            "task": spec.label,
+            "only": config.task.only,
+            "seed": config.seed,
+            "dynamics": model.dynamics.kind,
+            "actor": config.actor.kind,
+            "reward": model.reward.kind,
+            "latent_dim": model.latent_dim,
+            "task_dim": model.task_dim,
+        },
         "parameters": {**parts, "total": sum(parts.values())},
         "replay": None if replay is None else replay["file"],
         "resumable": "optimisers" in payload,
         "planner": None if planner is None else _planner(planner),
         "imported": payload.get("imported"),
         "initial": payload.get("initial"),
-    }
-
-
-def _summary(config: ExperimentConfig) -> dict[str, Any]:
-    model = config.model
-    return {
-        "name": config.name,
-        "phase": config.phase,
-        "task": resolve_task(config.task).spec.label,
-        "only": config.task.only,
-        "seed": config.seed,
-        "dynamics": model.dynamics.kind,
-        "actor": config.actor.kind,
-        "reward": model.reward.kind,
-        "latent_dim": model.latent_dim,
-        "task_dim": model.task_dim,
     }
 
 

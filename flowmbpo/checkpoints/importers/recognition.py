@@ -73,7 +73,13 @@ def foreign_model(file: ForeignFile) -> ForeignModel:
     """The model that a file holds. Raises CheckpointError where it is not known or does not fit."""
     state = file.content.get("model", file.content)
     try:
-        model = _known_model(file.content, state)
+        if is_pwm(file.content):
+            model: ForeignModel | None = read_pwm(file.content)
+        elif isinstance(state, Mapping) and all(isinstance(name, str) for name in state):
+            layout = recognise_layout({name.removeprefix("module.") for name in state})
+            model = None if layout is None else read_tdmpc2(state, layout)
+        else:
+            model = None
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}. Nothing was imported.") from error
     if model is not None:
@@ -83,12 +89,3 @@ def foreign_model(file: ForeignFile) -> ForeignModel:
         raise CheckpointError(f"{file.path}: is a model of images; those of states can be imported.")
     shown = ", ".join(sorted(map(str, names))[:4]) or "nothing"
     raise CheckpointError(f"{file.path}: is no checkpoint that is known here (it holds {shown}). Known are: {KNOWN}.")
-
-
-def _known_model(content: Mapping[str, Any], state: Any) -> ForeignModel | None:
-    if is_pwm(content):
-        return read_pwm(content)
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        return None
-    layout = recognise_layout({name.removeprefix("module.") for name in state})
-    return None if layout is None else read_tdmpc2(state, layout)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,8 @@ CHECKPOINT_BYTES = 512 << 20
 """So much of the source is converted between two checkpoints."""
 
 
-class Report(Protocol):
-    """Told of the way: file `number` of `files`, and which part of it is converted."""
-
-    def __call__(self, path: Path, number: int, files: int, part: float) -> None: ...
+Report = Callable[[Path, int, int, float], None]
+"""Told of the way: a file, its number of how many, and which part of it is converted."""
 
 
 def convert(source: Source, dest: Path, *, limit: int | None = None, report: Report | None = None) -> Dataset:
