@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flowmbpo.errors import ConfigError, DataError, RunDirectoryError
@@ -34,14 +33,6 @@ class MetricSink(ABC):
     @abstractmethod
     def close(self, status: str) -> None:
         """Write out everything; `status` is the run's (done, interrupted, failed)."""
-
-    def __enter__(self) -> MetricSink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close("done" if error is None else "failed")
 
 
 class MultiSink(MetricSink):

@@ -14,14 +14,15 @@ from flowmbpo.tracking.sink import JsonlSink
 
 
 def metrics(path: Path, evaluate: bool = True) -> Path:
-    with JsonlSink(path) as sink:
-        for epoch in range(1, 41):
-            row = {"epoch": epoch, "env_steps": 400 * epoch, "train/return_mean": 100 * (1 - math.exp(-epoch / 9))}
-            row |= {f"loss/{part}": 1 / epoch for part in ("dynamics", "reward", "critic")}
-            row |= {"loss/actor": -epoch / 40, "grad_norm/actor": math.nan if epoch == 5 else 0.5 / epoch}
-            if evaluate and epoch % 10 == 0:
-                row |= {"eval/return_mean": 2.5 * epoch, "eval/return_std": 8.0}
-            sink.log(row)
+    sink = JsonlSink(path)
+    for epoch in range(1, 41):
+        row = {"epoch": epoch, "env_steps": 400 * epoch, "train/return_mean": 100 * (1 - math.exp(-epoch / 9))}
+        row |= {f"loss/{part}": 1 / epoch for part in ("dynamics", "reward", "critic")}
+        row |= {"loss/actor": -epoch / 40, "grad_norm/actor": math.nan if epoch == 5 else 0.5 / epoch}
+        if evaluate and epoch % 10 == 0:
+            row |= {"eval/return_mean": 2.5 * epoch, "eval/return_std": 8.0}
+        sink.log(row)
+    sink.close("done")
     return path
 
 

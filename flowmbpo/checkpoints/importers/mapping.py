@@ -84,11 +84,6 @@ def _reward_options(model: ForeignModel) -> dict[str, Any]:
     return {"kind": "two_hot", "units": units, "bins": model.bins, "low": low, "high": high, "decode": decode}
 
 
-def latent_order(latent_dim: int, group: int = GROUP) -> Tensor:
-    """[D] indices: coordinate i here is coordinate `order[i]` there."""
-    return torch.arange(latent_dim).view(-1, group).T.reshape(-1)
-
-
 def map_agent(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> State:
     """The agent's tensors that the file holds, for the tasks of `spec`; its other tensors are untrained.
 
@@ -137,7 +132,7 @@ class _Axes:
     """
 
     def __init__(self, model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> None:
-        self.order = latent_order(model.latent_dim)
+        self.order = torch.arange(model.latent_dim).view(-1, GROUP).T.reshape(-1)  # ours i is their order[i]
         self.task = torch.arange(model.task_dim)
         self.action = torch.arange(spec.action_dim)
         self.obs = torch.arange(spec.obs_dim)
