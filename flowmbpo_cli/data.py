@@ -96,8 +96,7 @@ def convert(
     set_: Annotated[str | None, typer.Option("--set", metavar="SET", help="The task set that SRC must be of.")] = None,
     task: Annotated[str | None, typer.Option(help="The task of a single file.", autocompletion=complete_task)] = None,
     limit: Annotated[
-        int | None,
-        typer.Option("--limit-episodes-per-task", min=1, help="Keep so many, spread evenly. [default: all]"),
+        int | None, typer.Option("--limit-episodes-per-task", min=1, help="Keep so many, spread evenly. [default: all]")
     ] = None,
     drop_padding: Annotated[
         bool, typer.Option("--drop-padding", help="Cut padding off even where it is not zero.")

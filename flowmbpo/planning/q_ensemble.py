@@ -59,11 +59,7 @@ class QEnsemble(nn.Module):
         self.register_buffer("bins", torch.linspace(low, high, bins), persistent=False)
 
     def forward(
-        self,
-        z: Float[Tensor, "B D"],
-        action: Float[Tensor, "B A"],
-        context: TaskContext,
-        generator: torch.Generator,
+        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext, generator: torch.Generator
     ) -> Float[Tensor, " B"]:
         """The average of two members drawn without replacement, the same two for every row."""
         inputs = torch.cat([z, context.embedding, action], dim=-1)

@@ -132,11 +132,7 @@ def _tensor_names(state: State, part: str) -> list[str]:
 
 
 def _misfits(
-    old: Mapping[str, PartLayout],
-    new: Mapping[str, PartLayout],
-    state: State,
-    fresh: State,
-    untrained: tuple[str, ...],
+    old: Mapping[str, PartLayout], new: Mapping[str, PartLayout], state: State, fresh: State, untrained: tuple[str, ...]
 ) -> dict[str, str]:
     """The parts of the target (tensors `fresh`) that cannot be taken from the source (`state`), each with its reason.
 
