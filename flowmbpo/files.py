@@ -1,4 +1,4 @@
-"""Files that are either wholly old or wholly new, whenever the process dies. Imports no torch."""
+"""Files that are either wholly old or wholly new, whenever the process dies."""
 
 from __future__ import annotations
 

@@ -101,8 +101,9 @@ def _measure(
     out: Path | None,
 ) -> tuple[DiagnoseOutcome, ReportFiles | None]:
     from flowmbpo.diagnostics.interface import Effort
-    from flowmbpo.runs.diagnose import claim_folder, newest_checkpoint, write_report
+    from flowmbpo.runs.diagnose import claim_folder, write_report
     from flowmbpo.runs.diagnose import diagnose as run
+    from flowmbpo.runs.subjects import newest_checkpoint
 
     if checkpoint is None:
         checkpoint = newest_checkpoint()

@@ -1,4 +1,4 @@
-"""Diagnoses as PNG pictures. Imports no torch."""
+"""Diagnoses as PNG pictures."""
 
 from __future__ import annotations
 

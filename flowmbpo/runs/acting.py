@@ -22,9 +22,6 @@ from flowmbpo.planning.q_ensemble import imported_objective
 from flowmbpo.planning.values import Objective, critic_objective
 from flowmbpo.stages.initial import untrained_parts
 
-PlannerKind = Literal["policy", "mppi"]
-"""`--planner`: the checkpoint's policy itself, or MPPI."""
-
 
 class Acting:
     """Actions at real observations, on the agent's device. `on_start` is None where nothing is remembered."""
@@ -111,7 +108,7 @@ def planning_config(config: ExperimentConfig, payload: Mapping[str, Any]) -> Exp
     return config.model_copy(update={"model": model})
 
 
-def check_trained(loaded: Loaded, kind: PlannerKind) -> None:
+def check_trained(loaded: Loaded, kind: Literal["policy", "mppi"]) -> None:
     """Refuse (CheckpointError) a checkpoint whose weights for acting so were never trained, and say what can be done.
 
     An imported world model brings no policy and no state values of ours along, and a run may train a model alone.

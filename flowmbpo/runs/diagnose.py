@@ -20,9 +20,7 @@ from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.documents import Document, json_value
 from flowmbpo.errors import FlowMBPOError, StorageError
 from flowmbpo.files import StagedFile, refused
-from flowmbpo.runs.subjects import load_subject, newest_checkpoint
-
-__all__ = ["DiagnoseOutcome", "Measured", "diagnose", "load_subject", "newest_checkpoint"]
+from flowmbpo.runs.subjects import load_subject
 
 HEALTH = "health"
 log = logging.getLogger("flowmbpo")

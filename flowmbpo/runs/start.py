@@ -54,7 +54,8 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
     Raises ConfigError, CheckpointError or DataError.
     """
     initial, report, warmstart = None, None, None
-    if config.initial is not None and (loaded is None or not has_begun(loaded)):
+    begun = loaded is not None and (loaded.payload["started"] or loaded.payload["pretrained"] > 0)
+    if config.initial is not None and not begun:
         initial = load_initial(config.initial)
         config = initial.adopt(config, task.spec)
     dataset = open_dataset(config)
@@ -63,7 +64,8 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
         report = initial.take_over(agent)
         warmstart = initial.warmstart(agent, config, report)
         _check_frozen_model(config, task, report, warmstart)
-    if dataset is not None and not _reads_data(config, warmstart):
+    reads_data = config.training.mode == "offline" or config.training.pretrain_steps > 0 or warmstart is not None
+    if dataset is not None and not reads_data:
         if initial is not None or config.initial is None:  # else it may have been read before this resume
             log.warning("%s is not read: training.pretrain_steps is 0, and nothing is to be distilled", dataset.path)
         dataset = None
@@ -98,23 +100,14 @@ def initial_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:
     return agent
 
 
-def has_begun(loaded: Loaded) -> bool:
-    """Whether the run has done what it does once with the checkpoint that it starts from."""
-    return bool(loaded.payload["started"]) or int(loaded.payload["pretrained"]) > 0
-
-
 def pinned(config: ExperimentConfig, task: ResolvedTask) -> ExperimentConfig:
     """The config with the backend that runs here and absolute paths written out, as it is stored and compared."""
     data, initial = config.data, config.initial
     if data is not None:
-        data = data.model_copy(update={"path": _absolute(data.path)})
+        data = data.model_copy(update={"path": str(Path(data.path).expanduser().absolute())})
     if initial is not None:
-        initial = initial.model_copy(update={"checkpoint": _absolute(initial.checkpoint)})
+        initial = initial.model_copy(update={"checkpoint": str(Path(initial.checkpoint).expanduser().absolute())})
     return config.model_copy(update={"task": task.config, "data": data, "initial": initial})
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
 
 
 def resolve_device(name: str) -> torch.device:
@@ -173,12 +166,6 @@ def check_config(config: ExperimentConfig, task: ResolvedTask) -> None:
             f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
             f"name a trained one with {WEIGHTS}"
         )
-
-
-def _reads_data(config: ExperimentConfig, warmstart: Warmstart | None) -> bool:
-    """Whether a run has a use for its dataset."""
-    training = config.training
-    return training.mode == "offline" or training.pretrain_steps > 0 or warmstart is not None
 
 
 def _check_frozen_model(

@@ -149,16 +149,8 @@ def _base(request: Request) -> ExperimentConfig:
 
 def _task(request: Request, own: TaskConfig) -> TaskConfig:
     """Where the run takes place. A stage for one task takes the set (and so the embeddings) of its checkpoint."""
-    if request.task is None:
-        return own
-    known = own
-    if request.source is not None:
-        known = _known_tasks(request, own)
-    return placed(known, request.task)
-
-
-def _known_tasks(request: Request, own: TaskConfig) -> TaskConfig:
-    assert request.source is not None
+    if request.task is None or request.source is None:
+        return own if request.task is None else placed(own, request.task)
     theirs = request.source.task
     shipped = [name for name in (own.set, theirs.set) if name in TASK_SETS]
     if request.preset is not None and len(set(shipped)) > 1:
@@ -167,7 +159,7 @@ def _known_tasks(request: Request, own: TaskConfig) -> TaskConfig:
             f"knows '{theirs.set}': take a preset of its set, or leave --preset away"
         )
     chosen = {"name": theirs.name, "set": theirs.set, "tasks": theirs.tasks, "only": None, "backend": theirs.backend}
-    return own.model_copy(update=chosen)
+    return placed(own.model_copy(update=chosen), request.task)
 
 
 def placed(known: TaskConfig, task: str) -> TaskConfig:
