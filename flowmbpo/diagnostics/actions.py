@@ -38,12 +38,15 @@ MOSTLY, NARROW = 0.5, 0.01  # share of saturated actions, and std within a state
 class MatchedReturns:
     """Real undiscounted returns of `n` episodes each, from the same starts, and their paired differences.
 
-    An episode that the simulator broke under any of the three is left out of all.
+    `deterministic` actions of a flow are those of zero noise, a mode of its samples and not their mean: `mean_action`
+    is the mean of MATCH_SAMPLES actions (None for other policies). An episode that the simulator broke under any of
+    them is left out of all.
     """
 
     n: int
     sampled: Interval
     deterministic: Interval
+    mean_action: Interval | None
     gaussian: Interval
     sampled_minus_deterministic: Interval
     sampled_minus_gaussian: Interval
@@ -129,9 +132,14 @@ class ActionsDiagnosis(Diagnosis):
 
 
 def _return_rows(returns: MatchedReturns) -> list[Row]:
+    mean, kind = returns.mean_action, "" if returns.mean_action is None else " (zero noise)"
     return [
         ("real return, sampled", f"{returns.sampled}  (n {returns.n})"),
-        ("real return, deterministic", f"{returns.deterministic}; sampled - it: {returns.sampled_minus_deterministic}"),
+        (
+            f"real return, deterministic{kind}",
+            f"{returns.deterministic}; sampled - it: {returns.sampled_minus_deterministic}",
+        ),
+        *([] if mean is None else [(f"real return, mean of {MATCH_SAMPLES} actions", str(mean))]),
         (
             "real return, Gaussian of equal mean and std",
             f"{returns.gaussian}; sampled - it: {returns.sampled_minus_gaussian}",
@@ -186,13 +194,21 @@ def _compare_returns(subject: Subject) -> MatchedReturns:
         state, context = subject.encode(obs, task)
         return act_matched(agent.actor, agent.world_model.latent(state), context, generator)
 
+    def mean_action(obs: Tensor, task: Tensor) -> Tensor:
+        state, context = subject.encode(obs, task)
+        z = agent.world_model.latent(state)
+        u = draw_preactivations(agent.actor, z, context, MATCH_SAMPLES, generator)
+        return u.tanh().mean(0) * context.action_mask
+
     every = [subject.episodes, subject.run(agent.act, offset=0), subject.run(matched, offset=0)]
+    every += [subject.run(mean_action, offset=0)] if isinstance(agent.actor, FlowActor) else []
     sound = ~torch.stack([episodes.broken for episodes in every]).any(0)
-    sampled, deterministic, gaussian = (episodes.returns[sound] for episodes in every)
+    sampled, deterministic, gaussian, *mean = (episodes.returns[sound] for episodes in every)
     return MatchedReturns(
         n=int(sound.sum()),
         sampled=mean_interval(sampled),
         deterministic=mean_interval(deterministic),
+        mean_action=mean_interval(mean[0]) if mean else None,
         gaussian=mean_interval(gaussian),
         sampled_minus_deterministic=mean_interval(sampled - deterministic),
         sampled_minus_gaussian=mean_interval(sampled - gaussian),

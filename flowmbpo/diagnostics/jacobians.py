@@ -15,7 +15,7 @@ from flowmbpo.diagnostics.jacobian_norms import Frobenius, Linearised, Projectio
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
-from flowmbpo.models.open_loop import draws_noise, rollout
+from flowmbpo.models.open_loop import rollout
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.updates import frozen
 
@@ -35,8 +35,8 @@ Noise = Literal["none", "fixed"]
 class JacobianNorms(Document):
     """Norms of d z_h / d z_0 or d z_h / d a_0 on the input's `rank` allowed dimensions.
 
-    `loop` open: later actions stay as they are; closed: the policy reacts. `model_noise` fixed: the model's own
-    noise is drawn once per row and held.
+    `loop` open: later actions stay as they are; closed: the policy reacts. `model_noise` none: the step of zero
+    noise (of a flow a mode, not the mean); fixed: the model's own noise is drawn once per row and held.
     """
 
     derived = ("gain",)
@@ -126,9 +126,7 @@ def measure_jacobians(subject: Subject, effort: Effort) -> JacobianDiagnosis:
     few = max(2, effort.rows // PRODUCT_SHARE)
     longest = min(effort.horizon, subject.config.training.horizon)
     horizons = tuple(h for h in HORIZONS if h <= longest)
-    model, still = subject.agent.world_model, start.new_zeros(len(start), subject.agent.spec.action_dim)
-    noisy = draws_noise(model, start, still, context)
-    noises: tuple[Noise, ...] = ("none", "fixed") if noisy else ("none",)
+    noises: tuple[Noise, ...] = ("none", "fixed") if subject.agent.world_model.dynamics.stochastic else ("none",)
     step: list[JacobianNorms] = []
     products: list[JacobianNorms] = []
     for noise in noises:
@@ -141,7 +139,7 @@ def measure_jacobians(subject: Subject, effort: Effort) -> JacobianDiagnosis:
 def light_jacobians(subject: Subject, effort: Effort) -> dict[str, float]:
     """Gain of one step in latent and action (see `JacobianNorms.gain`) by few probes at few states.
 
-    Stochastic models take their mean. A figure that is not finite is left out.
+    Stochastic models take their zero-noise step. A figure that is not finite is left out.
     """
     rows = min(effort.rows, LIGHT_ROWS)
     start, context = subject.starts(rows, subject.generator("jacobians/states"))

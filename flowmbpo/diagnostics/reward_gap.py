@@ -29,7 +29,7 @@ from flowmbpo.errors import DataError
 from flowmbpo.evaluation.episodes import Episodes
 from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.open_loop import draws_noise, rollout
+from flowmbpo.models.open_loop import rollout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +152,7 @@ class ImaginedRewards:
         model = self.agent.world_model
         alone = model.context(batch.task)
         start = model.encode(batch.obs[0], alone)
-        replicas = self.replicas if sampled or draws_noise(model, start, batch.action[0], alone) else 1
+        replicas = self.replicas if sampled or model.dynamics.stochastic else 1
         context, noise = alone.repeat(replicas), self.generator if sampled else None
         actions = batch.action.repeat(1, replicas, 1)
 

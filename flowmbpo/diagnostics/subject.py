@@ -161,8 +161,9 @@ class Subject:
         longest = training.longest_actor_horizon
         if training.adaptive_horizon is None:
             return longest
-        batch = self.windows.sample(training.wm_batch_size, longest, self.generator("actor horizon"))
-        steps = trusted_steps(self.agent.world_model, batch, training.adaptive_horizon.tolerance)
+        generator = self.generator("actor horizon")
+        batch = self.windows.sample(training.wm_batch_size, longest, generator)
+        steps = trusted_steps(self.agent.world_model, batch, training.adaptive_horizon.tolerance, generator)
         return max(training.adaptive_horizon.minimum, int(steps))
 
     @torch.no_grad()  # states to measure at; the encoder is not what is measured

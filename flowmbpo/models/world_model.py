@@ -60,7 +60,7 @@ class WorldModel(nn.Module):
         context: TaskContext,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B D"]:
-        """One macro step; stochastic dynamics draw from `generator`, or take their mean without one."""
+        """One macro step; stochastic dynamics draw from `generator`; without one no noise is drawn."""
         s_next: Tensor = self.dynamics(s, action * context.action_mask, context.embedding, generator)
         return s_next
 

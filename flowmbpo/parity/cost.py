@@ -221,7 +221,7 @@ def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) ->
             agent.critic(z, context)
 
     def trust() -> None:
-        trusted_steps(agent.world_model, batch(config.training.longest_actor_horizon), 1.0)
+        trusted_steps(agent.world_model, batch(config.training.longest_actor_horizon), 1.0, generator)
 
     def act() -> None:
         agent.act(obs, task, generator)

@@ -16,7 +16,7 @@ from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.dynamics.base import Transition
-from flowmbpo.models.open_loop import squared_errors, unroll
+from flowmbpo.models.open_loop import squared_errors, unroll_samples
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.stages.transfer.agent import transfer
@@ -155,7 +155,7 @@ def _context(model: WorldModel, batch: Batch) -> TaskContext:
 
 
 @torch.no_grad()  # the teacher is not taught
-def _play(teacher: WorldModel, batch: Batch, generator: torch.Generator | None) -> Float[Tensor, "H+1 B D"]:
+def _play(teacher: WorldModel, batch: Batch, generator: torch.Generator) -> Float[Tensor, "H+1 B D"]:
     """The teacher's states on the window's actions."""
     context = teacher.context(batch.task)
     states = [teacher.encode(batch.obs[0], context)]
@@ -175,13 +175,15 @@ def _student_states(
 
 @torch.no_grad()  # a measurement
 def _errors(teacher: WorldModel, student: WorldModel, batches: list[Batch]) -> tuple[Tensor, Tensor]:
-    """Squared latent errors [H] of the student's and of no step, against the teacher's; deterministic steps of both."""
+    """Squared latent errors [H] of the student's and of no step, against the teacher's; means over samples of both."""
     student.dynamics.eval()
     model_sum, trivial_sum, count = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for batch in batches:
-        z = teacher.latent(_play(teacher, batch, None))
-        context = student.context(batch.task)
-        predicted = unroll(student, student.encode(batch.obs[0], context), batch.action, context)
+        generator = torch.Generator(batch.obs.device).manual_seed(0)  # the same noise before and after
+        z, predicted = (
+            unroll_samples(model, model.encode(batch.obs[0], context), batch.action, context, generator).mean(1)
+            for model, context in ((each, each.context(batch.task)) for each in (teacher, student))
+        )
         model_error, trivial_error = squared_errors(predicted, z, batch.valid)
         model_sum = model_sum.to(z) + model_error.sum(-1)
         trivial_sum = trivial_sum.to(z) + trivial_error.sum(-1)

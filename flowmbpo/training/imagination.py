@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.actors.base import Actor
-from flowmbpo.models.open_loop import encode_windows, squared_errors, unroll
+from flowmbpo.models.open_loop import encode_windows, squared_errors, unroll_samples
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 
@@ -63,24 +63,26 @@ def imagine(
 
 
 @torch.no_grad()  # a measurement: nothing is trained on it
-def k_step_errors(model: WorldModel, batch: Batch) -> tuple[Float[Tensor, " H"], Float[Tensor, " H"]]:
+def k_step_errors(
+    model: WorldModel, batch: Batch, generator: torch.Generator
+) -> tuple[Float[Tensor, " H"], Float[Tensor, " H"]]:
     """Mean squared latent error after k = 1 .. H recorded actions, of the model and of predicting no change.
 
     Autoregressive from the encoding of the first observation, against the encodings of the real ones,
     on z; windows that have ended before k do not count (NaN where none is left). Stochastic dynamics
-    take their deterministic step.
+    are judged by the mean of their samples (`unroll_samples`); others draw nothing.
     """
     real = encode_windows(model, batch)
-    predicted = unroll(model, real.states[0], batch.action, real.context)
+    predicted = unroll_samples(model, real.states[0], batch.action, real.context, generator).mean(1)
     error, trivial = squared_errors(predicted, real.z, batch.valid)
     windows = batch.valid.sum(-1)
     return error.sum(-1) / windows, trivial.sum(-1) / windows
 
 
-def trusted_steps(model: WorldModel, batch: Batch, tolerance: float) -> Int[Tensor, ""]:
+def trusted_steps(model: WorldModel, batch: Batch, tolerance: float, generator: torch.Generator) -> Int[Tensor, ""]:
     """The largest h such that for every k <= h the model's error is below `tolerance` x the trivial one's.
 
     0 where the first step misses already; a NaN counts as a miss.
     """
-    model_error, trivial_error = k_step_errors(model, batch)
+    model_error, trivial_error = k_step_errors(model, batch, generator)
     return (model_error < tolerance * trivial_error).long().cumprod(0).sum()

@@ -176,7 +176,8 @@ class Learner:
         if config.adaptive_horizon is None:
             return longest
         batch = self.batches.replay.sample(config.wm_batch_size, longest, self.generators["replay"])
-        steps = trusted_steps(self.agent.world_model, batch, config.adaptive_horizon.tolerance)
+        tolerance, noise = config.adaptive_horizon.tolerance, self.generators["imagination"]
+        steps = trusted_steps(self.agent.world_model, batch, tolerance, noise)
         return max(config.adaptive_horizon.minimum, int(steps))
 
     def _warmstart(self, batches: Callable[[], Batch]) -> None:

@@ -153,6 +153,7 @@ def test_a_gaussian_policy_earns_what_its_matched_gaussian_does(make_subject):
     subject.episode_count = 16
     returns = measure_actions(subject, Effort(rows=8, resamples=10)).returns
     assert returns.n == 16
+    assert returns.mean_action is None
     # One distribution: a t interval wider by half, for one look.
     difference = returns.sampled_minus_gaussian
     assert abs(difference.value) <= 1.5 * (difference.high - difference.low) / 2.0
@@ -165,6 +166,7 @@ def test_without_noise_the_three_policies_are_one(make_subject):
         subject.agent.actor.log_noise_std.fill_(-30.0)
     returns = measure_actions(subject, Effort(rows=8, resamples=10)).returns
     assert returns.sampled_minus_deterministic.value == pytest.approx(0.0, abs=1e-2)
+    assert returns.mean_action.value == pytest.approx(returns.deterministic.value, abs=1e-2)
     assert returns.sampled_minus_gaussian.value == pytest.approx(0.0, abs=1e-2)
 
 

@@ -198,3 +198,28 @@ def test_substep_noise_has_one_variance_per_macro_step(make_dynamics, make_trans
         t = make_transition(dynamics.geometry, batch=4000, dtype=torch.float32)
         stds.append((dynamics(t.source, t.action, t.task, rng()) - dynamics(t.source, t.action, t.task)).std().item())
     assert stds[1] == pytest.approx(stds[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "stochastic"),
+    [
+        ({"kind": "mlp"}, False),
+        ({"kind": "residual"}, False),
+        ({"kind": "gaussian"}, True),
+        ({"kind": "flow", "mode": "generative"}, True),
+        ({"kind": "flow"}, False),
+        ({"kind": "flow", "source_noise": 0.1}, True),
+        ({"kind": "flow", "substep_noise": 0.1}, True),
+        ({"kind": "neural_ode"}, False),
+        ({"kind": "neural_ode", "substep_noise": 0.1}, True),
+    ],
+)
+def test_stochastic_says_whether_two_draws_differ(make_dynamics, options, stochastic):
+    dynamics = make_dynamics(scrambled=True, **options)
+    dims = dynamics.dims
+    start, action, task = (
+        torch.full((3, n), 0.125, dtype=torch.float64) for n in (dims.latent_dim, dims.action_dim, dims.task_dim)
+    )
+    first, second = (dynamics(start, action, task, rng(seed)) for seed in (0, 1))
+    assert dynamics.stochastic is stochastic
+    assert torch.equal(first, second) is not stochastic

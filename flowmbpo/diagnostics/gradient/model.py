@@ -14,7 +14,6 @@ from torch import Tensor
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.diagnostics.gradient.objective import FixedNoise, acting, parameter_gradient
 from flowmbpo.models.agent import Agent
-from flowmbpo.models.open_loop import draws_noise
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.returns import discounted_return
 from flowmbpo.training.updates import ActorObjective, actor_objective, frozen
@@ -50,9 +49,7 @@ def model_gradient(
     generator: torch.Generator,
 ) -> ModelGradient:
     """Of `actor_objective`, the code that trains, from the encodings `start` of G x N real states."""
-    replicas = (
-        NOISE_REPLICAS if draws_noise(agent.world_model, start, torch.zeros_like(context.action_mask), context) else 1
-    )
+    replicas = NOISE_REPLICAS if agent.world_model.dynamics.stochastic else 1
     config = config.model_copy(update={"noise_replicas": replicas})
     state = generator.get_state()
     actor, every = agent.actor, context.repeat(replicas)

@@ -27,7 +27,7 @@ from flowmbpo.diagnostics.rollout.errors import (
 )
 from flowmbpo.diagnostics.statistics import Interval, ratio_intervals, resample_counts
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.models.open_loop import RealWindows, draws_noise, encode_windows, squared_errors, unroll
+from flowmbpo.models.open_loop import RealWindows, encode_windows, squared_errors, unroll_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ class RolloutDiagnosis(Diagnosis):
         """Relative error, reward error and noise curves over the steps, and the reliability of events."""
         axes = figure.subplots(2, 2)
         k = [step.step for step in self.steps]
-        _band(axes[0, 0], k, [step.relative for step in self.steps], "deterministic step")
+        _band(axes[0, 0], k, [step.relative for step in self.steps], "prediction")
         if self.stochastic:
             _band(axes[0, 0], k, [step.sampled for step in self.steps if step.sampled is not None], "one sample")
             axes[0, 0].legend()
@@ -144,20 +144,16 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     batch = episodes.cut(first, episode, effort.horizon)
     real = encode_windows(agent.world_model, batch)
     counts = resample_counts(len(episodes.length), effort.resamples, generator)[:, episode.cpu()]
-    stochastic = draws_noise(agent.world_model, real.states[0], batch.action[0], real.context)
-    predicted = unroll(agent.world_model, real.states[0], batch.action, real.context)
-    rewards = _rewards_along(subject, predicted, real)
-    sampled = None
-    if stochastic:
-        once = unroll(agent.world_model, real.states[0], batch.action, real.context, generator)
-        sampled = relative_errors(once, real, counts)
+    stochastic = agent.world_model.dynamics.stochastic
+    samples = _samples(subject, real, real.states[0])
+    sampled = relative_errors(samples[:, 0], real, counts) if stochastic else None
     return RolloutDiagnosis(
         windows=effort.windows,
         episodes=len(episodes.length),
         source=SOURCE,
         stochastic=stochastic,
         trained_horizon=subject.config.training.horizon,
-        steps=step_errors(predicted, real, rewards, counts, sampled),
+        steps=step_errors(samples.mean(1), real, _mean_rewards(subject, samples, real), counts, sampled),
         noise=_noise_errors(subject, real, counts, generator),
         distribution=measure_distribution(subject, real, effort, stochastic=stochastic),
     )
@@ -171,16 +167,24 @@ def light_rollout(subject: Subject, effort: Effort) -> dict[str, float]:
     generator = subject.generator("rollout")
     batch = subject.windows.sample(effort.windows, effort.horizon, generator)
     real = encode_windows(subject.agent.world_model, batch)
-    predicted = unroll(subject.agent.world_model, real.states[0], batch.action, real.context)
+    predicted = _samples(subject, real, real.states[0]).mean(1)
     error, trivial = (total.sum(1) for total in squared_errors(predicted.double(), real.z.double(), batch.valid))
     steps = zip(LIGHT_STEPS, (k <= effort.horizon and float(trivial[k - 1]) > 0.0 for k in LIGHT_STEPS), strict=True)
     return {f"rollout_error/{k}": float(error[k - 1] / trivial[k - 1]) for k, defined in steps if defined}
 
 
-def _rewards_along(subject: Subject, predicted: Tensor, real: RealWindows) -> Float[Tensor, "T B"]:
-    horizon, width = real.batch.reward.shape
-    z, action = predicted[:-1].flatten(0, 1), real.batch.action.flatten(0, 1)
-    return subject.agent.predict_reward(z, action, real.context.repeat(horizon)).view(horizon, width)
+def _samples(subject: Subject, real: RealWindows, start: Float[Tensor, "B D"]) -> Float[Tensor, "T+1 M B D"]:
+    """Rollouts from `start`, under the same noise in every call: light and full figures agree, noise scales compare."""
+    noise = subject.generator("rollout/samples")
+    return unroll_samples(subject.agent.world_model, start, real.batch.action, real.context, noise)
+
+
+def _mean_rewards(subject: Subject, samples: Float[Tensor, "T+1 M B D"], real: RealWindows) -> Float[Tensor, "T B"]:
+    """Mean over samples of the predicted rewards: of a curved reward not the reward of the mean."""
+    shape = samples[:-1].shape[:-1]
+    action = real.batch.action.unsqueeze(1).expand(*shape, -1).flatten(0, 2)
+    every = real.context.repeat(shape[0] * shape[1])
+    return subject.agent.predict_reward(samples[:-1].flatten(0, 2), action, every).view(shape).mean(1)
 
 
 def _noise_errors(
@@ -194,7 +198,7 @@ def _noise_errors(
     errors = []
     for scale in NOISE_SCALES:
         start, _ = subject.encode(first + scale * eps, batch.task)
-        predicted = unroll(subject.agent.world_model, start, batch.action, real.context)
+        predicted = _samples(subject, real, start).mean(1)
         error, norm = l1_errors(predicted, real)
         held, _ = l1_errors(predicted[:1].expand_as(predicted), real)
         whole = norm.sum(0).unsqueeze(1)

@@ -22,8 +22,8 @@ class StepError:
     """After `step` predicted transitions, over the `n` windows that are still inside their episode.
 
     `error` and `trivial` are mean squared errors of z (mean over latent and windows) of the model and of
-    the predictor that nothing changes; `relative` is their ratio. `sampled` is the same ratio with one sample
-    of a stochastic model in the place of its deterministic step (None: the model is deterministic).
+    the predictor that nothing changes; `relative` is their ratio. A stochastic model is judged by the mean of its
+    samples; `sampled` is the same ratio with one sample in its place (None: the model is deterministic).
     The reward of step k is that of leaving the k-th predicted state: root mean squared error in real
     units, Pearson's correlation with the real reward (nan where one of them is constant), and the real
     rewards' own standard deviation, which a constant prediction would reach.

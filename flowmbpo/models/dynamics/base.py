@@ -41,11 +41,14 @@ class Transition:
 class Dynamics(nn.Module, ABC):
     """One macro step s' = F(s, a, e_task), and the loss that trains it.
 
-    `generator` None means the deterministic step (the mean, or zero noise).
+    `generator` None means the step without noise: a Gaussian's mean, but of a flow the image of zero noise, which is a
+    mode and not its mean.
     """
 
     nfe = 1
     """Network evaluations per macro step."""
+    stochastic = False
+    """Whether a step draws from its generator."""
     hidden_units: tuple[int, ...]
     """Hidden widths as built, after solving for parity."""
 

@@ -26,6 +26,7 @@ class FlowDynamics(Dynamics):
         super().__init__(config, dims)
         self.options = config
         self.velocity = VelocityField(config, dims, self.geometry)
+        self.stochastic = config.source_noise > 0.0 or config.substep_noise > 0.0
         self.nfe = config.nfe
         self.hidden_units = self.velocity.hidden_units
 

@@ -23,6 +23,8 @@ class GaussianDynamics(Dynamics):
     beta 0 is the plain likelihood. Samples are reparameterised.
     """
 
+    stochastic = True
+
     def __init__(self, config: GaussianDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         self.options = config

@@ -24,6 +24,8 @@ class GenerativeFlowDynamics(Dynamics):
     gradient through the network's input only (`fm_source_grad: path`), or not at all (`none`).
     """
 
+    stochastic = True
+
     def __init__(self, config: FlowDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         self.options = config

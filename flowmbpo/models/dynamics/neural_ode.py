@@ -17,6 +17,7 @@ class NeuralODEDynamics(Dynamics):
     def __init__(self, config: NeuralODEDynamicsConfig, dims: DynamicsDims) -> None:
         super().__init__(config, dims)
         self.velocity = VelocityField(config, dims, self.geometry)
+        self.stochastic = config.substep_noise > 0.0
         self.nfe = config.nfe
         self.hidden_units = self.velocity.hidden_units
 

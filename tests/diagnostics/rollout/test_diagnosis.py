@@ -13,7 +13,7 @@ from flowmbpo.diagnostics.rollout.diagnosis import NOISE_SCALES, light_rollout, 
 from flowmbpo.diagnostics.rollout.errors import l1_errors, observation_std, step_errors
 from flowmbpo.diagnostics.statistics import ratio_intervals, resample_counts, share_interval
 from flowmbpo.envs.toy.lqr import regulator
-from flowmbpo.models.open_loop import RealWindows, draws_noise, encode_windows, squared_errors, unroll
+from flowmbpo.models.open_loop import RealWindows, encode_windows, squared_errors, unroll
 
 EFFORT = Effort(windows=48, horizon=8, resamples=50)
 REGULATOR = (
@@ -26,6 +26,8 @@ REGULATOR = (
 
 class TrueDynamics(nn.Module):
     """x' = A x + B u, the regulator's own."""
+
+    stochastic = False
 
     def forward(self, s, action, task, generator=None):
         problem = regulator()
@@ -43,6 +45,8 @@ class TrueReward(nn.Module):
 
 class NoChange(nn.Module):
     """The trivial predictor."""
+
+    stochastic = False
 
     def forward(self, s, action, task, generator=None):
         return s
@@ -201,20 +205,6 @@ def test_errors_are_on_the_latent_in_either_geometry(make_subject, geometry):
     assert torch.allclose(found[3].float(), expected * batch.valid[3], atol=1e-7)
 
 
-def test_noisy_dynamics_are_recognised(make_subject):
-    for dynamics, noisy in (
-        ("{kind: residual, units: [8]}", False),
-        ("{kind: gaussian, units: [8]}", True),
-        ("{kind: flow, units: [8], mode: generative}", True),
-        ("{kind: flow, units: [8]}", False),
-        ("{kind: flow, units: [8], source_noise: 0.1}", True),
-        ("{kind: flow, units: [8], substep_noise: 0.1}", True),
-    ):
-        subject = make_subject(f"model.dynamics={dynamics}", preset="mini-cartpole-residual")
-        start, context = subject.encode(torch.eye(3), torch.zeros(3, dtype=torch.long))
-        assert draws_noise(subject.agent.world_model, start, torch.zeros(3, 1), context) is noisy, dynamics
-
-
 def test_a_symlog_head_is_read_in_real_units(make_subject):
     subject = make_subject("model.reward={kind: two_hot, units: [8], decode: symlog}", preset="mini-cartpole-residual")
     start, context = subject.starts(4, subject.generator("test"))
@@ -225,11 +215,12 @@ def test_a_symlog_head_is_read_in_real_units(make_subject):
     assert torch.allclose(subject.agent.predict_reward(z, action, context), expected, atol=1e-6)
 
 
-def test_light_figures_are_the_full_ones(make_subject):
+@pytest.mark.parametrize("preset", ["quickstart", "mini-cartpole-gaussian"])
+def test_light_figures_are_the_full_ones(make_subject, preset):
     effort = Effort(windows=32, horizon=8, resamples=10)
-    found = light_rollout(make_subject(), effort)
+    found = light_rollout(make_subject(preset=preset), effort)
     assert set(found) == {"rollout_error/1", "rollout_error/4", "rollout_error/8"}  # 16 lies beyond the horizon
-    steps = {step.step: step.relative.value for step in measure_rollout(make_subject(), effort).steps}
+    steps = {step.step: step.relative.value for step in measure_rollout(make_subject(preset=preset), effort).steps}
     for k in (1, 4, 8):
         assert found[f"rollout_error/{k}"] == pytest.approx(steps[k], rel=1e-9)
 

@@ -34,6 +34,8 @@ GUST = (
 class TrueGust(nn.Module):
     """The gust's own transition, with its own noise: none at all without a generator."""
 
+    stochastic = True
+
     def __init__(self, system, calm):
         super().__init__()
         self.system, self.calm = system, calm

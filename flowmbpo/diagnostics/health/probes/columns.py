@@ -185,7 +185,7 @@ def _certain(paired: Paired) -> float:
 
 
 def _dynamics_error(subject: Subject, rows: TransitionWindows) -> Error:
-    """One-step latent errors; stochastic dynamics take their mean."""
+    """One-step latent errors; the zero-noise step of stochastic dynamics."""
     model = subject.agent.world_model
     state, context = subject.encode(rows.obs[0], rows.task)
     target = model.latent(subject.encode(rows.obs[1], rows.task)[0])

@@ -25,7 +25,7 @@ from flowmbpo.models.dynamics.base import Dynamics
 from flowmbpo.models.dynamics.gaussian import GaussianDynamics
 from flowmbpo.models.dynamics.residual import ResidualDynamics
 from flowmbpo.models.dynamics.velocity import VelocityField
-from flowmbpo.models.open_loop import unroll
+from flowmbpo.models.open_loop import unroll_samples
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import grouped, simnorm
@@ -74,13 +74,14 @@ def measure_errors(subject: Subject, effort: Effort) -> Figures:
 def step_errors(subject: Subject, rows: TransitionWindows) -> Float[Tensor, "W B 3"]:
     """Squared latent errors after k steps, mean over the latent: the model's, of standing still, of the mean state.
 
-    Open loop from the encoded first observation with the real actions; stochastic dynamics take their mean.
+    Open loop from the encoded first observation with the real actions; stochastic dynamics by the mean of samples.
     """
     model = subject.agent.world_model
     z = torch.stack([model.latent(subject.encode(obs, rows.task)[0]) for obs in rows.obs])
     centre = z.flatten(0, 1).mean(0)
     state, context = subject.encode(rows.obs[0], rows.task)
-    guesses = (unroll(model, state, rows.action, context)[1:], z[0], centre)
+    predicted = unroll_samples(model, state, rows.action, context, subject.generator("k-step noise")).mean(1)
+    guesses = (predicted[1:], z[0], centre)
     return torch.stack([(guess - z[1:]).square().mean(-1) for guess in guesses], dim=-1)
 
 
@@ -201,7 +202,7 @@ def spread_share(z: Tensor) -> float:
 
 @torch.no_grad()  # outputs are looked at, nothing is learnt
 def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Tensor, context: TaskContext) -> Figures:
-    """One macro step of the given states, its inside recorded; stochastic dynamics take their mean.
+    """One macro step of the given states, its inside recorded; without noise.
 
     `deviation` is the largest difference of the velocity from its linear head's output (projected where
     the field is tangent), over the size of the larger of the two; None for dynamics without such a
