@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -72,15 +72,18 @@ class EsnrDiagnosis(Diagnosis):
             return f"One draw of {of} is more signal than noise; whether it points the right way `gradient` tells."
         return f"One draw of {of} is mostly noise: signal equals it in the mean of {math.ceil(1.0 / estimate.value)}."
 
-    def rows(self) -> list[Row]:
-        """ESNR, gradient length and PWM's figure of each kind."""
-        kinds = {
+    @property
+    def _kinds(self) -> dict[str, tuple[GradientSnr, str]]:
+        return {
             "actor, total": (self.actor["total"], "start states drawn again"),
             "actor, policy": (self.actor["policy"], "start states fixed"),
             "world model": (self.model, "fresh windows"),
         }
+
+    def rows(self) -> list[Row]:
+        """ESNR, gradient length and PWM's figure of each kind."""
         rows: list[Row] = []
-        for name, (snr, drawn) in kinds.items():
+        for name, (snr, drawn) in self._kinds.items():
             rows.append((f"ESNR: {name}", f"{snr.esnr}, N {snr.batch} {snr.of} ({drawn})"))
             rows.append((f"  length of a gradient: {name}", f"{snr.esnr.norm}, {snr.size:,} coordinates"))
             rows.append((f"  per-coordinate SNR (PWM's code): {name}", str(snr.per_coordinate)))
@@ -91,12 +94,7 @@ class EsnrDiagnosis(Diagnosis):
     def draw(self, figure: Figure) -> None:
         """ESNR with its interval, on a scale that is linear near zero and logarithmic beyond."""
         axes = figure.subplots()
-        kinds = {
-            "actor\n(total)": self.actor["total"],
-            "actor\n(policy)": self.actor["policy"],
-            "world model": self.model,
-        }
-        for place, snr in enumerate(kinds.values()):
+        for place, (snr, _) in enumerate(self._kinds.values()):
             estimate = snr.esnr
             if estimate.value is None:
                 axes.annotate("infinite", (place, 1.0), ha="center")
@@ -106,8 +104,8 @@ class EsnrDiagnosis(Diagnosis):
                 axes.vlines(place, estimate.interval.low, estimate.interval.high, color="#4477aa")
         axes.set_yscale("symlog", linthresh=0.01)
         axes.axhline(0.0, color="0.6", linewidth=0.8)
-        axes.set_xticks(range(len(kinds)), [f"{name}\nN {snr.batch}" for name, snr in kinds.items()])
-        axes.set_xlim(-0.5, len(kinds) - 0.5)
+        axes.set_xticks(range(3), [f"{name}\nN {snr.batch}" for name, (snr, _) in self._kinds.items()])
+        axes.set_xlim(-0.5, 2.5)
         axes.set_ylabel(f"ESNR, M {self.model.esnr.gradients}")
 
 
@@ -206,10 +204,11 @@ def model_gradients(subject: Subject) -> Gradient:
     return gradient
 
 
-def flat_gradient(loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]) -> Float[Tensor, " n"]:
+def flat_gradient(
+    loss: Float[Tensor, ""], parameters: list[nn.Parameter], *, retain_graph: bool = False
+) -> Float[Tensor, " n"]:
     """The gradient of all parameters in one vector; 0 for those that the loss does not depend on."""
-    wanted = list(parameters)
-    parts = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    parts = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
     return torch.cat([part.reshape(-1) for part in parts])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowmbpo.documents import Document
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flowmbpo.config.sections import DiagnosticsConfig
+    from flowmbpo.diagnostics.statistics import Interval
 
 
 Row = tuple[str, str]
@@ -61,6 +62,15 @@ class Diagnosis(Document, ABC):
     def healthy(self) -> bool:
         """False where the command must end with the exit code of an unhealthy run."""
         return True
+
+
+def draw_band(
+    axes: Any, at: Sequence[int], values: Sequence[Interval], label: str = "", colour: str | None = None
+) -> None:
+    """Estimates as a line, their intervals as a band around it."""
+    (line,) = axes.plot(at, [value.value for value in values], label=label, color=colour)
+    low, high = [value.low for value in values], [value.high for value in values]
+    axes.fill_between(at, low, high, alpha=0.2, color=line.get_color())
 
 
 LIGHT_HORIZON = 16

@@ -144,7 +144,7 @@ def light_jacobians(subject: Subject, effort: Effort) -> dict[str, float]:
     rows = min(effort.rows, LIGHT_ROWS)
     start, context = subject.starts(rows, subject.generator("jacobians/states"))
     path = unroll(subject, start, context, 1, "none", unroll(subject, start, context, 1, "none").actions)
-    projections = (latent_projection(subject), action_projection(subject, context))
+    projections = make_projections(subject, context)
     generator = subject.generator("jacobians/probes")
     squares = hutchinson(Linearised(path.z[0], path.point), projections, effort.probes, generator)
     ranks = (latent_rank(subject), float(context.action_mask.sum(-1).mean()))
@@ -166,7 +166,7 @@ def _norms(
     """Both loops and both inputs at the given horizons, the open loop under the closed one's actions."""
     closed = unroll(subject, start, context, max(horizons), noise)
     opened = unroll(subject, start, context, max(horizons), noise, closed.actions)
-    projections = (latent_projection(subject), action_projection(subject, context))
+    projections = make_projections(subject, context)
     action_rank = context.action_mask.sum(-1)
     ranks = (float(latent_rank(subject)), float(action_rank.mean()))
     dimensions = (latent_rank(subject), int(action_rank.max()))
@@ -220,7 +220,7 @@ def unroll(
     latent = model.latent(start).detach()
     shape = (len(start), agent.spec.action_dim)
     point = torch.cat([latent, latent.new_zeros(shape)], dim=-1).requires_grad_()
-    first, shift = _split(point, latent.shape[-1])
+    first, shift = point[..., : latent.shape[-1]], point[..., latent.shape[-1] :]
     taken: list[Tensor] = []
 
     def controls(step: int, z: Tensor) -> Tensor:
@@ -235,26 +235,17 @@ def unroll(
     return Trajectory(point, latents, taken)
 
 
-def latent_projection(subject: Subject) -> Projection:
-    """Of [z, a]: the latent's allowed directions (the simplex's tangent), and no action."""
+def make_projections(subject: Subject, context: TaskContext) -> tuple[Projection, Projection]:
+    """Of [z, a]: onto the latent's allowed directions (the simplex's tangent); onto the actions of each row's task."""
     width, geometry = subject.config.model.latent_dim, subject.agent.world_model.geometry
 
-    def project(v: Tensor) -> Tensor:
-        z, a = _split(v, width)
-        return torch.cat([geometry.project(z), torch.zeros_like(a)], dim=-1)
+    def onto_latent(v: Tensor) -> Tensor:
+        return torch.cat([geometry.project(v[..., :width]), torch.zeros_like(v[..., width:])], dim=-1)
 
-    return project
+    def onto_action(v: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(v[..., :width]), v[..., width:] * context.action_mask], dim=-1)
 
-
-def action_projection(subject: Subject, context: TaskContext) -> Projection:
-    """Of [z, a]: the action dimensions that each row's task has, and no latent."""
-    width = subject.config.model.latent_dim
-
-    def project(v: Tensor) -> Tensor:
-        z, a = _split(v, width)
-        return torch.cat([torch.zeros_like(z), a * context.action_mask], dim=-1)
-
-    return project
+    return onto_latent, onto_action
 
 
 def latent_rank(subject: Subject) -> int:
@@ -263,7 +254,3 @@ def latent_rank(subject: Subject) -> int:
     The trace of P, of which `noise_gain` is the inverse root per coordinate.
     """
     return round(subject.config.model.latent_dim / subject.agent.world_model.geometry.noise_gain**2)
-
-
-def _split(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    return x[..., :width], x[..., width:]

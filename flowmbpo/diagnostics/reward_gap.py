@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
 from flowmbpo.diagnostics.statistics import (
     Fit,
     Interval,
@@ -127,46 +127,32 @@ class RewardPairs:
         return figures.double().view(len(figures), self.episodes, -1).sum(-1).T
 
 
-@dataclass(frozen=True)
-class ImaginedRewards:
-    """Plays the model from `batch.obs[0]`; real reward units, weighted by the predicted probability to be alive.
+@torch.no_grad()  # rewards are compared, nothing is differentiated
+def imagine_rewards(
+    agent: Agent, batch: Batch, generator: torch.Generator, replicas: int, *, actor: Actor | None, sampled: bool
+) -> Float[Tensor, "T B"]:
+    """Play the model from `batch.obs[0]`, under `actor` on imagined latents or (None) the actions really taken.
 
-    Where the model or the sampled policy draws noise, the mean of `replicas` rollouts of each row.
+    Real reward units, weighted by the predicted probability to be alive. Where the model or the sampled policy draws
+    noise, the mean of `replicas` rollouts of each row.
     """
+    model = agent.world_model
+    alone = model.context(batch.task)
+    start = model.encode(batch.obs[0], alone)
+    replicas = replicas if sampled or model.dynamics.stochastic else 1
+    context, noise = alone.repeat(replicas), generator if sampled else None
+    actions = batch.action.repeat(1, replicas, 1)
 
-    agent: Agent
-    generator: torch.Generator
-    replicas: int
+    def controls(step: int, z: Tensor) -> Tensor:
+        return actions[step] if actor is None else actor(z, context, noise)
 
-    @torch.no_grad()  # rewards are compared, nothing is differentiated
-    def open_loop(self, batch: Batch) -> Float[Tensor, "T B"]:
-        """Under the actions that were really taken."""
-        return self._play(batch, None, sampled=False)
-
-    @torch.no_grad()  # as above
-    def closed_loop(self, batch: Batch, *, sampled: bool) -> Float[Tensor, "T B"]:
-        """Under the policy's own actions on the imagined latents."""
-        return self._play(batch, self.agent.actor, sampled=sampled)
-
-    def _play(self, batch: Batch, actor: Actor | None, *, sampled: bool) -> Float[Tensor, "T B"]:
-        model = self.agent.world_model
-        alone = model.context(batch.task)
-        start = model.encode(batch.obs[0], alone)
-        replicas = self.replicas if sampled or model.dynamics.stochastic else 1
-        context, noise = alone.repeat(replicas), self.generator if sampled else None
-        actions = batch.action.repeat(1, replicas, 1)
-
-        def controls(step: int, z: Tensor) -> Tensor:
-            return actions[step] if actor is None else actor(z, context, noise)
-
-        alive = torch.ones(len(context.discount), device=start.device)
-        rewards = []
-        walk = rollout(model, start.repeat(replicas, 1), controls, context, len(actions), self.generator)
-        for z, action, z_next in walk:
-            reward = self.agent.predict_reward(z, action, context)
-            rewards.append((reward * alive).double().view(replicas, -1).mean(0))
-            alive = alive * model.continuation(z_next, context)
-        return torch.stack(rewards)
+    alive = torch.ones(len(context.discount), device=start.device)
+    rewards = []
+    for z, action, z_next in rollout(model, start.repeat(replicas, 1), controls, context, len(actions), generator):
+        reward = agent.predict_reward(z, action, context)
+        rewards.append((reward * alive).double().view(replicas, -1).mean(0))
+        alive = alive * model.continuation(z_next, context)
+    return torch.stack(rewards)
 
 
 @dataclass(frozen=True)
@@ -257,9 +243,7 @@ class RewardGapDiagnosis(Diagnosis):
         ):
             curves = (("real", gaps.curves.real, "black"), ("real actions", gaps.curves.open_loop, "#4477aa"))
             for label, curve, colour in (*curves, ("imagined actions", gaps.curves.closed_loop, "#ee6677")):
-                at = list(range(len(curve)))
-                axis.fill_between(at, [c.low for c in curve], [c.high for c in curve], color=colour, alpha=0.15)
-                axis.plot(at, [c.value for c in curve], color=colour, label=label)
+                draw_band(axis, list(range(len(curve))), curve, label, colour)
             axis.set(title=f"{title} policy", xlabel="step", ylabel="mean reward")
         axes[0].legend()
 
@@ -285,22 +269,27 @@ def _compare(subject: Subject, episodes: Episodes, effort: Effort, *, sampled: b
         )
     purpose = f"reward-gap/{'sampled' if sampled else 'deterministic'}"
     draws = subject.generator(purpose)
-    imagined = ImaginedRewards(subject.agent, subject.generator(f"{purpose}/imagined"), REPLICAS)
+    noise = subject.generator(f"{purpose}/imagined")
+
+    def pairs(batch: Batch, present: Tensor, actor: Actor | None) -> RewardPairs:
+        mine = imagine_rewards(
+            subject.agent, batch, noise, REPLICAS, actor=actor, sampled=sampled and actor is not None
+        )
+        return RewardPairs(mine, batch.reward, present, len(kept))
+
     limits = torch.tensor([task.episode_length for task in subject.agent.spec.tasks], device=kept.device)
     limit = limits[episodes.task[kept]]
 
     begin = torch.zeros_like(kept)
     whole = episodes.cut(begin, kept, min(LONGEST, int(limit.max())))
-    there = _present(whole, begin, limit)
-    played = RewardPairs(imagined.closed_loop(whole, sampled=sampled), whole.reward, there, len(kept))
+    played = pairs(whole, _present(whole, begin, limit), subject.agent.actor)
 
     each = max(effort.windows // len(kept), 1)
     share = torch.rand(len(kept), each, generator=draws, device=draws.device).to(kept.device)
     start = (share * episodes.length[kept].unsqueeze(-1)).long().flatten()
     windows = episodes.cut(start, kept.repeat_interleave(each), effort.horizon)
     there = _present(windows, start, limit.repeat_interleave(each))
-    open_loop = RewardPairs(imagined.open_loop(windows), windows.reward, there, len(kept))
-    closed_loop = RewardPairs(imagined.closed_loop(windows, sampled=sampled), windows.reward, there, len(kept))
+    open_loop, closed_loop = (pairs(windows, there, actor) for actor in (None, subject.agent.actor))
 
     counts = resample_counts(len(kept), effort.resamples, draws)
     horizon = min(subject.config.training.longest_actor_horizon, effort.horizon)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ class Origin:
     nonfinite: int = 0
 
 
+@dataclass(eq=False)
 class Subject:
     """An agent in evaluation mode, the config that made it, and its real experience.
 
@@ -59,34 +60,19 @@ class Subject:
     whichever others ran before it.
     """
 
-    def __init__(
-        self,
-        agent: Agent,
-        config: ExperimentConfig,
-        *,
-        device: torch.device,
-        seed: int,
-        make_env: Callable[[int], VectorEnv] | None,
-        origin: Origin | None = None,
-        replay: ReplayBuffer | None = None,
-        replay_trouble: str = "",
-        optimisers: Mapping[str, Any] | None = None,
-        initial: Callable[[], Agent] | None = None,
-        episodes: int = 8,
-        only: int | None = None,
-    ) -> None:
-        self.agent = agent
-        self.config = config
-        self.device = device
-        self.seed = seed
-        self.make_env = make_env
-        self.origin = origin or Origin()
-        self.replay = replay
-        self.replay_trouble = replay_trouble
-        self.optimisers = optimisers
-        self.initial = initial
-        self.episode_count = episodes
-        self.only = only
+    agent: Agent
+    config: ExperimentConfig
+    _: KW_ONLY
+    device: torch.device
+    seed: int
+    make_env: Callable[[int], VectorEnv] | None
+    origin: Origin = Origin()
+    replay: ReplayBuffer | None = None
+    replay_trouble: str = ""
+    optimisers: Mapping[str, Any] | None = None
+    initial: Callable[[], Agent] | None = None
+    episode_count: int = 8
+    only: int | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator that depends on the seed and the purpose alone."""

@@ -90,7 +90,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         replay_trouble=trouble,
         optimisers=payload.get("optimisers"),
         initial=_initial(config, own.spec),
-        episodes=episodes,
+        episode_count=episodes,
         only=only,
     )
 
@@ -247,7 +247,7 @@ class SelfDiagnosis:
             replay=learner.batches.replay,
             optimisers={name: optimiser.state_dict() for name, optimiser in learner.optimisers.items()},
             initial=lambda: initial_agent(self.config, learner.agent.spec),
-            episodes=0,
+            episode_count=0,
         )
 
     def _warn(self, finding: HealthFinding) -> None:

@@ -49,7 +49,7 @@ def make_subject():
             device=torch.device("cpu"),
             seed=seed,
             make_env=lambda copies: make_env(config.task, num_envs=copies),
-            episodes=2,
+            episode_count=2,
         )
 
     return make
@@ -157,7 +157,7 @@ def make_regulator(gain):
             device=torch.device("cpu"),
             seed=0,
             make_env=lambda copies: make_env(config.task, num_envs=copies),
-            episodes=episodes,
+            episode_count=episodes,
         )
 
     return make
@@ -184,6 +184,6 @@ def make_pair(make_subject):
             with torch.no_grad():
                 for parameter in agent.parameters():
                     parameter.add_(0.1 * torch.randn_like(parameter))
-        return Subject(agent, single.config, device=torch.device("cpu"), seed=0, make_env=open_env, episodes=4)
+        return Subject(agent, single.config, device=torch.device("cpu"), seed=0, make_env=open_env, episode_count=4)
 
     return make

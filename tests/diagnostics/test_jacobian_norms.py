@@ -8,10 +8,9 @@ import torch
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.jacobian_norms import Frobenius, Linearised, hutchinson, iterations_for, spectral_norm
 from flowmbpo.diagnostics.jacobians import (
-    action_projection,
-    latent_projection,
     latent_rank,
     light_jacobians,
+    make_projections,
     measure_jacobians,
     unroll,
 )
@@ -212,7 +211,7 @@ def test_norms_are_those_of_the_jacobian_on_the_tangent(make_subject, kind, geom
         path = open_loop(subject, start, context, 1, noise)
         jacobian = Linearised(path.z[0], path.point)
         in_z, in_a = full_jacobians(subject, start, context, path.actions[0], noise)
-        projections = (latent_projection(subject), action_projection(subject, context))
+        projections = make_projections(subject, context)
         estimates = hutchinson(jacobian, projections, 256, generator(9))
         for squares, project_one, full, order in zip(
             estimates, projections, (in_z @ project, in_a), (rank, 1), strict=True
@@ -244,9 +243,10 @@ def test_actions_that_a_task_lacks_do_not_count(make_subject):
     subject = make_subject()
     context = TaskContext(torch.zeros(2, 0), torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.ones(2))
     v = torch.ones(2, LATENT + 2)
-    assert action_projection(subject, context)(v)[:, LATENT:].tolist() == [[1.0, 0.0], [1.0, 1.0]]
-    assert not action_projection(subject, context)(v)[:, :LATENT].any()
-    assert not latent_projection(subject)(v)[:, LATENT:].any()
+    onto_latent, onto_action = make_projections(subject, context)
+    assert onto_action(v)[:, LATENT:].tolist() == [[1.0, 0.0], [1.0, 1.0]]
+    assert not onto_action(v)[:, :LATENT].any()
+    assert not onto_latent(v)[:, LATENT:].any()
 
 
 @pytest.mark.parametrize("geometry", ["tangent", "logit"])
@@ -273,7 +273,7 @@ def test_open_loop_multiplies_steps_and_closed_loop_adds_the_policy(make_subject
         in_open, in_closed = in_z @ in_open, (in_z + in_a @ feedback) @ in_closed
         state = model.next(state, action, context).detach()
     u = torch.randn(3, LATENT, generator=generator(10))
-    project = latent_projection(subject)
+    project, _ = make_projections(subject, context)
     for path, full in ((opened, in_open), (closed, in_closed)):
         found = project(Linearised(path.z[2], path.point).transposed(u))[:, :LATENT]
         assert torch.allclose(found, torch.einsum("bdi,bd->bi", full @ tangent(), u), rtol=1e-3, atol=1e-5)

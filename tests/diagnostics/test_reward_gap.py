@@ -8,12 +8,16 @@ from matplotlib.figure import Figure
 
 from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.diagnostics.reward_gap import ImaginedRewards, RewardPairs, measure_reward_gap
+from flowmbpo.diagnostics.reward_gap import RewardPairs, imagine_rewards, measure_reward_gap
 from flowmbpo.diagnostics.statistics import resample_counts
 from flowmbpo.errors import DataError
 from flowmbpo.evaluation.episodes import Episodes
 
 EFFORT = Effort(resamples=200, windows=32, horizon=16)
+
+
+def open_loop(agent, batch, replicas):
+    return imagine_rewards(agent, batch, torch.Generator(), replicas, actor=None, sampled=False)
 
 
 def test_a_perfect_model_has_no_gap(make_regulator):
@@ -73,7 +77,7 @@ def test_imagined_rewards_are_weighted_by_predicted_survival(make_subject):
         for parameter in ending.agent.world_model.termination_head.parameters():
             parameter.zero_()
     batch = batch_of(torch.zeros(4, 5))
-    one, other = (ImaginedRewards(subject.agent, torch.Generator(), 1).open_loop(batch) for subject in (plain, ending))
+    one, other = (open_loop(subject.agent, batch, 1) for subject in (plain, ending))
     assert one.abs().min() > 0.0
     torch.testing.assert_close(other, one * 0.5 ** torch.arange(4.0, dtype=torch.float64).unsqueeze(1))
 
@@ -81,9 +85,9 @@ def test_imagined_rewards_are_weighted_by_predicted_survival(make_subject):
 def test_imagined_rewards_are_in_real_units(make_subject):
     subject = make_subject()
     batch = batch_of(torch.zeros(3, 5))
-    before = ImaginedRewards(subject.agent, torch.Generator(), 1).open_loop(batch)
+    before = open_loop(subject.agent, batch, 1)
     subject.agent.reward_normalizer.update(torch.full((100,), 7.0))
-    after = ImaginedRewards(subject.agent, torch.Generator(), 1).open_loop(batch)
+    after = open_loop(subject.agent, batch, 1)
     torch.testing.assert_close(after, before * float(subject.agent.reward_normalizer.moments.rms))
     assert float(subject.agent.reward_normalizer.moments.rms) > 2.0
 
@@ -182,9 +186,9 @@ def test_only_stochastic_models_are_imagined_in_several_draws(make_subject):
     stochastic = make_subject(preset="mini-cartpole-gaussian").agent
     batch = batch_of(torch.zeros(3, 4))
     batch = Batch(**{**vars(batch), "obs": torch.zeros(4, 4, stochastic.spec.obs_dim)})
-    single, several = (ImaginedRewards(stochastic, torch.Generator(), n).open_loop(batch) for n in (1, 8))
+    single, several = (open_loop(stochastic, batch, n) for n in (1, 8))
     assert not single[1:].equal(several[1:])
     plain = make_subject().agent
     batch = batch_of(torch.zeros(3, 4))
-    single, several = (ImaginedRewards(plain, torch.Generator(), n).open_loop(batch) for n in (1, 8))
+    single, several = (open_loop(plain, batch, n) for n in (1, 8))
     assert single.equal(several)

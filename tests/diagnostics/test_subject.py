@@ -22,7 +22,7 @@ def with_buffer(subject, only=None):
     for _ in range(5):
         action = torch.full((env.num_envs, 1), 0.5)
         replay.add(action, env.step(action))
-    options = {"device": subject.device, "seed": subject.seed, "make_env": subject.make_env, "episodes": 2}
+    options = {"device": subject.device, "seed": subject.seed, "make_env": subject.make_env, "episode_count": 2}
     return Subject(subject.agent, subject.config, replay=replay, only=only, **options)
 
 

@@ -14,7 +14,7 @@ from flowmbpo.diagnostics.gradient.agreement import Alignment, align_means, alig
 from flowmbpo.diagnostics.gradient.model import ModelGradient, model_gradient
 from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, ReferenceGradient, Starts, collect_starts
 from flowmbpo.diagnostics.gradient.reference import DELTA, difference_gradient, exact_gradient
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
 from flowmbpo.envs.contract import VectorEnv
@@ -138,9 +138,7 @@ class GradientDiagnosis(Diagnosis):
         """Cosine and norms of the gradients to the actions, step by step."""
         left, right = figure.subplots(1, 2)
         at = list(range(len(self.steps)))
-        cosines = [step.cosine for step in self.steps]
-        left.fill_between(at, [c.low for c in cosines], [c.high for c in cosines], color="#4477aa", alpha=0.25)
-        left.plot(at, [c.value for c in cosines], color="#4477aa", label="actions")
+        draw_band(left, at, [step.cosine for step in self.steps], "actions", "#4477aa")
         used = self.gradient.cosine
         if not math.isnan(used.value):
             left.axhspan(used.low, used.high, color="#ee6677", alpha=0.15)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.diagnostics.esnr import flat_gradient
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.evaluation.episodes import ClosedLoop, Policy
 from flowmbpo.models.actors.base import Action, Actor
@@ -194,12 +195,7 @@ def parameter_gradient(
     values = (actions * slopes.to(actions)).sum((0, -1)).view(-1, *sound.shape).sum(0)
     means = torch.where(sound, values, 0.0).sum(0) / sound.sum(0).clamp(min=1)
     parameters = [parameter for parameter in actor.parameters() if parameter.requires_grad]
-    rows = []
-    for mean in means.unbind():
-        gradients = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        rows.append(torch.cat([part.flatten() for part in parts]))
-    return torch.stack(rows)
+    return torch.stack([flat_gradient(mean, parameters, retain_graph=True) for mean in means.unbind()])
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,19 @@ nothing changes. Letters: T steps, B windows, D latent, S noise scales.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
 from flowmbpo.diagnostics.rollout.distribution import Distribution, measure_distribution
 from flowmbpo.diagnostics.rollout.errors import (
     StepError,
     l1_errors,
     observation_std,
-    relative_errors,
     step_errors,
 )
 from flowmbpo.diagnostics.statistics import Interval, ratio_intervals, resample_counts
@@ -103,13 +101,13 @@ class RolloutDiagnosis(Diagnosis):
         """Relative error, reward error and noise curves over the steps, and the reliability of events."""
         axes = figure.subplots(2, 2)
         k = [step.step for step in self.steps]
-        _band(axes[0, 0], k, [step.relative for step in self.steps], "prediction")
+        draw_band(axes[0, 0], k, [step.relative for step in self.steps], "prediction")
         if self.stochastic:
-            _band(axes[0, 0], k, [step.sampled for step in self.steps if step.sampled is not None], "one sample")
+            draw_band(axes[0, 0], k, [step.sampled for step in self.steps if step.sampled is not None], "one sample")
             axes[0, 0].legend()
         axes[0, 0].axhline(1.0, color="grey", linestyle=":")
         axes[0, 0].set(yscale="log", ylabel="squared error / trivial", xlabel="step")
-        _band(axes[0, 1], k, [step.reward_rmse for step in self.steps], "RMSE")
+        draw_band(axes[0, 1], k, [step.reward_rmse for step in self.steps], "RMSE")
         axes[0, 1].plot(k, [step.reward_std for step in self.steps], color="grey", linestyle=":", label="real std")
         axes[0, 1].set(ylabel="reward error", xlabel="step")
         axes[0, 1].legend()
@@ -121,13 +119,6 @@ class RolloutDiagnosis(Diagnosis):
 
     def _shown(self) -> list[StepError]:
         return [step for step in self.steps if step.step in SHOWN_STEPS]
-
-
-def _band(axes: Any, k: Sequence[int], values: Sequence[Interval], label: str) -> None:
-    (line,) = axes.plot(k, [value.value for value in values], label=label)
-    axes.fill_between(
-        k, [value.low for value in values], [value.high for value in values], alpha=0.2, color=line.get_color()
-    )
 
 
 def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
@@ -146,14 +137,14 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     counts = resample_counts(len(episodes.length), effort.resamples, generator)[:, episode.cpu()]
     stochastic = agent.world_model.dynamics.stochastic
     samples = _samples(subject, real, real.states[0])
-    sampled = relative_errors(samples[:, 0], real, counts) if stochastic else None
+    one = samples[:, 0] if stochastic else None
     return RolloutDiagnosis(
         windows=effort.windows,
         episodes=len(episodes.length),
         source=SOURCE,
         stochastic=stochastic,
         trained_horizon=subject.config.training.horizon,
-        steps=step_errors(samples.mean(1), real, _mean_rewards(subject, samples, real), counts, sampled),
+        steps=step_errors(samples.mean(1), real, _mean_rewards(subject, samples, real), counts, one),
         noise=_noise_errors(subject, real, counts, generator),
         distribution=measure_distribution(subject, real, effort, stochastic=stochastic),
     )

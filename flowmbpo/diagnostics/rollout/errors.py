@@ -5,7 +5,6 @@ Letters: T steps, B windows, D latent, R bootstrap resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -40,25 +39,23 @@ class StepError:
     reward_std: float
 
 
-def relative_errors(
-    predicted: Float[Tensor, "T+1 B D"], real: RealWindows, counts: Float[Tensor, "R B"]
-) -> list[Interval]:
-    """Of each step: mean squared error of the model over the trivial predictor's."""
-    error, trivial = squared_errors(predicted.double(), real.z.double(), real.batch.valid)
-    return ratio_intervals(error.T, trivial.T, counts)
-
-
 def step_errors(
     predicted: Float[Tensor, "T+1 B D"],
     real: RealWindows,
     rewards: Float[Tensor, "T B"],
     counts: Float[Tensor, "R B"],
-    sampled: Sequence[Interval] | None = None,
+    sample: Float[Tensor, "T+1 B D"] | None = None,
 ) -> tuple[StepError, ...]:
-    """The errors of every step that at least one window reaches; `rewards` are predictions in real units."""
+    """The errors of every step that at least one window reaches; `rewards` are predictions in real units.
+
+    `sample` is one rollout of a stochastic model, `predicted` then the mean of many.
+    """
     valid = real.batch.valid
-    error, trivial = squared_errors(predicted.double(), real.z.double(), real.batch.valid)
+    error, trivial = squared_errors(predicted.double(), real.z.double(), valid)
     relative = ratio_intervals(error.T, trivial.T, counts)
+    sampled = None
+    if sample is not None:
+        sampled = ratio_intervals(squared_errors(sample.double(), real.z.double(), valid)[0].T, trivial.T, counts)
     reward_error = torch.where(valid, (rewards - real.batch.reward).double().square(), 0.0)
     mean_square = ratio_intervals(reward_error.T, valid.T, counts)
     errors = []
