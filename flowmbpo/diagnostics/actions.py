@@ -7,6 +7,7 @@ shape; the rest is noise of a certain size. Letters: B states, S samples of each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +20,7 @@ from flowmbpo.diagnostics.action_modes import CRITICAL_DIP, SAMPLES, SIGNIFICANC
 from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, middle_interval, resample_counts, share_interval
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.evaluation.episodes import Episodes
 from flowmbpo.models.actors.base import Actor, standard_normal
 from flowmbpo.models.actors.flow import FlowActor
 from flowmbpo.models.actors.gaussian import GaussianActor
@@ -187,21 +189,26 @@ def act_matched(
     return match_gaussian(u, 1, generator).squeeze(0).tanh() * context.action_mask
 
 
+@torch.no_grad()  # as above
+def act_mean(
+    actor: Actor, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
+) -> Float[Tensor, "B A"]:
+    """The mean of sampled actions."""
+    return draw_preactivations(actor, z, context, MATCH_SAMPLES, generator).tanh().mean(0) * context.action_mask
+
+
 def _compare_returns(subject: Subject) -> MatchedReturns:
     agent, generator = subject.agent, subject.generator("matched policy")
 
-    def matched(obs: Tensor, task: Tensor) -> Tensor:
-        state, context = subject.encode(obs, task)
-        return act_matched(agent.actor, agent.world_model.latent(state), context, generator)
+    def run(act: Callable[[Actor, Tensor, TaskContext, torch.Generator], Tensor]) -> Episodes:
+        def behaviour(obs: Tensor, task: Tensor) -> Tensor:
+            state, context = subject.encode(obs, task)
+            return act(agent.actor, agent.world_model.latent(state), context, generator)
 
-    def mean_action(obs: Tensor, task: Tensor) -> Tensor:
-        state, context = subject.encode(obs, task)
-        z = agent.world_model.latent(state)
-        u = draw_preactivations(agent.actor, z, context, MATCH_SAMPLES, generator)
-        return u.tanh().mean(0) * context.action_mask
+        return subject.run(behaviour, offset=0)
 
-    every = [subject.episodes, subject.run(agent.act, offset=0), subject.run(matched, offset=0)]
-    every += [subject.run(mean_action, offset=0)] if isinstance(agent.actor, FlowActor) else []
+    every = [subject.episodes, subject.run(agent.act, offset=0), run(act_matched)]
+    every += [run(act_mean)] if isinstance(agent.actor, FlowActor) else []
     sound = ~torch.stack([episodes.broken for episodes in every]).any(0)
     sampled, deterministic, gaussian, *mean = (episodes.returns[sound] for episodes in every)
     return MatchedReturns(

@@ -184,7 +184,9 @@ def test_adaptive_horizon_follows_the_model_on_fresh_windows(make_trainer):
     draws.set_state(trainer.generators["replay"].get_state())
     windows = trainer.replay.sample(8, 3, draws)
     expected = max(1, int(trusted_steps(trainer.agent.world_model, windows, 1.5, rng())))
+    noise = trainer.generators["imagination"].get_state()
     assert trainer._actor_horizon() == expected
+    assert torch.equal(trainer.generators["imagination"].get_state(), noise)  # a deterministic model draws nothing
     assert torch.equal(trainer.generators["replay"].get_state(), draws.get_state())
 
 
