@@ -107,20 +107,20 @@ class ActionsDiagnosis(Diagnosis):
     def draw(self, figure: Figure) -> None:
         """Spread, saturation, shape and returns."""
         axes = figure.subplots(2, 2)
-        at = range(len(self.dimensions))
-        axes[0, 0].bar(
-            [k - 0.2 for k in at], [one.std_within.value for one in self.dimensions], 0.4, label="within a state"
-        )
-        axes[0, 0].bar(
-            [k + 0.2 for k in at], [one.std_across.value for one in self.dimensions], 0.4, label="across states"
-        )
+        at = np.arange(len(self.dimensions))
+
+        def values(name: str) -> list[float]:
+            return [getattr(one, name).value for one in self.dimensions]
+
+        axes[0, 0].bar(at - 0.2, values("std_within"), 0.4, label="within a state")
+        axes[0, 0].bar(at + 0.2, values("std_across"), 0.4, label="across states")
         axes[0, 0].set(ylabel="std of actions", xlabel="dimension")
         axes[0, 0].legend()
-        axes[0, 1].bar(at, [one.saturation.value for one in self.dimensions], label="|a| > .99")
-        axes[0, 1].plot(at, [one.tanh_slope.value for one in self.dimensions], "k.", label="mean slope of tanh")
+        axes[0, 1].bar(at, values("saturation"), label="|a| > .99")
+        axes[0, 1].plot(at, values("tanh_slope"), "k.", label="mean slope of tanh")
         axes[0, 1].set(ylim=(0.0, 1.05), xlabel="dimension")
         axes[0, 1].legend()
-        axes[1, 0].bar(at, [one.multimodal.value for one in self.dimensions])
+        axes[1, 0].bar(at, values("multimodal"))
         axes[1, 0].axhline(SIGNIFICANCE, color="grey", linestyle=":")
         axes[1, 0].set(ylabel="states with several modes", xlabel="dimension")
         for part in (axes[0, 0], axes[0, 1], axes[1, 0]):

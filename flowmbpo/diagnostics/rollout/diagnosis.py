@@ -146,7 +146,7 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
         trained_horizon=subject.config.training.horizon,
         steps=step_errors(samples.mean(1), real, _mean_rewards(subject, samples, real), counts, one),
         noise=_noise_errors(subject, real, counts, generator),
-        distribution=measure_distribution(subject, real, effort, stochastic=stochastic),
+        distribution=measure_distribution(subject, real, effort),
     )
 
 

@@ -118,11 +118,11 @@ def _told(one: Calibration) -> str:
     )
 
 
-def measure_distribution(subject: Subject, real: RealWindows, effort: Effort, *, stochastic: bool) -> Distribution:
+def measure_distribution(subject: Subject, real: RealWindows, effort: Effort) -> Distribution:
     """Draw M futures of every window and compare. One is enough of a model that has no chance in it."""
     generator = subject.generator("distribution")
     model = subject.agent.world_model
-    members = SAMPLES if stochastic or model.termination_head is not None else 1
+    members = SAMPLES if model.dynamics.stochastic or model.termination_head is not None else 1
     horizon = min(len(real.batch.action), max(FUTURE_STEPS))
     start, action = real.states[0], real.batch.action[:horizon]
     futures = sample_futures(subject.agent, start, action, real.context, members, generator)

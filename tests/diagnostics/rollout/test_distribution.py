@@ -34,15 +34,13 @@ GUST = (
 class TrueGust(nn.Module):
     """The gust's own transition, with its own noise: none at all without a generator."""
 
-    stochastic = True
-
     def __init__(self, system, calm):
         super().__init__()
-        self.system, self.calm = system, calm
+        self.system, self.stochastic = system, not calm
 
     def forward(self, s, action, task, generator=None):
         noise = torch.full((len(s), 1), 0.5)
-        if generator is not None and not self.calm:
+        if generator is not None and self.stochastic:
             noise = torch.rand(len(s), 1, generator=generator)
         reached, _ = self.system.transition(s[:, :1], action, noise)
         return self.system.observe(reached)
@@ -76,10 +74,10 @@ def gusty(make_subject, monkeypatch):
     return make
 
 
-def measured(subject, stochastic):
+def measured(subject):
     batch = subject.windows.sample(EFFORT.windows, EFFORT.horizon, subject.generator("test"))
     real = encode_windows(subject.agent.world_model, batch)
-    return measure_distribution(subject, real, EFFORT, stochastic=stochastic)
+    return measure_distribution(subject, real, EFFORT)
 
 
 def test_true_model_is_at_distance_0_from_true_futures(gusty):
@@ -101,7 +99,7 @@ def test_a_model_that_sees_no_chance_is_found_out(gusty):
 
 
 def test_a_calm_model_scores_worse_on_real_windows(gusty):
-    true, calm = measured(gusty(), stochastic=True), measured(gusty(calm=True), stochastic=False)
+    true, calm = measured(gusty()), measured(gusty(calm=True))
     assert (true.samples, calm.samples) == (32, 1)
     for a, b in zip(true.steps, calm.steps, strict=True):
         assert a.state_score.value < b.state_score.value
@@ -109,7 +107,7 @@ def test_a_calm_model_scores_worse_on_real_windows(gusty):
 
 
 def test_a_deterministic_model_predicts_0_or_1(gusty):
-    found = measured(gusty(calm=True), stochastic=False)
+    found = measured(gusty(calm=True))
     assert {event.step for event in found.events} == {4, 16}
     for event in found.events:
         assert event.calibration.fair_brier == event.calibration.brier.value
@@ -210,7 +208,7 @@ def test_true_model_of_endings_is_at_distance_0(gusty):
     subject = gusty(calm=True)
     subject.agent.world_model.termination_head = Constant(math.log(0.05 / 0.95), 1)
     subject.agent.world_model.reward_head = Constant(1.0)
-    found = measure_distribution(subject, lives(subject, 256, 0.05, seed=0), EFFORT, stochastic=True)
+    found = measure_distribution(subject, lives(subject, 256, 0.05, seed=0), EFFORT)
     assert [step.step for step in found.steps] == list(FUTURE_STEPS)
     for step in found.steps:
         assert step.rewards.distance.low <= 1e-9
@@ -228,7 +226,7 @@ def test_states_are_left_out_where_nothing_goes_on(gusty):
     subject = gusty(calm=True)
     subject.agent.world_model.termination_head = Constant(0.0, 1)
     subject.agent.world_model.reward_head = Constant(1.0)
-    last = measure_distribution(subject, lives(subject, 64, 0.5, seed=0), EFFORT, stochastic=True).steps[-1]
+    last = measure_distribution(subject, lives(subject, 64, 0.5, seed=0), EFFORT).steps[-1]
     assert (last.states, last.state_score) == (None, None)
     assert last.rewards.distance.low <= 0.0 <= last.rewards.distance.high
 
@@ -249,12 +247,12 @@ def test_terminations_are_an_event_where_the_task_has_them(gusty):
     subject.agent.spec = replace(
         subject.agent.spec, tasks=tuple(replace(task, can_terminate=True) for task in subject.agent.spec.tasks)
     )
-    found = [event for event in measured(subject, stochastic=False).events if event.event == "termination"]
+    found = [event for event in measured(subject).events if event.event == "termination"]
     assert [event.step for event in found] == [4, 16]
     assert all(event.calibration.base_rate.value == 0.0 == event.calibration.predicted_rate for event in found)
 
 
 def test_it_can_be_written_and_read(gusty):
-    found = measured(gusty(), stochastic=True)
+    found = measured(gusty())
     assert json.loads(json.dumps(found.to_dict()))["samples"] == 32
     assert any("true futures" in name for name, _ in found.rows())
