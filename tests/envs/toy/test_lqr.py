@@ -3,26 +3,125 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.lqr import (
-    LinearQuadratic,
-    Regulator,
-    linear_return,
-    optimal_return,
-    return_gradient,
-    solve_discounted,
-    solve_finite,
-)
+from flowmbpo.envs.toy.lqr import LinearQuadratic, Regulator
 
 TASK = task_info("toy-lqr")
 SYSTEM = Regulator(TASK)
 PROBLEM = SYSTEM.problem
 SOME_GAIN = torch.tensor([[0.8, -0.1, 0.5, 0.2], [0.0, 1.1, -0.3, 0.9]], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class FiniteOptimum:
+    """u_t = -gains[t] x_t; the optimal return from x at step t is -x' values[t] x. `values[H]` is 0."""
+
+    gains: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StationaryOptimum:
+    """u = -gain x; the optimal discounted return from x is -x' value x."""
+
+    gain: torch.Tensor
+    value: torch.Tensor
+
+
+def solve_finite(problem: LinearQuadratic, horizon: int, discount: float = 1.0) -> FiniteOptimum:
+    """The Riccati recursion backwards from P_H = 0 (Bertsekas, Dynamic Programming and Optimal Control).
+
+    K_t = g (R + g B'PB)^-1 B'PA and P_t = Q + K'RK + g (A - BK)'P(A - BK), with P = P_t+1 and discount g.
+    """
+    value = torch.zeros_like(problem.state_cost)
+    gains, values = [], [value]
+    for _ in range(horizon):
+        gain, value = _improve(problem, value, discount)
+        gains.append(gain)
+        values.append(value)
+    return FiniteOptimum(torch.stack(gains[::-1]), torch.stack(values[::-1]))
+
+
+def solve_discounted(problem: LinearQuadratic, discount: float) -> StationaryOptimum:
+    """The fixed point of the same recursion: the infinite-horizon optimum.
+
+    Raises ValueError where it has none (a mode that grows and no action reaches).
+    """
+    value = torch.zeros_like(problem.state_cost)
+    for _ in range(100_000):
+        gain, following = _improve(problem, value, discount)
+        size = following.abs().amax().clamp_min(torch.finfo(following.dtype).tiny)  # where nothing costs, it is 0
+        moved = (following - value).abs().amax() / size
+        value = following
+        if moved <= 1e-15:  # of the value: the recursion has stopped moving
+            return StationaryOptimum(gain, value)
+        if not moved.isfinite():
+            break
+    raise ValueError(f"the linear-quadratic problem has no finite optimum at discount {discount}: its value grows")
+
+
+def optimal_return(value: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """-x'Px of each state."""
+    return -torch.einsum("bi,ij,bj->b", state, value, state)
+
+
+def linear_return(
+    problem: LinearQuadratic,
+    gain: torch.Tensor,
+    state: torch.Tensor,
+    horizon: int,
+    discount: float = 1.0,
+) -> torch.Tensor:
+    """The H-step return of u = -K x from each state, step by step; differentiable in K."""
+    total = torch.zeros(len(state), dtype=state.dtype)
+    for step in range(horizon):
+        action = -state @ gain.T
+        cost = (state @ problem.state_cost * state).sum(-1) + (action @ problem.action_cost * action).sum(-1)
+        total = total - discount**step * cost
+        state = state @ problem.transition.T + action @ problem.control.T
+    return total
+
+
+def return_gradient(
+    problem: LinearQuadratic,
+    gain: torch.Tensor,
+    state: torch.Tensor,
+    horizon: int,
+    discount: float = 1.0,
+) -> torch.Tensor:
+    """d/dK of the H-step return of u = -K x, meant over the states, in closed form.
+
+    -2 sum_t g^t (R K - g B' P_t+1 (A - BK)) X_t, where X_t is the mean of x_t x_t' and P_t the cost
+    matrix of this policy's remaining steps, P_t = Q + K'RK + g (A - BK)'P_t+1(A - BK), P_H = 0
+    (after Fazel et al. 2018, lemma 1, for a finite horizon).
+    """
+    closed = problem.transition - problem.control @ gain
+    paid = problem.state_cost + gain.T @ problem.action_cost @ gain
+    values = [torch.zeros_like(paid)]
+    for _ in range(horizon - 1):
+        values.append(paid + discount * closed.T @ values[-1] @ closed)
+    moment = state.T @ state / len(state)
+    gradient = torch.zeros_like(gain)
+    for step, value in enumerate(reversed(values)):
+        advantage = problem.action_cost @ gain - discount * problem.control.T @ value @ closed
+        gradient = gradient - 2.0 * discount**step * advantage @ moment
+        moment = closed @ moment @ closed.T
+    return gradient
+
+
+def _improve(problem: LinearQuadratic, value: torch.Tensor, discount: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best gain before `value`, and the value with it."""
+    weighted = discount * problem.control.T @ value
+    gain = torch.linalg.solve(problem.action_cost + weighted @ problem.control, weighted @ problem.transition)
+    closed = problem.transition - problem.control @ gain
+    following = problem.state_cost + gain.T @ problem.action_cost @ gain + discount * closed.T @ value @ closed
+    return gain, (following + following.T) / 2  # symmetric but for rounding
 
 
 def starts(count: int) -> torch.Tensor:
