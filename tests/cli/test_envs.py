@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from flowmbpo.envs import resolve, tasks
 from flowmbpo.envs.inspection import conformance
-from flowmbpo.envs.inspection.reference import CheckResult
+from flowmbpo.envs.inspection.conformance import CheckResult
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.task_sets import MT30, TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_names

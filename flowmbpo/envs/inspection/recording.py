@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.envs.contract import EnvStep, VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.episodes import Fault
+
+Motion = Literal["zero", "random"]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """T steps of N copies. `first` are the observations before the first step, `broken` marks faults."""
+    """T steps of N environments. `first` are the observations before the first step, `broken` marks faults."""
 
     first: Float[Tensor, "N O"]
     obs: Float[Tensor, "T N O"]
@@ -33,11 +35,6 @@ class Recording:
         """T."""
         return len(self.reward)
 
-    @property
-    def done(self) -> Bool[Tensor, "T N"]:
-        """Steps after which another episode began."""
-        return self.terminated | self.truncated | self.broken
-
     def of(self, index: int) -> Recording:
         """The same for one environment alone, still with its axis."""
         return self._sliced(slice(None), slice(index, index + 1), self.first)
@@ -46,9 +43,11 @@ class Recording:
         """Steps `start` to `stop`; `first` is then what was seen before step `start`."""
         return self._sliced(slice(start, stop), slice(None), self.obs[start - 1] if start else self.first)
 
-    def _sliced(self, steps: slice, copies: slice, first: Tensor) -> Recording:
-        rest = {field.name: getattr(self, field.name)[steps, copies] for field in fields(self)[1:]}
-        return Recording(first=first[copies], **rest)
+    def _sliced(self, steps: slice, envs: slice, first: Tensor) -> Recording:
+        return Recording(first[envs], *(getattr(self, field.name)[steps, envs] for field in fields(self)[1:]))
+
+
+_ANSWERS = ("obs", "final_obs", "reward", "success", "terminated", "truncated")
 
 
 def random_actions(env: VectorEnv, steps: int, seed: int) -> Float[Tensor, "T N A"]:
@@ -59,21 +58,10 @@ def random_actions(env: VectorEnv, steps: int, seed: int) -> Float[Tensor, "T N 
 
 def record(env: VectorEnv, first: Float[Tensor, "N O"], actions: Iterable[Float[Tensor, "N A"]]) -> Recording:
     """Step `env`, whose current observations are `first`, along `actions` (at least one)."""
-    return gather(first, [env.step(action) for action in actions])
-
-
-def gather(first: Float[Tensor, "N O"], steps: list[EnvStep]) -> Recording:
-    """The recording of steps that were taken one by one."""
-    return Recording(
-        first=first,
-        obs=torch.stack([step.obs for step in steps]),
-        final_obs=torch.stack([step.final_obs for step in steps]),
-        reward=torch.stack([step.reward for step in steps]),
-        success=torch.stack([step.success for step in steps]),
-        terminated=torch.stack([step.terminated for step in steps]),
-        truncated=torch.stack([step.truncated for step in steps]),
-        broken=torch.stack([_marks(step.faults, len(first)) for step in steps]),
-    )
+    steps = [env.step(action) for action in actions]
+    stacked = {name: torch.stack([getattr(step, name) for step in steps]) for name in _ANSWERS}
+    broken = torch.stack([_marks(step.faults, len(first)) for step in steps])
+    return Recording(first=first, broken=broken, **stacked)
 
 
 def difference(expected: Recording, found: Recording) -> str | None:
@@ -82,20 +70,21 @@ def difference(expected: Recording, found: Recording) -> str | None:
     if unlike.any():
         index = int(unlike.nonzero()[0, 0])
         return f"the first observation of copy {index}: {_gap(expected.first[index], found.first[index])}"
-    names = [field.name for field in fields(Recording)[1:]]
-    marks = {name: _unlike(getattr(expected, name), getattr(found, name)) for name in names}
-    marks = {name: mark.flatten(2).any(dim=2) if mark.ndim > 2 else mark for name, mark in marks.items()}
-    differing = {name: mark for name, mark in marks.items() if mark.any()}
-    if not differing:
+    places = {}
+    for field in fields(Recording)[1:]:
+        unlike = _unlike(getattr(expected, field.name), getattr(found, field.name))
+        if unlike.any():
+            places[field.name] = unlike.nonzero()[0, :2].tolist()
+    if not places:
         return None
-    name = min(differing, key=lambda key: int(differing[key].nonzero()[0, 0]))
-    step, index = (int(place) for place in differing[name].nonzero()[0])
+    name = min(places, key=lambda key: places[key][0])
+    step, index = places[name]
     values = getattr(expected, name)[step, index], getattr(found, name)[step, index]
     return f"{name} of copy {index} in step {step + 1}: {_gap(*values)}"
 
 
 def _unlike(left: Tensor, right: Tensor) -> Bool[Tensor, "..."]:
-    """Where bits differ: [T, N] of values, [N, O] and [T, N, O] of observations."""
+    """Where bits differ."""
     if left.dtype == torch.bool:
         return left ^ right
     return left.contiguous().view(torch.int32) != right.contiguous().view(torch.int32)
@@ -113,11 +102,8 @@ def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
     return broken
 
 
-Motion = Literal["zero", "random"]
-
-
 def film(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[np.ndarray]:
-    """The first copy's frame at the start and after each of `steps` agent steps, uint8 [height, width, 3].
+    """The first environment's frame at the start and after each of `steps` agent steps, uint8 [height, width, 3].
 
     An episode that ends on the way is followed by the next.
     """
@@ -129,8 +115,7 @@ def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]
     """Reset from `seed`, then step; yields the number of agent steps taken so far, 0 to `steps`."""
     env.reset(seed)
     yield 0
-    shape = (steps, env.num_envs, env.spec.action_dim)
-    actions = torch.zeros(shape) if motion == "zero" else random_actions(env, steps, seed)
-    for place, action in enumerate(actions, start=1):
+    actions = random_actions(env, steps, seed)
+    for place, action in enumerate(torch.zeros_like(actions) if motion == "zero" else actions, start=1):
         env.step(action)
         yield place

@@ -1,4 +1,4 @@
-"""An environment under inspection: instances on demand, one rollout that the checks share, and what a check found."""
+"""An environment under inspection: instances on demand, and one rollout that the checks share."""
 
 from __future__ import annotations
 
@@ -8,68 +8,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.contract import EnvStep, VectorEnv
-from flowmbpo.envs.inspection.recording import Recording, gather, random_actions
+from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.envs.inspection.recording import random_actions, record
 from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import resolve
+from flowmbpo.spec import TaskInfo
 
-Verdict = Literal["passed", "failed", "skipped"]
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One promise of the contract, held against one environment.
-
-    `detail` says what was seen: the first violation where it failed, why it could not be asked
-    where it was skipped. `cpu_s` counts this process and its workers.
-    """
-
-    environment: str
-    name: str
-    verdict: Verdict
-    detail: str
-    wall_s: float
-    cpu_s: float
+_RESUMED_STEPS = 200
 
 
 class ContractBroken(Exception):
     """Raised by a check that found a promise broken; the message becomes the result's detail."""
 
 
-class NotApplicable(Exception):
-    """Raised by a check that has nothing to ask of this environment; the message says why."""
-
-
-def require(kept: bool, broken: str) -> None:
-    """Raise ContractBroken, saying how, unless the promise is kept."""
-    if not kept:
-        raise ContractBroken(broken)
-
-
-_RESUMED_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A rollout from `seed` with its actions, the state that was saved before step `saved_at`, and who ran what."""
-
-    actions: Float[Tensor, "T N A"]
-    recording: Recording
-    saved_at: int
-    state: dict[str, Any]
-    task_ids: Int[Tensor, " N"]
-
-
 @dataclass(eq=False)
 class CheckedEnv:
-    """What is checked: `copies` of `config` (a set gets one more than it has tasks, if that is more).
+    """What is checked: `copies` environments of `config` (a set gets one more than it has tasks, if that is more).
 
     Comparisons run over `steps` agent steps. With `whole_episodes` the rollout goes on past the
     longest time limit, so that the limit itself is seen. `workers` processes (or threads) step the
@@ -122,22 +83,28 @@ class CheckedEnv:
         self._kept = None
         self._open.close()
 
-    @cached_property
-    def reference(self) -> Reference:
-        """The shared rollout. Its saved state has been through a file's bytes."""
+    def roll_out(self) -> str:
+        """The rollout that the other checks look at: make the environment, reset it, step it, save it."""
         lengths = [task.episode_length for task in self.spec.tasks]
         total = max(self.steps, max(lengths) + 1) if self.whole_episodes else self.steps
-        saved_at = _mid_episode(self.steps, min(lengths))
+        self.saved_at = _mid_episode(self.steps, min(lengths))
         with self.reused() as env:
-            actions = random_actions(env, total, self.seed)
-            first = env.reset(self.seed)
-            steps: list[EnvStep] = []
-            state: dict[str, Any] = {}
-            for place, action in enumerate(actions):
-                if place == saved_at:
-                    state = _through_bytes(env.state_dict())
-                steps.append(env.step(action))
-            return Reference(actions, gather(first, steps), saved_at, state, env.task_ids.clone())
+            self.actions = random_actions(env, total, self.seed)
+            self.recording = record(env, env.reset(self.seed), self._saving(env))
+            self.task_ids = env.task_ids.clone()
+        return f"{self.copies} copies, {total} steps"
+
+    @cached_property
+    def tasks(self) -> list[TaskInfo]:
+        """What each environment runs."""
+        return [self.spec.tasks[task] for task in self.task_ids.tolist()]
+
+    def _saving(self, env: VectorEnv) -> Iterator[Float[Tensor, "N A"]]:
+        """The actions; before that of step `saved_at` the state of `env` is put by, as a file would give it back."""
+        for place, action in enumerate(self.actions):
+            if place == self.saved_at:
+                self.state = _through_bytes(env.state_dict())
+            yield action
 
 
 def _mid_episode(steps: int, length: int) -> int:

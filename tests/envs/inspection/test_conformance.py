@@ -10,7 +10,7 @@ import torch
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs import make as opening
 from flowmbpo.envs.contract import VectorEnv
-from flowmbpo.envs.inspection.conformance import check_environment, check_names
+from flowmbpo.envs.inspection.conformance import CHECKS, check_environment
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.task_sets import TASK_SETS
@@ -74,7 +74,7 @@ def test_results_come_in_order_and_are_reported_at_once():
     heard = []
     results = quick(TOY, report=heard.append)
     assert heard == results
-    assert tuple(result.name for result in results) == check_names()
+    assert tuple(result.name for result in results) == tuple(CHECKS)
     assert {result.environment for result in results} == {"toy-two-goals"}
     assert all(result.cpu_s >= 0 and result.wall_s >= 0 for result in results)
 
@@ -351,7 +351,7 @@ def test_a_defect_of_a_set_is_found_by_its_check(monkeypatch, defect, name, deta
 def test_without_a_rollout_the_other_checks_are_skipped(monkeypatch):
     sabotage(monkeypatch, Raising)
     results = quick(TOY)
-    assert verdicts(results) == {name: "failed" if name == "rollout" else "skipped" for name in check_names()}
+    assert verdicts(results) == {name: "failed" if name == "rollout" else "skipped" for name in CHECKS}
     assert {result.detail for result in results[1:]} == {"the rollout failed"}
 
 
