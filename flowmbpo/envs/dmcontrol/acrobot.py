@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, gaussian
+from flowmbpo.envs.dmcontrol.reading import FastTask, gaussian
 
 
 class Acrobot(FastTask):
@@ -36,9 +35,3 @@ class Acrobot(FastTask):
         if distance <= radius:
             return 1.0
         return 0.0 if self._sparse else gaussian(distance - radius)
-
-
-READERS: dict[str, Reader] = {
-    "acrobot-swingup": partial(Acrobot, sparse=False),
-    "acrobot-swingup-sparse": partial(Acrobot, sparse=True),
-}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import GAUSSIAN_SCALE, FastTask, Reader, gaussian, indicator
+from flowmbpo.envs.dmcontrol.reading import GAUSSIAN_SCALE, FastTask, gaussian, indicator
 
 _CART_RANGE = 0.25  # metres either side
 _UPRIGHT_COSINE = 0.995
@@ -53,13 +52,3 @@ def _slowness(velocity: float) -> float:
     """A Gaussian of a pole's velocity; squared by a product, as numpy squares vectors, and not by `pow`."""
     distance = abs(velocity) / _VELOCITY_MARGIN * GAUSSIAN_SCALE
     return float(np.exp(-0.5 * (distance * distance)))
-
-
-READERS: dict[str, Reader] = {
-    "cartpole-balance": partial(Cartpole, sparse=False),
-    "cartpole-balance-sparse": partial(Cartpole, sparse=True),
-    "cartpole-swingup": partial(Cartpole, sparse=False),
-    "cartpole-swingup-sparse": partial(Cartpole, sparse=True),
-    "cartpole-three-poles": partial(Cartpole, sparse=False),
-    "cartpole-two-poles": partial(Cartpole, sparse=False),
-}

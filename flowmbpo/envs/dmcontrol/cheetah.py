@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, gaussian, linear, sensor_view
+from flowmbpo.envs.dmcontrol.reading import FastTask, gaussian, linear, sensor_view
 
 _ONE_FOOT_SPEED = 6.0  # m/s
 _JUMP_DRIFT = 0.5  # m/s
@@ -69,12 +68,3 @@ class CheetahJump(Cheetah):
 
 def _lifted(height: float) -> float:
     return 1.0 if height >= _LIFTED_HEIGHT else gaussian((_LIFTED_HEIGHT - height) / _LIFTED_MARGIN)
-
-
-READERS: dict[str, Reader] = {
-    "cheetah-jump": CheetahJump,
-    "cheetah-run": partial(Cheetah, speed=10.0),
-    "cheetah-run-back": partial(CheetahOneFoot, lifted="ffoot"),
-    "cheetah-run-backwards": partial(Cheetah, speed=-8.0),
-    "cheetah-run-front": partial(CheetahOneFoot, lifted="bfoot"),
-}

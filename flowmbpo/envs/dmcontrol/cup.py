@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, beyond
+from flowmbpo.envs.dmcontrol.reading import FastTask, beyond
 
 _SPIN_DISTANCE = 0.5  # metres
 _SPIN_SPEED = 6.0  # m/s
@@ -64,9 +64,3 @@ def start_spin(task: Any, physics: Any) -> None:
         physics.after_reset()
         placed = physics.data.ncon == 0 and (anywhere or bool(physics.in_target()))
     task.after_step(physics)  # all that dm_control does at a start beside drawing one
-
-
-READERS: dict[str, Reader] = {
-    "cup-catch": Cup,
-    "cup-spin": CupSpin,
-}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, sensor_places, sensor_view
+from flowmbpo.envs.dmcontrol.reading import FastTask, sensor_places, sensor_view
 
 _SPIN_VELOCITY = 15.0  # rad/s
 
@@ -54,10 +54,3 @@ class FingerTurn(FingerSpin):
         """Metres from the tip to the target's edge, negative inside."""
         apart = (self._target - self._spinner) - (self._tip - self._spinner)
         return math.sqrt(apart.dot(apart)) - float(self._target_size.item())
-
-
-READERS: dict[str, Reader] = {
-    "finger-spin": FingerSpin,
-    "finger-turn-easy": FingerTurn,
-    "finger-turn-hard": FingerTurn,
-}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, gaussian
+from flowmbpo.envs.dmcontrol.reading import FastTask, gaussian
 
 _JOINTS = ("tail1", "tail_twist", "tail2", "finright_roll", "finright_pitch", "finleft_roll", "finleft_pitch")
 
@@ -62,9 +62,3 @@ class FishSwim(FishUpright):
         """From the mouth to the target in the mouth's frame, metres [3]."""
         apart: np.ndarray = (self._target - self._mouth).dot(self._mouth_frame)
         return apart
-
-
-READERS: dict[str, Reader] = {
-    "fish-swim": FishSwim,
-    "fish-upright": FishUpright,
-}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, beyond, indicator, sensor_places, sensor_view
+from flowmbpo.envs.dmcontrol.reading import FastTask, beyond, indicator, sensor_places, sensor_view
 
 _STAND_HEIGHT, _TOP_HEIGHT = 0.6, 2.0  # metres, of the torso over the foot
 
@@ -46,10 +45,3 @@ class HopperGait(FastTask):
         small = np.maximum(1 - self._control * self._control, 0.0)
         small_control = float(np.add.reduce(small)) / len(small)  # not `sum`, which adds in another order
         return standing * ((small_control + 4) / 5)
-
-
-READERS: dict[str, Reader] = {
-    "hopper-hop": partial(HopperGait, speed=2.0),
-    "hopper-hop-backwards": partial(HopperGait, speed=-1.0),
-    "hopper-stand": partial(HopperGait, speed=0.0),
-}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, beyond, indicator
+from flowmbpo.envs.dmcontrol.reading import FastTask, beyond, indicator
 
 _UPRIGHT_COSINE = float(np.cos(np.deg2rad(8)))
 _SPIN_SPEED = 9.0  # rad/s
@@ -35,9 +35,3 @@ class PendulumSpin(PendulumSwingUp):
 
     def reward(self) -> float:
         return beyond(abs(self._qvel.item()), _SPIN_SPEED)
-
-
-READERS: dict[str, Reader] = {
-    "pendulum-spin": PendulumSpin,
-    "pendulum-swingup": PendulumSwingUp,
-}

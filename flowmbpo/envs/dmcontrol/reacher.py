@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, indicator
+from flowmbpo.envs.dmcontrol.reading import FastTask, indicator
 
 
 class Reacher(FastTask):
@@ -46,11 +46,3 @@ def make_three_links(target_radius: float, random: np.random.RandomState) -> Any
     # The suite's task sets this at an episode's start only; the reward depends on it from the beginning.
     physics.named.model.geom_size["target", 0] = target_radius
     return control.Environment(physics, reacher.Reacher(target_radius, random=random), time_limit=20.0)
-
-
-READERS: dict[str, Reader] = {
-    "reacher-easy": Reacher,
-    "reacher-hard": Reacher,
-    "reacher-three-easy": Reacher,
-    "reacher-three-hard": Reacher,
-}

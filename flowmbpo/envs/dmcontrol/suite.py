@@ -25,9 +25,43 @@ from flowmbpo.envs.dmcontrol import (
 from flowmbpo.envs.dmcontrol.reading import Reader
 from flowmbpo.errors import EnvironmentUnavailableError
 
-_BODIES = (acrobot, cartpole, cheetah, cup, finger, fish, hopper, pendulum, reacher, walker)
 READERS: Mapping[str, Reader] = MappingProxyType(
-    {name: read for body in _BODIES for name, read in body.READERS.items()}
+    {
+        "acrobot-swingup": partial(acrobot.Acrobot, sparse=False),
+        "acrobot-swingup-sparse": partial(acrobot.Acrobot, sparse=True),
+        "cartpole-balance": partial(cartpole.Cartpole, sparse=False),
+        "cartpole-balance-sparse": partial(cartpole.Cartpole, sparse=True),
+        "cartpole-swingup": partial(cartpole.Cartpole, sparse=False),
+        "cartpole-swingup-sparse": partial(cartpole.Cartpole, sparse=True),
+        "cartpole-three-poles": partial(cartpole.Cartpole, sparse=False),
+        "cartpole-two-poles": partial(cartpole.Cartpole, sparse=False),
+        "cheetah-jump": cheetah.CheetahJump,
+        "cheetah-run": partial(cheetah.Cheetah, speed=10.0),
+        "cheetah-run-back": partial(cheetah.CheetahOneFoot, lifted="ffoot"),
+        "cheetah-run-backwards": partial(cheetah.Cheetah, speed=-8.0),
+        "cheetah-run-front": partial(cheetah.CheetahOneFoot, lifted="bfoot"),
+        "cup-catch": cup.Cup,
+        "cup-spin": cup.CupSpin,
+        "finger-spin": finger.FingerSpin,
+        "finger-turn-easy": finger.FingerTurn,
+        "finger-turn-hard": finger.FingerTurn,
+        "fish-swim": fish.FishSwim,
+        "fish-upright": fish.FishUpright,
+        "hopper-hop": partial(hopper.HopperGait, speed=2.0),
+        "hopper-hop-backwards": partial(hopper.HopperGait, speed=-1.0),
+        "hopper-stand": partial(hopper.HopperGait, speed=0.0),
+        "pendulum-spin": pendulum.PendulumSpin,
+        "pendulum-swingup": pendulum.PendulumSwingUp,
+        "reacher-easy": reacher.Reacher,
+        "reacher-hard": reacher.Reacher,
+        "reacher-three-easy": reacher.Reacher,
+        "reacher-three-hard": reacher.Reacher,
+        "walker-run": partial(walker.Walker, speed=8.0),
+        "walker-run-backwards": partial(walker.Walker, speed=-8.0),
+        "walker-stand": partial(walker.Walker, speed=0.0),
+        "walker-walk": partial(walker.Walker, speed=1.0),
+        "walker-walk-backwards": partial(walker.Walker, speed=-1.0),
+    }
 )
 """Task name to its fast reader. Tasks not listed are read through dm_control."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol.reading import FastTask, Reader, beyond, gaussian, sensor_view
+from flowmbpo.envs.dmcontrol.reading import FastTask, beyond, gaussian, sensor_view
 
 _STAND_HEIGHT = 1.2  # metres
 
@@ -45,12 +44,3 @@ class Walker(FastTask):
             return stand
         velocity: float = self._direction * self._velocity.item()
         return stand * (5 * beyond(velocity, speed) + 1) / 6
-
-
-READERS: dict[str, Reader] = {
-    "walker-run": partial(Walker, speed=8.0),
-    "walker-run-backwards": partial(Walker, speed=-8.0),
-    "walker-stand": partial(Walker, speed=0.0),
-    "walker-walk": partial(Walker, speed=1.0),
-    "walker-walk-backwards": partial(Walker, speed=-1.0),
-}
