@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +18,9 @@ from flowmbpo.presets.library import is_file_path
 from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo_cli.sources import config_of
 from flowmbpo_cli.tables import print_pairs, print_table
+
+if TYPE_CHECKING:
+    from flowmbpo.envs.inspection.conformance import CheckResult
 
 Document = dict[str, Any]
 
@@ -60,34 +63,9 @@ def task_row(task: TaskInfo) -> Document:
     return {**asdict(task), "runs_here": SIMULATORS[task.simulator].installed}
 
 
-def simulator_row(simulator: SimulatorInfo) -> Document:
-    """One simulator: what it is, under which licence, whether it is here or how to get it."""
-    return {
-        "name": simulator.name,
-        "title": simulator.title,
-        "licence": simulator.licence,
-        "installed": simulator.installed,
-        "install": simulator.install,
-        "tasks": len(all_tasks(simulator.name)),
-    }
-
-
 def alias_row(name: str) -> Document:
     """An alias: the task that it means here, and by which backend it can mean another."""
     return {"name": name, "runs_as": task_info(name).name, "backends": dict(ALIASES[name])}
-
-
-def set_row(name: str) -> Document:
-    """A task set in one line."""
-    spec = resolve(find_environment(name)).spec
-    return {
-        "name": name,
-        "tasks": len(spec.tasks),
-        "obs_dim": spec.obs_dim,
-        "action_dim": spec.action_dim,
-        "run_here": sum(SIMULATORS[task.simulator].installed for task in spec.tasks),
-        "simulators": sorted({task.simulator for task in spec.tasks}),
-    }
 
 
 def listing(simulator: str | None = None) -> Document:
@@ -97,12 +75,35 @@ def listing(simulator: str | None = None) -> Document:
             f"--simulator: none is called '{simulator}'.{nearest(simulator, SIMULATORS)} "
             f"Simulators: {', '.join(SIMULATORS)}."
         )
-    chosen = [info for info in SIMULATORS.values() if simulator in (None, info.name)]
-    tasks = [task_row(task) for task in all_tasks(simulator)]
-    document: Document = {"simulators": [simulator_row(info) for info in chosen], "tasks": tasks}
+    tasks = {name: all_tasks(name) for name in SIMULATORS if simulator in (None, name)}
+    document: Document = {
+        "simulators": [
+            {
+                "name": name,
+                "title": SIMULATORS[name].title,
+                "licence": SIMULATORS[name].licence,
+                "installed": SIMULATORS[name].installed,
+                "install": SIMULATORS[name].install,
+                "tasks": len(rows),
+            }
+            for name, rows in tasks.items()
+        ],
+        "tasks": [task_row(task) for task in all_tasks(simulator)],
+    }
     if simulator is None:
         document["aliases"] = [alias_row(name) for name in ALIASES]
-        document["sets"] = [set_row(name) for name in TASK_SETS]
+        sets = {name: resolve(find_environment(name)).spec for name in TASK_SETS}
+        document["sets"] = [
+            {
+                "name": name,
+                "tasks": len(spec.tasks),
+                "obs_dim": spec.obs_dim,
+                "action_dim": spec.action_dim,
+                "run_here": sum(SIMULATORS[task.simulator].installed for task in spec.tasks),
+                "simulators": sorted({task.simulator for task in spec.tasks}),
+            }
+            for name, spec in sets.items()
+        ]
     return document
 
 
@@ -136,18 +137,15 @@ def description(name: str) -> Document:
 
 
 def _task_description(task: TaskInfo) -> Document:
-    simulator = SIMULATORS[task.simulator]
     numbers = asdict(task)
     del numbers["name"]
-    sets = {
-        name: task_set.tasks.index(task.name) for name, task_set in TASK_SETS.items() if task.name in task_set.tasks
-    }
+    members = {name: task_set.tasks for name, task_set in TASK_SETS.items() if task.name in task_set.tasks}
     return {
         **numbers,
         "control_steps": task.episode_length * task.action_repeat,
-        "physics": simulator.title,
-        "licence": simulator.licence,
-        "task_ids": sets,
+        "physics": SIMULATORS[task.simulator].title,
+        "licence": SIMULATORS[task.simulator].licence,
+        "task_ids": {name: tasks.index(task.name) for name, tasks in members.items()},
     }
 
 
@@ -166,21 +164,18 @@ def checks_row(label: str, results: Sequence[CheckResult], wall_s: float) -> Doc
     checks = [asdict(result) for result in results]
     for check in checks:
         del check["environment"]  # it stands once, above them
-    return {
-        "name": label,
-        "ok": all(result.verdict != "failed" for result in results),
-        "wall_s": wall_s,
-        "cpu_s": sum(result.cpu_s for result in results),
-        "checks": checks,
-    }
+    cpu_s = sum(result.cpu_s for result in results)
+    return {"name": label, "ok": not _failed(checks), "wall_s": wall_s, "cpu_s": cpu_s, "checks": checks}
 
 
-def checks_line(results: Sequence[CheckResult]) -> str:
+def checks_line(row: Document) -> str:
     """The same in one line."""
-    failed = [result.name for result in results if result.verdict == "failed"]
-    cpu = sum(result.cpu_s for result in results)
-    verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
-    return f"{verdict} ({cpu:.1f} CPU-s)"
+    failed = ", ".join(check["name"] for check in _failed(row["checks"]))
+    return f"{f'FAILED: {failed}' if failed else 'passed'} ({row['cpu_s']:.1f} CPU-s)"
+
+
+def _failed(checks: Sequence[Document]) -> list[Document]:
+    return [check for check in checks if check["verdict"] == "failed"]
 
 
 def print_listing(console: Console, document: Mapping[str, Any]) -> None:
@@ -201,7 +196,13 @@ def print_listing(console: Console, document: Mapping[str, Any]) -> None:
         columns = ["name", "tasks", "obs", "act", "tasks that run here"]
         keys = ("name", "tasks", "obs_dim", "action_dim", "run_here")
         print_table(console, "task sets", columns, [[row[key] for key in keys] for row in document["sets"]])
-    _print_summary(console, document)
+    tasks = document["tasks"]
+    here = sum(task["runs_here"] for task in tasks)
+    console.print(f"{here} of {len(tasks)} tasks run here. Steps are agent steps, each of `repeat` control steps.")
+    for simulator in document["simulators"]:
+        if not simulator["installed"]:
+            licence = f" ({simulator['licence']})" if simulator["licence"] else ""
+            console.print(f"For {simulator['name']}{licence}: {simulator['install']}", markup=False, soft_wrap=True)
 
 
 def print_description(console: Console, document: Mapping[str, Any]) -> None:
@@ -227,24 +228,21 @@ def print_checks(
         rows = [[check["name"], check["verdict"], check["detail"], check["cpu_s"]] for check in inspected[0]["checks"]]
         print_table(console, inspected[0]["name"], ["check", "verdict", "seen", "cpu s"], rows)
     elif inspected:
-        rows = [[env["name"], *_counts(env), env["wall_s"], env["cpu_s"]] for env in inspected]
-        columns = ["name", "passed", "failed", "skipped", "wall s", "cpu s"]
-        print_table(console, "environments", columns, rows)
-        failed = [
-            [env["name"], check["name"], check["detail"]]
-            for env in inspected
-            for check in env["checks"]
-            if check["verdict"] == "failed"
-        ]
-        if failed:
-            print_table(console, "failed", ["name", "check", "seen"], failed)
+        rows = []
+        for env in inspected:
+            verdicts = [check["verdict"] for check in env["checks"]]
+            counts = [verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")]
+            rows.append([env["name"], *counts, env["wall_s"], env["cpu_s"]])
+        print_table(console, "environments", ["name", "passed", "failed", "skipped", "wall s", "cpu s"], rows)
+        rows = [[env["name"], check["name"], check["detail"]] for env in inspected for check in _failed(env["checks"])]
+        if rows:
+            print_table(console, "failed", ["name", "check", "seen"], rows)
     if left_out:
         print_table(console, "not checked", ["name", "why"], [[env["name"], env["reason"]] for env in left_out])
     if not inspected:
         console.print(f"Nothing was checked: none of {len(left_out)} environments runs here.", markup=False)
         return
-    broken = sum(not env["ok"] for env in inspected)
-    kept = f"{len(inspected) - broken} of {len(inspected)} environments keep the contract"
+    kept = f"{sum(env['ok'] for env in inspected)} of {len(inspected)} environments keep the contract"
     console.print(f"{kept}; {len(left_out)} were not checked.", markup=False)
 
 
@@ -257,18 +255,3 @@ def _title(simulator: Mapping[str, Any], count: int) -> str:
 def _others(alias: Mapping[str, Any]) -> str:
     others = {backend: task for backend, task in alias["backends"].items() if task != alias["runs_as"]}
     return ", ".join(f"{backend}: {task}" for backend, task in others.items())
-
-
-def _counts(environment: Mapping[str, Any]) -> list[int]:
-    verdicts = [check["verdict"] for check in environment["checks"]]
-    return [verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")]
-
-
-def _print_summary(console: Console, document: Mapping[str, Any]) -> None:
-    tasks = document["tasks"]
-    here = sum(task["runs_here"] for task in tasks)
-    console.print(f"{here} of {len(tasks)} tasks run here. Steps are agent steps, each of `repeat` control steps.")
-    for simulator in document["simulators"]:
-        if not simulator["installed"]:
-            licence = f" ({simulator['licence']})" if simulator["licence"] else ""
-            console.print(f"For {simulator['name']}{licence}: {simulator['install']}", markup=False, soft_wrap=True)

@@ -105,7 +105,7 @@ def check(
                     device=device,
                 )
                 checked.append(checks_row(label, results, time.perf_counter() - begun))
-                line = checks_line(results)
+                line = checks_line(checked[-1])
             except EnvironmentUnavailableError as error:
                 if len(configs) == 1:
                     raise
