@@ -44,7 +44,7 @@ FIELDS = (
     "cpu_seconds",
     *PARTS,
     "rest",
-    "env_steps",
+    "agent_steps",
     "loss_dynamics",
     "loss_actor",
     "loss_critic",
@@ -95,15 +95,15 @@ def measure(config: ExperimentConfig, warm_up: bool) -> dict[str, Any]:
         assert collector is not None
         if warm_up:
             run_epoch(learner, collector)
-        steps = collector.env_steps
+        steps = collector.agent_steps
         with timed([("environment", collector.env, "step"), *UPDATES]) as spent:
             start, start_cpu = time.perf_counter(), time.process_time()
             metrics = run_epoch(learner, collector)
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        steps = collector.env_steps - steps
+        steps = collector.agent_steps - steps
     shares = {part: spent[part].seconds / seconds for part in PARTS}
     row = {"preset": config.name, "task": task.label, "seconds": seconds, "cpu_seconds": cpu_seconds, **shares}
-    row |= {"rest": 1.0 - sum(shares.values()), "env_steps": steps}
+    row |= {"rest": 1.0 - sum(shares.values()), "agent_steps": steps}
     return row | {f"loss_{name}": metrics[f"loss/{name}"] for name in ("dynamics", "actor", "critic")}
 
 

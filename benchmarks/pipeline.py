@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowmbpo.runs.directory import read_run
+
 TASKS = ("reacher-easy", "walker-stand", "cheetah-run")
 PATHS = ("scratch", "a", "ab", "held")
 TITLES = {"scratch": "C from scratch", "a": "A -> C", "ab": "A -> B -> C", "held": "A without the task -> C"}
@@ -97,7 +99,7 @@ def run_all(folder: Path, data: Path, seeds: Sequence[int], arm: str, jobs: int,
 
 @dataclass(frozen=True)
 class Curve:
-    """A finished C run: evaluations (environment steps, mean return) in their order, and the final return."""
+    """A finished C run: evaluations (agent steps, mean return) in their order, and the final return."""
 
     seed: int
     task: str
@@ -112,13 +114,13 @@ class Curve:
         return statistics.fmean([value for _, value in self.points[-LAST_EVALUATIONS:]] + [self.final])
 
     def steps_to(self, value: float) -> float:
-        """Environment steps of the first evaluation at or above `value`; infinite where none is."""
+        """Agent steps of the first evaluation at or above `value`; infinite where none is."""
         return next((float(steps) for steps, reached in self.points if reached >= value), math.inf)
 
     @property
     def steps(self) -> int:
-        """Environment steps of the whole run."""
-        return int(self.outcome["env_steps"])
+        """Agent steps of the whole run."""
+        return int(self.outcome["agent_steps"])
 
     @property
     def data(self) -> int:
@@ -127,19 +129,19 @@ class Curve:
 
     @property
     def earlier_steps(self) -> int:
-        """Environment steps of its ancestors."""
-        return sum(int(run["env_steps"]) for run in self.outcome["lineage"][:-1])
+        """Agent steps of its ancestors."""
+        return sum(int(run["agent_steps"]) for run in self.outcome["lineage"][:-1])
 
 
 def curves(folder: Path) -> Iterator[Curve]:
     """Every finished C run under `folder`."""
     for record in sorted(folder.glob("seed*/c-*/run.json")):
         _, path, task = record.parent.name.split("-", 2)
-        run = json.loads(record.read_text())
+        run = read_run(record.parent)
         if run["status"] != "done":
             continue
         rows = [json.loads(line) for line in (record.parent / "metrics.jsonl").read_text().splitlines()]
-        points = [(row["env_steps"], row["eval/return_mean"]) for row in rows if "eval/return_mean" in row]
+        points = [(row["agent_steps"], row["eval/return_mean"]) for row in rows if "eval/return_mean" in row]
         final = float(run["outcome"]["final_return_mean"])
         seed = int(record.parent.parent.name.removeprefix("seed"))
         yield Curve(seed, task, path, tuple(points), final, run["outcome"])
@@ -157,7 +159,7 @@ def interval(values: Sequence[float]) -> str:
 def shares(found: dict[tuple[str, str, int], Curve], task: str, path: str, counted: str) -> list[float]:
     """Per seed: steps until the scratch return was reached, over scratch's own steps.
 
-    `counted`: `c` counts C's steps alone, `all` also the environment steps of A and B and A's transitions.
+    `counted`: `c` counts C's steps alone, `all` also the agent steps of A and B and A's transitions.
     """
     result = []
     for (own_task, own_path, seed), curve in sorted(found.items()):
@@ -188,7 +190,9 @@ def summarise(folder: Path, table: Path | None) -> None:
     if table is not None:
         with open(table, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["task", "path", "seed", "settled", "final", "env_steps", "earlier_steps", "data", "cpu_s"])
+            writer.writerow(
+                ["task", "path", "seed", "settled", "final", "agent_steps", "earlier_steps", "data", "cpu_s"]
+            )
             for curve in found.values():
                 cpu = round(curve.outcome["cpu_s"], 1)
                 own = [curve.task, curve.path, curve.seed, round(curve.settled, 1), round(curve.final, 1)]

@@ -64,7 +64,7 @@ SAMPLE_SECONDS = 0.05
 FIELDS = (
     *("preset", "task", "startup_s", "startup_cpu", "epoch_s", "epoch_cpu"),
     *(f"{part}_{unit}" for part in PARTS for unit in ("s", "cpu")),
-    *("workers_cpu", "env_steps", "model_updates", "peak_rss_mb", "anonymous_mb", "workers_mb"),
+    *("workers_cpu", "agent_steps", "model_updates", "peak_rss_mb", "anonymous_mb", "workers_mb"),
     *(f"loss_{name}" for name in LOSSES),
 )
 
@@ -117,7 +117,7 @@ def make_inputs(work: Path) -> None:
         task = resolve_task(config.task)
         config, spec = pinned(config, task), task.spec
         if not (work / name / "checkpoint" / "latest.pt").exists():
-            payload = {"config": config.model_dump(mode="json"), "epoch": 0, "env_steps": 0}
+            payload = {"config": config.model_dump(mode="json"), "epoch": 0, "agent_steps": 0, "env_steps": 0}
             agent = seeded_agent(config, spec).state_dict()
             CheckpointStore(work / name / "checkpoint").save("latest", payload | {"agent": dict(agent)})
         if not (work / name / "data").exists():
@@ -177,7 +177,7 @@ def data_places(learner: Learner, collector: Collector | None) -> list[Place]:
 
 def collected(collector: Collector | None) -> int:
     """Agent steps so far."""
-    return 0 if collector is None else collector.env_steps
+    return 0 if collector is None else collector.agent_steps
 
 
 def measure(preset: str, work: Path, launched: float) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def measure(preset: str, work: Path, launched: float) -> dict[str, Any]:
         with timed([*data_places(learner, collector), *UPDATES]) as spent:
             metrics = run_epoch(learner, collector)
         row |= {"epoch_s": time.perf_counter() - start, "epoch_cpu": time.process_time() - start_cpu}
-        row |= {"workers_cpu": cpu_seconds() - workers_cpu, "env_steps": collected(collector) - steps}
+        row |= {"workers_cpu": cpu_seconds() - workers_cpu, "agent_steps": collected(collector) - steps}
     for part, own in spent.items():
         row |= {f"{part}_s": own.seconds, f"{part}_cpu": own.cpu_seconds}
     for unit in ("s", "cpu"):

@@ -5,7 +5,7 @@
 The trials file is a YAML list of `{preset: NAME, set: [key=value, ...], seeds: [0, 1, ...]}`. Every
 run is a process of its own with one thread; its row is appended to the CSV file of the same name
 (`--out` names another), and rows that are already there are not run again. `curve` holds the real
-evaluations of the run as `env_steps:return_mean` pairs; `return_*` are the final evaluation's.
+evaluations of the run as `agent_steps:return_mean` pairs; `return_*` are the final evaluation's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 COLUMNS = (
-    "preset", "overrides", "seed", "status", "env_steps", "return_mean", "return_std", "episodes", "cpu_s", "wall_s",
+    "preset", "overrides", "seed", "status", "agent_steps", "return_mean", "return_std", "episodes", "cpu_s", "wall_s",
     "nonfinite", "curve",
 )  # fmt: skip
 
@@ -86,7 +86,7 @@ def run_trial(run: tuple[str, str, int]) -> dict[str, Any]:
         "overrides": overrides,
         "seed": seed,
         "status": outcome.get("status", f"failed: {outcome.get('error', {}).get('message', '')}"),
-        "env_steps": outcome.get("env_steps", ""),
+        "agent_steps": outcome.get("agent_steps", ""),
         "return_mean": rounded(outcome.get("final_return_mean")),
         "return_std": rounded(outcome.get("final_return_std")),
         "episodes": outcome.get("eval_episodes", ""),
@@ -98,11 +98,11 @@ def run_trial(run: tuple[str, str, int]) -> dict[str, Any]:
 
 
 def read_curve(metrics: Path) -> list[str]:
-    """`env_steps:return` of every evaluation in a metrics file."""
+    """`agent_steps:return` of every evaluation in a metrics file."""
     if not metrics.exists():
         return []
     rows = (json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines())
-    return [f"{row['env_steps']}:{row['eval/return_mean']:.1f}" for row in rows if "eval/return_mean" in row]
+    return [f"{row['agent_steps']}:{row['eval/return_mean']:.1f}" for row in rows if "eval/return_mean" in row]
 
 
 def rounded(value: float | None) -> str:

@@ -29,7 +29,7 @@ from flowmbpo.runs.evaluate import load_agent
 FORWARD_SPEED = 5  # its place in the observation
 FIELDS = (
     "run",
-    "env_steps",
+    "agent_steps",
     "train_cpu_s",
     "speed",
     "speed_worst",
@@ -70,7 +70,7 @@ def agent_policy(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, floa
     loaded = load(resolve(path), torch.device("cpu"))
     config = experiment_from_dict(loaded.payload["config"], str(path))
     agent = load_agent(loaded, config, resolve_task(config.task).spec)
-    cost = {"env_steps": int(loaded.payload["env_steps"]), "train_cpu_s": float(loaded.payload["cpu_s"])}
+    cost = {"agent_steps": int(loaded.payload["agent_steps"]), "train_cpu_s": float(loaded.payload["cpu_s"])}
 
     @torch.no_grad()
     def act(obs: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ def _summarise(outcome: dict[str, Any]) -> None:
         rows = [[task, *own.values()] for task, own in per_task.items()]
         print_table(console, "per task", ["task", "episodes", "return", "success"], rows)
     if len(lineage) > 1:
-        columns = ["phase", "name", "epochs", "env_steps", "data_transitions"]
+        columns = ["phase", "name", "epochs", "agent_steps", "env_steps", "data_transitions"]
         print_table(console, "lineage", columns, [[run[column] for column in columns] for run in lineage])
     run_dir = shlex.quote(outcome["run_dir"])
     if outcome.get("final_return_mean", 0.0) is None:

@@ -26,7 +26,7 @@ CONFIG = "config.yaml"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 FORMAT = "flowmbpo-export"
-VERSION = "1"
+VERSION = "2"
 
 _AGENT = "agent."
 NETWORKS = ("pi", "q")  # the planner's
@@ -117,6 +117,7 @@ def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
         "version": VERSION,
         "config_sha256": hashlib.sha256(yaml).hexdigest(),
         "epoch": str(int(payload["epoch"])),
+        "agent_steps": str(int(payload["agent_steps"])),
         "env_steps": str(int(payload["env_steps"])),
         "records": json.dumps(records),
     }
@@ -125,7 +126,7 @@ def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
 def _payload(folder: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         records = json.loads(metadata["records"])
-        counts = {name: int(metadata[name]) for name in ("epoch", "env_steps")}
+        counts = {name: int(metadata[name]) for name in ("epoch", "agent_steps", "env_steps")}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: its header is incomplete ({error}). Fetch it again.") from error
     payload: dict[str, Any] = {
@@ -190,7 +191,8 @@ def _training(payload: Mapping[str, Any], config: ExperimentConfig) -> str:
     only = "" if config.task.only is None else f", of which `{config.task.only}` alone runs"
     rows = [
         f"- {what}{only}; phase `{config.phase}`; seed {config.seed}",
-        f"- {int(payload['epoch']):,} epochs, {int(payload['env_steps']):,} environment steps",
+        f"- {int(payload['epoch']):,} epochs, {int(payload['agent_steps']):,} agent steps "
+        f"({int(payload['env_steps']):,} environment steps, action repeat included)",
     ]
     if config.data is not None:
         rows.append(f"- learnt from the dataset `{config.data.path.rstrip('/').rpartition('/')[2]}`")

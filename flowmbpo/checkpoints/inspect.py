@@ -47,6 +47,7 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     replay = payload.get("replay")
     return {
         "epoch": int(payload["epoch"]),
+        "agent_steps": int(payload["agent_steps"]),
         "env_steps": int(payload["env_steps"]),
         "config": {
             "name": config.name,

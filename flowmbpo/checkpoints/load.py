@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry
-from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, VERSION
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION
 from flowmbpo.data.foreign import UNREADABLE
 from flowmbpo.errors import CheckpointError
 
@@ -185,7 +185,7 @@ def _stored(member: zipfile.ZipInfo) -> bool:
 
 
 def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:
-    published = _PUBLISHED if form == FORMAT else ""
+    published, version = (_PUBLISHED, VERSION) if form == FORMAT else ("", REPLAY_VERSION)
     file.seek(0)
     try:
         payload = torch.load(file, map_location=map_location, weights_only=True)
@@ -198,9 +198,9 @@ def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}. {_advice(path)}") from error
     if not isinstance(payload, dict) or payload.get("format") != form:
         raise CheckpointError(f"{path}: is not a flowmbpo checkpoint (no `format: {form}`). Name one.{published}")
-    if payload.get("version") != VERSION:
+    if payload.get("version") != version:
         raise CheckpointError(
-            f"{path}: has format version {payload.get('version')!r}; this flowmbpo reads version {VERSION}. "
+            f"{path}: has format version {payload.get('version')!r}; this flowmbpo reads version {version}. "
             "Use the flowmbpo that wrote it."
         )
     return payload

@@ -14,8 +14,8 @@ from flowmbpo.errors import CheckpointError
 
 FORMAT = "flowmbpo-checkpoint"
 REPLAY_FORMAT = "flowmbpo-replay"
-VERSION = 1
-REQUIRED = ("config", "epoch", "env_steps", "agent")
+VERSION, REPLAY_VERSION = 2, 1
+REQUIRED = ("config", "epoch", "agent_steps", "env_steps", "agent")
 
 _SCALARS = (bool, int, float, str, type(None))
 _TENSORS = (Tensor, torch.nn.Parameter)

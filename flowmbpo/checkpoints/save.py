@@ -12,7 +12,7 @@ import torch
 
 from flowmbpo.checkpoints.load import file_sha256, names
 from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry, read_or_set_aside
-from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REQUIRED, VERSION, check_plain
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, REQUIRED, VERSION, check_plain
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
 
@@ -39,7 +39,7 @@ class CheckpointStore:
     def save(self, name: str, payload: Mapping[str, Any], replay: Mapping[str, Any] | None = None) -> Path:
         """Write `payload` as `{name}.pt` ('latest', 'best' or `epoch_name(n)`), `replay` beside it.
 
-        `payload` holds at least config, epoch, env_steps and agent; `format`, `version` and the
+        `payload` holds at least config, epoch, agent_steps, env_steps and agent; `format`, `version` and the
         reference to `replay` are added. Returns the file.
 
         Raises StorageError when the disk refuses: the file as it was before is then intact and no
@@ -74,7 +74,7 @@ class CheckpointStore:
         """Write the buffer under a name never used before; what a checkpoint says of it."""
         target = self.folder / f"replay-{epoch_name(epoch)}-{secrets.token_hex(4)}.pt"
         with StagedFile(target) as staged:
-            torch.save({"format": REPLAY_FORMAT, "version": VERSION, "state": dict(state)}, staged)  # type: ignore[arg-type]
+            torch.save({"format": REPLAY_FORMAT, "version": REPLAY_VERSION, "state": dict(state)}, staged)  # type: ignore[arg-type]
             staged.commit()
         return {"file": target.name, "sha256": staged.sha256}
 

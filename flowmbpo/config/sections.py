@@ -43,8 +43,8 @@ class EvaluationConfig(FrozenConfig):
     """`every` epochs (0: only at the end), `episodes` episodes, on seeds never trained on.
 
     Of a task set, `episodes` is rounded up to a multiple of the number of tasks. `at_start` also evaluates
-    what a run begins with, before its first epoch. `threshold` is a return: the run reports the environment
-    steps after which an evaluation first reached it.
+    what a run begins with, before its first epoch. `threshold` is a return: the run reports the agent steps
+    after which an evaluation first reached it.
     """
 
     every: NonNegativeInt = 200

@@ -43,6 +43,7 @@ class Origin:
     checkpoint: str = ""
     sha256: str = ""
     epoch: int = 0
+    agent_steps: int = 0
     env_steps: int = 0
     nonfinite: int = 0
 

@@ -128,6 +128,8 @@ def evaluate(
 
 
 HASH_DIGITS = 12
+RESULTS_SCHEMA = 2
+"""Version of an evaluation's JSON file, as its `schema_version` says."""
 
 README_HEAD = """\
 # Evaluations
@@ -151,7 +153,8 @@ def write_results(folder: Path, evaluation: Evaluation, meta: Mapping[str, Any])
 
     Raises StorageError when the disk refuses.
     """
-    document = json.dumps({**meta, **evaluation.to_dict()}, indent=2, allow_nan=False) + "\n"
+    fields = {"schema_version": RESULTS_SCHEMA, **meta, **evaluation.to_dict()}
+    document = json.dumps(fields, indent=2, allow_nan=False) + "\n"
     stem = f"{Path(meta['checkpoint']).stem}-{meta['checkpoint_sha256'][:HASH_DIGITS]}-seed{meta['seed']}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,10 @@ def _table(evaluation: Evaluation, planner: str) -> str:
 def _readme_row(path: Path) -> str:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
+        version = result["schema_version"]
+        if version != RESULTS_SCHEMA:
+            why = f"schema version {version!r}; this flowmbpo reads {RESULTS_SCHEMA}: evaluate the checkpoint again"
+            return f"| `{path.stem}` | {why} | | | | | | | |\n"
         cells = (
             f"`{result['checkpoint']}`",
             f"`{result['checkpoint_sha256']}`",

@@ -23,6 +23,8 @@ from flowmbpo.files import StagedFile, refused
 from flowmbpo.runs.subjects import load_subject
 
 HEALTH = "health"
+DIAGNOSIS_SCHEMA = 2
+"""Version of the JSON document, as its `schema_version` says."""
 log = logging.getLogger("flowmbpo")
 
 
@@ -77,9 +79,11 @@ class DiagnoseOutcome:
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
         return {
+            "schema_version": DIAGNOSIS_SCHEMA,
             "checkpoint": self.origin.checkpoint,
             "checkpoint_sha256": self.origin.sha256,
             "epoch": self.origin.epoch,
+            "agent_steps": self.origin.agent_steps,
             "env_steps": self.origin.env_steps,
             "config": self.config,
             "task": self.task,
@@ -162,7 +166,7 @@ def _outcome(subject: Subject, measured: tuple[Measured, ...]) -> DiagnoseOutcom
 
 
 STEM = "diagnosis"
-_IDENTITY = ("checkpoint_sha256", "task", "seed", "episodes")
+_IDENTITY = ("schema_version", "checkpoint_sha256", "task", "seed", "episodes")
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,9 @@ def claim_folder(folder: Path) -> None:
 def write_report(outcome: DiagnoseOutcome, folder: Path) -> ReportFiles:
     """Write `diagnosis.json` and `diagnosis.html` to `folder`.
 
-    A report of the same checkpoint, task, seed and episodes is replaced; another one is kept, and this
-    one is called `diagnosis-2`, `diagnosis-3`, ... Raises StorageError; earlier files then remain.
+    A report of the same checkpoint, task, seed and episodes is replaced; another one (also one of another schema
+    version, which is not read) is kept, and this one is called `diagnosis-2`, `diagnosis-3`, ... Raises StorageError;
+    earlier files then remain.
     """
     claim_folder(folder)
     document = json_value(outcome.to_dict())
@@ -213,7 +218,7 @@ def report_page(outcome: DiagnoseOutcome) -> Page:
     facts = [
         ("checkpoint", outcome.origin.checkpoint),
         ("SHA-256", outcome.origin.sha256),
-        ("trained for", f"{outcome.origin.epoch:,} epochs, {outcome.origin.env_steps:,} agent steps"),
+        ("trained for", f"{outcome.origin.epoch:,} epochs, {outcome.origin.agent_steps:,} agent steps"),
         ("task", outcome.task),
         ("measured on", f"{outcome.windows}, and {outcome.episodes} real episodes (seed {outcome.seed})"),
         ("device", outcome.device),

@@ -25,6 +25,8 @@ from flowmbpo.files import TEMPORARY_SUFFIX, refused, remove_leftovers, write_by
 
 Status = Literal["running", "done", "interrupted", "failed"]
 LOCK_NAME = ".lock"
+RUN_SCHEMA = 2
+"""Version of run.json, as its `schema_version` says."""
 
 
 def default_path(root: Path, config: ExperimentConfig, env_name: str) -> Path:
@@ -35,7 +37,7 @@ def default_path(root: Path, config: ExperimentConfig, env_name: str) -> Path:
 def read_run(path: Path) -> dict[str, Any]:
     """`run.json` of the run in `path`, without taking it.
 
-    Raises RunDirectoryError when `path` holds no run or its `run.json` cannot be read.
+    Raises RunDirectoryError when `path` holds no run, or its `run.json` cannot be read or is of another version.
     """
     try:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -45,6 +47,11 @@ def read_run(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path / 'run.json'}: cannot be read: {error}. Restore it from a copy.") from error
     if not isinstance(record, dict):
         raise RunDirectoryError(f"{path / 'run.json'}: is not a JSON object, so not written by flowmbpo")
+    if record.get("schema_version") != RUN_SCHEMA:
+        raise RunDirectoryError(
+            f"{path / 'run.json'}: has schema version {record.get('schema_version')!r}; this flowmbpo reads version "
+            f"{RUN_SCHEMA}. Use the flowmbpo that wrote it, or start the run anew in another directory."
+        )
     return record
 
 
@@ -89,7 +96,12 @@ class RunDirectory:
             raise refused(path, error) from error
         try:
             _check_free(path)  # again: another process may have come and gone before the lock
-            record = {"run_id": secrets.token_hex(4), "started": now(), "resumed_from": []}
+            record = {
+                "schema_version": RUN_SCHEMA,
+                "run_id": secrets.token_hex(4),
+                "started": now(),
+                "resumed_from": [],
+            }
             run._write_record({**record, "status": "running", "ended": None, **provenance()})
             run._furnish()
         except BaseException:  # let the lock go whatever ended it, an interrupt too, and pass it on

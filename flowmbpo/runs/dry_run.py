@@ -8,6 +8,7 @@ import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.sampler import match_tasks
+from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import reference_parity
@@ -50,7 +51,7 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
             "notice": "\n".join(task.notices) or None,
         },
         "device": str(resolve_device(config.device)),
-        "env_steps": total_env_steps(config, task),
+        **total_steps(config, task),
         "needs": still_needed(config),
         "initial": None if report is None else report.lines(),
         "data": None if dataset is None else dataset_facts(dataset, task),
@@ -61,10 +62,15 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def total_env_steps(config: ExperimentConfig, task: ResolvedTask) -> int:
-    """Agent steps of the whole run, random episodes included (fewer where episodes end early); offline none."""
+def total_steps(config: ExperimentConfig, task: ResolvedTask) -> dict[str, int]:
+    """Agent and environment steps of the whole run, random episodes included (fewer where episodes end early).
+
+    Offline there are none.
+    """
     if config.training.mode == "offline":
-        return 0
+        return {"agent_steps": 0, "env_steps": 0}
     longest = max(info.episode_length for info in task.running.tasks)
-    random_steps = config.training.random_episodes * longest
-    return config.task.num_envs * (random_steps + config.training.epochs * config.training.horizon)
+    each = config.training.random_episodes * longest + config.training.epochs * config.training.horizon
+    assigned = assign_tasks(task.spec, config.task.num_envs, config.seed, task.only)
+    repeats = [task.spec.tasks[member].action_repeat for member in assigned]
+    return {"agent_steps": len(repeats) * each, "env_steps": sum(repeats) * each}

@@ -19,7 +19,7 @@ from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.evaluation.episodes import film_episodes
-from flowmbpo.evaluation.results import Evaluation, evaluate, write_results
+from flowmbpo.evaluation.results import RESULTS_SCHEMA, Evaluation, evaluate, write_results
 from flowmbpo.models.agent import Agent, build_agent
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
@@ -53,6 +53,7 @@ class EvalOutcome:
     checkpoint_sha256: str
     verified: bool
     epoch: int
+    agent_steps: int
     env_steps: int
     task: str
     simulator: str
@@ -67,7 +68,7 @@ class EvalOutcome:
         """The JSON document: the evaluation's figures among the other fields."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "evaluation"}
         figures = self.evaluation.to_dict()
-        return own | {key: figures[key] for key in FIGURES}
+        return {"schema_version": RESULTS_SCHEMA} | own | {key: figures[key] for key in FIGURES}
 
 
 def evaluate_checkpoint(
@@ -117,6 +118,7 @@ def evaluate_checkpoint(
         "checkpoint": str(loaded.path),
         "checkpoint_sha256": loaded.sha256,
         "epoch": int(loaded.payload["epoch"]),
+        "agent_steps": int(loaded.payload["agent_steps"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "task": evaluated.label,
         "simulator": simulators(evaluated.running),

@@ -13,7 +13,7 @@ from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.cost import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.dry_run import total_env_steps
+from flowmbpo.runs.dry_run import total_steps
 from flowmbpo.runs.start import Start
 from flowmbpo.stages.initial import Origins
 from flowmbpo.stages.transfer.report import TransferReport
@@ -60,7 +60,7 @@ def _log_high_cost(config: ExperimentConfig, task: ResolvedTask) -> None:
         log.warning(
             "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s",
             config.name,
-            f"{total_env_steps(config, task):,}",
+            f"{total_steps(config, task)['agent_steps']:,}",
             flops,
             f" ({config.cost})" if config.cost else "",
         )

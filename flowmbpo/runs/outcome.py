@@ -15,16 +15,18 @@ from flowmbpo.evaluation.results import Evaluation
 class TrainOutcome(Document):
     """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best.
 
-    `start` is what the run began with (mean return, and per task) and `retained_percent` the final return
-    over it; `steps_to_threshold` the environment steps after which an evaluation first reached
+    `agent_steps` are decisions over all environments, `env_steps` the simulators' control steps (action repeat
+    included). `start` is what the run began with (mean return, and per task) and `retained_percent` the final return
+    over it; `agent_steps_to_threshold` the agent steps after which an evaluation first reached
     `evaluation.threshold`. `lineage` lists the runs that led here, oldest first and this one last, with
-    their environment steps and the transitions of their datasets; `data` is this run's own dataset.
+    their steps and the transitions of their datasets; `data` is this run's own dataset.
     `faults` counts the training episodes that the simulator broke and that were thrown away; `findings` name
     what the light diagnostics warned of, and `diagnostics_s` are the seconds they took beside `wall_s`.
     """
 
     run_dir: str
     status: Literal["done", "interrupted"]
+    agent_steps: int
     env_steps: int
     epochs: int
     final_return_mean: float | None
@@ -40,7 +42,7 @@ class TrainOutcome(Document):
     per_task: dict[str, dict[str, float | int | None]] | None = None
     start: dict[str, Any] | None = None
     retained_percent: float | None = None
-    steps_to_threshold: int | None = None
+    agent_steps_to_threshold: int | None = None
     lineage: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] | None = None
 
@@ -48,7 +50,7 @@ class TrainOutcome(Document):
 class Milestones:
     """Kept across resumes. `start` is None before (or without) an evaluation at the start.
 
-    `returns` are the mean returns of all evaluations and the environment steps that they came after: a
+    `returns` are the mean returns of all evaluations and the agent steps that they came after: a
     threshold that a resume changes is judged on those before it too.
     """
 
@@ -68,13 +70,13 @@ class Milestones:
         self.start = {"return_mean": evaluation.return_mean, "per_task": evaluation.per_task()}
         self.note(0, evaluation)
 
-    def note(self, env_steps: int, evaluation: Evaluation) -> None:
-        """An evaluation after `env_steps` environment steps."""
-        self.returns.append((env_steps, evaluation.return_mean))
+    def note(self, agent_steps: int, evaluation: Evaluation) -> None:
+        """An evaluation after `agent_steps` agent steps."""
+        self.returns.append((agent_steps, evaluation.return_mean))
 
     @property
-    def steps_to_threshold(self) -> int | None:
-        """Environment steps after which an evaluation first reached the threshold; None where none did."""
+    def agent_steps_to_threshold(self) -> int | None:
+        """Agent steps after which an evaluation first reached the threshold; None where none did."""
         threshold = self.config.threshold
         if threshold is None:
             return None

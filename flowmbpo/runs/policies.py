@@ -170,6 +170,7 @@ def load_policy(
         "config": config.name,
         "sha256": loaded.sha256,
         "epoch": int(loaded.payload["epoch"]),
+        "agent_steps": int(loaded.payload["agent_steps"]),
         "env_steps": int(loaded.payload["env_steps"]),
         "tasks": [spec.tasks[task].name for task in members],
         "noise": disturbance.noise,

@@ -121,9 +121,14 @@ class TrainingSession:
                 self.eval_env.close()
 
     @property
-    def env_steps(self) -> int:
-        """Agent steps collected so far."""
-        return 0 if self.collector is None else self.collector.env_steps
+    def agent_steps(self) -> int:
+        """Decisions made so far, over all environments."""
+        return 0 if self.collector is None else self.collector.agent_steps
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """`agent_steps`, and the `env_steps` that simulators made for them (action repeat included)."""
+        return {"agent_steps": self.agent_steps, "env_steps": 0 if self.collector is None else self.collector.env_steps}
 
     @property
     def faults(self) -> int:
@@ -141,13 +146,13 @@ class TrainingSession:
         if self.milestones.wants_start and self.learner.learns_policy and not begun:
             evaluation = self._evaluate(0)
             self.milestones.begin(evaluation)
-            self.sinks.log({"epoch": 0, "env_steps": 0, **_eval_row(evaluation)})
+            self.sinks.log({"epoch": 0, **self.steps, **_eval_row(evaluation)})
         self._mark_epoch()
 
     def record_pretraining(self, metrics: dict[str, float]) -> None:
         """A slice of the pretraining; a checkpoint after every so many, so that a long one can be interrupted."""
         times = {"wall_s": self.clock.wall_s, "cpu_s": self.clock.cpu_s}
-        self.sinks.log({"epoch": 0, "env_steps": self.env_steps, **times, **metrics})
+        self.sinks.log({"epoch": 0, **self.steps, **times, **metrics})
         if self.learner.pretrained % SAVED_PRETRAINING == 0:
             self._save()
         self._mark_epoch()
@@ -168,7 +173,7 @@ class TrainingSession:
                 self._rescue(row)
                 raise
             row |= _eval_row(evaluation)
-            self.milestones.note(self.env_steps, evaluation)
+            self.milestones.note(self.agent_steps, evaluation)
             if self.best is None or evaluation.return_mean > self.best:
                 self.best = evaluation.return_mean
                 self.store.save("best", self._payload())
@@ -187,13 +192,13 @@ class TrainingSession:
         status: Literal["done", "interrupted"] = "interrupted" if interrupted else "done"
         if not interrupted and self.learner.learns_policy:
             final = self._evaluate(FINAL)
-            self.milestones.note(self.env_steps, final)
+            self.milestones.note(self.agent_steps, final)
             self.sinks.log(self._final_row(final))
         self.status = status
         outcome = TrainOutcome(
             run_dir=str(self.run_dir.path),
             status=status,
-            env_steps=self.env_steps,
+            **self.steps,
             epochs=self.learner.epoch,
             final_return_mean=None if final is None else final.return_mean,
             final_return_std=None if final is None else final.return_std,
@@ -208,8 +213,8 @@ class TrainingSession:
             per_task=None if final is None else final.per_task(),
             start=self.milestones.start,
             retained_percent=self.milestones.retained_percent(final) if self.origins.began_with_policy else None,
-            steps_to_threshold=self.milestones.steps_to_threshold,
-            lineage=self.origins.lineage(self.learner.epoch, self.env_steps),
+            agent_steps_to_threshold=self.milestones.agent_steps_to_threshold,
+            lineage=self.origins.lineage(self.learner.epoch, self.steps),
             data=self.origins.data,
         )
         self.run_dir.update_status(status, outcome=outcome.to_dict())
@@ -217,18 +222,18 @@ class TrainingSession:
 
     def _mark_epoch(self) -> None:
         """The next epoch begins now: its speeds count from here."""
-        self._began = (self.clock.wall_s, self.env_steps, self.learner.updates)
+        self._began = (self.clock.wall_s, self.agent_steps, self.learner.updates)
 
     def _row(self, metrics: dict[str, float]) -> Row:
         wall, steps, updates = self._began
         seconds = max(self.clock.wall_s - wall, 1e-9)
         return {
             "epoch": self.learner.epoch,
-            "env_steps": self.env_steps,
+            **self.steps,
             "wall_s": self.clock.wall_s,
             "cpu_s": self.clock.cpu_s,
             **metrics,
-            "speed/env_steps_per_s": (self.env_steps - steps) / seconds,
+            "speed/agent_steps_per_s": (self.agent_steps - steps) / seconds,
             "speed/updates_per_s": (self.learner.updates - updates) / seconds,
         }
 
@@ -236,7 +241,7 @@ class TrainingSession:
         """The final evaluation; also under the periodic keys where the last epoch had none of its own."""
         row: Row = {
             "epoch": self.learner.epoch,
-            "env_steps": self.env_steps,
+            **self.steps,
             "final/return_mean": final.return_mean,
             "final/return_std": final.return_std,
         }
@@ -246,7 +251,7 @@ class TrainingSession:
     def _diagnose(self) -> dict[str, float]:
         """The light diagnostics, outside the training's clock; what they cost in all is a share of its time."""
         with self.clock.paused():
-            metrics = self.self_diagnosis.measure(self.env_steps)
+            metrics = self.self_diagnosis.measure()
         return metrics | {"diagnostics/share": self.self_diagnosis.seconds / max(self.clock.wall_s, 1e-9)}
 
     def _rescue(self, row: Row) -> None:
@@ -293,7 +298,7 @@ class TrainingSession:
 
     def _payload(self) -> dict[str, Any]:
         return {
-            "env_steps": self.env_steps,
+            **self.steps,
             "faults": self.faults,
             **self.learner.state_dict(),
             **({} if self.collector is None else self.collector.state_dict()),
@@ -302,7 +307,7 @@ class TrainingSession:
             "best": self.best,
             "self_diagnosis": self.self_diagnosis.state_dict(),
             "milestones": self.milestones.state_dict(),
-            **self.origins.payload(self.learner.epoch, self.env_steps),
+            **self.origins.payload(self.learner.epoch, self.steps),
             "warmstart": dict(self.learner.warmstarted),
             "wall_s": self.clock.wall_s,
             "cpu_s": self.clock.cpu_s,

@@ -32,7 +32,7 @@ from flowmbpo.training.learner import Learner
 
 log = logging.getLogger("flowmbpo")
 
-NEEDED = ("config", "agent", "epoch", "env_steps")
+NEEDED = ("config", "agent", "epoch", "agent_steps", "env_steps")
 FRESH = "diagnosed on fresh episodes of its policy instead"
 
 
@@ -83,6 +83,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
             checkpoint=str(path),
             sha256=loaded.sha256,
             epoch=int(payload["epoch"]),
+            agent_steps=int(payload["agent_steps"]),
             env_steps=int(payload["env_steps"]),
             nonfinite=int(payload.get("nonfinite", 0)),
         ),
@@ -208,7 +209,7 @@ class SelfDiagnosis:
         """What a resumed run goes on with."""
         return {"findings": list(self.findings), "seconds": self.seconds}
 
-    def measure(self, env_steps: int = 0) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """The metrics of this moment, and the seconds that they took.
 
         A measurement that fails is warned of and costs no training.
@@ -219,7 +220,7 @@ class SelfDiagnosis:
         mode = agent.training
         agent.eval()
         try:
-            light = measure_light(self.subject(env_steps), self.effort)
+            light = measure_light(self.subject(), self.effort)
             metrics |= light.metrics
             metrics["health/findings"] = float(len(light.findings))
             for finding in light.findings:
@@ -234,7 +235,7 @@ class SelfDiagnosis:
         self.seconds += seconds
         return metrics | {"diagnostics/seconds": seconds}
 
-    def subject(self, env_steps: int = 0) -> Subject:
+    def subject(self) -> Subject:
         """The learner's agent as it stands, with draws of this epoch."""
         learner = self.learner
         return Subject(
@@ -243,7 +244,7 @@ class SelfDiagnosis:
             device=learner.batches.replay.device,
             seed=zlib.crc32(f"{self.config.seed} {learner.epoch}".encode()) >> 1,
             make_env=None,
-            origin=Origin(epoch=learner.epoch, env_steps=env_steps, nonfinite=learner.nonfinite),
+            origin=Origin(epoch=learner.epoch, nonfinite=learner.nonfinite),
             replay=learner.batches.replay,
             optimisers={name: optimiser.state_dict() for name, optimiser in learner.optimisers.items()},
             initial=lambda: initial_agent(self.config, learner.agent.spec),

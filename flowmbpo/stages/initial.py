@@ -65,22 +65,22 @@ class Origins:
         """Whether the run took over a trained policy, so that it can be asked what it retained of its return."""
         return self.initial is not None and not set(POLICY[:1]) & _reinitialised(self.initial)
 
-    def lineage(self, epoch: int, env_steps: int) -> list[dict[str, Any]]:
-        """The ancestors, and this run as it stands."""
+    def lineage(self, epoch: int, steps: Mapping[str, int]) -> list[dict[str, Any]]:
+        """The ancestors, and this run as it stands, after `steps` (`agent_steps` and `env_steps`)."""
         own = {
             "name": self.config.name,
             "phase": self.config.phase,
             "seed": self.config.seed,
             "epochs": epoch,
-            "env_steps": env_steps,
+            **steps,
             "data_transitions": 0 if self.data is None else int(self.data["transitions"]),
             "initial_sha256": None if self.initial is None else self.initial["sha256"],
         }
         return [*self.ancestors, own]
 
-    def payload(self, epoch: int, env_steps: int) -> dict[str, Any]:
+    def payload(self, epoch: int, steps: Mapping[str, int]) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"lineage": self.lineage(epoch, env_steps), "initial": self.initial, "data": self.data}
+        return {"lineage": self.lineage(epoch, steps), "initial": self.initial, "data": self.data}
 
 
 log = logging.getLogger("flowmbpo")

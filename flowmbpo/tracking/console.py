@@ -72,7 +72,7 @@ class ConsoleSink(MetricSink):
             self._live.update(self._view(), refresh=True)
             self._live.stop()
             self._live = None
-        elif self._shown_row != self._latest and "env_steps" in self._latest:
+        elif self._shown_row != self._latest and "agent_steps" in self._latest:
             self._print_line()
         self._say(f"{self._title}: {status} after {self._elapsed}")
 
@@ -108,7 +108,7 @@ class ConsoleSink(MetricSink):
     def _print_line(self) -> None:
         self._printed, self._shown_row = self._clock(), self._latest
         line = (
-            f"epoch {self._epoch}/{self._total} | steps {self._latest.get('env_steps', '-')} | "
+            f"epoch {self._epoch}/{self._total} | agent steps {self._latest.get('agent_steps', '-')} | "
             f"return {self._number(_EVAL)} +- {self._number('eval/return_std')} | loss {self._parts('loss', ' ')} | "
             f"grad {self._parts('grad_norm', ' ')} | "
             f"{self._number('speed/updates_per_s')} updates/s | eta {self._eta()}"
@@ -129,13 +129,15 @@ class ConsoleSink(MetricSink):
         best = "-" if self._best is None else f"{self._best:.4g}"
         success = self._latest.get("eval/success")
         real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {best}"
+        updates, speed = (self._number(f"speed/{what}_per_s") for what in ("updates", "agent_steps"))
+        agent_steps, env_steps = (self._latest.get(key, "-") for key in ("agent_steps", "env_steps"))
         rows = {
             "real return": real + ("" if success is None else f"   success {self._number('eval/success')}"),
             "train return": self._number("train/return_mean"),
             "loss": self._parts("loss", "   "),
             "gradient norm": self._parts("grad_norm", "   "),
-            "speed": f"{self._number('speed/updates_per_s')} updates/s   {self._number('speed/env_steps_per_s')} "
-            f"env steps/s   {self._latest.get('env_steps', '-')} env steps",
+            "speed": f"{updates} updates/s   {speed} agent steps/s",
+            "steps": f"{agent_steps} agent steps   {env_steps} env steps",
             "time": f"{self._elapsed} elapsed   {self._eta()} to go",
         }
         for name, text in rows.items():

@@ -20,7 +20,7 @@ _COLOURS = {"dynamics": "#4477aa", "model": "#4477aa", "reward": "#228833", "act
 
 
 def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
-    """Draw real return (band: one standard deviation), losses and gradient norms over env steps.
+    """Draw real return (band: one standard deviation), losses and gradient norms over agent steps.
 
     `out` becomes a PNG. Raises DataError without a single evaluation, StorageError when the disk refuses.
     """
@@ -37,7 +37,7 @@ def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
     _draw_returns(top, rows, steps, returns)
     _draw_lines(losses, rows, "loss", ("dynamics", "reward", "actor", "critic"), "symlog")
     _draw_lines(norms, rows, "grad_norm", ("model", "actor", "critic"), "log")
-    norms.set_xlabel("environment steps")
+    norms.set_xlabel("agent steps")
     norms.xaxis.set_major_formatter(EngFormatter(sep=""))
     task_config_seed = metrics_jsonl.absolute().parent.parts[-3:]
     top.set_title(" / ".join(task_config_seed), loc="left", fontsize=11)
@@ -48,8 +48,8 @@ def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
 
 
 def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps and values of the rows that hold a finite `key`."""
-    pairs = [(row["env_steps"], row[key]) for row in rows if row.get(key) is not None and "env_steps" in row]
+    """Agent steps and values of the rows that hold a finite `key`."""
+    pairs = [(row["agent_steps"], row[key]) for row in rows if row.get(key) is not None and "agent_steps" in row]
     table = np.array(pairs, dtype=float).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 

@@ -20,7 +20,7 @@ FINAL = "final/return_mean"  # in the row of a run's final evaluation
 
 
 class MetricSink(ABC):
-    """Takes one row per logged epoch; a row holds at least `epoch` and `env_steps`.
+    """Takes one row per logged epoch; a row holds at least `epoch`, `agent_steps` and `env_steps`.
 
     Keys are those of metrics.jsonl (`eval/return_mean`, `loss/actor`, ...); a row states only what
     was measured in that epoch.

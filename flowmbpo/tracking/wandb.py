@@ -89,7 +89,7 @@ class WandbSink(MetricSink):
                 f"tracking.sinks: wandb refused to start ({error}). Check WANDB_API_KEY, set WANDB_MODE=offline, "
                 "or use --track none."
             ) from error
-        self._run.define_metric("*", step_metric="env_steps")
+        self._run.define_metric("*", step_metric="agent_steps")
 
     def log(self, row: Row) -> None:
         self._run.log(finite_numbers(row), step=int(row["epoch"]))

@@ -26,8 +26,9 @@ RECENT_EPISODES = 20
 class Collector:
     """Steps the environments, stores what happened, and knows what finished episodes earned.
 
-    `generator` decides random actions and exploration; the first reset takes `seed`. Episodes that the simulator
-    breaks are counted in `faults` and handed to `dump`.
+    `agent_steps` counts decisions, `env_steps` the simulators' control steps (action repeat included), both over all
+    environments. `generator` decides random actions and exploration; the first reset takes `seed`. Episodes that the
+    simulator breaks are counted in `faults` and handed to `dump`.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Collector:
         self.dump = dump
         self.task_ids = env.task_ids.to(replay.device)
         self.obs = torch.empty(0)
+        self.agent_steps = 0
         self.env_steps = 0
+        self._env_steps_per_step = sum(env.spec.tasks[task].action_repeat for task in env.task_ids.tolist())
         self.faults = 0
         self.running_return = torch.zeros(env.num_envs)
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -96,7 +99,8 @@ class Collector:
         self.replay.add(action, step)
         self._measure_reward(agent, step)
         self.obs = step.obs
-        self.env_steps += self.env.num_envs
+        self.agent_steps += self.env.num_envs
+        self.env_steps += self._env_steps_per_step
         self.running_return += step.reward
         if bool(step.done.any()):
             self.recent_returns.extend(self.running_return[step.done].tolist())
@@ -137,6 +141,7 @@ class Collector:
         """The environment's state, the counts, and the returns of running and recent episodes."""
         return {
             "env": self.env.state_dict() if self.obs.numel() else {},
+            "agent_steps": self.agent_steps,
             "env_steps": self.env_steps,
             "faults": self.faults,
             "running_return": self.running_return.clone(),
@@ -147,6 +152,7 @@ class Collector:
         """Restore `state_dict`."""
         if state["env"]:
             self.obs = self.env.load_state_dict(state["env"])
+        self.agent_steps = int(state["agent_steps"])
         self.env_steps = int(state["env_steps"])
         self.faults = int(state["faults"])
         self.running_return = state["running_return"].clone()

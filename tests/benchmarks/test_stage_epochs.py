@@ -33,7 +33,13 @@ def epochs(stages):
 def write_configs(stages, work):
     """Checkpoints that hold no weights: the configs in them are all that is read."""
     for name, (preset, _) in stages.SHAPES.items():
-        payload = {"config": load_experiment(preset).model_dump(mode="json"), "epoch": 0, "env_steps": 0, "agent": {}}
+        payload = {
+            "config": load_experiment(preset).model_dump(mode="json"),
+            "epoch": 0,
+            "agent_steps": 0,
+            "env_steps": 0,
+            "agent": {},
+        }
         CheckpointStore(work / name / "checkpoint").save("latest", payload)
 
 
@@ -72,7 +78,7 @@ def test_an_online_epoch_is_measured_in_parts(stages, tmp_path, monkeypatch):
     )
     row = stages.measure("quickstart-baseline", tmp_path, 0.0)
     config = load_experiment("quickstart-baseline")
-    assert row["env_steps"] == 3 * config.task.num_envs
+    assert row["agent_steps"] == 3 * config.task.num_envs
     assert row["model_updates"] == config.training.rounds * config.training.wm_iterations
     assert set(row) == set(stages.FIELDS)
     assert sum(row[f"{part}_s"] for part in stages.PARTS) == pytest.approx(row["epoch_s"])
@@ -90,7 +96,7 @@ def test_a_policy_alone_is_measured_on_made_up_data_and_an_untrained_checkpoint(
     assert [task.episodes for task in dataset.tasks] == [stages.EPISODES] * 3
     row = stages.measure("mini3-policy-baseline", tmp_path, 0.0)
     assert row["task"] == "walker-stand"
-    assert row["model_updates"] == row["env_steps"] == 0
+    assert row["model_updates"] == row["agent_steps"] == 0
     assert "loss_dynamics" not in row and math.isfinite(row["loss_actor"])
 
 
@@ -137,4 +143,4 @@ def test_shares_of_an_epoch_add_up_to_one(epochs):
     assert set(row) == set(epochs.FIELDS)
     assert sum(row[part] for part in (*epochs.PARTS, "rest")) == pytest.approx(1.0)
     assert all(row[part] > 0.0 for part in epochs.PARTS)
-    assert row["env_steps"] == 3 * config.task.num_envs
+    assert row["agent_steps"] == 3 * config.task.num_envs

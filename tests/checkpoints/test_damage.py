@@ -24,7 +24,7 @@ POSITIONS = 100
 def payload(**extra: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     weights = {"w": torch.randn(16, 8, generator=generator), "b": torch.randn(16, generator=generator)}
-    return {"config": {"name": "small"}, "epoch": 7, "env_steps": 70, "agent": weights, **extra}
+    return {"config": {"name": "small"}, "epoch": 7, "agent_steps": 70, "env_steps": 140, "agent": weights, **extra}
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -28,7 +28,8 @@ def checkpoint(tmp_path) -> Path:
     payload = {
         "config": config.model_dump(mode="json"),
         "epoch": 12,
-        "env_steps": 3456,
+        "agent_steps": 3456,
+        "env_steps": 6912,
         "agent": state,
         "planner": planner,
         "imported": {
@@ -55,7 +56,7 @@ def test_export_and_import_give_the_same_bits(checkpoint, tmp_path):
     outcome = import_checkpoint(tmp_path / "folder", out=tmp_path / "back.pt")
     assert outcome["format"] == "flowmbpo-export" and outcome["untrained"] == ["actor"] and outcome["planner"]
     before, after = load(checkpoint).payload, load(tmp_path / "back.pt").payload
-    kept = ("config", "epoch", "env_steps", "agent", "planner", "imported")
+    kept = ("config", "epoch", "agent_steps", "env_steps", "agent", "planner", "imported")
     assert all(equal(before[key], after[key]) for key in kept)
     assert "optimisers" not in after
     export_checkpoint(tmp_path / "back.pt", tmp_path / "again")
@@ -66,7 +67,13 @@ def test_export_and_import_give_the_same_bits(checkpoint, tmp_path):
 def test_card_says_what_it_is_and_how_to_load_it(checkpoint, tmp_path):
     export_checkpoint(checkpoint, tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text()
-    for text in ("walker-stand", "12 epochs, 3,456 environment steps", "**untrained**", "checkpoint import", "Licence"):
+    for text in (
+        "walker-stand",
+        "12 epochs, 3,456 agent steps (6,912 environment",
+        "**untrained**",
+        "checkpoint import",
+        "Licence",
+    ):
         assert text in card
     assert "| encoder |" in card and "| total |" in card
 

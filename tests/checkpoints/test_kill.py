@@ -19,7 +19,8 @@ Checkpoint = tuple[dict[str, object], dict[str, object]]
 
 def checkpoint(epoch: int) -> Checkpoint:
     agent = {"w": torch.full((64, 64), float(epoch))}
-    return {"config": {}, "epoch": epoch, "env_steps": epoch, "agent": agent}, {"obs": torch.full((32,), float(epoch))}
+    steps = {"agent_steps": epoch, "env_steps": epoch}
+    return {"config": {}, "epoch": epoch, **steps, "agent": agent}, {"obs": torch.full((32,), float(epoch))}
 
 
 def save_in_a_loop(folder: Path, epoch: int, begun: int) -> None:

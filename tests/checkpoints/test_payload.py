@@ -34,7 +34,14 @@ def test_missing_and_unexpected_tensors_are_counted_and_named() -> None:
 def test_draws_continue_through_a_checkpoint_file(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     torch.rand(5, generator=generator)
-    state = {"config": {}, "epoch": 1, "env_steps": 1, "agent": {}, "rng": capture_rng({"policy": generator})}
+    state = {
+        "config": {},
+        "epoch": 1,
+        "agent_steps": 1,
+        "env_steps": 1,
+        "agent": {},
+        "rng": capture_rng({"policy": generator}),
+    }
     path = CheckpointStore(tmp_path).save("latest", state)
     expected, expected_global = torch.rand(4, generator=generator), torch.rand(4)
     fresh = torch.Generator()

@@ -23,7 +23,8 @@ def payload(epoch: int = 1, **extra: Any) -> dict[str, Any]:
     return {
         "config": {"name": "small"},
         "epoch": epoch,
-        "env_steps": 10 * epoch,
+        "agent_steps": 10 * epoch,
+        "env_steps": 20 * epoch,
         "agent": {"w": torch.arange(6.0).view(2, 3) + epoch},
         **extra,
     }
@@ -92,7 +93,7 @@ def test_value_that_would_need_pickle_is_refused_with_its_place(tmp_path: Path, 
 
 
 def test_payload_without_its_required_keys_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="env_steps, agent"):
+    with pytest.raises(TypeError, match="agent_steps, env_steps, agent"):
         CheckpointStore(tmp_path).save("latest", {"config": {}, "epoch": 1})
 
 

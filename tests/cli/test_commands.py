@@ -170,7 +170,7 @@ def test_config_inside_a_lone_checkpoint_is_taken(command, tmp_path):
     from flowmbpo.checkpoints.save import CheckpointStore
 
     config = load_experiment("quickstart", ["training.horizon=3"])
-    payload = {"config": config.model_dump(mode="json"), "epoch": 1, "env_steps": 0, "agent": {}}
+    payload = {"config": config.model_dump(mode="json"), "epoch": 1, "agent_steps": 0, "env_steps": 0, "agent": {}}
     saved = CheckpointStore(tmp_path / "checkpoints").save("latest", payload)
     lone = saved.rename(tmp_path / "lone.pt")
     assert config_of(str(lone)) == config

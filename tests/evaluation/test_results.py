@@ -12,7 +12,7 @@ import torch
 
 from flowmbpo.envs.episodes import Fault
 from flowmbpo.errors import EnvironmentFailure, StorageError
-from flowmbpo.evaluation.results import Evaluation, evaluate, write_results
+from flowmbpo.evaluation.results import RESULTS_SCHEMA, Evaluation, evaluate, write_results
 
 NAN = float("nan")
 
@@ -202,7 +202,7 @@ def test_names_carry_checkpoint_hash_and_seed(tmp_path):
 
 def test_json_holds_the_evaluation_and_what_it_was_of(tmp_path):
     document = json.loads(write_results(tmp_path, EVALUATION, META).read_text())
-    assert document == {**META, **EVALUATION.to_dict()}
+    assert document == {"schema_version": RESULTS_SCHEMA, **META, **EVALUATION.to_dict()}
     assert document["success"] == 1.0 and document["return_mean"] == pytest.approx(0.9)
 
 
@@ -241,6 +241,14 @@ def test_foreign_files_in_the_folder_do_no_harm(tmp_path):
     (tmp_path / "other-seed1.json").write_text("{")
     assert write_results(tmp_path, EVALUATION, META).exists()
     assert "| `other-seed1` | not readable |" in (tmp_path / "README.md").read_text()
+
+
+def test_evaluations_of_another_schema_version_are_named_and_not_read(tmp_path):
+    first = write_results(tmp_path, EVALUATION, META)
+    first.write_text(json.dumps({**json.loads(first.read_text()), "schema_version": 1}))
+    write_results(tmp_path, EVALUATION, {**META, "seed": 8})
+    said = "schema version 1; this flowmbpo reads 2: evaluate the checkpoint again"
+    assert said in (tmp_path / "README.md").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):

@@ -205,7 +205,7 @@ def test_memory_of_buffer_and_optimisers_is_what_they_hold(trainer):
     config = experiment("mlp-gaussian", "training.wm_buffer_size=700")
     cost = estimate_cost(config, spec_of(config))
     real, collector = trainer(config)
-    while collector.env_steps < 900:
+    while collector.agent_steps < 900:
         run_epoch(real, collector)
     fields = ("obs", "action", "reward", "terminated", "closed", "starts")
     held = sum(getattr(collector.replay, name).nbytes for name in fields)

@@ -50,7 +50,7 @@ FLOW = {
 TIMING = (
     "wall_s",
     "cpu_s",
-    "speed/env_steps_per_s",
+    "speed/agent_steps_per_s",
     "speed/updates_per_s",
     "memory/rss_mb",
     "diagnostics/seconds",
@@ -118,7 +118,8 @@ def figures():
     def read(outcome):
         loaded = load(Path(outcome.checkpoint))
         parts = {
-            key: loaded.payload[key] for key in ("agent", "optimisers", "env", "rng", "epoch", "env_steps", "best")
+            key: loaded.payload[key]
+            for key in ("agent", "optimisers", "env", "rng", "epoch", "agent_steps", "env_steps", "best")
         }
         rows = [
             {key: value for key, value in row.items() if key not in TIMING}

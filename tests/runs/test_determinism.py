@@ -63,7 +63,7 @@ def test_resumed_run_equals_an_uninterrupted_one(request, train, figures, same, 
     assert (stopped.status, stopped.epochs, stopped.final_return_mean) == ("interrupted", epoch, None)
     stop_after(None)
     resumed = train(config, resume=tmp_path / "parts")
-    assert (resumed.status, resumed.env_steps) == ("done", whole.env_steps)
+    assert (resumed.status, resumed.agent_steps) == ("done", whole.agent_steps)
     assert same(figures(whole), figures(resumed))
     assert resumed.final_return_mean == whole.final_return_mean
 
@@ -74,7 +74,7 @@ def test_rows_of_a_future_that_was_not_saved_are_measured_again(train, config, f
     stop_after(2)
     train(settings, out=tmp_path / "parts")
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 3, "env_steps": 1}\n{"epo')
+        file.write('{"epoch": 3, "agent_steps": 1}\n{"epo')
     stop_after(None)
     assert same(figures(whole), figures(train(settings, resume=tmp_path / "parts")))
 

@@ -18,7 +18,7 @@ from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.errors import CheckpointError, ConfigError, DataError, StorageError
 from flowmbpo.runs import diagnose as diagnosis_files
 from flowmbpo.runs import subjects as checkpoint_subject
-from flowmbpo.runs.diagnose import diagnose, report_page, write_report
+from flowmbpo.runs.diagnose import DIAGNOSIS_SCHEMA, diagnose, report_page, write_report
 from flowmbpo.runs.subjects import load_subject, newest_checkpoint
 
 FEW = Effort(episodes=2)
@@ -102,7 +102,7 @@ def test_subject_is_the_checkpoints_agent_with_its_experience(subject, run):
     loaded = load(run / "checkpoints" / "latest.pt")
     assert all(torch.equal(found.agent.state_dict()[key], value) for key, value in loaded.payload["agent"].items())
     assert not found.agent.training
-    assert found.replay.num_transitions == loaded.payload["env_steps"] == found.origin.env_steps
+    assert found.replay.num_transitions == loaded.payload["agent_steps"] == found.origin.agent_steps
     assert found.windows is found.replay
     assert (found.origin.epoch, found.origin.sha256) == (4, loaded.sha256)
     assert set(found.optimisers) == {"model", "actor", "critic"}
@@ -188,7 +188,7 @@ def test_missing_buffer_is_named(subject, run, caplog):
     assert f"{buffer.name}: is missing" in caplog.text
 
 
-@pytest.mark.parametrize("key", ["config", "agent", "epoch", "env_steps"])
+@pytest.mark.parametrize("key", ["config", "agent", "epoch", "agent_steps", "env_steps"])
 def test_checkpoint_that_lacks_what_is_needed_is_refused_naming_it(subject, altered, key):
     with pytest.raises(CheckpointError, match=rf"latest\.pt: lacks {key}"):
         subject(altered(lambda payload: payload.pop(key)))
@@ -303,6 +303,7 @@ def test_report_is_one_document_and_one_page(diagnostics, run):
     assert sorted(path.name for path in outcome.folder.iterdir()) == ["diagnosis.html", "diagnosis.json"]
     document = json.loads(files.json.read_text())
     assert document["checkpoint_sha256"] == outcome.origin.sha256
+    assert document["schema_version"] == DIAGNOSIS_SCHEMA
     assert document["esnr"]["figure"] is None  # JSON has no infinity
     html = files.html.read_text()
     assert "health &lt;says&gt; so\nNot measured: actions" in html and '<p class="verdict bad">' in html
@@ -327,6 +328,13 @@ def test_same_report_is_replaced_and_another_kept(diagnostics, run):
     other = write_report(diagnosed(run, seed=1), Path("r"))
     assert (other.json.name, other.html.name) == ("diagnosis-2.json", "diagnosis-2.html")
     assert json.loads(first.json.read_text())["seed"] == 0
+
+
+def test_report_of_another_schema_version_is_kept(diagnostics, run):
+    diagnostics(health=Fake("health", figure=1.0))
+    first = write_report(diagnosed(run), Path("r"))
+    first.json.write_text(json.dumps({**json.loads(first.json.read_text()), "schema_version": 1}))
+    assert write_report(diagnosed(run), Path("r")).json.name == "diagnosis-2.json"
 
 
 def test_somebody_elses_file_is_never_replaced(diagnostics, run):

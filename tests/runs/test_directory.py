@@ -181,6 +181,13 @@ def test_unreadable_record_is_an_error_that_names_it(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("record", ["{}", '{"schema_version": 1}'])
+def test_record_of_another_schema_version_is_refused(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record)
+    with pytest.raises(RunDirectoryError, match=r"this flowmbpo reads version 2\. Use the flowmbpo that wrote it"):
+        RunDirectory.open_existing(tmp_path)
+
+
 def test_changed_config_keeps_the_earlier_one(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path / "run") as run:
         for text in ("epochs: 1\n", "epochs: 1\n", "epochs: 2\n", "epochs: 3\n"):

@@ -9,6 +9,7 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.presets.load import load_experiment
+from flowmbpo.runs.directory import RUN_SCHEMA
 from flowmbpo.runs.evaluate import EVALUATION_ENVS, SEED_BASE, evaluation_env, evaluation_seed
 from flowmbpo.runs.session import FINAL
 from flowmbpo.runs.train import train as start_training
@@ -17,6 +18,7 @@ from flowmbpo.tracking.sink import read_rows
 CPU = torch.device("cpu")
 EVERY_ROW = {
     "epoch",
+    "agent_steps",
     "env_steps",
     "wall_s",
     "cpu_s",
@@ -28,7 +30,7 @@ EVERY_ROW = {
     "compute/nfe",
     "compute/index",
     "compute/flops",
-    "speed/env_steps_per_s",
+    "speed/agent_steps_per_s",
     "speed/updates_per_s",
     "memory/rss_mb",
     *(f"loss/{part}" for part in ("dynamics", "reward", "actor", "critic")),
@@ -45,7 +47,9 @@ def test_directory_describes_the_run_completely(run, config):
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "done"
     assert record["outcome"]["run_dir"] == str(run)
-    assert record["outcome"]["env_steps"] == 4 * (100 + 4 * 4)
+    assert record["outcome"]["agent_steps"] == 4 * (100 + 4 * 4)
+    assert record["outcome"]["env_steps"] == 2 * record["outcome"]["agent_steps"]
+    assert record["schema_version"] == RUN_SCHEMA
     assert (record["env"], record["seed"], record["device"]) == ("toy-pendulum-swingup", 0, "cpu")
     assert record["command"] == ["flowmbpo", "train"]
     assert load_experiment(run / "config.yaml") == config()

@@ -196,6 +196,6 @@ def test_restore_brings_learner_and_collector_back(config, run, assemble):
     learner, collector = assemble(config())
     restore(learner, collector, loaded)
     assert (learner.epoch, learner.started) == (4, True)
-    assert collector.replay.num_transitions == collector.env_steps == loaded.payload["env_steps"]
+    assert collector.replay.num_transitions == collector.agent_steps == loaded.payload["agent_steps"]
     states = {name: generator.get_state() for name, generator in learner.generators.items()}
     assert all(torch.equal(states[name], loaded.payload["rng"]["generators"][name]) for name in states)

@@ -119,7 +119,7 @@ def same(a, b):
 
 def test_offline_run_learns_without_an_environment_step(stage_a, dataset):
     run, outcome = stage_a
-    assert (outcome.env_steps, outcome.epochs, outcome.status) == (0, 4, "done")
+    assert (outcome.agent_steps, outcome.epochs, outcome.status) == (0, 4, "done")
     assert outcome.eval_episodes == 2 and set(outcome.per_task) == set(TOYS)
     transitions = EPISODES * sum(task_info(name).episode_length for name in TOYS)
     assert outcome.lineage[-1]["data_transitions"] == outcome.data["transitions"] == transitions
@@ -218,8 +218,8 @@ def test_fine_tuning_and_specialising_go_on_from_the_weights(stage_a, tmp_path):
     c = tmp_path / "c"
     last = train(stage_config(request), out=c, console=False)
     assert [stage["phase"] for stage in last.lineage] == ["tests", "stage-b", "stage-c"]
-    assert last.lineage[0]["data_transitions"] > 0 and last.lineage[1]["env_steps"] > 0
-    assert last.steps_to_threshold == 0  # it began above
+    assert last.lineage[0]["data_transitions"] > 0 and last.lineage[1]["agent_steps"] > 0
+    assert last.agent_steps_to_threshold == 0  # it began above
     assert set(last.per_task) == {TOYS[1]}
 
 
@@ -240,7 +240,7 @@ def test_policy_alone_leaves_the_world_model_bit_equal(stage_a, dataset, tmp_pat
     request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
     run = tmp_path / "run"
     outcome = train(stage_config(request), out=run, console=False)
-    assert outcome.env_steps == 0
+    assert outcome.agent_steps == 0
     assert same(weights(run, "world_model."), weights(a, "world_model."))
     assert same(weights(run, "reward_normalizer."), weights(a, "reward_normalizer."))
     assert not same(weights(run, "actor."), weights(a, "actor."))
@@ -338,7 +338,7 @@ def test_pretraining_comes_before_the_first_environment_step_and_resumes_within(
     outcome = train(asked, out=run, console=False)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["pretrain/updates"] for row in rows if "pretrain/updates" in row] == [4, 8, 10]
-    assert all(row["env_steps"] == 0 for row in rows if "pretrain/updates" in row)
+    assert all(row["agent_steps"] == 0 for row in rows if "pretrain/updates" in row)
     assert outcome.lineage[-1]["data_transitions"] == EPISODES * task_info(TOYS[0]).episode_length
 
 

@@ -24,7 +24,7 @@ def plain(clock: Clock, total: int = 100, first: int = 0) -> tuple[ConsoleSink, 
 
 
 def row(epoch: int, **extra: float) -> dict[str, float]:
-    return {"epoch": epoch, "env_steps": 16 * epoch, **extra}
+    return {"epoch": epoch, "agent_steps": 16 * epoch, **extra}
 
 
 def test_plain_output_is_limited_by_time_not_by_epochs() -> None:

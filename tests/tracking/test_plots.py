@@ -16,7 +16,7 @@ from flowmbpo.tracking.sink import JsonlSink
 def metrics(path: Path, evaluate: bool = True) -> Path:
     sink = JsonlSink(path)
     for epoch in range(1, 41):
-        row = {"epoch": epoch, "env_steps": 400 * epoch, "train/return_mean": 100 * (1 - math.exp(-epoch / 9))}
+        row = {"epoch": epoch, "agent_steps": 400 * epoch, "train/return_mean": 100 * (1 - math.exp(-epoch / 9))}
         row |= {f"loss/{part}": 1 / epoch for part in ("dynamics", "reward", "critic")}
         row |= {"loss/actor": -epoch / 40, "grad_norm/actor": math.nan if epoch == 5 else 0.5 / epoch}
         if evaluate and epoch % 10 == 0:

@@ -63,9 +63,9 @@ def test_closing_twice_closes_each_sink_once() -> None:
 def test_run_always_gets_metrics_and_console(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RunDirectory.create(tmp_path / "run") as run:
         sinks = make_sinks(experiment(), run, total_epochs=2, env_name="toy")
-        sinks.log({"epoch": 1, "env_steps": 4, "eval/return_mean": 2.0})
+        sinks.log({"epoch": 1, "agent_steps": 4, "eval/return_mean": 2.0})
         sinks.close("done")
-        assert read_rows(run.metrics) == [{"epoch": 1, "env_steps": 4, "eval/return_mean": 2.0}]
+        assert read_rows(run.metrics) == [{"epoch": 1, "agent_steps": 4, "eval/return_mean": 2.0}]
     captured = capfd.readouterr()
     assert "epoch 1/2" in captured.err and captured.out == ""
 
@@ -86,11 +86,11 @@ def test_tensorboard_sink_writes_numbers_under_their_keys(tmp_path: Path) -> Non
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with RunDirectory.create(tmp_path / "run") as run:
         sinks = make_sinks(experiment("tensorboard"), run, 2, "toy", console=False)
-        sinks.log({"epoch": 3, "env_steps": 8, "loss/actor": 0.5, "bad": float("nan"), "note": "x"})
+        sinks.log({"epoch": 3, "agent_steps": 8, "loss/actor": 0.5, "bad": float("nan"), "note": "x"})
         sinks.close("done")
         events: Any = accumulator.EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
-    assert sorted(events.Tags()["scalars"]) == ["env_steps", "loss/actor"]
+    assert sorted(events.Tags()["scalars"]) == ["agent_steps", "loss/actor"]
     assert [(event.step, event.value) for event in events.Scalars("loss/actor")] == [(3, 0.5)]
 
 
@@ -124,14 +124,14 @@ def test_wandb_sink_is_named_in_the_run_record(tmp_path: Path, monkeypatch: pyte
 def log_epochs(path: Path, *epochs: int) -> None:
     sink = JsonlSink(path)
     for epoch in epochs:
-        sink.log({"epoch": epoch, "env_steps": 10 * epoch, "loss/actor": 0.5})
+        sink.log({"epoch": epoch, "agent_steps": 10 * epoch, "loss/actor": 0.5})
     sink.close("done")
 
 
 def test_rows_are_on_the_disk_once_logged(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "metrics.jsonl")
-    sink.log({"epoch": 1, "env_steps": 8, "note": "x"})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"epoch": 1, "env_steps": 8, "note": "x"}
+    sink.log({"epoch": 1, "agent_steps": 8, "note": "x"})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"epoch": 1, "agent_steps": 8, "note": "x"}
     sink.close("done")
 
 
@@ -150,9 +150,9 @@ def test_resume_drops_later_rows_and_a_torn_last_line(tmp_path: Path) -> None:
     with open(path, "a") as file:
         file.write('{"epoch": 5, "env_')
     sink = JsonlSink(path, resume_epoch=2)
-    sink.log({"epoch": 3, "env_steps": 31})
+    sink.log({"epoch": 3, "agent_steps": 31})
     sink.close("done")
-    assert [(row["epoch"], row["env_steps"]) for row in read_rows(path)] == [(1, 10), (2, 20), (3, 31)]
+    assert [(row["epoch"], row["agent_steps"]) for row in read_rows(path)] == [(1, 10), (2, 20), (3, 31)]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

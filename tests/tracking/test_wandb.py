@@ -44,7 +44,7 @@ OFFLINE = """
     sink = WandbSink(config, "toy", "0a1b2c3d", Path(sys.argv[1]))
     assert sink.mode == "offline" and "wandb" in sys.modules
     for epoch in (1, 2):
-        sink.log({"epoch": epoch, "env_steps": 10 * epoch, "loss/actor": float("nan"), "eval/return_mean": 1.5})
+        sink.log({"epoch": epoch, "agent_steps": 10 * epoch, "loss/actor": float("nan"), "eval/return_mean": 1.5})
     sink.close("done")
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"
     assert not attempts, attempts
@@ -164,9 +164,9 @@ def test_rows_reach_the_run_and_status_its_exit_code(
     package = StandInPackage()
     monkeypatch.setitem(sys.modules, "wandb", package)  # type: ignore[arg-type]
     sink = WandbSink(experiment(), "toy", "0a1b2c3d", tmp_path)
-    sink.log({"epoch": 4, "env_steps": 8, "loss/actor": float("inf"), "note": "x"})
+    sink.log({"epoch": 4, "agent_steps": 8, "loss/actor": float("inf"), "note": "x"})
     sink.close(status)
-    assert package.run.rows == [({"epoch": 4, "env_steps": 8}, 4)]
+    assert package.run.rows == [({"epoch": 4, "agent_steps": 8}, 4)]
     assert package.run.exit_code == exit_code
     asked = {key: package.options[key] for key in ("project", "group", "name", "id", "resume")}
     assert asked == {

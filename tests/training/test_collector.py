@@ -1,6 +1,7 @@
 """Collecting: closed loop on real observations, random episodes, bookkeeping."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.envs.make import make_env
-from flowmbpo.training.collector import action_figures
+from flowmbpo.training.collector import Collector, action_figures
 
 LENGTH = make_env(TaskConfig(name="toy-pendulum-swingup", num_envs=1)).spec.tasks[0].episode_length
 
@@ -84,11 +85,23 @@ def test_a_frozen_model_keeps_the_scale_of_its_rewards(spied):
 def test_what_happened_is_what_is_stored(spied):
     trainer, seen = spied(random_episodes=0)
     trainer.run_epoch()
-    assert trainer.replay.num_transitions == 3 * 4 == trainer.env_steps
+    assert trainer.replay.num_transitions == 3 * 4 == trainer.agent_steps
     for row, (action, step) in enumerate(seen):
         assert torch.equal(trainer.replay.action[row], action)
         assert torch.equal(trainer.replay.reward[row], step.reward)
         assert torch.equal(trainer.replay.obs[row + 1], step.final_obs)
+
+
+def test_environment_steps_count_the_action_repeat(spied):
+    trainer, seen = spied(random_episodes=0)
+    env = trainer.env
+    env.spec = replace(env.spec, tasks=(replace(env.spec.tasks[0], action_repeat=3),))
+    collector = Collector(
+        env, trainer.replay, trainer.config, seed=0, generator=torch.Generator(), dump=lambda name, content: None
+    )
+    collector.start(trainer.agent)
+    collector.collect(trainer.agent, epoch=0)
+    assert (collector.agent_steps, collector.env_steps) == (4 * len(seen), 3 * 4 * len(seen))
 
 
 @pytest.mark.parametrize("episodes", [0, 1, 2])
@@ -96,7 +109,7 @@ def test_every_copy_finishes_its_random_episodes_first(spied, episodes):
     trainer, seen = spied(random_episodes=episodes, warmup_model_updates=7 if episodes else 0)
     trainer.start()
     assert len(seen) == episodes * LENGTH
-    assert trainer.env_steps == 4 * episodes * LENGTH
+    assert trainer.agent_steps == 4 * episodes * LENGTH
     assert trainer.updates == (7 if episodes else 0)  # nothing to learn from before the first step
     if episodes:
         actions = torch.stack([action for action, _ in seen])

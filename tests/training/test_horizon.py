@@ -150,9 +150,9 @@ def test_truncated_rollout_bootstraps_from_its_own_end(make_agent, training):
 def test_truncating_leaves_collection_and_model_updates_at_the_full_horizon(make_trainer):
     trainer = make_trainer(actor_horizon=1)
     metrics = trainer.run_epoch()
-    before = trainer.env_steps
+    before = trainer.agent_steps
     trainer.run_epoch()
-    assert trainer.env_steps - before == 4 * 3
+    assert trainer.agent_steps - before == 4 * 3
     assert metrics["horizon/actor"] == 1.0
 
 

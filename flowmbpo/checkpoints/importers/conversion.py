@@ -111,6 +111,7 @@ def _converted(
     payload: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "epoch": 0,
+        "agent_steps": 0,
         "env_steps": 0,
         "agent": agent,
         "imported": {

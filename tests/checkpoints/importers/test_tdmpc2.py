@@ -84,7 +84,7 @@ def test_untrained_parts_are_fresh_and_named(imported):
     assert outcome["untrained"] == ["actor", "critic"]
     agent, payload = parity.opened(path)
     assert payload["imported"]["untrained"] == ["actor", "critic"]
-    assert payload["epoch"] == payload["env_steps"] == 0
+    assert payload["epoch"] == payload["agent_steps"] == payload["env_steps"] == 0
     assert agent.actor.logstd.eq(-1.0).all()
 
 
