@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowmbpo.checkpoints.load import Loaded
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.cost import estimate_cost
@@ -17,19 +19,25 @@ from flowmbpo.runs.dry_run import total_steps
 from flowmbpo.runs.start import Start
 from flowmbpo.stages.initial import Origins
 from flowmbpo.stages.transfer.report import TransferReport
+from flowmbpo.training.optimiser import learning_rate
 
 log = logging.getLogger("flowmbpo")
 log.setLevel(logging.INFO)
 
 
-def announce(start: Start, task: ResolvedTask, run_dir: RunDirectory, *, new: bool, console: bool) -> None:
-    """Which simulator stands in, sizes, cost, and of a new run what was taken over (also in `initial.json`)."""
+def announce(start: Start, task: ResolvedTask, run_dir: RunDirectory, loaded: Loaded | None, *, console: bool) -> None:
+    """Which simulator stands in, sizes, cost, and of a new run what was taken over (also in `initial.json`).
+
+    Of a run that goes on from the checkpoint `loaded`: the learning rates, where they jump.
+    """
     for notice in task.notices:
         log.warning("%s", notice)
     sizes = reference_parity(start.config, start.agent)
     log.log(logging.INFO if sizes.within else logging.WARNING, "%s", sizes.summary())
     _log_high_cost(start.config, task)
-    if new and start.report is not None:
+    if loaded is not None:
+        _log_changed_rates(start.config.training, loaded)
+    elif start.report is not None:
         run_dir.write_json_atomic("initial.json", start.origins.initial)
         _log_transfer(start.origins, start.report, console=console)
 
@@ -64,6 +72,22 @@ def _log_high_cost(config: ExperimentConfig, task: ResolvedTask) -> None:
             flops,
             f" ({config.cost})" if config.cost else "",
         )
+
+
+def _log_changed_rates(training: TrainingConfig, loaded: Loaded) -> None:
+    """Warn where a linear schedule, now over another number of epochs, goes on at other learning rates."""
+    before, epoch = int(loaded.payload["config"]["training"]["epochs"]), int(loaded.payload["epoch"])
+    if training.lr_schedule != "linear" or before == training.epochs:
+        return
+    rates = []
+    for part, initial in (("model", training.model_lr), ("actor", training.actor_lr), ("critic", training.critic_lr)):
+        old, new = (learning_rate(initial, training.final_lr, epoch, n, "linear") for n in (before, training.epochs))
+        rates.append(f"{part} {old:.3g} -> {new:.3g}")
+    log.warning(
+        "training.epochs: %d -> %d: under training.lr_schedule 'linear' the learning rates follow epoch / epochs, so "
+        "at epoch %d they jump: %s. This is not the run that %d epochs from the start would have been",
+        *(before, training.epochs, epoch, ", ".join(rates), training.epochs),
+    )
 
 
 def _log_transfer(origins: Origins, report: TransferReport, *, console: bool) -> None:

@@ -55,7 +55,7 @@ def train(
             logged_to(run_dir.logs / "train.log", warn=console),
             stop_on_signals() as stop,
         ):
-            announce(start, task, run_dir, new=loaded is None, console=console)
+            announce(start, task, run_dir, loaded, console=console)
             with TrainingSession(start, task, learner, collector, run_dir, loaded, console=console) as session:
                 return run_epochs(learner, collector, session, stop)
 

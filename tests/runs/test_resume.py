@@ -6,9 +6,11 @@ import shutil
 import pytest
 import torch
 
+from flowmbpo.checkpoints.load import load
 from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.runs.directory import RunDirectory
+from flowmbpo.runs.notices import _log_changed_rates
 from flowmbpo.runs.resume import load_for_resume, restore
 
 
@@ -92,6 +94,21 @@ def test_clock_goes_on_where_it_stopped(train, config, run):
     outcome = train(config(**{"training.epochs": 5}), resume=run)
     assert outcome.cpu_s > before["cpu_s"]
     assert outcome.wall_s > before["wall_s"]
+
+
+def test_more_epochs_under_a_linear_schedule_warn_of_both_rates(train, config, run, caplog):
+    train(config(**{"training.epochs": 5}), resume=run)
+    (said,) = (line for line in caplog.messages if "lr_schedule" in line)
+    old, training = config().training.final_lr, config().training
+    new = training.model_lr + (training.final_lr - training.model_lr) * 4 / 5
+    assert said.startswith("training.epochs: 4 -> 5") and f"at epoch 4 they jump: model {old:.3g} -> {new:.3g}" in said
+
+
+@pytest.mark.parametrize(("schedule", "epochs"), [("constant", 9), ("linear", 4)])
+def test_rates_that_stay_are_not_warned_of(config, run, caplog, schedule, epochs):
+    training = config(**{"training.lr_schedule": schedule, "training.epochs": epochs}).training
+    _log_changed_rates(training, load(run / "checkpoints" / "latest.pt"))
+    assert not caplog.messages
 
 
 def test_run_directory_that_holds_a_run_is_refused_without_resume(train, config, run):
