@@ -56,6 +56,15 @@ class ExperimentConfig(FrozenConfig):
     def _is_a_path_part(cls, value: str) -> str:
         return path_part(value)
 
+    @property
+    def own_training(self) -> TrainingConfig:
+        """`training` with the random episodes that `initial` states; without any, its model has no warm-up."""
+        episodes = None if self.initial is None else self.initial.random_episodes
+        if episodes is None:
+            return self.training
+        warmup = self.training.warmup_model_updates if episodes > 0 else 0
+        return self.training.model_copy(update={"random_episodes": episodes, "warmup_model_updates": warmup})
+
 
 ABSENT = "(absent)"
 

@@ -31,12 +31,15 @@ class InitialConfig(FrozenConfig):
 
     A task that the checkpoint never saw starts with the embedding of the task `embedding_from`, or of the
     nearest one. Dynamics of another kind are distilled from the checkpoint's by `distill_updates` updates.
+    `random_episodes` stands for `training.random_episodes`; null is filled in as 0 where a trained policy is taken
+    over.
     """
 
     checkpoint: Annotated[str, Field(min_length=1)]
     sha256: str | None = None
     embedding_from: str | None = None
     distill_updates: NonNegativeInt = 2000
+    random_episodes: NonNegativeInt | None = None
 
 
 class EvaluationConfig(FrozenConfig):

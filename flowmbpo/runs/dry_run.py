@@ -13,7 +13,15 @@ from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.cost import estimate_cost, parameter_counts, solved_widths
-from flowmbpo.runs.start import check_num_envs, dataset_facts, open_dataset, pinned, resolve_device, still_needed
+from flowmbpo.runs.start import (
+    check_num_envs,
+    dataset_facts,
+    first_actions,
+    open_dataset,
+    pinned,
+    resolve_device,
+    still_needed,
+)
 from flowmbpo.stages.initial import load_initial
 
 
@@ -34,6 +42,8 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
         config = initial.adopt(config, task.spec)
         with torch.random.fork_rng(devices=[]):
             report = initial.take_over(seeded_agent(config, task.spec))
+        distils = report.to_distill and initial.options.distill_updates > 0
+        config, _ = first_actions(config, report, distils and dataset is None)
     spec, tasks, agent = task.spec, task.running.tasks, build_meta_agent(config, task.spec)
     gaps = reference_parity(config, agent)
     parameters = parameter_counts(agent)
@@ -70,7 +80,8 @@ def total_steps(config: ExperimentConfig, task: ResolvedTask) -> dict[str, int]:
     if config.training.mode == "offline":
         return {"agent_steps": 0, "env_steps": 0}
     longest = max(info.episode_length for info in task.running.tasks)
-    each = config.training.random_episodes * longest + config.training.epochs * config.training.horizon
+    training = config.own_training
+    each = training.random_episodes * longest + training.epochs * training.horizon
     assigned = assign_tasks(task.spec, config.task.num_envs, config.seed, task.only)
     repeats = [task.spec.tasks[member].action_repeat for member in assigned]
     return {"agent_steps": len(repeats) * each, "env_steps": sum(repeats) * each}

@@ -91,7 +91,8 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded,
 
 
 def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> ExperimentConfig:
-    """`config` with what a run learns from the checkpoint that it starts from: its hash, and the widths adopted.
+    """`config` with what a run learns from the checkpoint that it starts from: its hash, the widths adopted,
+    and whether it collects with the policy from the start.
 
     So that the command line which started the run resumes it too.
     """
@@ -102,7 +103,10 @@ def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> Experiment
         dynamics = dynamics.model_copy(update={"solved_units": stored.model.dynamics.solved_units})
     if isinstance(actor, FlowActorConfig) and isinstance(stored.actor, FlowActorConfig) and actor.solved_units is None:
         actor = actor.model_copy(update={"solved_units": stored.actor.solved_units})
-    initial = config.initial.model_copy(update={"sha256": stored.initial.sha256})
+    learnt: dict[str, Any] = {"sha256": stored.initial.sha256}
+    if config.initial.random_episodes is None:
+        learnt["random_episodes"] = stored.initial.random_episodes
+    initial = config.initial.model_copy(update=learnt)
     model = config.model.model_copy(update={"dynamics": dynamics})
     return config.model_copy(update={"model": model, "actor": actor, "initial": initial})
 

@@ -264,7 +264,7 @@ class TrainingSession:
 
     def _costs(self) -> dict[str, float | int]:
         """Compute spent so far and memory in use."""
-        training, learner = self.config.training, self.learner
+        training, learner = self.config.own_training, self.learner
         before = learner.pretrained + int(learner.warmstarted.get("updates", 0))  # a distillation costs about as much
         if training.mode == "online" and learner.learns_model and learner.started:
             before += training.warmup_model_updates

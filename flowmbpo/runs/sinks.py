@@ -55,7 +55,7 @@ def make_sinks(
 
 def _opening(config: ExperimentConfig, resume_epoch: int | None) -> str:
     """What happens before the first epoch, which at paper scale is minutes without a line."""
-    training = config.training
+    training = config.own_training
     if resume_epoch is not None or not training.random_episodes:
         return ""
     return (

@@ -37,7 +37,8 @@ FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world mo
 class Start:
     """A run before its first step: the config as the run stores it, the agent, and what is told of its origins.
 
-    `dataset` is None where nothing of it is read; `report` says what was taken over from the initial checkpoint.
+    `dataset` is None where nothing of it is read; `report` says what was taken over from the initial checkpoint;
+    with `policy_starts` the policy of that acts in the episodes before the first epoch.
     """
 
     config: ExperimentConfig
@@ -46,6 +47,7 @@ class Start:
     dataset: Dataset | None = None
     warmstart: Warmstart | None = None
     report: TransferReport | None = None
+    policy_starts: bool = False
 
 
 def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -> Start:
@@ -69,7 +71,10 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
         if initial is not None or config.initial is None:  # else it may have been read before this resume
             log.warning("%s is not read: training.pretrain_steps is 0, and nothing is to be distilled", dataset.path)
         dataset = None
-    if warmstart is not None and dataset is None and config.training.random_episodes == 0:
+    needs_windows, policy_starts = warmstart is not None and dataset is None, False
+    if report is not None:
+        config, policy_starts = first_actions(config, report, needs_windows)
+    if needs_windows and config.own_training.random_episodes == 0:
         raise ConfigError(
             "the checkpoint's dynamics are distilled on real windows, and there are none before the first epoch: "
             "set training.random_episodes to at least 1, or name a dataset with --data DIR"
@@ -85,7 +90,25 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
             initial=None if initial is None or report is None else initial.record(report),
             data=None if dataset is None else dataset_facts(dataset, task),
         )
-    return Start(config, agent, origins, dataset, warmstart, report)
+    return Start(config, agent, origins, dataset, warmstart, report, policy_starts)
+
+
+def first_actions(
+    config: ExperimentConfig, report: TransferReport, needs_windows: bool
+) -> tuple[ExperimentConfig, bool]:
+    """The config with what becomes of its random episodes, and whether the policy that was taken over acts in them.
+
+    A trained policy needs none, so there are none, unless the config states how many. Where the dynamics are to be
+    distilled on real windows before the first epoch (`needs_windows`) they stay, and the policy acts in them.
+    """
+    stated = config.initial is None or config.initial.random_episodes is not None
+    if stated or config.training.mode == "offline" or "actor" in report.parts("reinitialised"):
+        return config, False
+    if needs_windows:
+        return config, True
+    assert config.initial is not None
+    initial = config.initial.model_copy(update={"random_episodes": 0})
+    return config.model_copy(update={"initial": initial}), False
 
 
 def initial_agent(config: ExperimentConfig, spec: EnvSpec) -> Agent:

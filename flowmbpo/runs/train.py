@@ -65,7 +65,7 @@ def assembled(
     start: Start, task: ResolvedTask, device: torch.device, folder: Path
 ) -> Iterator[tuple[Learner, Collector | None]]:
     """The learner of a run, and online its collector; what breaks is dumped below `folder`."""
-    config, training = start.config, start.config.training
+    config, training = start.config, start.config.own_training
     generators = make_generators(config.seed, device)
     dumps = Dumps(folder / "nonfinite")
     agent = start.agent.to(device)
@@ -84,7 +84,15 @@ def assembled(
                 training.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids, device
             )
             explore = generators["exploration"]
-            collector = Collector(env, replay, training, seed=config.seed, generator=explore, dump=dumps)
+            collector = Collector(
+                env,
+                replay,
+                training,
+                seed=config.seed,
+                generator=explore,
+                dump=dumps,
+                policy_starts=start.policy_starts,
+            )
             batches = ReplayBatches(replay, training, generators["replay"])
         learner = Learner(agent, training, batches, generators=generators, dump=dumps, dataset=windows)
         learner.warmstart = start.warmstart

@@ -22,6 +22,7 @@ from flowmbpo.presets.settings import config_name
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"
+RANDOM_EPISODES = "training.random_episodes"
 EARLIER = "earlier-"
 LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes) and of W&B groups
 DEFAULT_PRESET = "quickstart"
@@ -96,6 +97,9 @@ def stage_config(request: Request) -> ExperimentConfig:
 def _flags(request: Request) -> list[str]:
     """Flags that change the experiment, as overrides. Raises ConfigError."""
     flags = [] if request.learn is None else [f"training.learn={request.learn}"]
+    if request.checkpoint is not None:  # what is asked for by name holds for a policy that is taken over too
+        episodes = [text for text in request.overrides if text.partition("=")[0].strip() == RANDOM_EPISODES]
+        flags += [text.replace("training.", "initial.", 1) for text in episodes]
     if request.embedding_from is not None:
         if request.checkpoint is None:
             raise ConfigError(

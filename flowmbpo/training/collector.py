@@ -40,6 +40,7 @@ class Collector:
         seed: int,
         generator: torch.Generator,
         dump: Dump,
+        policy_starts: bool = False,
     ) -> None:
         self.env = env
         self.replay = replay
@@ -47,6 +48,7 @@ class Collector:
         self.seed = seed
         self.generator = generator
         self.dump = dump
+        self.policy_starts = policy_starts
         self.task_ids = env.task_ids.to(replay.device)
         self.obs = torch.empty(0)
         self.agent_steps = 0
@@ -57,12 +59,16 @@ class Collector:
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
 
     def start(self, agent: Agent) -> None:
-        """First reset, and `random_episodes` in every environment. Once, before the first epoch."""
+        """First reset, and `random_episodes` in every environment. Once, before the first epoch.
+
+        With `policy_starts` the agent acts in them, as it was taken over.
+        """
         self.obs = self.env.reset(self.seed)
         self.replay.start(self.obs)
         finished = torch.zeros(self.env.num_envs, dtype=torch.long)
         while int(finished.min()) < self.config.random_episodes:
-            finished += self._step(agent, self._random_action(agent), epoch=0)
+            action = self._explore(agent) if self.policy_starts else self._random_action(agent)
+            finished += self._step(agent, action, epoch=0)
 
     def collect(self, agent: Agent, epoch: int) -> dict[str, float]:
         """`horizon` steps of the policy in every environment; the metrics of that."""

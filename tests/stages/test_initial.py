@@ -14,13 +14,16 @@ from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.diagnostics.health.engine import POLICY_PROBES, measure_health
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.envs.make import make_env
+from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.presets.load import experiment_from_dict
 from flowmbpo.runs.dry_run import dry_run
+from flowmbpo.runs.start import begin
 from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 from flowmbpo.stages.config import Request, stage_config
+from flowmbpo.training.collector import Collector
 
 TOYS = ("toy-pendulum-swingup", "toy-map-smooth")
 EPISODES = 3
@@ -228,7 +231,6 @@ def test_what_a_run_begins_with_is_what_the_checkpoint_held(stage_a, tmp_path):
     source = experiment_from_dict(payload(a)["config"])
     request = Request("finetune", checkpoint=a / "checkpoints" / "latest.pt", source=source)
     begun = stage_config(request)
-    from flowmbpo.envs.resolve import resolve
     from flowmbpo.runs.start import initial_agent
 
     assert same(initial_agent(begun, resolve(begun.task).spec).state_dict(), weights(a))
@@ -295,6 +297,48 @@ def test_a_policy_that_no_run_has_trained_is_not_taken_over(dataset, tmp_path):
     assert found["actor"] == found["critic"] == ("reinitialised", "never trained in the source")
     assert found["encoder"][0] == found["dynamics"][0] == "loaded"
     assert outcome.start is not None and outcome.retained_percent is None
+
+
+@pytest.fixture
+def uniform(monkeypatch):
+    """One entry per step that was acted by uniform random actions."""
+    steps, draw = [], Collector._random_action
+    monkeypatch.setattr(Collector, "_random_action", lambda self, agent: steps.append(1) or draw(self, agent))
+    return steps
+
+
+QUICK = ("training.epochs=1", "evaluation.at_start=false", "evaluation.episodes=1")
+
+
+def test_a_trained_policy_that_is_taken_over_acts_from_the_start(stage_a, tmp_path, uniform):
+    a, _ = stage_a
+    asked = begun_from(a, "specialize", "training.warmup_model_updates=3", *QUICK, task=TOYS[0])
+    first = train(asked, out=tmp_path / "c", console=False)
+    assert not uniform and first.agent_steps == 4 * 3 == dry_run(asked)["agent_steps"]
+    longer = asked.model_copy(update={"training": asked.training.model_copy(update={"epochs": 2})})
+    assert train(longer, resume=tmp_path / "c", console=False).agent_steps == 2 * 4 * 3
+    assert not uniform
+
+
+def test_an_untrained_policy_begins_with_random_episodes(dataset, tmp_path, uniform):
+    train(offline(dataset, training={"learn": "model", "epochs": 1}), out=tmp_path / "a", console=False)
+    train(begun_from(tmp_path / "a", "specialize", *QUICK, task=TOYS[0]), out=tmp_path / "c", console=False)
+    assert len(uniform) == task_info(TOYS[0]).episode_length
+
+
+def test_random_episodes_that_are_asked_for_are_random(stage_a):
+    a, _ = stage_a
+    asked = begun_from(a, "specialize", "training.random_episodes=2", task=TOYS[0])
+    start = begin(asked, resolve(asked.task), None)
+    assert (start.config.own_training.random_episodes, start.policy_starts) == (2, False)
+
+
+def test_distillation_without_a_dataset_takes_windows_of_the_policy(stage_a, tmp_path, uniform):
+    a, _ = stage_a
+    asked = begun_from(a, "specialize", FLOW, "initial.distill_updates=5", *QUICK, task=TOYS[0])
+    outcome = train(asked, out=tmp_path / "c", console=False)
+    assert not uniform and outcome.agent_steps == 4 * (task_info(TOYS[0]).episode_length + 3)
+    assert payload(tmp_path / "c")["warmstart"]["updates"] == 5
 
 
 def test_dynamics_of_another_kind_are_distilled_before_the_policy_learns(stage_a, dataset, tmp_path):
