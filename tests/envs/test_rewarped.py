@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from flowmbpo.envs.adapters import quiet
 from flowmbpo.envs.batch import BatchVectorEnv
 from flowmbpo.envs.episodes import episode_seed
-from flowmbpo.envs.rewarped import RewarpedBatch, quiet
+from flowmbpo.envs.rewarped import RewarpedBatch
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.tasks import all_tasks
 from flowmbpo.errors import EnvironmentUnavailableError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flowmbpo.envs.rewarped import CLASSES, KERNELS, announce_compilation, load_task, quiet
+from flowmbpo.envs.adapters import quiet
+from flowmbpo.envs.rewarped import CLASSES, KERNELS, announce_compilation, load_task
 from flowmbpo.envs.tasks import all_tasks
 from flowmbpo.errors import EnvironmentUnavailableError
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
+from flowmbpo.envs.adapters import JointBatch, leave_running, present_device, quiet, seeded
+from flowmbpo.envs.batch import BatchOutcome
 from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
 from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
-from flowmbpo.errors import EnvironmentUnavailableError
 from flowmbpo.spec import TaskInfo
 
 _LAST_ACTION = {"dflex-ant": slice(29, 37), "dflex-anymal": slice(37, 49), "dflex-humanoid": slice(55, 76)}
 """Where observations hold the last action."""
 
 
-class DflexBatch(BatchSimulator):
+class DflexBatch(JointBatch):
     """N copies of a dflex task with PWM's settings, stepped in one batch on `device`.
 
     Reward and termination are dflex's own; the reward of a step is that of the state which the
@@ -32,21 +29,25 @@ class DflexBatch(BatchSimulator):
 
     With `autodiff` dflex records each step for `backward` (memory grows with the horizon, steps
     take longer), and where its observations hold the last action (ant 29:37, anymal 37:49,
-    humanoid 55:76) they hold zeros: PWM trained so. The physics are the same, bit for bit.
+    humanoid 55:76) they hold zeros: PWM trained so. The physics are the same, bit for bit. For exact
+    derivatives cut the graph with `raw.initialize_trajectory()`, call `raw.step(action)` with gradients
+    enabled, and differentiate what it returns.
     """
+
+    library = "dflex"
+    joints = ("joint_q", "joint_qd", "joint_act")
+    draws = "it writes USD scenes only"
 
     def __init__(self, task: TaskInfo, num_envs: int, device: str = "cpu", autodiff: bool = False) -> None:
         """Raises EnvironmentUnavailableError where dflex or the device is missing."""
-        self.task = task
-        self.num_envs = num_envs
-        self._device = _present_device(task, device)
+        super().__init__(task, num_envs)
+        self._device = present_device(task.name, device, self.library, "this torch", torch.cuda.is_available())
         self._dflex: Any = load_dflex(task.name)
         self._no_grad = not autodiff
-        self._before: dict[str, Tensor] = {}
         self._recorder: DflexBatch | None = None
         setting = SETTINGS[task.name]
-        with _quiet():
-            self._raw: Any = vars(self._dflex.envs)[setting.environment](
+        with quiet():
+            self._raw = vars(self._dflex.envs)[setting.environment](
                 device=str(self._device),
                 num_envs=num_envs,
                 episode_length=task.episode_length,
@@ -56,22 +57,13 @@ class DflexBatch(BatchSimulator):
             )
         self._restart = self._raw.reset
         # Its `step` restarts ended copies by calling this, from torch's global generator.
-        self._raw.reset = _leave_running
-
-    @property
-    def raw(self) -> Any:
-        """dflex's own environment, for exact derivatives through the physics (`autodiff=True`).
-
-        Cut the graph with `raw.initialize_trajectory()`, call `raw.step(action)` with gradients
-        enabled, differentiate what it returns. Its `reset` does nothing: `start` begins episodes.
-        """
-        return self._raw
+        self._raw.reset = leave_running
 
     @torch.no_grad()
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
         self._before = {}
         for index, seed in zip(indices, seeds, strict=True):
-            with _seeded(self._device, seed):
+            with seeded(self._device, seed):
                 self._restart(torch.tensor([index], device=self._device))
 
     def observe(self) -> Float[Tensor, "N O"]:
@@ -117,25 +109,6 @@ class DflexBatch(BatchSimulator):
             self._recorder = DflexBatch(self.task, self.num_envs, str(self._device), autodiff=True)
         return DifferentiableDflex(self._recorder, self.state_dict())
 
-    def describe(self, index: int) -> str:
-        """The state that the last step started from, or that of now where none has been taken since a start."""
-        parts = []
-        for name, rows in (self._before or self._joints()).items():
-            row = rows.view(self.num_envs, -1)[index].cpu().numpy()
-            parts.append(f"{name} {np.array2string(row, precision=4, threshold=60, max_line_width=10_000)}")
-        return f"before the step: {', '.join(parts)}"
-
-    def _joints(self) -> dict[str, Tensor]:
-        """Copies of all joints' coordinates, velocities and actuation, on the device: dflex steps in place."""
-        state = self._raw.state
-        return {name: getattr(state, name).detach().clone() for name in ("joint_q", "joint_qd", "joint_act")}
-
-    def render(self, index: int) -> np.ndarray:
-        raise EnvironmentUnavailableError(
-            f"{self.task.name}: dflex draws no pictures (it writes USD scenes only). "
-            "mujoco-ant, mujoco-hopper and the DMControl tasks can be rendered."
-        )
-
 
 class DifferentiableDflex(DifferentiableCopies):
     """dflex's exact derivatives, from the saved `state` on.
@@ -161,40 +134,3 @@ class DifferentiableDflex(DifferentiableCopies):
             obs = torch.cat((before, action.to(obs.device), after), dim=-1)
         self._obs = obs
         return DifferentiableStep(obs, done.reward, done.terminated)
-
-
-def _leave_running(env_ids: Tensor | None = None) -> None:
-    """In place of dflex's own restart of ended copies."""
-
-
-def _present_device(task: TaskInfo, device: str) -> torch.device:
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentUnavailableError(
-            f"{task.name}: the device '{device}' was asked for and this torch finds no CUDA device; take 'cpu'."
-        )
-    if place.type not in ("cpu", "cuda"):
-        raise EnvironmentUnavailableError(f"{task.name}: dflex does not run on '{device}'. Allowed: cpu, cuda.")
-    if place.type == "cuda" and place.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return place
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: np.random.SeedSequence) -> Iterator[None]:
-    """torch's global generator of `device`, from which dflex draws, seeded for the while and then as before."""
-    generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
-    saved = generator.get_state()
-    generator.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-    try:
-        yield
-    finally:
-        generator.set_state(saved)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without dflex's own prints and the warnings of what it calls, while an environment is made."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

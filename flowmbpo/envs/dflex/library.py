@@ -10,25 +10,24 @@ import logging
 import os
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.utils.cpp_extension
 
+from flowmbpo.envs.adapters import import_library
 from flowmbpo.envs.dflex.kernels import load_built
 from flowmbpo.envs.dflex.settings import SETTINGS
-from flowmbpo.envs.dflex.stand_ins import give_numpy_inf, import_stand_ins
+from flowmbpo.envs.dflex.stand_ins import give_numpy_inf
 from flowmbpo.envs.simulators import SIMULATORS, require_installed
 from flowmbpo.errors import EnvironmentUnavailableError
 
 log = logging.getLogger("flowmbpo")
 
 _OLD_ARCHITECTURE = "compute_50"
-_TAIL = 15  # lines of compiler output in an error
 
 
 def package_folder(task: str) -> Path:
@@ -71,35 +70,18 @@ def _kernel_target() -> str:
 
 
 def _import() -> ModuleType:
-    before = set(sys.modules)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        try:
-            with import_stand_ins(), _tools_on_path(), _native_architecture(), _output_into(output):
-                module = importlib.import_module("dflex")
-        except (ImportError, RuntimeError, OSError, AttributeError) as error:
-            # Half of it imported: a second try must start afresh.
-            for name in set(sys.modules) - before:
-                if name.partition(".")[0] == "dflex":
-                    del sys.modules[name]
-            output.seek(0)
-            raise _import_failure(error, output.read()) from error
+    with _tools_on_path(), _native_architecture():
+        module = import_library(
+            "dflex",
+            lambda: importlib.import_module("dflex"),
+            "It needs a C++ compiler and ninja, and with CUDA an nvcc of torch's CUDA version",
+        )
     return _made_usable(module)
 
 
 def _made_usable(module: ModuleType) -> ModuleType:
     give_numpy_inf(importlib.import_module("dflex.envs.dflex_env"))
     return module
-
-
-def _import_failure(error: Exception, output: str) -> EnvironmentUnavailableError:
-    failure = EnvironmentUnavailableError(
-        f"dflex is installed and cannot be imported: {type(error).__name__}: {error}. It needs a C++ compiler and "
-        f"ninja, and with CUDA an nvcc of torch's CUDA version. Installed by: {SIMULATORS['dflex'].install}"
-    )
-    lines = output.strip().splitlines()
-    if lines:
-        failure.add_note("the end of its output:\n" + "\n".join(lines[-_TAIL:]))
-    return failure
 
 
 @contextlib.contextmanager
@@ -131,18 +113,3 @@ def _native_architecture() -> Iterator[None]:
         yield
     finally:
         vars(torch.utils.cpp_extension)["load_inline"] = original
-
-
-@contextlib.contextmanager
-def _output_into(file: IO[str]) -> Iterator[None]:
-    """What is printed, by this process or by the compiler that it starts, goes to `file`."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(file.fileno(), 1)
-    try:
-        with contextlib.redirect_stdout(file):
-            yield
-    finally:
-        file.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
