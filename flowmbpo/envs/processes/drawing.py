@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,14 +107,3 @@ class DrawingProcess:
         worker.send(RENDER, payload)
         picture: np.ndarray = worker.receive()
         return picture
-
-
-class FrameSource(DrawingProcess):
-    """Pictures of any environment, from a process that replays it."""
-
-    def __init__(self, make: SimulatorFactory, task: TaskInfo) -> None:
-        super().__init__(partial(drawer_handlers, make, task), task.name)
-
-    def frame(self, seed: int, place: Saved) -> np.ndarray:
-        """The picture of an environment that stands at `place`, as `draw`."""
-        return self.draw((seed, place))

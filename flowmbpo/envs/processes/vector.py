@@ -18,9 +18,9 @@ from flowmbpo.envs.assignment import action_mask
 from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import EpisodeBook, Fault, log_unstarted
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.drawing import FrameSource
+from flowmbpo.envs.processes.drawing import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.group import Breakdown, Member, Saved, SharedBuffers, SimulatorFactory, group_handlers
-from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, LocalWorker, ProcessWorker, Worker, WorkerError
+from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, LocalWorker, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import EnvSpec
 
@@ -55,8 +55,11 @@ class WorkerVectorEnv(VectorEnv):
         self._mask = action_mask(self._book.tasks, spec.action_dim)
         self._obs = torch.zeros(num_envs, spec.obs_dim)
         self._cpu_seconds = 0.0
-        self._frames = {task: FrameSource(makes[task], spec.tasks[task]) for task in sorted(set(task_ids))}
-        self._workers: list[Worker] = []
+        self._frames = {
+            task: DrawingProcess(partial(drawer_handlers, makes[task], spec.tasks[task]), spec.tasks[task].name)
+            for task in sorted(set(task_ids))
+        }
+        self._workers: list[LocalWorker | ProcessWorker] = []
         self._finalizer = weakref.finalize(self, _close_all, self._workers, list(self._frames.values()))
         members = [Member(index, spec.tasks[task], makes[task]) for index, task in enumerate(task_ids)]
         self._start(members, buffers, workers)
@@ -74,7 +77,11 @@ class WorkerVectorEnv(VectorEnv):
         np.multiply(bounded_actions(action, self.num_envs, self.spec.action_dim), self._mask, out=arrays.action)
         replies = self._exchange(STEP, self._no_payloads)
         self._book.record(arrays.action)
-        faults = [self._fault(broken) for broken in _breakdowns(replies) if not broken.at_start]
+        faults = [
+            self._book.fault(broken.index, broken.reason, broken.state)
+            for broken in _breakdowns(replies)
+            if not broken.at_start
+        ]
         ended = arrays.terminated | arrays.truncated
         if faults:
             ended[[fault.index for fault in faults]] = True
@@ -122,7 +129,7 @@ class WorkerVectorEnv(VectorEnv):
 
     def render(self, index: int = 0) -> np.ndarray:
         self._book.require_started()
-        return self._frames[int(self.task_ids[index])].frame(self._book.seed, self._place(index))
+        return self._frames[int(self.task_ids[index])].draw((self._book.seed, self._place(index)))
 
     def cpu_seconds(self) -> float:
         """CPU time of the worker processes and the drawing process, their start included."""
@@ -191,15 +198,12 @@ class WorkerVectorEnv(VectorEnv):
             failure.add_note(error.trace)
         return failure
 
-    def _fault(self, broken: Breakdown) -> Fault:
-        return self._book.fault(broken.index, broken.reason, broken.state)
-
     def _unstarted(self, replies: list[list[Breakdown] | None]) -> list[Fault]:
         """The episodes that could not start; counts each environment on to the one that did."""
         faults = []
         for broken in _breakdowns(replies):
             if broken.at_start:
-                faults.append(self._fault(broken))
+                faults.append(self._book.fault(broken.index, broken.reason, broken.state))
                 self._book.begin_next([broken.index])
         return faults
 
@@ -222,8 +226,6 @@ def _breakdowns(replies: list[list[Breakdown] | None]) -> list[Breakdown]:
     return [broken for reply in replies if reply is not None for broken in reply]
 
 
-def _close_all(workers: list[Worker], sources: list[FrameSource]) -> None:
-    for worker in workers:
-        worker.close()
-    for frames in sources:
-        frames.close()
+def _close_all(workers: list[LocalWorker | ProcessWorker], drawers: list[DrawingProcess]) -> None:
+    for process in (*workers, *drawers):
+        process.close()

@@ -14,17 +14,13 @@ import pickle
 import signal
 import traceback
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 from flowmbpo.errors import EnvironmentFailure
 
-STEP, RESET, LOAD, RENDER, CPU = b"s", b"r", b"l", b"f", b"c"
+BUILD, STEP, RESET, LOAD, RENDER, CPU = b"b", b"s", b"r", b"l", b"f", b"c"
 DONE, FAILED = b"k", b"e"
 
 PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -33,12 +29,12 @@ PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 Handlers = Mapping[bytes, Callable[[Any], Any]]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An exception as text: its last line, and the whole traceback for whoever debugs it."""
+class WorkerError(Exception):
+    """A worker's command failed (then `trace` is its traceback), or its process is gone."""
 
-    line: str
-    trace: str
+    def __init__(self, line: str, trace: str = "") -> None:
+        super().__init__(line)
+        self.trace = trace
 
 
 def encode(kind: bytes, payload: Any = None) -> bytes:
@@ -51,33 +47,18 @@ def decode(message: bytes) -> tuple[bytes, Any]:
     return message[:1], pickle.loads(message[1:]) if len(message) > 1 else None
 
 
-class FailureReport(AbstractContextManager["FailureReport"]):
-    """Turns whatever a simulator raises into a `Failure` for the parent.
+def answer(handlers: Handlers, message: bytes) -> bytes:
+    """Do what `message` asks and return the reply: a WorkerError for whatever a simulator raises.
 
-    A worker cannot know which exceptions a simulator has, and one that merely died with them would
+    Which exceptions a simulator has cannot be known, and a worker that merely died with one would
     leave the parent with an exit code instead of a reason. SystemExit and the like pass through.
     """
-
-    failure: Failure | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        line = str(error) if isinstance(error, EnvironmentFailure) else traceback.format_exception_only(error)[-1]
-        self.failure = Failure(line.strip(), "".join(traceback.format_exception(error)))
-        return True
-
-
-def answer(handlers: Handlers, message: bytes) -> bytes:
-    """Do what `message` asks and return the reply."""
-    report = FailureReport()
-    reply = None
-    with report:
+    try:
         kind, payload = decode(message)
-        reply = handlers[kind](payload)
-    return encode(DONE, reply) if report.failure is None else encode(FAILED, report.failure)
+        return encode(DONE, handlers[kind](payload))
+    except Exception as error:  # noqa: BLE001  see above
+        line = str(error) if isinstance(error, EnvironmentFailure) else traceback.format_exception_only(error)[-1]
+        return encode(FAILED, WorkerError(line.strip(), "".join(traceback.format_exception(error))))
 
 
 def serve(connection: Connection, variables: dict[str, str], build: Callable[[], Handlers]) -> None:
@@ -90,12 +71,9 @@ def serve(connection: Connection, variables: dict[str, str], build: Callable[[],
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(variables)
-    report = FailureReport()
-    handlers: Handlers = {}
-    with report:
-        handlers = build()
+    handlers: dict[bytes, Callable[[Any], Any]] = {}
     try:
-        connection.send_bytes(encode(DONE) if report.failure is None else encode(FAILED, report.failure))
+        connection.send_bytes(answer({BUILD: lambda _: handlers.update(build())}, BUILD))
         while True:
             connection.send_bytes(answer(handlers, connection.recv_bytes()))
     except (EOFError, OSError):
@@ -107,32 +85,8 @@ _SILENT_SLICES = 20  # a worker that says nothing for this many slices is taken 
 _EXIT_S = 5.0
 
 
-class WorkerError(Exception):
-    """A worker's command failed (then `trace` is its traceback), or its process is gone."""
-
-    def __init__(self, line: str, trace: str = "") -> None:
-        super().__init__(line)
-        self.trace = trace
-
-
-class Worker(ABC):
-    """Takes one command at a time; every `send` is followed by one `receive`."""
-
-    @abstractmethod
-    def send(self, kind: bytes, payload: Any = None) -> None:
-        """Give a command; raises WorkerError where the process is gone."""
-
-    @abstractmethod
-    def receive(self) -> Any:
-        """Block for the reply; raises WorkerError where the command failed or the process is gone."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End it; safe to call twice."""
-
-
-class LocalWorker(Worker):
-    """The same handlers in this process."""
+class LocalWorker:
+    """The same as `ProcessWorker`, in this process."""
 
     def __init__(self, build: Callable[[], Handlers]) -> None:
         self._handlers = build()
@@ -157,10 +111,11 @@ def _close_open_workers() -> None:
         worker.close()
 
 
-class ProcessWorker(Worker):
+class ProcessWorker:
     """Handlers in a process of their own, started fresh (spawn), ended with its parent.
 
-    The constructor returns at once; the first `receive` waits until the worker is ready.
+    Takes one command at a time; every `send` is followed by one `receive`. The constructor returns at once; the
+    first `receive` waits until the worker is ready.
     """
 
     def __init__(self, build: Callable[[], Handlers], variables: dict[str, str]) -> None:
@@ -183,12 +138,14 @@ class ProcessWorker(Worker):
         return self._process.pid or -1
 
     def send(self, kind: bytes, payload: Any = None) -> None:
+        """Give a command; raises WorkerError where the process is gone."""
         try:
             self._connection.send_bytes(encode(kind, payload))
         except OSError as error:
             raise self._lost() from error
 
     def receive(self) -> Any:
+        """Block for the reply; raises WorkerError where the command failed or the process is gone."""
         try:
             # Slices, not one long wait: a machine or a job that was suspended must not look stuck.
             if not any(self._connection.poll(_SLICE_S) for _ in range(_SILENT_SLICES)):
@@ -201,6 +158,7 @@ class ProcessWorker(Worker):
         return _opened(message)
 
     def close(self) -> None:
+        """End it; safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -230,5 +188,4 @@ def _opened(message: bytes) -> Any:
     status, payload = decode(message)
     if status == DONE:
         return payload
-    failure: Failure = payload
-    raise WorkerError(failure.line, failure.trace)
+    raise payload
