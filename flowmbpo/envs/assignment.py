@@ -14,11 +14,11 @@ def assign_tasks(spec: EnvSpec, num_envs: int, seed: int, only: int | None = Non
     """The task id of each of `num_envs` environments: `only`, or all: balanced to within one and shuffled by `seed`.
 
     Shuffled, because contiguous shares of environments go to worker processes and tasks differ in cost;
-    which tasks get the odd ones is the seed's choice too. Raises ConfigError as `check_copies` does.
+    which tasks get the odd ones is the seed's choice too. Raises ConfigError as `require_env_per_task` does.
     """
     if only is not None:
         return [only] * num_envs
-    check_copies(spec, num_envs)
+    require_env_per_task(spec, num_envs)
     tasks = len(spec.tasks)
     rng = np.random.default_rng([seed, tasks, num_envs])
     whole, odd = divmod(num_envs, tasks)
@@ -26,7 +26,7 @@ def assign_tasks(spec: EnvSpec, num_envs: int, seed: int, only: int | None = Non
     return [int(task) for task in rng.permutation(ids)] if tasks > 1 else ids.tolist()
 
 
-def check_copies(spec: EnvSpec, num_envs: int) -> None:
+def require_env_per_task(spec: EnvSpec, num_envs: int) -> None:
     """Raises ConfigError where a task of the set would have no environment."""
     tasks = len(spec.tasks)
     if num_envs < tasks:

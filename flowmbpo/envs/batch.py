@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.envs.contract import DifferentiableCopies, EnvStep, VectorEnv, bounded_actions
+from flowmbpo.envs.contract import DifferentiableEnvs, EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import (
     ABSURD,
     MAX_FAILED_STARTS,
@@ -31,7 +31,7 @@ from flowmbpo.spec import EnvSpec, TaskInfo
 
 @dataclass(frozen=True)
 class BatchOutcome:
-    """What one agent step gave, per copy. `success` is None where the task defines none."""
+    """What one agent step gave, per environment. `success` is None where the task defines none."""
 
     obs: Float[Tensor, "N O"]
     reward: Float[Tensor, " N"]
@@ -87,7 +87,7 @@ class BatchSimulator(ABC):
         Raises EnvironmentUnavailableError, saying what to install, where nothing can draw.
         """
 
-    def differentiable(self) -> DifferentiableCopies | None:
+    def differentiable(self) -> DifferentiableEnvs | None:
         """The environments as they are now, to be stepped with gradients; None where the simulator has none."""
         return None
 
@@ -176,7 +176,7 @@ class BatchVectorEnv(VectorEnv):
         with SimulatorErrors(self._task.name):
             return self.simulator.render(index)
 
-    def differentiable(self) -> DifferentiableCopies | None:
+    def differentiable(self) -> DifferentiableEnvs | None:
         self._require_reset()
         return self.simulator.differentiable()
 

@@ -25,7 +25,7 @@ class DifferentiableStep:
     terminated: Bool[Tensor, " N"]
 
 
-class DifferentiableCopies(ABC):
+class DifferentiableEnvs(ABC):
     """N environments that go on from the state they were taken at; the environment they come from is not moved.
 
     No episode restarts and no time limit is kept: the caller masks what lies behind an end.
@@ -134,7 +134,7 @@ class VectorEnv(ABC):
         """Whether `load_state_dict` replays each episode up to the saved step: dear in long ones."""
         return False
 
-    def differentiable(self) -> DifferentiableCopies | None:
+    def differentiable(self) -> DifferentiableEnvs | None:
         """The environments as they are now, to be stepped with gradients; None where the simulator has none."""
         return None
 

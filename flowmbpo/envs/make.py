@@ -21,7 +21,7 @@ from flowmbpo.envs.simulators import require_installed
 from flowmbpo.spec import EnvSpec, TaskInfo
 
 IN_PROCESSES = ("dmcontrol", "metaworld")
-"""Simulators that step one copy at a time, in worker processes; the others step a batch in this one."""
+"""Simulators that step one environment at a time, in worker processes; the others step a batch in this one."""
 
 
 def make_env(
@@ -34,10 +34,10 @@ def make_env(
 ) -> VectorEnv:
     """The environment of `task`; `num_envs` and `workers` override its config.
 
-    Simulators that step single copies get one worker process per core unless told otherwise, never
-    more than copies; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
-    over the copies; `device` is where a simulator that can (dflex, rewarped) computes. Where one member of
-    a set runs alone, all copies run it, with the set's widths and ids: only its simulator is needed. Raises
+    Simulators that step single environments get one worker process per core unless told otherwise, never
+    more than environments; `workers=0` keeps them in this process. `seed` shuffles the tasks of a set
+    over the environments; `device` is where a simulator that can (dflex, rewarped) computes. Where one member of
+    a set runs alone, all environments run it, with the set's widths and ids: only its simulator is needed. Raises
     ConfigError on an unknown task or backend, EnvironmentUnavailableError where a simulator is missing.
     """
     resolved = task if isinstance(task, ResolvedTask) else resolve(task)
@@ -63,7 +63,7 @@ def cores() -> int:
 
 
 def _families(spec: EnvSpec, ids: list[int]) -> list[list[int]]:
-    """The copies that one vector environment can step together, in the order of their first tasks."""
+    """The environments that one vector environment can step together, in the order of their first tasks."""
     rows: dict[str, list[int]] = {}
     for row, task in enumerate(ids):
         info = spec.tasks[task]
@@ -130,16 +130,16 @@ def _batch_simulator(
 
 @contextmanager
 def open_env(
-    task: TaskConfig | ResolvedTask, copies: int, workers: int, *, seed: int = 0, device: str = "cpu"
+    task: TaskConfig | ResolvedTask, num_envs: int, workers: int, *, seed: int = 0, device: str = "cpu"
 ) -> Iterator[VectorEnv]:
     """What `make_env` makes, closed at the end of the block.
 
-    Simulators choose their OpenGL backend when they are imported, which copies in this process do
+    Simulators choose their OpenGL backend when they are imported, which environments in this process do
     here: they get none, so that a broken driver cannot keep them from stepping. Pictures are drawn
     by a process of their own, which is started later and with the user's MUJOCO_GL.
     """
     with environment_variables(NO_OPENGL):
-        env = make_env(task, copies, workers, seed=seed, device=device)
+        env = make_env(task, num_envs, workers, seed=seed, device=device)
     try:
         yield env
     finally:

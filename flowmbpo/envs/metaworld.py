@@ -149,7 +149,7 @@ _DOWNWARDS = np.array([1.0, 0.0, 1.0, 0.0])  # the hand's orientation, which act
 
 
 class MetaWorldSimulator(Simulator):
-    """One copy of a Meta-World task.
+    """One environment of a Meta-World task.
 
     `step` is Meta-World's own, bit for bit, without what the agent never sees: forces on bodies,
     look-ups by name, site positions that the next call overwrites. Its limit of 500 control steps

@@ -17,9 +17,9 @@ from flowmbpo.spec import EnvSpec
 
 
 class MixedVectorEnv(VectorEnv):
-    """Copies `indices[k]` of the batch belong to `parts[k]`, which knows only its own tasks and widths.
+    """Environments `indices[k]` of the batch belong to `parts[k]`, which knows only its own tasks and widths.
 
-    Parts are seeded apart, so that copy i of two parts never shares an episode's randomness.
+    Parts are seeded apart, so that environment i of two parts never shares an episode's randomness.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MixedVectorEnv(VectorEnv):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
-        """Raises ValueError where the state is of another set, number of copies or assignment."""
+        """Raises ValueError where the state is of another set, number of environments or assignment."""
         check_same_tasks(self.spec, self.task_ids.tolist(), state)
         return self._gather_obs(
             [part.load_state_dict(saved) for part, saved in zip(self._parts, state["parts"], strict=True)]

@@ -1,4 +1,4 @@
-"""Copies of a rewarped task as a batch simulator: rewarped's physics and rewards, episodes left to the caller."""
+"""Environments of a rewarped task as a batch simulator: rewarped's physics and rewards, episodes left to the caller."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ _STATE = ("joint_q", "joint_qd", "body_q", "body_qd")
 
 
 class RewarpedBatch(JointBatch):
-    """N copies of a rewarped task, stepped in one batch on `device`, without derivatives.
+    """N environments of a rewarped task, stepped in one batch on `device`, without derivatives.
 
     Reward and termination are rewarped's own; the reward of a step is that of the state which the
     action led to. Its own restarts and its time limit are switched off, so an episode lasts until
-    `start`. All copies stand at the origin (they do not touch each other): spread out, as by
+    `start`. All environments stand at the origin (they do not touch each other): spread out, as by
     rewarped's default, each would round differently.
     """
 
@@ -108,7 +108,7 @@ class RewarpedBatch(JointBatch):
             self._raw.randomize_init = self._draw_starts
             self._restart = self._raw.reset
             self._restart()
-            # Its `step` restarts ended copies by calling this, from torch's global generator.
+            # Its `step` restarts ended environments by calling this, from torch's global generator.
             self._raw.reset = leave_running
             # Kernels are compiled and loaded where they are first launched.
             self._raw.step(torch.zeros(num_envs, task.action_dim, device=self._device))
@@ -117,7 +117,7 @@ class RewarpedBatch(JointBatch):
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
         self._before = {}
         self._seeds = list(zip(indices, seeds, strict=True))
-        # Without early termination rewarped restarts all copies or none.
+        # Without early termination rewarped restarts all environments or none.
         self._raw.early_termination = True
         try:
             self._restart(torch.tensor(list(indices), device=self._device))
@@ -156,7 +156,7 @@ class RewarpedBatch(JointBatch):
         self._raw.compute_observations()
 
     def _draw_starts(self, env_ids: Tensor) -> None:
-        """In place of rewarped's `randomize_init`: the same draws, for each copy from its own seed."""
+        """In place of rewarped's `randomize_init`: the same draws, for each environment from its own seed."""
         for index, seed in self._seeds:
             with seeded(self._device, seed):
                 self._randomize(torch.tensor([index], device=self._device))

@@ -218,7 +218,7 @@ def evaluation_seed(seed: int, epoch: int) -> int:
 def _film(acting: Acting, task: ResolvedTask, seed: int, video: Path) -> None:
     from flowmbpo.tracking.video import write_video
 
-    with open_env(task, copies=1, workers=0) as env:
+    with open_env(task, 1, workers=0) as env:
         write_video(film_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
 
 

@@ -17,7 +17,7 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.assignment import assign_tasks, check_copies
+from flowmbpo.envs.assignment import assign_tasks, require_env_per_task
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent, seeded_agent
@@ -167,7 +167,7 @@ def still_needed(config: ExperimentConfig) -> list[str]:
 def check_num_envs(config: ExperimentConfig, task: ResolvedTask) -> None:
     """Raises ConfigError where a task of the set would have no environment to be stepped in."""
     if config.training.mode == "online" and task.only is None:
-        check_copies(task.spec, config.task.num_envs)
+        require_env_per_task(task.spec, config.task.num_envs)
 
 
 def check_config(config: ExperimentConfig, task: ResolvedTask) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.gradient.objective import RealObjective, ReferenceGradient, Starts, displaced
-from flowmbpo.envs.contract import DifferentiableCopies, VectorEnv
+from flowmbpo.envs.contract import DifferentiableEnvs, VectorEnv
 from flowmbpo.training.returns import discounted_return
 from flowmbpo.training.updates import frozen
 
@@ -31,7 +31,7 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
     return ReferenceGradient.stack(moments)
 
 
-def _differentiate(objective: RealObjective, copies: DifferentiableCopies, group: int) -> ReferenceGradient:
+def _differentiate(objective: RealObjective, copies: DifferentiableEnvs, group: int) -> ReferenceGradient:
     """One moment: tensors as in `ReferenceGradient`, without their dimension G."""
     alive = torch.ones(len(objective.gamma), dtype=torch.bool, device=objective.device)
     seen, taken, rewards, continues, lasts = [], [], [], [], []

@@ -1,4 +1,4 @@
-"""Copies of a dflex task as a batch simulator: dflex's physics and rewards, episodes left to the caller."""
+"""Environments of a dflex task as a batch simulator: dflex's physics and rewards, episodes left to the caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowmbpo.envs.adapters import JointBatch, leave_running, present_device, quiet, seeded
 from flowmbpo.envs.batch import BatchOutcome
-from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
+from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
 from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.spec import TaskInfo
@@ -22,7 +22,7 @@ _LAST_ACTION = {"dflex-ant": slice(29, 37), "dflex-anymal": slice(37, 49), "dfle
 
 
 class DflexBatch(JointBatch):
-    """N copies of a dflex task with PWM's settings, stepped in one batch on `device`.
+    """N environments of a dflex task with PWM's settings, stepped in one batch on `device`.
 
     Reward and termination are dflex's own; the reward of a step is that of the state which the
     action was taken in. dflex's own restarts are switched off, so an episode lasts until `start`.
@@ -56,7 +56,7 @@ class DflexBatch(JointBatch):
                 **setting.arguments,
             )
         self._restart = self._raw.reset
-        # Its `step` restarts ended copies by calling this, from torch's global generator.
+        # Its `step` restarts ended environments by calling this, from torch's global generator.
         self._raw.reset = leave_running
 
     @torch.no_grad()
@@ -103,14 +103,14 @@ class DflexBatch(JointBatch):
         self._raw.obs_buf = tensors.pop("obs")
         self._raw.clear_grad(tensors)
 
-    def differentiable(self) -> DifferentiableCopies:
+    def differentiable(self) -> DifferentiableEnvs:
         """A second environment in this one's state, which records; made once, because that takes seconds."""
         if self._recorder is None:
             self._recorder = DflexBatch(self.task, self.num_envs, str(self._device), autodiff=True)
         return DifferentiableDflex(self._recorder, self.state_dict())
 
 
-class DifferentiableDflex(DifferentiableCopies):
+class DifferentiableDflex(DifferentiableEnvs):
     """dflex's exact derivatives, from the saved `state` on.
 
     Its observations show the last action as dflex does without recording, so that a policy acts

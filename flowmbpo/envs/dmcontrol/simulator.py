@@ -36,7 +36,7 @@ def action_scale(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class DMControlSimulator(Simulator):
-    """One copy of a Control Suite task, stepped through its `physics` and `task`.
+    """One environment of a Control Suite task, stepped through its `physics` and `task`.
 
     This is dm_control's own step, bit for bit, without what the agent never sees: the observation
     between two repeats, the time step objects, a context manager around each physics step. Tasks of

@@ -21,7 +21,7 @@ from flowmbpo.spec import TaskInfo
 
 
 class LocomotionSimulator(BatchSimulator):
-    """N copies of a robot on flat ground, stepped by `threads` threads; results do not depend on how many.
+    """N environments of a robot on flat ground, stepped by `threads` threads; results do not depend on how many.
 
     Computes in float64; observations and rewards are rounded to float32 at the end. With a
     `perturbation` of rate above 0, random impulses change the root's level velocity before some
@@ -74,7 +74,7 @@ class LocomotionSimulator(BatchSimulator):
         if self._perturbation is not None:
             self._push()
         physics.step(self._action)
-        # Copies that diverged overflow here; the caller finds them by their numbers.
+        # Environments that diverged overflow here; the caller finds them by their numbers.
         with np.errstate(over="ignore", invalid="ignore"):
             self._obs = self._body.observe(physics.qpos, physics.qvel, self._action)
             terminated = self._body.terminated(self._obs)
@@ -115,7 +115,7 @@ class LocomotionSimulator(BatchSimulator):
         self._physics.close()
 
     def _push(self) -> None:
-        """Apply each copy's impulse of this step, if it has one: along +x, or along one of x and y."""
+        """Apply each environment's impulse of this step, if it has one: along +x, or along one of x and y."""
         rows = np.arange(self.num_envs)
         axis = self._push_axis[rows, self._elapsed]
         self._physics.qvel[rows, axis] += self._push_change[rows, self._elapsed]

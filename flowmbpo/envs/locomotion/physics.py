@@ -1,4 +1,4 @@
-"""N copies of one MuJoCo model, advanced together by several threads, and pictures of them."""
+"""N environments of one MuJoCo model, advanced together by several threads, and pictures of them."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ CONTROL_RATE = 60  # Hz
 
 
 class BatchPhysics:
-    """Positions, velocities and time of N copies; a control step is 1/60 s.
+    """Positions, velocities and time of N environments; a control step is 1/60 s.
 
-    A control step is a function of the copy's positions, velocities and torques alone: the solver
+    A control step is a function of the environment's positions, velocities and torques alone: the solver
     starts each from zero accelerations rather than from those of the step before, so what is saved
     is the whole state, and which thread steps a copy cannot matter. MuJoCo's own reset of diverged
-    copies is off (in the model files): their numbers go on to where the caller finds them.
+    environments is off (in the model files): their numbers go on to where the caller finds them.
     """
 
     def __init__(self, model_file: str, num_envs: int, threads: int) -> None:
-        """`threads` more than copies are not made; 0 and 1 step in the calling thread."""
+        """`threads` more than environments are not made; 0 and 1 step in the calling thread."""
         mujoco = import_mujoco()
         model = load_model(mujoco, model_file)
         self.num_positions, self.num_velocities = int(model.nq), int(model.nv)
@@ -71,12 +71,12 @@ class BatchPhysics:
 
     @property
     def state(self) -> np.ndarray:
-        """Time, positions, velocities of each copy, float64 [N, 1 + Q + V]; may be written to."""
+        """Time, positions, velocities of each environment, float64 [N, 1 + Q + V]; may be written to."""
         return self._state
 
     @property
     def time(self) -> np.ndarray:
-        """Seconds since each copy's start [N], a view of the state."""
+        """Seconds since each environment's start [N], a view of the state."""
         return self._state[:, 0]
 
     @property
@@ -90,7 +90,7 @@ class BatchPhysics:
         return self._state[:, 1 + self.num_positions :]
 
     def step(self, control: np.ndarray) -> None:
-        """One control step of every copy under constant `control` [N, A] in [-1, 1]."""
+        """One control step of every environment under constant `control` [N, A] in [-1, 1]."""
         self._torques[:] = control[:, None]
         self._pool.rollout(
             self._models,

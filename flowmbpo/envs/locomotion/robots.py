@@ -1,7 +1,7 @@
 """The robots: start, observation, reward and termination, which a locomotion task adds to the physics.
 
 Everything is arithmetic on whole columns, element by element: a copy's numbers then never depend on
-how many copies there are.
+how many environments there are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Body(ABC):
-    """One kind of robot. Arrays are float64; N copies, Q positions, V velocities, A actions, O observation.
+    """One kind of robot. Arrays are float64; N environments, Q positions, V velocities, A actions, O observation.
 
     As in dflex, the reward of a step is that of the observation *before* the step, and the
     termination that of the observation after it.

@@ -164,7 +164,7 @@ def checked_simulator(make: SimulatorFactory, task: TaskInfo) -> Simulator:
 
 
 class EnvironmentGroup:
-    """Copies of one or several tasks: stepped, reset at their episodes' ends, replayed."""
+    """Environments of one or several tasks: stepped, reset at their episodes' ends, replayed."""
 
     def __init__(self, members: Sequence[Member], buffers: SharedBuffers, worker: int) -> None:
         arrays = buffers.arrays()

@@ -216,7 +216,7 @@ class WorkerVectorEnv(VectorEnv):
 
 
 def _shares(num_envs: int, workers: int) -> list[range]:
-    """Copies in contiguous shares, as equal as they can be."""
+    """Environments in contiguous shares, as equal as they can be."""
     count = max(min(workers, num_envs), 1)
     bounds = [num_envs * slot // count for slot in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""What a toy system is: a differentiable transition, an observation and a picture; and N copies of one in a batch."""
+"""What a toy system is: a differentiable transition, an observation and a picture; and N of one in a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
-from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
+from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
 from flowmbpo.spec import TaskInfo
 
 HEIGHT, WIDTH = 240, 320  # pixels
@@ -104,7 +104,7 @@ def impulse(u: Float[Tensor, " B"], rate: float, size: float, skew: float) -> Fl
 
 
 class ToyBatch(BatchSimulator):
-    """N copies of `system`.
+    """N environments of `system`.
 
     Each episode's generator draws its first state and then the noise of all its L agent steps,
     so what happens in it depends on nothing but its seed and its actions.
@@ -155,7 +155,7 @@ class ToyBatch(BatchSimulator):
         self._noise = state["noise"].clone()
         self._elapsed = state["elapsed"].clone()
 
-    def differentiable(self) -> DifferentiableCopies:
+    def differentiable(self) -> DifferentiableEnvs:
         return DifferentiableToy(self.system, self._state.clone(), self._noise, self._elapsed.clone())
 
     def describe(self, index: int) -> str:
@@ -169,7 +169,7 @@ class ToyBatch(BatchSimulator):
         return self.system.draw(self._state[index].tolist())
 
 
-class DifferentiableToy(DifferentiableCopies):
+class DifferentiableToy(DifferentiableEnvs):
     """`system` from `state` on, under the noise that its episodes have drawn. In float64 where the state is."""
 
     def __init__(

@@ -18,7 +18,7 @@ from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_g
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import resample_counts
 from flowmbpo.envs.batch import BatchOutcome, BatchSimulator, BatchVectorEnv
-from flowmbpo.envs.contract import DifferentiableCopies, DifferentiableStep
+from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
 from flowmbpo.spec import TaskInfo
@@ -159,7 +159,7 @@ def test_random_signs_estimate_the_differences_without_bias(make_subject):
     env.close()
 
 
-class Sharp(DifferentiableCopies):
+class Sharp(DifferentiableEnvs):
     """x' = x + a, reward x'; ends above `stop`, and behind that its derivatives are not finite."""
 
     def __init__(self, x, stop):
