@@ -202,7 +202,8 @@ def _task_config(set_: str | None, task: str | None) -> TaskConfig:
     from flowmbpo_cli.environments import find_environment
 
     if set_ is not None:
-        return TaskConfig(name=None, set=task_set(set_).name)
+        task_set(set_)  # refuses a name that is none
+        return TaskConfig(name=None, set=set_)
     assert task is not None
     return find_environment(task)
 

@@ -139,13 +139,12 @@ def description(name: str) -> Document:
 def _task_description(task: TaskInfo) -> Document:
     numbers = asdict(task)
     del numbers["name"]
-    members = {name: task_set.tasks for name, task_set in TASK_SETS.items() if task.name in task_set.tasks}
     return {
         **numbers,
         "control_steps": task.episode_length * task.action_repeat,
         "physics": SIMULATORS[task.simulator].title,
         "licence": SIMULATORS[task.simulator].licence,
-        "task_ids": {name: tasks.index(task.name) for name, tasks in members.items()},
+        "task_ids": {name: tasks.index(task.name) for name, tasks in TASK_SETS.items() if task.name in tasks},
     }
 
 

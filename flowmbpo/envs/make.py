@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import partial
 
 from flowmbpo.config.task import PerturbationConfig, TaskConfig
-from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.batch import BatchSimulator, BatchVectorEnv
 from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.mixed import MixedVectorEnv
 from flowmbpo.envs.mujoco import NO_OPENGL, environment_variables
 from flowmbpo.envs.processes.group import SimulatorFactory

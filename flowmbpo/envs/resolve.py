@@ -114,7 +114,7 @@ def _members(config: TaskConfig) -> list[TaskInfo]:
     """The tasks of the config's set, in their order. Raises ConfigError."""
     assert config.set is not None
     if config.tasks is None:
-        return [task_info(name) for name in task_set(config.set).tasks]
+        return [task_info(name) for name in task_set(config.set)]
     if config.set in TASK_SETS or config.set in task_names():
         what = "a shipped set" if config.set in TASK_SETS else "a task"
         raise ConfigError(f"task.set: '{config.set}' is {what}; give yours another name")

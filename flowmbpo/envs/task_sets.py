@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from flowmbpo.errors import ConfigError, nearest
-
-
-@dataclass(frozen=True)
-class TaskSet:
-    """Tasks that one agent learns together; their order is the task id."""
-
-    name: str
-    tasks: tuple[str, ...]
-
 
 MT30: tuple[str, ...] = tuple(
     """
@@ -42,16 +33,14 @@ MT50: tuple[str, ...] = tuple(
 )
 """The 50 tasks of Meta-World, in the order in which TD-MPC2's MT80 numbers them from 30."""
 
-_SETS = (
-    TaskSet("mt30", MT30),
-    TaskSet("mt80", MT30 + MT50),
-    TaskSet("mini3", ("reacher-easy", "walker-stand", "cheetah-run")),
+TASK_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"mt30": MT30, "mt80": MT30 + MT50, "mini3": ("reacher-easy", "walker-stand", "cheetah-run")}
 )
-TASK_SETS = MappingProxyType({task_set.name: task_set for task_set in _SETS})
+"""The tasks that one agent learns together; their order is the task id."""
 
 
-def task_set(name: str) -> TaskSet:
-    """The set called `name`; raises ConfigError where there is none."""
+def task_set(name: str) -> tuple[str, ...]:
+    """The tasks of the set called `name`; raises ConfigError where there is none."""
     if name not in TASK_SETS:
         raise ConfigError(
             f"task.set: no task set is called '{name}'.{nearest(name, TASK_SETS)} Task sets: {', '.join(TASK_SETS)}."

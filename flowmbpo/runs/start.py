@@ -17,7 +17,7 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.sampler import WindowSampler
 from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.envs.assignment import assign_tasks, require_env_per_task
+from flowmbpo.envs.episodes import assign_tasks, require_env_per_task
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent, seeded_agent

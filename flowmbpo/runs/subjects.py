@@ -18,8 +18,8 @@ from flowmbpo.diagnostics.health.engine import HealthFinding
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.registry import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.envs.assignment import assign_tasks
 from flowmbpo.envs.contract import VectorEnv
+from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError

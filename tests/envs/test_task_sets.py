@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flowmbpo.envs.task_sets import MT50, TASK_SETS, task_set
+from flowmbpo.envs.task_sets import MT50, task_set
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
 from flowmbpo.spec import EnvSpec
@@ -32,7 +32,7 @@ sweep-into, sweep, window-open, window-close, bin-picking, box-close, door-lock,
 
 
 def test_mt30_has_the_published_tasks_widths_and_order():
-    rows = [task_info(name) for name in task_set("mt30").tasks]
+    rows = [task_info(name) for name in task_set("mt30")]
     published = [entry.split() for entry in PUBLISHED_MT30.split(",")]
     assert [[task.name, str(task.obs_dim), str(task.action_dim)] for task in rows] == published
     assert {(task.episode_length, task.action_repeat, task.can_terminate) for task in rows} == {(500, 2, False)}
@@ -40,24 +40,20 @@ def test_mt30_has_the_published_tasks_widths_and_order():
 
 
 def test_mt30_is_as_wide_as_its_data():
-    spec = EnvSpec(tuple(task_info(name) for name in task_set("mt30").tasks))
+    spec = EnvSpec(tuple(task_info(name) for name in task_set("mt30")))
     assert (spec.obs_dim, spec.action_dim) == (24, 6)
 
 
 def test_mt80_is_mt30_and_then_meta_world():
     published = tuple(f"mw-{name.strip()}" for name in PUBLISHED_META_WORLD.split(","))
-    tasks = task_set("mt80").tasks
+    tasks = task_set("mt80")
     assert len(set(tasks)) == 80
-    assert tasks[:30] == task_set("mt30").tasks
+    assert tasks[:30] == task_set("mt30")
     assert tasks[30:] == MT50 == published
 
 
 def test_mini3_are_three_small_tasks_of_mt30():
-    assert task_set("mini3").tasks == ("reacher-easy", "walker-stand", "cheetah-run")
-
-
-def test_sets_are_found_by_their_own_names():
-    assert all(task_set(name).name == name for name in TASK_SETS)
+    assert task_set("mini3") == ("reacher-easy", "walker-stand", "cheetah-run")
 
 
 def test_unknown_set_is_refused_with_the_nearest():

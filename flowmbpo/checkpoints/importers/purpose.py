@@ -127,14 +127,14 @@ def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> P
     finetuned = bool((model.embeddings == model.embeddings[0]).all())  # Newt then leaves one embedding in all rows
     if finetuned and (task is None or set_name is not None):
         raise CheckpointError("the file holds a model that Newt finetuned on one task; name it with --task alone")
-    if task is not None and set_name is None and (finetuned or task not in task_set("mt30").tasks):
+    if task is not None and set_name is None and (finetuned or task not in task_set("mt30")):
         config = TaskConfig(name=None, set=f"newt-{task}", tasks=(task,), only=task)
         spec = EnvSpec(resolve(TaskConfig(name=task)).spec.tasks, config.set or "")
     else:
         chosen = set_name or "mt30"
         spec = _set_spec(chosen)
         config = TaskConfig(name=None, set=chosen, only=_member(spec, task))
-    rows = newt_rows(task_set("mt80").tasks)
+    rows = newt_rows(task_set("mt80"))
     missing = [each.name for each in spec.tasks if each.name not in rows]
     if missing:
         raise CheckpointError(

@@ -234,4 +234,4 @@ def set_columns(set_name: str) -> tuple[TaskRecord, ...]:
             f"--set: no task set is called '{set_name}'.{nearest(set_name, TASK_SETS)} "
             f"Task sets: {', '.join(TASK_SETS)}."
         )
-    return tuple(TaskRecord.of(task_info(name)) for name in TASK_SETS[set_name].tasks)
+    return tuple(TaskRecord.of(task_info(name)) for name in TASK_SETS[set_name])

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.assignment import action_mask
+from flowmbpo.envs.episodes import action_mask
 from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
 from flowmbpo.envs.inspection.reference import CheckedEnv, ContractBroken
 from flowmbpo.errors import EnvironmentUnavailableError, FlowMBPOError

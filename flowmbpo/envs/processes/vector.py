@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.assignment import action_mask
 from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
-from flowmbpo.envs.episodes import EpisodeBook, Fault, log_unstarted
+from flowmbpo.envs.episodes import EpisodeBook, Fault, action_mask, log_unstarted
 from flowmbpo.envs.mujoco import NO_OPENGL
 from flowmbpo.envs.processes.drawing import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.group import Breakdown, Member, Saved, SharedBuffers, SimulatorFactory, group_handlers

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripted_simulator import NARROW, TASK, NarrowSimulator, ScriptedSimulator
 
-from flowmbpo.envs.assignment import action_mask, assign_tasks
+from flowmbpo.envs.episodes import action_mask, assign_tasks
 from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError
 from flowmbpo.spec import EnvSpec
