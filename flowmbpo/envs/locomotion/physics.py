@@ -64,30 +64,13 @@ class BatchPhysics:
         self._control_kind = mujoco.mjtState.mjSTATE_CTRL.value
         size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
         assert size == 1 + self.num_positions + self.num_velocities, "the model has activations or plugins"
-        self._state = np.zeros((num_envs, size))  # time, positions, velocities: mjSTATE_FULLPHYSICS
+        self.state = np.zeros((num_envs, size))
+        """Time (s since the start), positions, velocities of each environment, [N, 1 + Q + V]; may be written to."""
+        self.time, self.qpos = self.state[:, 0], self.state[:, 1 : 1 + self.num_positions]
+        self.qvel = self.state[:, 1 + self.num_positions :]  # views, as the two before
         self._torques = np.zeros((num_envs, self._substeps, int(model.nu)))
         self._trace = np.zeros((num_envs, self._substeps, size))
         self._sensors = np.zeros((num_envs, self._substeps, int(model.nsensordata)))
-
-    @property
-    def state(self) -> np.ndarray:
-        """Time, positions, velocities of each environment, float64 [N, 1 + Q + V]; may be written to."""
-        return self._state
-
-    @property
-    def time(self) -> np.ndarray:
-        """Seconds since each environment's start [N], a view of the state."""
-        return self._state[:, 0]
-
-    @property
-    def qpos(self) -> np.ndarray:
-        """Positions [N, Q], a view of the state."""
-        return self._state[:, 1 : 1 + self.num_positions]
-
-    @property
-    def qvel(self) -> np.ndarray:
-        """Velocities [N, V], a view of the state."""
-        return self._state[:, 1 + self.num_positions :]
 
     def step(self, control: np.ndarray) -> None:
         """One control step of every environment under constant `control` [N, A] in [-1, 1]."""
@@ -95,7 +78,7 @@ class BatchPhysics:
         self._pool.rollout(
             self._models,
             self._workspaces,
-            self._state,
+            self.state,
             self._torques,
             control_spec=self._control_kind,
             skip_checks=True,
@@ -103,7 +86,7 @@ class BatchPhysics:
             state=self._trace,
             sensordata=self._sensors,
         )
-        self._state[:] = self._trace[:, -1]
+        self.state[:] = self._trace[:, -1]
 
     def close(self) -> None:
         """End the threads; safe to call twice."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem, impulse
+from flowmbpo.envs.toy.system import Canvas, Pushed, ToySystem
 
 DT = 0.01  # s
 GRAVITY = 9.81  # m/s^2
@@ -88,24 +87,10 @@ class CartPole(ToySystem):
         return canvas.frame()
 
 
-class PushedCartPole(CartPole):
-    """`CartPole` whose pole's angular velocity a push changes by 1.5 rad/s with probability .04 per agent step.
+class PushedCartPole(Pushed, CartPole):
+    """`CartPole` under pushes of 1.5 rad/s."""
 
-    Three pushes in four are positive. The push comes before the step's physics.
-    """
-
-    noise_dim = 1
-    rate: ClassVar[float] = 0.04
-    size: ClassVar[float] = 1.5  # rad/s
-    skew: ClassVar[float] = 0.5
-
-    def transition(
-        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
-        """The push, then the cart-pole's step."""
-        x, angle, v, w = state.unbind(dim=-1)
-        w = w + impulse(noise[..., 0], self.rate, self.size, self.skew)
-        return super().transition(torch.stack((x, angle, v, w), dim=-1), action, noise)
+    size = 1.5
 
 
 class HiddenCartPole(CartPole):

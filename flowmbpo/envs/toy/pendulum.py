@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem, impulse
+from flowmbpo.envs.toy.system import Canvas, Pushed, ToySystem
 
 DT = 0.05  # s
 GRAVITY_GAIN = 15.0  # 3 g / (2 l), 1/s^2
@@ -61,24 +60,10 @@ class Pendulum(ToySystem):
         return canvas.frame()
 
 
-class PushedPendulum(Pendulum):
-    """`Pendulum` whose angular velocity a push changes by 2 rad/s with probability .04 per agent step.
+class PushedPendulum(Pushed, Pendulum):
+    """`Pendulum` under pushes of 2.0 rad/s before its physics, which limits the speed."""
 
-    Three pushes in four are positive. The push comes before the step's physics, which limits the speed.
-    """
-
-    noise_dim = 1
-    rate: ClassVar[float] = 0.04
-    size: ClassVar[float] = 2.0  # rad/s
-    skew: ClassVar[float] = 0.5
-
-    def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
-        """The push, then the pendulum's step."""
-        angle, speed = state.unbind(dim=-1)
-        speed = speed + impulse(noise[..., 0], self.rate, self.size, self.skew)
-        return super().transition(torch.stack((angle, speed), dim=-1), action, noise)
+    size = 2.0
 
 
 class HiddenPendulum(Pendulum):

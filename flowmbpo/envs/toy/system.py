@@ -103,6 +103,25 @@ def impulse(u: Float[Tensor, " B"], rate: float, size: float, skew: float) -> Fl
     return size * (2.0 * positive.to(u.dtype) - happens.to(u.dtype))
 
 
+class Pushed(ToySystem):
+    """A system whose state ends in an angular velocity w (rad/s), which a push changes with probability `rate`.
+
+    Its size is `size`; (1 + `skew`)/2 of the pushes are positive. It comes before the agent step's physics.
+    """
+
+    noise_dim = 1
+    rate: ClassVar[float] = 0.04
+    size: ClassVar[float]
+    skew: ClassVar[float] = 0.5
+
+    def transition(
+        self, state: Float[Tensor, "B S"], action: Float[Tensor, "B A"], noise: Float[Tensor, "B 1"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, " B"]]:
+        """The push, then the step of the system without pushes."""
+        w = state[..., -1] + impulse(noise[..., 0], self.rate, self.size, self.skew)
+        return super().transition(torch.cat((state[..., :-1], w.unsqueeze(-1)), dim=-1), action, noise)  # type: ignore[safe-super]
+
+
 class ToyBatch(BatchSimulator):
     """N environments of `system`.
 
