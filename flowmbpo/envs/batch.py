@@ -6,16 +6,15 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.contract import DifferentiableEnvs, EnvStep, VectorEnv, bounded_actions
+from flowmbpo.envs.contract import BatchOutcome, DifferentiableEnvs, EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import (
     ABSURD,
     MAX_FAILED_STARTS,
@@ -27,16 +26,6 @@ from flowmbpo.envs.episodes import (
 )
 from flowmbpo.errors import EnvironmentFailure, FlowMBPOError
 from flowmbpo.spec import EnvSpec, TaskInfo
-
-
-@dataclass(frozen=True)
-class BatchOutcome:
-    """What one agent step gave, per environment. `success` is None where the task defines none."""
-
-    obs: Float[Tensor, "N O"]
-    reward: Float[Tensor, " N"]
-    terminated: Bool[Tensor, " N"]
-    success: Float[Tensor, " N"] | None = None
 
 
 class BatchSimulator(ABC):
@@ -91,10 +80,6 @@ class BatchSimulator(ABC):
         """The environments as they are now, to be stepped with gradients; None where the simulator has none."""
         return None
 
-    def cpu_seconds(self) -> float:
-        """CPU time used so far by processes other than this one; 0 where there are none."""
-        return 0.0
-
     def close(self) -> None:  # noqa: B027  not abstract: most hold nothing
         """Release threads, processes and memory; safe to call twice."""
 
@@ -138,7 +123,6 @@ class BatchVectorEnv(VectorEnv):
         self._task = simulator.task
         self._book = EpisodeBook(self.spec, [0] * self.num_envs)
         self._no_success = torch.full((self.num_envs,), torch.nan)
-        self._cpu_seconds = 0.0
         self._closed = False
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
@@ -180,14 +164,8 @@ class BatchVectorEnv(VectorEnv):
         self._require_reset()
         return self.simulator.differentiable()
 
-    def cpu_seconds(self) -> float:
-        if not self._closed:
-            self._cpu_seconds = self.simulator.cpu_seconds()
-        return self._cpu_seconds
-
     def close(self) -> None:
         if not self._closed:
-            self.cpu_seconds()
             self._closed = True
             self.simulator.close()
 
@@ -195,7 +173,6 @@ class BatchVectorEnv(VectorEnv):
         """Judge a step that was taken, and start the next episodes where one ended or broke."""
         terminated = outcome.terminated.numpy()
         truncated = (self._book.elapsed >= self._task.episode_length) & ~terminated
-        success = self._no_success.clone() if outcome.success is None else outcome.success
         reward, final_obs = outcome.reward, outcome.obs
         faults = self._find_faults(outcome)
         broken = np.zeros(self.num_envs, dtype=bool)
@@ -210,7 +187,7 @@ class BatchVectorEnv(VectorEnv):
             obs, unstarted = final_obs.clone(), []
         if faults:
             mask = torch.from_numpy(broken)
-            reward, success = reward.masked_fill(mask, 0.0), success.masked_fill(mask, torch.nan)
+            reward = reward.masked_fill(mask, 0.0)
             final_obs = torch.where(mask.unsqueeze(-1), obs, final_obs)
         return EnvStep(
             obs=obs,
@@ -218,7 +195,7 @@ class BatchVectorEnv(VectorEnv):
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             final_obs=final_obs,
-            success=success,
+            success=self._no_success.clone(),
             faults=(*faults, *unstarted),
         )
 

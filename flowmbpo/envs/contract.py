@@ -17,8 +17,11 @@ from flowmbpo.spec import EnvSpec
 
 
 @dataclass(frozen=True)
-class DifferentiableStep:
-    """What an action did. `obs` and `reward` carry gradient to the actions and to the states before."""
+class BatchOutcome:
+    """What one agent step of N environments gave, before ends, faults and restarts are judged.
+
+    Of `DifferentiableEnvs` the observations and rewards carry gradient to the actions and the states before.
+    """
 
     obs: Float[Tensor, "N O"]
     reward: Float[Tensor, " N"]
@@ -36,7 +39,7 @@ class DifferentiableEnvs(ABC):
         """The current observations."""
 
     @abstractmethod
-    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """One agent step with actions in [-1, 1]."""
 
 

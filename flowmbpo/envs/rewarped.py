@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.adapters import JointBatch, import_library, leave_running, present_device, quiet, seeded
-from flowmbpo.envs.batch import BatchOutcome
+from flowmbpo.envs.contract import BatchOutcome
 from flowmbpo.envs.simulators import require_installed
 from flowmbpo.spec import TaskInfo
 

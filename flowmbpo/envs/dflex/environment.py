@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.adapters import JointBatch, leave_running, present_device, quiet, seeded
-from flowmbpo.envs.batch import BatchOutcome
-from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
+from flowmbpo.envs.contract import BatchOutcome, DifferentiableEnvs
 from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.spec import TaskInfo
@@ -70,11 +69,11 @@ class DflexBatch(JointBatch):
         obs: Tensor = self._raw.obs_buf.detach().to("cpu", copy=True)
         return obs
 
-    def record(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+    def record(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """`step` with gradients; needs `autodiff`."""
         self._dflex.config.no_grad = self._no_grad
         _, reward, _, info = self._raw.step(action.to(self._device))
-        return DifferentiableStep(info["obs_before_reset"], reward, info["termination"])
+        return BatchOutcome(info["obs_before_reset"], reward, info["termination"])
 
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
@@ -126,11 +125,11 @@ class DifferentiableDflex(DifferentiableEnvs):
     def observe(self) -> Float[Tensor, "N O"]:
         return self._obs
 
-    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         done = self._recorder.record(action)
         obs = done.obs
         if self._last_action is not None:
             before, after = obs[:, : self._last_action.start], obs[:, self._last_action.stop :]
             obs = torch.cat((before, action.to(obs.device), after), dim=-1)
         self._obs = obs
-        return DifferentiableStep(obs, done.reward, done.terminated)
+        return BatchOutcome(obs, done.reward, done.terminated)

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.config.task import PerturbationConfig
-from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
+from flowmbpo.envs.batch import BatchSimulator
+from flowmbpo.envs.contract import BatchOutcome
 from flowmbpo.envs.locomotion.physics import BatchPhysics, drawer_handlers
 from flowmbpo.envs.locomotion.robots import BODIES
 from flowmbpo.envs.mujoco import draw_impulses

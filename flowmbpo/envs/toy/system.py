@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowmbpo.envs.batch import BatchOutcome, BatchSimulator
-from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
+from flowmbpo.envs.batch import BatchSimulator
+from flowmbpo.envs.contract import BatchOutcome, DifferentiableEnvs
 from flowmbpo.spec import TaskInfo
 
 HEIGHT, WIDTH = 240, 320  # pixels
@@ -82,10 +82,6 @@ class ToySystem(ABC):
     def observe(self, state: Float[Tensor, "B S"]) -> Float[Tensor, "B O"]:
         """What the agent sees of a state, by default all of it; never the state's own memory."""
         return state.clone()
-
-    def terminates(self, state: Float[Tensor, "B S"]) -> Bool[Tensor, " B"]:
-        """Whether the episode ends itself on reaching this state; by default it never does."""
-        return torch.zeros(len(state), dtype=torch.bool)
 
     @abstractmethod
     def draw(self, state: list[float]) -> np.ndarray:
@@ -163,7 +159,7 @@ class ToyBatch(BatchSimulator):
         self._before = self._state
         self._state, reward = self.system.transition(self._state, action, noise)
         self._elapsed += 1
-        return BatchOutcome(self.observe(), reward, self.system.terminates(self._state))
+        return BatchOutcome(self.observe(), reward, torch.zeros(self.num_envs, dtype=torch.bool))
 
     def state_dict(self) -> dict[str, Any]:
         return {"state": self._state.clone(), "noise": self._noise.clone(), "elapsed": self._elapsed.clone()}
@@ -206,11 +202,11 @@ class DifferentiableToy(DifferentiableEnvs):
     def observe(self) -> Float[Tensor, "N O"]:
         return self._system.observe(self._state)
 
-    def step(self, action: Float[Tensor, "N A"]) -> DifferentiableStep:
+    def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """Past the time limit there is no noise left: stepping on raises IndexError."""
         noise = (
             self._noise[torch.arange(len(self._state)), self._elapsed] if self._system.noise_dim else self._noise[:, 0]
         )
         self._state, reward = self._system.transition(self._state, action, noise)
         self._elapsed = self._elapsed + 1
-        return DifferentiableStep(self.observe(), reward, self._system.terminates(self._state))
+        return BatchOutcome(self.observe(), reward, torch.zeros(len(self._state), dtype=torch.bool))

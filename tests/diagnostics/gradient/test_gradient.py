@@ -17,8 +17,8 @@ from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, S
 from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_gradient
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import resample_counts
-from flowmbpo.envs.batch import BatchOutcome, BatchSimulator, BatchVectorEnv
-from flowmbpo.envs.contract import DifferentiableEnvs, DifferentiableStep
+from flowmbpo.envs.batch import BatchSimulator, BatchVectorEnv
+from flowmbpo.envs.contract import BatchOutcome, DifferentiableEnvs
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import DataError
 from flowmbpo.spec import TaskInfo
@@ -172,7 +172,7 @@ class Sharp(DifferentiableEnvs):
         behind, before = self.x > self.stop, self.x
         self.x = before + action[:, 0]
         self.x[behind] = self.x[behind] + (before - before.detach())[behind].sqrt()
-        return DifferentiableStep(self.observe(), self.x, self.x.detach() > self.stop)
+        return BatchOutcome(self.observe(), self.x, self.x.detach() > self.stop)
 
 
 def test_what_follows_a_termination_does_not_discard_a_start(counter):

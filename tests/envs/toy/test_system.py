@@ -11,16 +11,8 @@ import torch
 from flowmbpo.envs.batch import BatchVectorEnv
 from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.tasks import task_info
-from flowmbpo.envs.toy.risk import Gust
 from flowmbpo.envs.toy.system import ToyBatch
 from flowmbpo.envs.toy.systems import toy_system
-
-
-class Drowning(Gust):
-    """Ends in the ditch."""
-
-    def terminates(self, state: torch.Tensor) -> torch.Tensor:
-        return state[:, 0] <= 0
 
 
 def gust(num_envs: int, length: int = 100) -> ToyBatch:
@@ -100,19 +92,6 @@ def test_a_saved_state_is_a_copy():
         batch.start([0], seeds(1, first=5))
         assert all(value.equal(before) for value, before in zip(saved.values(), first, strict=True))
         batch.load_state_dict(saved)
-
-
-def test_a_system_may_end_its_episode():
-    task = dataclasses.replace(task_info("toy-gust"), can_terminate=True)
-    env = BatchVectorEnv(ToyBatch(Drowning(task), 50))
-    env.reset(0)
-    ended = 0
-    for _ in range(20):
-        step = env.step(-torch.ones(50, 1))
-        assert step.terminated.equal(step.final_obs[:, 0] <= 0)
-        assert (step.obs[:, 0] > 0).all()
-        ended += int(step.terminated.sum())
-    assert ended > 50
 
 
 def test_a_copys_description_names_task_step_and_state():
