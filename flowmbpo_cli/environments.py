@@ -10,12 +10,12 @@ from rich.console import Console
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import resolve
-from flowmbpo.envs.simulators import SIMULATORS, SimulatorInfo
+from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, all_tasks, task_info, task_names
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.library import is_file_path
-from flowmbpo.spec import EnvSpec, TaskInfo
+from flowmbpo.spec import TaskInfo
 from flowmbpo_cli.sources import config_of
 from flowmbpo_cli.tables import print_pairs, print_table
 
@@ -50,12 +50,6 @@ def find_environment(name: str) -> TaskConfig:
             "`flowmbpo envs list` shows all; a file of your own ends in .yaml."
         )
     return TaskConfig(name=name)
-
-
-def missing_simulators(spec: EnvSpec) -> list[SimulatorInfo]:
-    """The simulators that tasks of `spec` need and that are not installed."""
-    needed = dict.fromkeys(task.simulator for task in spec.tasks)
-    return [SIMULATORS[name] for name in needed if not SIMULATORS[name].installed]
 
 
 def task_row(task: TaskInfo) -> Document:
@@ -126,7 +120,8 @@ def description(name: str) -> Document:
         document["perturbation"] = config.perturbation.model_dump()
     if resolved.notices:
         document["notice"] = "\n".join(resolved.notices)
-    missing = missing_simulators(spec)
+    needed = [SIMULATORS[name] for name in dict.fromkeys(task.simulator for task in spec.tasks)]
+    missing = [simulator for simulator in needed if not simulator.installed]
     document["runs_here"] = not missing
     if missing:
         document["install"] = [info.install for info in missing]

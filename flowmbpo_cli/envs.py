@@ -13,7 +13,6 @@ from flowmbpo_cli.output import only_document, people, print_document
 
 if TYPE_CHECKING:
     from flowmbpo.config.task import TaskConfig
-    from flowmbpo.envs.inspection.recording import Motion
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -166,12 +165,32 @@ def render(
     config = find_environment(name)
     target = out.expanduser()
     _check_target(target)
+    suffix = target.suffix.lower()
+    count = _PICTURE_STEPS[suffix] if steps is None else steps
     with only_document(json_):
-        document = _draw(config, target, steps=steps, seed=seed, motion=action)
+        from flowmbpo.envs.inspection.recording import film, walk
+        from flowmbpo.envs.make import open_env
+        from flowmbpo.envs.resolve import resolve
+
+        spec = resolve(config).spec
+        if len(spec.tasks) > 1:
+            raise ConfigError(
+                f"'{spec.label}' is a set of {len(spec.tasks)} tasks and a picture shows one; name a task of it, such "
+                f"as '{spec.tasks[0].name}'."
+            )
+        with open_env(config, 1, 0) as env:
+            if suffix == ".mp4":
+                from flowmbpo.tracking.video import write_video
+
+                write_video(film(env, count, seed, action), target, _FRAMES_PER_SECOND)
+            else:
+                for _ in walk(env, count, seed, action):
+                    pass
+                _write_picture(env.render(0), target)
     if json_:
-        print_document(document)
+        print_document({"environment": spec.label, "path": str(target), "steps": count, "seed": seed, "action": action})
         return
-    typer.echo(f"Wrote {target}: {document['environment']}, {document['steps']} steps of {action} actions.")
+    typer.echo(f"Wrote {target}: {spec.label}, {count} steps of {action} actions.")
 
 
 def _chosen(names: list[str], every: bool) -> list[TaskConfig]:
@@ -179,12 +198,11 @@ def _chosen(names: list[str], every: bool) -> list[TaskConfig]:
     if bool(names) == every:
         raise typer.BadParameter("name environments, or give --all for every one installed here.", param_hint="NAME")
     from flowmbpo.envs.tasks import all_tasks
-    from flowmbpo.spec import EnvSpec
-    from flowmbpo_cli.environments import find_environment, missing_simulators
+    from flowmbpo_cli.environments import find_environment, task_row
 
     if names:
         return [find_environment(name) for name in names]
-    return [find_environment(task.name) for task in all_tasks() if not missing_simulators(EnvSpec((task,)))]
+    return [find_environment(task.name) for task in all_tasks() if task_row(task)["runs_here"]]
 
 
 def _check_target(out: Path) -> None:
@@ -195,36 +213,6 @@ def _check_target(out: Path) -> None:
         raise typer.BadParameter(f"the folder '{out.parent}' does not exist. Create it first.", param_hint="OUT")
     if out.is_dir():
         raise typer.BadParameter(f"'{out}' is a folder. Name a file.", param_hint="OUT")
-
-
-def _draw(config: TaskConfig, out: Path, *, steps: int | None, seed: int, motion: Motion) -> dict[str, Any]:
-    """Write the picture after `steps` agent steps, or the video of all of them, and say what was written.
-
-    Raises ConfigError on a set of several tasks, EnvironmentUnavailableError where nothing can
-    draw, StorageError where the file cannot be written.
-    """
-    from flowmbpo.envs.inspection.recording import film, walk
-    from flowmbpo.envs.make import open_env
-    from flowmbpo.envs.resolve import resolve
-
-    spec = resolve(config).spec
-    if len(spec.tasks) > 1:
-        raise ConfigError(
-            f"'{spec.label}' is a set of {len(spec.tasks)} tasks and a picture shows one; name a task of it, such as "
-            f"'{spec.tasks[0].name}'."
-        )
-    suffix = out.suffix.lower()
-    steps = _PICTURE_STEPS[suffix] if steps is None else steps
-    with open_env(config, 1, 0) as env:
-        if suffix == ".mp4":
-            from flowmbpo.tracking.video import write_video
-
-            write_video(film(env, steps, seed, motion), out, _FRAMES_PER_SECOND)
-        else:
-            for _ in walk(env, steps, seed, motion):
-                pass
-            _write_picture(env.render(0), out)
-    return {"environment": spec.label, "path": str(out), "steps": steps, "seed": seed, "action": motion}
 
 
 def _write_picture(frame: Any, out: Path) -> None:

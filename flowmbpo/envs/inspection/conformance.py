@@ -65,9 +65,8 @@ def check_environment(
     workers: int = 1,
     whole_episodes: bool = True,
     device: str = "cpu",
-    report: Callable[[CheckResult], None] = lambda result: None,
 ) -> list[CheckResult]:
-    """Every check on the environment that `config` describes, in order; `report` hears each at once.
+    """Every check on the environment that `config` describes, in order.
 
     `copies` >= 2 environments are run for `steps` >= 2 agent steps of uniform random actions, past the
     longest time limit with `whole_episodes`; `workers` step the repetition, the rest runs in this process.
@@ -83,7 +82,6 @@ def check_environment(
                 result = CheckResult(subject.spec.label, name, "skipped", "the rollout failed", 0.0, 0.0)
             else:
                 result = _run(subject, name, check)
-            report(result)
             results.append(result)
     return results
 
