@@ -8,7 +8,7 @@ import torch
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.sampler import match_tasks
-from flowmbpo.envs.assignment import assign_tasks
+from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import reference_parity

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.load import load
-from flowmbpo.envs.assignment import assign_tasks
+from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.models.agent import seeded_agent
 from flowmbpo.presets.load import load_experiment
