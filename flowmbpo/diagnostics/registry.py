@@ -41,7 +41,7 @@ def measure_light(subject: Subject, effort: Effort) -> LightDiagnosis:
 
     The subject needs a replay buffer. Raises DataError where that is empty.
     """
-    findings = tuple(light_health(subject, effort))  # first: where weights are not finite the rest cannot be measured
+    findings = tuple(light_health(subject))  # first: where weights are not finite the rest cannot be measured
     if any(finding.name == "nan-weights" for finding in findings):
         return LightDiagnosis({}, findings)
     metrics = light_esnr(subject, effort) | light_jacobians(subject, effort) | light_rollout(subject, effort)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowmbpo.diagnostics.health.probes import Figures
@@ -14,7 +15,7 @@ from flowmbpo.diagnostics.health.probes.columns import measure_columns
 from flowmbpo.diagnostics.health.probes.critic import measure_critic, measure_critic_light
 from flowmbpo.diagnostics.health.probes.dynamics import measure_errors, measure_imagined_return, measure_latents
 from flowmbpo.diagnostics.health.probes.encoder import measure_encoder
-from flowmbpo.diagnostics.health.probes.policy import measure_endings, measure_saturation, measure_saturation_light
+from flowmbpo.diagnostics.health.probes.policy import LIGHT_STATES, measure_endings, measure_saturation
 from flowmbpo.diagnostics.health.probes.reward import measure_reward, measure_reward_light
 from flowmbpo.diagnostics.health.probes.weights import measure_weights
 from flowmbpo.diagnostics.health.rules import RULES, Rule, Severity
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Probe = Callable[[Subject, Effort], Figures]
+Probe = Callable[[Subject], Figures]
 MODEL_PROBES: dict[str, Probe] = {
     "reward": measure_reward,
     "dynamics": measure_errors,
@@ -45,7 +46,7 @@ LIGHT_MODEL_PROBES: dict[str, Probe] = {"reward": measure_reward_light}
 LIGHT_POLICY_PROBES: dict[str, Probe] = {
     "actor": measure_actor_light,
     "critic": measure_critic_light,
-    "policy": measure_saturation_light,
+    "policy": partial(measure_saturation, states=LIGHT_STATES),
 }
 SHOWN_VALUES = 8
 SHOWN_ROWS = 8
@@ -89,12 +90,6 @@ class JudgedRow:
         above = self.value / high if 0.0 < high < math.inf else 0.0
         below = low / self.value if low > 0.0 < self.value else self.value / low if -math.inf < low < 0.0 else 0.0
         return max(above, below)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        low, high = self.rule.sound
-        place = {"finding": self.rule.name, "check": self.rule.probe, "figure": self.rule.figure}
-        return place | {"value": self.value, "low": low, "high": high, "verdict": self.verdict}
 
 
 def judge(subject: Subject, checks: dict[str, Figures], rules: Iterable[Rule]) -> list[JudgedRow]:
@@ -161,7 +156,11 @@ class HealthDiagnosis(Diagnosis):
             "healthy": self.healthy,
             "verdict": self.verdict,
             "findings": [asdict(finding) for finding in self.findings],
-            "rules": [row.to_dict() for row in self.judged],
+            "rules": [
+                {"finding": row.rule.name, "check": row.rule.probe, "figure": row.rule.figure, "value": row.value}
+                | {"low": row.rule.sound[0], "high": row.rule.sound[1], "verdict": row.verdict}
+                for row in self.judged
+            ],
             "checks": self.checks,
         }
 
@@ -201,26 +200,27 @@ def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
 
     A run that trains its world model alone has no policy to judge.
     """
-    probes = MODEL_PROBES | (POLICY_PROBES if subject.trains_policy else {})
-    checks = _measure(subject, effort, probes)
+    del effort  # the probes have sample sizes of their own
+    checks = _measure(subject, MODEL_PROBES, POLICY_PROBES)
     curves = {name: figures.pop("curves") for name, figures in checks.items() if "curves" in figures}
     return HealthDiagnosis(checks, tuple(judge(subject, checks, RULES)), checks["weights"]["finite"], curves)
 
 
-def light_health(subject: Subject, effort: Effort) -> list[HealthFinding]:
+def light_health(subject: Subject) -> list[HealthFinding]:
     """What is broken as far as it shows without real episodes, in some tens of milliseconds for a small model.
 
-    Judged by the rules of `measure_health`, on at least 256 states. Weights that are not finite end it.
+    Judged by the rules of `measure_health`, on 256 states. Weights that are not finite end it.
     """
-    probes = LIGHT_MODEL_PROBES | (LIGHT_POLICY_PROBES if subject.trains_policy else {})
-    rows = judge(subject, _measure(subject, effort, probes), [rule for rule in RULES if rule.light])
+    checks = _measure(subject, LIGHT_MODEL_PROBES, LIGHT_POLICY_PROBES)
+    rows = judge(subject, checks, [rule for rule in RULES if rule.light])
     return [row.finding for row in rows if row.finding is not None]
 
 
-def _measure(subject: Subject, effort: Effort, probes: dict[str, Probe]) -> dict[str, Figures]:
-    checks = {"weights": measure_weights(subject, effort)}
+def _measure(subject: Subject, of_model: dict[str, Probe], of_policy: dict[str, Probe]) -> dict[str, Figures]:
+    checks = {"weights": measure_weights(subject)}
     if checks["weights"]["finite"]:
-        checks |= {name: probe(subject, effort) for name, probe in probes.items()}
+        probes = of_model | (of_policy if subject.trains_policy else {})
+        checks |= {name: probe(subject) for name, probe in probes.items()}
     return checks
 
 

@@ -1,21 +1,27 @@
-"""Windows of real transitions, paired comparisons of errors on them, and what a regression makes of them by itself.
+"""Windows of real transitions, paired comparisons of errors on them, and what a regression and the model make of them.
 
-Letters: W transitions of a window, B windows (rows), n blocks, O observation, A action; I inputs, Q targets,
+Letters: W transitions of a window, B windows (rows), O observation, A action, D latent; I inputs, Q targets,
 F features.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
+from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.evaluation.episodes import Episodes
+from flowmbpo.models.task_context import TaskContext
+from flowmbpo.models.world_model import WorldModel
 
 BLOCK = 25
 COMPARABLE = 64
@@ -24,6 +30,8 @@ FEATURES = 128
 WEIGHT_STD = 1.5
 FURTHEST = 6.0  # standard deviations: a row out there is met as the nearest one that is known
 PENALTIES = tuple(10.0**power for power in range(-7, 1))
+
+Regression = Callable[[Float[Tensor, "B I"]], Float[Tensor, "B Q"]]
 
 
 @dataclass(frozen=True)
@@ -76,17 +84,16 @@ def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.
 
     All recordings are of one environment, so that their numbers of environments and widths agree.
     """
-    longest = max(len(each.action) for each in recorded)
 
-    def padded(x: Tensor, length: int) -> Tensor:
-        return torch.cat([x, x.new_zeros(length - len(x), *x.shape[1:])])
+    def joined(name: str) -> Tensor:
+        parts: list[Tensor] = [getattr(each, name) for each in recorded]
+        longest = max(map(len, parts))
+        return torch.cat([pad(x, (0, 0) * (x.ndim - 1) + (0, longest - len(x))) for x in parts], dim=1)
 
-    obs = torch.cat([padded(each.obs, longest + 1) for each in recorded], dim=1)
-    action = torch.cat([padded(each.action, longest) for each in recorded], dim=1)
-    reward = torch.cat([padded(each.reward, longest) for each in recorded], dim=1)
+    obs, action, reward = joined("obs"), joined("action"), joined("reward")
     length = torch.cat([each.length for each in recorded])
     task = torch.cat([each.task for each in recorded])
-    start = torch.arange(longest, device=obs.device).unsqueeze(1)
+    start = torch.arange(len(action), device=obs.device).unsqueeze(1)
     time, env = _draw(start + width <= length, limit, generator)
     steps = time + torch.arange(width + 1, device=obs.device).unsqueeze(1)
     before = (steps[:-1], env)
@@ -193,16 +200,11 @@ def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], bl
     """
     floor = max(FLOOR * float(baseline.double().mean()), 1e-300)
     ratio = ((other.double() + floor) / (baseline.double() + floor)).log()
-    means = block_sums(ratio, block) / torch.bincount(block)
+    means = torch.bincount(block, ratio) / torch.bincount(block)
     n = len(means)
     spread = float(means.std()) if n > 1 else 0.0
     z = float(means.mean()) / (spread / math.sqrt(n)) if spread > 0.0 else 0.0
     return Paired(float(ratio.mean()), z, n)
-
-
-def block_sums(x: Float[Tensor, "B ..."], block: Int[Tensor, " B"]) -> Float[Tensor, "n ..."]:
-    """The sum over the rows of every block, blocks numbered 0..n-1."""
-    return x.new_zeros(int(block.max()) + 1, *x.shape[1:]).index_add(0, block, x)
 
 
 def obs_changes(before: Float[Tensor, "B O"], after: Float[Tensor, "B O"]) -> Float[Tensor, "B Q"]:
@@ -212,32 +214,12 @@ def obs_changes(before: Float[Tensor, "B O"], after: Float[Tensor, "B O"]) -> Fl
     return change[:, moving] / change[:, moving].std(0)
 
 
-@dataclass(frozen=True)
-class Regression:
-    """A fitted map from inputs to targets, float64 inside."""
-
-    centre: Tensor
-    spread: Tensor
-    directions: Tensor
-    phases: Tensor
-    weights: Tensor
-
-    def __call__(self, inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B Q"]:
-        """Predicted targets, float64."""
-        return self.features(inputs) @ self.weights
-
-    def features(self, inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B F"]:
-        """[1, x, x^2, tanh(W x + b)] of the standardised inputs x, no further out than `FURTHEST`."""
-        x = ((inputs.double() - self.centre) / self.spread).clamp(-FURTHEST, FURTHEST)
-        waves = (x @ self.directions + self.phases).tanh()
-        return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), waves], dim=1)
-
-
 def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], features: int = FEATURES) -> Regression:
-    """Ridge regression on linear, square and random tanh features (in the manner of Rahimi and Recht 2007).
+    """Ridge regression on [1, x, x^2, tanh(W x + b)], random W and b (in the manner of Rahimi and Recht 2007).
 
-    The penalty has the smallest generalised cross-validation error (Golub et al. 1979), every target
-    weighted by its own scale. The random features depend on the number of inputs alone.
+    x are the standardised inputs, no further out than `FURTHEST`. The penalty has the smallest generalised
+    cross-validation error (Golub et al. 1979), every target weighted by its own scale. The random features depend on
+    the number of inputs alone. The map from inputs to targets is float64 inside and out.
     """
     x, y = inputs.double(), targets.double()
     centre, spread = x.mean(0), x.std(0)
@@ -245,32 +227,76 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
     width = x.shape[1]
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(width, features, generator=generator, dtype=torch.float64) * WEIGHT_STD / width**0.5
-    phases = torch.randn(features, generator=generator, dtype=torch.float64)
-    blank = Regression(centre, spread, directions.to(x.device), phases.to(x.device), y.new_zeros(0))
-    phi = blank.features(inputs)
+    directions = directions.to(x.device)
+    phases = torch.randn(features, generator=generator, dtype=torch.float64).to(x.device)
+
+    def featured(inputs: Float[Tensor, "B I"]) -> Float[Tensor, "B F"]:
+        x = ((inputs.double() - centre) / spread).clamp(-FURTHEST, FURTHEST)
+        return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), (x @ directions + phases).tanh()], dim=1)
+
+    phi = featured(inputs)
     scale = y.std(0)
-    y = y / torch.where(scale > 0.0, scale, 1.0)
+    scale = torch.where(scale > 0.0, scale, 1.0)
+    y = y / scale
     squares, basis = torch.linalg.eigh(phi.T @ phi)
     squares = squares.clamp(min=0.0)
     projected = basis.T @ (phi.T @ y)
-    total, best, chosen = float(y.square().sum()), torch.inf, squares
-    for penalty in PENALTIES:
-        damped = squares + penalty * squares[-1]
+    total = float(y.square().sum())
+
+    def cross_validated(damped: Tensor) -> float:
         coefficients = projected / damped.unsqueeze(1)
         explained = float((2.0 * projected * coefficients - squares.unsqueeze(1) * coefficients.square()).sum())
         freedom = len(x) - float((squares / damped).sum())
-        error = (total - explained) / max(freedom, 1.0) ** 2
-        if error < best:
-            best, chosen = error, damped
-    weights = basis @ (projected / chosen.unsqueeze(1)) * torch.where(scale > 0.0, scale, 1.0)
-    return replace(blank, weights=weights)
+        return (total - explained) / max(freedom, 1.0) ** 2
+
+    chosen = min((squares + penalty * squares[-1] for penalty in PENALTIES), key=cross_validated)
+    weights = basis @ (projected / chosen.unsqueeze(1)) * scale
+    return lambda inputs: featured(inputs) @ weights
 
 
 def predict_held_out(
-    inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], half: Bool[Tensor, " B"], features: int = FEATURES
+    inputs: Float[Tensor, "B I"],
+    targets: Float[Tensor, "B Q"],
+    half: Bool[Tensor, " B"],
+    features: int = FEATURES,
+    at: Float[Tensor, "B I"] | None = None,
 ) -> Float[Tensor, "B Q"]:
-    """Every row predicted by a regression on the other half. Both halves must have rows."""
+    """Every row predicted, from its inputs (or those `at`), by a regression on the other half. Both must have rows."""
     predicted = torch.empty_like(targets, dtype=torch.float64)
     for part in (half, ~half):
-        predicted[part] = fit_regression(inputs[~part], targets[~part], features)(inputs[part])
+        regression = fit_regression(inputs[~part], targets[~part], features)
+        predicted[part] = regression((inputs if at is None else at)[part])
     return predicted
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """Real transitions as the model sees them: states, and the latents that followed.
+
+    Of stochastic dynamics the step of zero noise.
+    """
+
+    model: WorldModel
+    context: TaskContext
+    state: Float[Tensor, "B D"]
+    target: Float[Tensor, "B D"]
+
+    @classmethod
+    def of(cls, subject: Subject, rows: TransitionWindows | Batch, at: int = 0) -> OneStep:
+        """The transitions at step `at` of the windows."""
+        model = subject.agent.world_model
+        state, context = subject.encode(rows.obs[at], rows.task)
+        return cls(model, context, state, model.latent(subject.encode(rows.obs[at + 1], rows.task)[0]))
+
+    @property
+    def z(self) -> Float[Tensor, "B D"]:
+        """Latents of the states."""
+        return self.model.latent(self.state)
+
+    def next(self, action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
+        """Predicted latents after these actions."""
+        return self.model.latent(self.model.next(self.state, action, self.context))
+
+    def error(self, action: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
+        """Squared latent errors of the step with these actions."""
+        return (self.next(action) - self.target).square().mean(-1)

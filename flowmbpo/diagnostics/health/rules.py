@@ -149,10 +149,6 @@ _ACCOUNTS = (
     "Over one horizon the value accounts for {slope:.2g} (standard error {standard_error:.2g}) of the imagined rewards "
     "(healthy: 0.45 to 1.25), and leaves {residual:.2g} of its targets' spread unexplained (healthy: up to 0.5)"
 )
-_UNTRAINED = (
-    "{untrained} of the {part}'s {trainable} tensors were never trained (unknown to the saved optimiser, without "
-    "moments, or still at their initial values): {untrained_tensors}."
-)
 _LEVEL = (
     "The value is {value_mean:.3g} on average where the policy really earns {return_mean:.3g} (discounted, in learning "
     "rewards; {bootstrapped_share:.0%} of it bootstrapped): the policy exploits its model, the critic feeds on itself, "
@@ -322,8 +318,6 @@ RULES: tuple[Rule, ...] = (
     # Healthy: 2e-6; float64 leaves only the difference's own error.
     Rule(_NO_GRADIENT, "actor", "gradient_mismatch", _most(0.01),
          f"{_ARRIVES} {_CUT}", light=True, topic="reach"),
-    Rule(_NO_GRADIENT, "actor", "frozen_tensors", NONE,
-         "{value} tensors of the actor are set not to learn (requires_grad is off): {frozen_tensors}.", light=True),
     # Healthy: 1e-2 to 0.5 spreads of the return per unit of action, and a growth of 0.6 to 16 over the horizon.
     *(Rule(name, "actor", figure, sound, says, light=True, topic="size") for name, figure, sound, says in (
         ("actor-gradient-explodes", "sensitivity", _most(1e2), _EXPLODES),
@@ -334,13 +328,19 @@ RULES: tuple[Rule, ...] = (
          "An action moves the imagined return by {value:.2g} of its spread over start states (healthy: 0.01 and more): "
          "the actor learns nothing. Look at the reward head, the dynamics and the critic."),
         ("actor-gradient-explodes", "growth_through_horizon", _most(1e3), _EXPLODES))),
-    Rule(_NO_GRADIENT, "actor", "learning_rate_zero", NONE,
-         "The learning rate of the actor's saved optimiser is 0: the actor stands still.", OPTIMISER),
     Rule(_NO_GRADIENT, "actor", "lost_tensors", NONE,
          "{value} of the actor's {trainable} tensors got a gradient in training and get none now: {lost_tensors}. "
          "Weights behind them are zero, or what they feed is cut off or saturated.", OPTIMISER),
-    Rule(_NO_GRADIENT, "actor", "untrained", NONE, _UNTRAINED.replace("{part}", "actor"), ("optimiser", "initial"),
-         topic="actor memory"),
+    *(rule for part, name in (("actor", _NO_GRADIENT), ("critic", _DEAD)) for rule in (
+        Rule(name, part, "frozen_tensors", NONE,
+             f"{{value}} tensors of the {part} are set not to learn (requires_grad is off): {{frozen_tensors}}.",
+             light=part == "actor"),
+        Rule(name, part, "learning_rate_zero", NONE,
+             f"The learning rate of the {part}'s saved optimiser is 0: the {part} stands still.", OPTIMISER),
+        Rule(name, part, "untrained", NONE,
+             f"{{untrained}} of the {part}'s {{trainable}} tensors were never trained (unknown to the saved optimiser, "
+             "without moments, or still at their initial values): {untrained_tensors}.", ("optimiser", "initial"),
+             topic=f"{part} memory"))),
     # Healthy: 0.66 to 3.0.
     Rule(_NO_GRADIENT, "actor", "saved_over_measured_gradient", _least(0.15),
          "The gradients that the actor's optimiser remembers are {value:.2g} of those measured now at the same weights "
@@ -363,11 +363,6 @@ RULES: tuple[Rule, ...] = (
     Rule(_DEAD, "critic", "dead_members", NONE,
          "Of the critic's {members} members, {dead_members} (counted from 0) are dead: their values hardly vary over "
          "states where others do (spreads, in order: {member_spreads}), or pass no gradient on.", light=True),
-    Rule(_DEAD, "critic", "frozen_tensors", NONE,
-         "{value} tensors of the critic are set not to learn (requires_grad is off): {frozen_tensors}."),
-    Rule(_DEAD, "critic", "learning_rate_zero", NONE,
-         "The learning rate of the critic's saved optimiser is 0: the critic stands still.", OPTIMISER),
-    Rule(_DEAD, "critic", "untrained", NONE, _UNTRAINED.replace("{part}", "critic"), ("optimiser", "initial")),
     # Healthy: up to 0.76 sizes of the returns.
     Rule("critic-off", "critic", "offset_over_size", (-5.0, 5.0), _LEVEL, EPISODES, topic="level"),
     Rule("critic-off", "critic", "offset_over_size", (-1.0, 1.0), _LEVEL, EPISODES, severity="note", topic="level"),

@@ -33,7 +33,6 @@ SMALL = (
     "diagnostics.every=0",
     "tracking.sinks=[]",
 )
-EFFORT = Effort(resamples=100)
 PROBES = {"weights": measure_weights, **MODEL_PROBES, **POLICY_PROBES}
 
 
@@ -70,15 +69,15 @@ def sound(small_run):
 @pytest.fixture(scope="session")
 def sound_health(sound):
     """The whole diagnosis of the sound run."""
-    return measure_health(sound, EFFORT)
+    return measure_health(sound, Effort())
 
 
 @pytest.fixture(scope="session")
 def examine():
     """What one probe measures of a subject, and what the rules find in it."""
 
-    def measure(subject, check, effort=EFFORT):
-        figures = PROBES[check](subject, effort)
+    def measure(subject, check):
+        figures = PROBES[check](subject)
         found = [row.finding for row in judge(subject, {check: figures}, RULES) if row.finding is not None]
         return figures, found
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from flowmbpo.config.sections import DiagnosticsConfig
 from flowmbpo.diagnostics.health.engine import HealthDiagnosis, in_range, judge, light_health, measure_health
 from flowmbpo.diagnostics.health.rules import Rule
 from flowmbpo.diagnostics.interface import Effort
@@ -15,7 +14,6 @@ from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 
-LIGHT = Effort.light(DiagnosticsConfig())
 DEAD = Rule("dead-critic", "critic", "spread", (0.5, math.inf), "Dead: {value:.2g}.")
 OFF = Rule("critic-off", "critic", "offset", (-1.0, 1.0), "Off.", severity="note")
 
@@ -115,7 +113,7 @@ def test_a_sound_run_is_healthy(sound_health):
 
 def test_a_sound_run_is_healthy_whatever_episodes_judge_it(small_run):
     subject = load_subject(small_run, task=None, device="cpu", seed=1, episodes=8)
-    assert broken(measure_health(subject, Effort(resamples=100)).findings) == []
+    assert broken(measure_health(subject, Effort()).findings) == []
 
 
 @pytest.mark.slow
@@ -138,7 +136,7 @@ def test_sound_runs_of_other_presets_and_tasks_are_healthy(preset, overrides, tm
     )
     subject = load_subject(tmp_path, task=None, device="cpu", seed=0, episodes=8)
     assert broken(measure_health(subject, Effort()).findings) == []
-    assert broken(light_health(subject, LIGHT)) == []
+    assert broken(light_health(subject)) == []
 
 
 def test_the_light_form_is_silent_on_a_sound_run_and_touches_nothing(load_small):
@@ -147,7 +145,7 @@ def test_the_light_form_is_silent_on_a_sound_run_and_touches_nothing(load_small)
     before = {name: tensor.clone() for name, tensor in subject.agent.state_dict().items()}
     pointers = {name: parameter.data_ptr() for name, parameter in subject.agent.named_parameters()}
     random = torch.get_rng_state()
-    assert light_health(subject, LIGHT) == []
+    assert light_health(subject) == []
     after = subject.agent.state_dict()
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
     assert pointers == {name: parameter.data_ptr() for name, parameter in subject.agent.named_parameters()}
@@ -157,5 +155,5 @@ def test_the_light_form_is_silent_on_a_sound_run_and_touches_nothing(load_small)
 
 def test_what_was_measured_before_does_not_matter(load_small, sound_health):
     subject = load_small()
-    light_health(subject, LIGHT)
-    assert measure_health(subject, Effort(resamples=100)).to_dict() == sound_health.to_dict()
+    light_health(subject)
+    assert measure_health(subject, Effort()).to_dict() == sound_health.to_dict()

@@ -7,7 +7,6 @@ import torch
 
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.health.experience import (
-    block_sums,
     compare_errors,
     fit_regression,
     fresh_windows,
@@ -152,13 +151,6 @@ def test_newest_windows_are_the_newest_transitions_of_every_environment(steps):
 def test_an_empty_buffer_has_no_newest_windows():
     rows = newest_windows(counting_buffer(0), 10, torch.Generator().manual_seed(0))
     assert len(rows) == 0 and len(rows.block) == 0 and not rows.comparable
-
-
-def test_blocks_are_summed_row_by_row():
-    x, block = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([0, 1, 0, 1])
-    assert block_sums(x, block).tolist() == [4.0, 12.0]
-    assert (block_sums(x, block) / block.bincount()).tolist() == [2.0, 6.0]
-    assert block_sums(torch.stack([x, -x], dim=-1), block).tolist() == [[4.0, -4.0], [12.0, -12.0]]
 
 
 def test_the_effect_is_the_mean_log_ratio_and_z_counts_blocks():

@@ -9,7 +9,6 @@ from planted.saved import write_broken_run
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flowmbpo.config.sections import DiagnosticsConfig
 from flowmbpo.diagnostics.health.engine import light_health, measure_health
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo_cli.diagnose import print_brief
@@ -55,7 +54,7 @@ def test_faults_of_different_parts_are_all_found_at_once(load_small):
     planted = ("flat-reward-head", "actor-without-gradient", "dead-critic", "frozen-encoder")
     for finding in planted:
         FAULTS[finding, STRONG[finding][1]].plant(subject)
-    health = measure_health(subject, Effort(resamples=100))
+    health = measure_health(subject, Effort())
     assert set(planted) <= {finding.name for finding in health.findings}
     assert len(lines_of(health.brief())) <= 24
 
@@ -79,7 +78,7 @@ def test_the_light_form_finds_what_needs_no_episodes(finding, load_small):
     subject = load_small()
     subject.make_env = None
     FAULTS[finding, STRONG[finding][1]].plant(subject)
-    assert finding in {found.name for found in light_health(subject, Effort.light(DiagnosticsConfig()))}
+    assert finding in {found.name for found in light_health(subject)}
 
 
 @pytest.mark.slow

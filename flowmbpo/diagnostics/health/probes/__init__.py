@@ -1,7 +1,7 @@
 """What is measured of each part of the agent; nothing is judged here.
 
-A probe is a function `(Subject, Effort) -> Figures`. A figure that could not be measured is None or left out;
-`curves` are series of numbers to draw.
+A probe is a function `(Subject) -> Figures` of fixed sample sizes: fewer rows would not do, more would show no more.
+A figure that could not be measured is None or left out; `curves` are series of numbers to draw.
 """
 
 from __future__ import annotations
@@ -21,3 +21,8 @@ def in_words(value: Mapping[str, int] | Sequence[object]) -> str:
     shown = ", ".join(f"{name} ({value[name]})" for name in list(value)[:NAMED])
     rest = len(value) - NAMED
     return shown + (f" and {rest} more tensors" if rest > 0 else "")
+
+
+def ratio(a: float, b: float, undefined: float = 0.0) -> float:
+    """a over a positive b."""
+    return a / b if b > 0.0 else undefined

@@ -8,17 +8,16 @@ Letters: B start states, A action, D latent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import declared_fixed, frozen_tensors, read_history
-from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training import updates
@@ -32,38 +31,38 @@ LARGEST_TENSOR_MISMATCH = 0.05  # healthy runs: below 2e-4
 JUDGED_SHARE = 1e-3  # of the whole slope; below it a tensor's own slope is not judged
 LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy runs: 0.15 and more
 
-Inputs = tuple[Any, ...]
 _Move = tuple[nn.Parameter, Tensor]  # a tensor and a direction within it
 
 
-def measure_actor(subject: Subject, effort: Effort) -> Figures:
+def measure_actor(subject: Subject) -> Figures:
     """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers."""
-    del effort  # exact on few rows
     history, remembered = read_history(subject, "actor")
-    slopes = DoubleObjective(subject, SLOPE_ROWS, "actor slopes").slopes(declared_fixed(subject, "actor"))
     fresh = _fresh_gradients(subject) if remembered else {}
     measured = math.hypot(*fresh.values())
-    share = math.hypot(*remembered.values()) / measured if measured > 0.0 else None
     return {
-        **match_slopes(slopes),
-        "input_gradient": subject.config.training.actor_input_gradient,
-        **DoubleObjective(subject, SENSITIVITY_ROWS, "actor sensitivity").sensitivity(),
+        **_measure_objective(subject, (SLOPE_ROWS, "actor slopes"), (SENSITIVITY_ROWS, "actor sensitivity")),
         **history,
         "lost_tensors": [n for n, norm in remembered.items() if not fresh.get(n, 0.0) >= LOST_GRADIENT * norm],
-        "saved_over_measured_gradient": share,
+        "saved_over_measured_gradient": math.hypot(*remembered.values()) / measured if measured > 0.0 else None,
     }
 
 
-def measure_actor_light(subject: Subject, effort: Effort) -> Figures:
+def measure_actor_light(subject: Subject) -> Figures:
     """As `measure_actor`, without memory and along one direction of all weights."""
-    del effort
+    rows = (LIGHT_SLOPE_ROWS, "light slope"), (LIGHT_SENSITIVITY_ROWS, "light sensitivity")
+    frozen = frozen_tensors(subject, "actor", declared_fixed(subject, "actor"))
+    return {**_measure_objective(subject, *rows, joint=True), "frozen_tensors": frozen}
+
+
+def _measure_objective(
+    subject: Subject, slopes: tuple[int, str], sensitivity: tuple[int, str], *, joint: bool = False
+) -> Figures:
+    """On so many start states, drawn for that purpose."""
     fixed = declared_fixed(subject, "actor")
-    slopes = DoubleObjective(subject, LIGHT_SLOPE_ROWS, "light slope").slopes(fixed, joint=True)
     return {
-        **match_slopes(slopes),
+        **match_slopes(DoubleObjective(subject, *slopes).slopes(fixed, joint=joint)),
         "input_gradient": subject.config.training.actor_input_gradient,
-        "frozen_tensors": frozen_tensors(subject, "actor", fixed),
-        **DoubleObjective(subject, LIGHT_SENSITIVITY_ROWS, "light sensitivity").sensitivity(),
+        **DoubleObjective(subject, *sensitivity).sensitivity(),
     }
 
 
@@ -84,19 +83,16 @@ def match_slopes(slopes: list[Slope]) -> Figures:
     size = math.hypot(*(slope.difference for slope in slopes))
     error = math.hypot(*(slope.autograd - slope.difference for slope in slopes))
     if size == 0.0:
-        none = error == 0.0
-        wrong: list[str] = []
-        mismatch, arrives = (0.0, 1.0) if none else (math.inf, math.inf)
-    else:
-        mismatch = error / size
-        arrives = sum(slope.autograd * slope.difference for slope in slopes) / size**2
-        wrong = [slope.tensor for slope in slopes if _wrong(slope, size)]
-    return {"gradient_mismatch": mismatch, "gradient_arrives": arrives, "wrong_tensors": wrong}
-
-
-def _wrong(slope: Slope, size: float) -> bool:
-    largest = max(abs(slope.autograd), abs(slope.difference))
-    return largest > JUDGED_SHARE * size and abs(slope.autograd - slope.difference) > LARGEST_TENSOR_MISMATCH * largest
+        mismatch, arrives = (0.0, 1.0) if error == 0.0 else (math.inf, math.inf)
+        return {"gradient_mismatch": mismatch, "gradient_arrives": arrives, "wrong_tensors": []}
+    wrong = []
+    for slope in slopes:
+        largest = max(abs(slope.autograd), abs(slope.difference))
+        off = abs(slope.autograd - slope.difference) > LARGEST_TENSOR_MISMATCH * largest
+        if largest > JUDGED_SHARE * size and off:
+            wrong.append(slope.tensor)
+    arrives = sum(slope.autograd * slope.difference for slope in slopes) / size**2
+    return {"gradient_mismatch": error / size, "gradient_arrives": arrives, "wrong_tensors": wrong}
 
 
 class DoubleObjective:
@@ -109,7 +105,8 @@ class DoubleObjective:
         self.config = subject.config.training.model_copy(update={"noise_replicas": 1})
         start, context = subject.starts(rows, subject.generator(purpose))
         self.start = start.detach().double()
-        self.context = _context_in_double(context)
+        parts = (context.embedding, context.action_mask, context.discount)
+        self.context = TaskContext(*(x.detach().double() for x in parts))
 
     def slopes(self, fixed: set[str], *, joint: bool = False) -> list[Slope]:
         """One random direction within every tensor of the actor that is not `fixed`, or one for all of them.
@@ -123,7 +120,7 @@ class DoubleObjective:
         actor = self.agent.actor
         with in_double(self.agent), updates.frozen(self.agent.world_model, self.agent.critic):
             inputs: list[Tensor] = []
-            with _actor_input(actor, lambda z: inputs.append(z.detach())):
+            with actor.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach())):
                 loss = self._objective().loss
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -134,20 +131,19 @@ class DoubleObjective:
                     size = max(float(p.data.square().mean().sqrt()), SMALLEST_WEIGHT)
                     moves.setdefault("all" if joint else name, []).append((p, signs * size))
             replayed = inputs if self.config.actor_input_gradient == "detached" else None
-            return [Slope(name, _autograd(group), self._difference(group, replayed)) for name, group in moves.items()]
+            return [Slope(name, *self._slopes_along(group, replayed)) for name, group in moves.items()]
 
     def sensitivity(self) -> Figures:
         """How the imagined return depends on the action of every step, through model and critic.
 
-        By autograd, whatever happens before the actions. `action_gradient_norms[h]` is the RMS over start states of
-        |d return / d a_h|, `sensitivity` the largest in spreads of the return over start states (at least a hundredth
-        of its size), `growth_through_horizon` the norm at the first action over that at the last.
+        By autograd, whatever happens before the actions. The curve `action_gradient_norms` has the RMS over start
+        states of |d return / d a_h|; `sensitivity` is the largest in spreads of the return over start states (at least
+        a hundredth of its size), `growth_through_horizon` the norm at the first action over that at the last.
         """
         actor = self.agent.actor
         shifts: list[Tensor] = []
 
-        def shift(module: nn.Module, args: Inputs, output: Tensor) -> Tensor:
-            del module, args
+        def shift(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             shifts.append(torch.zeros_like(output).requires_grad_())
             return output + shifts[-1]
 
@@ -166,51 +162,34 @@ class DoubleObjective:
         return updates.actor_objective(self.agent, self.start, self.context, self.config, generator)
 
     @torch.no_grad()  # two values of the function; its gradient is what they are compared with
-    def _difference(self, moves: list[_Move], replayed: list[Tensor] | None) -> float:
+    def _slopes_along(self, moves: list[_Move], replayed: list[Tensor] | None) -> tuple[float, float]:
+        """By the gradients in `.grad`, and by the difference."""
+        autograd = sum(float((p.grad * direction).sum()) for p, direction in moves if p.grad is not None)
         weights = [p.data for p, _ in moves]
         losses = []
         for step in (STEP, -STEP):
             for (p, direction), weight in zip(moves, weights, strict=True):
                 p.data = weight + step * direction
-            if replayed is None:
+            with nullcontext() if replayed is None else self._replay(replayed):
                 losses.append(float(self._objective().loss))
-            else:
-                rest = iter(replayed)
-                with _actor_input(self.agent.actor, lambda z, rest=rest: next(rest)):  # type: ignore[misc]
-                    losses.append(float(self._objective().loss))
         for (p, _), weight in zip(moves, weights, strict=True):
             p.data = weight
-        return (losses[0] - losses[1]) / (2.0 * STEP)
+        return autograd, (losses[0] - losses[1]) / (2.0 * STEP)
+
+    def _replay(self, inputs: list[Tensor]) -> AbstractContextManager[Any]:
+        """Inside, call after call, the actor is given these latents."""
+        rest = iter(inputs)
+        return self.agent.actor.register_forward_pre_hook(lambda module, args: (next(rest), *args[1:]))
 
 
 def sensitivity_figures(norms: list[float], returns: Tensor) -> Figures:
     """From |d return / d a_h| and the returns of the start states; see `DoubleObjective.sensitivity`."""
     spread = max(float(returns.std()), 1e-2 * float(returns.square().mean().sqrt()))
     return {
-        "sensitivity": max(norms) / spread if spread > 0.0 else 0.0,
-        "growth_through_horizon": norms[0] / norms[-1] if norms[-1] > 0.0 else math.inf,
-        "action_gradient_norms": norms,
-        "imagined_return_mean": float(returns.mean()),
-        "imagined_return_spread": spread,
+        "sensitivity": ratio(max(norms), spread),
+        "growth_through_horizon": ratio(norms[0], norms[-1], math.inf),
         "curves": {"action_gradient_norms": norms},
     }
-
-
-def _autograd(moves: list[_Move]) -> float:
-    return sum(float((p.grad * direction).sum()) for p, direction in moves if p.grad is not None)
-
-
-@contextmanager
-def _actor_input(actor: nn.Module, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, `see` gets the latent of every call of the actor, and may return another in its place."""
-
-    def hook(module: nn.Module, args: Inputs) -> Inputs | None:
-        del module
-        other = see(args[0])
-        return None if other is None else (other, *args[1:])
-
-    with actor.register_forward_pre_hook(hook):
-        yield
 
 
 @contextmanager
@@ -232,16 +211,6 @@ def in_double(module: nn.Module) -> Iterator[None]:
             tensor.grad = None
             tensor.data = data
             tensor.grad = gradient
-
-
-def _context_in_double(context: TaskContext) -> TaskContext:
-    """The same rows in float64, without a gradient to the task embedding."""
-    return replace(
-        context,
-        embedding=context.embedding.detach().double(),
-        action_mask=context.action_mask.double(),
-        discount=context.discount.double(),
-    )
 
 
 def _fresh_gradients(subject: Subject) -> dict[str, float]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.health.experience import (
+    OneStep,
     Paired,
     TransitionWindows,
     compare_errors,
@@ -33,7 +34,6 @@ from flowmbpo.diagnostics.health.experience import (
     stored_windows,
 )
 from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 REACH = 3
@@ -100,65 +100,66 @@ def make_profile(error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor,
 
 
 @torch.no_grad()  # errors are measured, nothing is learnt
-def measure_alignment(subject: Subject, effort: Effort) -> Figures:
+def measure_alignment(subject: Subject) -> Figures:
     """Actions and rewards against observations, in the replay buffer and in fresh episodes.
 
     Without a replay buffer only the model's own preference is seen.
     """
-    del effort  # a fixed number of rows: fewer would not do, more would not help
     generator = subject.generator("alignment")
-    fresh = fresh_windows(subject.episodes, subject.explored, width=WIDTH, limit=ROWS, generator=generator)
-    stored = None if subject.replay is None else sampled_windows(subject.replay, WIDTH, ROWS, generator)
-    figures: Figures = {"fresh_rows": len(fresh), "replay_rows": 0 if stored is None else len(stored)}
-    measured: dict[str, dict[str, Profile]] = {}
-    for source, rows in (("fresh", fresh), ("replay", stored)):
-        if rows is not None and len(rows) >= ENOUGH_ROWS and rows.comparable:
-            measured[source] = profiles(subject, rows)
-            for name, profile in measured[source].items():
-                figures[f"{source}_{name}"] = {f"{shift:+d}": each.effect for shift, each in profile.shifts.items()}
-    if {"fresh", "replay"} <= measured.keys():
+    fresh_rows = fresh_windows(subject.episodes, subject.explored, width=WIDTH, limit=ROWS, generator=generator)
+    stored_rows = None if subject.replay is None else sampled_windows(subject.replay, WIDTH, ROWS, generator)
+    fresh, stored = (None if rows is None else profiles(subject, rows) for rows in (fresh_rows, stored_rows))
+    figures: Figures = {}
+    if fresh and stored:
         for kind in ("action", "reward"):
-            figures[f"replay_{kind}_alignment"] = compare_profiles(measured["replay"][kind], measured["fresh"][kind])
-        figures["replay_action_alignment"] |= denied(measured["replay"]["action"], figures["replay_action_alignment"])
+            figures[f"replay_{kind}_alignment"] = compare_profiles(stored[kind], fresh[kind])
+        figures["replay_action_alignment"] |= denied(stored["action"], figures["replay_action_alignment"])
     if subject.replay is not None:
-        figures |= _compare_parts(subject.replay, fresh if "fresh" in measured else None, generator)
-    for source, found in measured.items():
-        # What a head makes of states of one policy is no evidence of rewards; the whole buffer's is.
-        for kind in ("action",) if source == "fresh" else ("action", "reward"):
-            figures[f"preference_{source}_{kind}"] = _preference(found[f"model_{kind}"])
-    if {"fresh", "replay"} <= measured.keys():
+        families = stored_parts(subject.replay, generator)
+        if fresh:
+            shifted = shifted_parts(families[0] | families[1], fresh_rows)
+            figures["shifted_parts"] = next(iter(shifted.values()), {}) | {"names": list(shifted)}
+        disagreements = [each for each in map(find_disagreement, families) if each is not None]
+        figures["disagreement"] = disagreements[0] if disagreements else {"effect": 0.0}
+    if fresh:  # what a head makes of states of one policy is no evidence of rewards; the whole buffer's is
+        figures["preference_fresh_action"] = _preference(fresh["model_action"])
+    if stored:
+        for kind in ("action", "reward"):
+            figures[f"preference_replay_{kind}"] = _preference(stored[f"model_{kind}"])
+    if fresh and stored:
         preference = figures["preference_replay_reward"]
-        contradicted = measured["fresh"]["model_reward"].shifts[preference["shift"]].worse(DENIED, Z)
+        contradicted = fresh["model_reward"].shifts[preference["shift"]].worse(DENIED, Z)
         preference["effect_denied_by_fresh"] = preference["effect"] if contradicted else None
     return figures
 
 
-def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
-    """The four profiles of the rows: by regression and by the model, of actions and of rewards."""
-    model, middle = subject.agent.world_model, REACH
-    obs, obs_next, action = rows.obs[middle], rows.obs[middle + 1], rows.action[middle]
-    change = obs_changes(obs, obs_next)
-    state, context = subject.encode(obs, rows.task)
-    target = model.latent(subject.encode(obs_next, rows.task)[0])
-    predicted = subject.agent.reward_normalizer.inverse(model.reward(model.latent(state), action, context))
+def enough(rows: TransitionWindows) -> bool:
+    """Whether a regression has what it needs to learn."""
+    return len(rows) >= ENOUGH_ROWS and rows.comparable
+
+
+def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile] | None:
+    """The four profiles of the rows: by regression and by the model, of actions and of rewards. None of too few."""
+    if not enough(rows):
+        return None
+    obs, obs_next, action = rows.obs[REACH], rows.obs[REACH + 1], rows.action[REACH]
+    change, step = obs_changes(obs, obs_next), OneStep.of(subject, rows, REACH)
+    predicted = subject.agent.predict_reward(step.z, action, step.context)
 
     def explained_change(shift: int) -> Tensor:
-        inputs = torch.cat([obs, rows.action[middle + shift]], dim=-1)
+        inputs = torch.cat([obs, rows.action[REACH + shift]], dim=-1)
         return (predict_held_out(inputs, change, rows.half) - change).square().mean(-1)
 
     def explained_reward(shift: int) -> Tensor:
-        inputs, reward = torch.cat([obs, action, obs_next], dim=-1), rows.reward[middle + shift].unsqueeze(-1)
+        inputs, reward = torch.cat([obs, action, obs_next], dim=-1), rows.reward[REACH + shift].unsqueeze(-1)
         return (predict_held_out(inputs, reward, rows.half, REWARD_FEATURES) - reward).square().mean(-1)
 
-    def model_change(shift: int) -> Tensor:
-        moved = model.latent(model.next(state, rows.action[middle + shift], context))
-        return (moved - target).square().mean(-1)
-
-    def model_reward(shift: int) -> Tensor:
-        return (predicted - rows.reward[middle + shift]).square()
-
-    errors = {"action": explained_change, "reward": explained_reward}
-    errors |= {"model_action": model_change, "model_reward": model_reward}
+    errors: dict[str, Callable[[int], Tensor]] = {
+        "action": explained_change,
+        "reward": explained_reward,
+        "model_action": lambda shift: step.error(rows.action[REACH + shift]),
+        "model_reward": lambda shift: (predicted - rows.reward[REACH + shift]).square(),
+    }
     return {name: make_profile(error, rows.block) for name, error in errors.items()}
 
 
@@ -205,19 +206,6 @@ def _preference(profile: Profile) -> Figures:
     }
 
 
-def _compare_parts(replay: ReplayBuffer, fresh: TransitionWindows | None, generator: torch.Generator) -> Figures:
-    """Actions of parts of the buffer against fresh episodes, rewards of parts against each other."""
-    families = stored_parts(replay, generator)
-    figures: Figures = {}
-    if fresh is not None:
-        shifted = shifted_parts(families[0] | families[1], fresh)
-        figures["shifted_parts_of_replay"] = {name: part["shift"] for name, part in shifted.items()}
-        figures["shifted_parts"] = next(iter(shifted.values()), {}) | {"names": list(shifted)}
-    disagreements = [each for each in map(find_disagreement, families) if each is not None]
-    figures["disagreement"] = disagreements[0] if disagreements else {"effect": 0.0}
-    return figures
-
-
 def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows) -> dict[str, Figures]:
     """Those parts of the replay buffer whose actions are misaligned, by name.
 
@@ -247,7 +235,7 @@ def stored_parts(replay: ReplayBuffer, generator: torch.Generator) -> list[dict[
             name: stored_windows(replay, part, WIDTH, PART_ROWS, generator, oldest=oldest, newest=newest)
             for name, (part, oldest, newest) in family.items()
         }
-        families.append({name: each for name, each in rows.items() if len(each) >= ENOUGH_ROWS and each.comparable})
+        families.append({name: each for name, each in rows.items() if enough(each)})
     return families
 
 
@@ -270,20 +258,19 @@ def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
     stored a row off, the parts contradict each other, and in opposite directions. `effect` and `z` are the weaker
     evidence of the two. None where all agree or none is sure.
     """
-    middle = REACH
 
     def inputs(rows: TransitionWindows) -> Float[Tensor, "B I"]:
-        return torch.cat([rows.obs[middle], rows.action[middle], rows.obs[middle + 1]], dim=-1)
+        return torch.cat([rows.obs[REACH], rows.action[REACH], rows.obs[REACH + 1]], dim=-1)
 
     def shifts(source: str, asked: str) -> dict[int, Paired]:
         """Errors with the rewards of every shift against those with the rewards as stored."""
         rows = parts[asked]
         predicted = models[source](inputs(rows)).squeeze(-1)
-        error = {shift: (predicted - rows.reward[middle + shift]).square() for shift in (0, *CANDIDATES)}
+        error = {shift: (predicted - rows.reward[REACH + shift]).square() for shift in (0, *CANDIDATES)}
         return {shift: compare_errors(error[0], error[shift], rows.block) for shift in CANDIDATES}
 
     models = {
-        name: fit_regression(inputs(rows), rows.reward[middle].unsqueeze(-1), REWARD_FEATURES)
+        name: fit_regression(inputs(rows), rows.reward[REACH].unsqueeze(-1), REWARD_FEATURES)
         for name, rows in parts.items()
     }
     found: list[tuple[float, Figures]] = []

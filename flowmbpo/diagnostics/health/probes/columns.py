@@ -9,11 +9,9 @@ Letters: B rows, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
-from typing import Any
+from itertools import combinations, product
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.health.experience import (
+    OneStep,
     Paired,
     TransitionWindows,
     compare_errors,
@@ -31,8 +30,8 @@ from flowmbpo.diagnostics.health.experience import (
     sampled_windows,
 )
 from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.models.dynamics.base import Dynamics
 
 ROWS = 3072
 POLICY_ROWS = 512  # of 1024 rows some are of a policy quite different: young runs then prefer others by 0.4 (z 4.5)
@@ -65,30 +64,30 @@ class Arrangement:
         """The rearranged actions."""
         return action[:, list(self.order)] * action.new_tensor(self.signs)
 
-    def neighbours(self) -> list[Arrangement]:
+    def neighbours(self) -> Iterator[Arrangement]:
         """One turned sign or one exchange away."""
-        options = []
         for i in range(len(self.order)):
-            signs = tuple(-sign if k == i else sign for k, sign in enumerate(self.signs))
-            options.append(replace(self, signs=signs))
+            yield replace(self, signs=tuple(-sign if k == i else sign for k, sign in enumerate(self.signs)))
         for i, j in combinations(range(len(self.order)), 2):
-            order = list(self.order)
-            order[i], order[j] = order[j], order[i]
-            options.append(replace(self, order=tuple(order)))
-        return options
+            yield replace(self, order=_exchanged(self.order, i, j))
 
     def __str__(self) -> str:
         return "[" + ", ".join(f"{'-' if s < 0 else ''}{i}" for i, s in zip(self.order, self.signs, strict=True)) + "]"
 
 
+def _exchanged(order: tuple[int, ...], i: int, j: int) -> tuple[int, ...]:
+    places = list(order)
+    places[i], places[j] = places[j], places[i]
+    return tuple(places)
+
+
 @torch.no_grad()  # errors are measured, nothing is learnt
-def measure_columns(subject: Subject, effort: Effort) -> Figures:
+def measure_columns(subject: Subject) -> Figures:
     """Arrangements of the action's columns, on fresh explored episodes and on the replay buffer.
 
     `certain` is a log error ratio as far as it is beyond doubt, else 0. `ignored` holds what a dynamics that reads
     the action would show, where the action matters in reality.
     """
-    del effort  # a fixed number of rows
     generator = subject.generator("action columns")
     sources = {"explored": fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)}
     if subject.replay is not None:
@@ -97,10 +96,9 @@ def measure_columns(subject: Subject, effort: Effort) -> Figures:
     if not sources:
         return {"judged": "no: too few real transitions were recorded"}
     matters = cost_without_action(next(iter(sources.values())))
-    figures: Figures = {"without_action_in_reality": asdict(matters)}
+    figures: Figures = {}
     # Where it was trained a model may read the action well, and hardly at all far from there.
     shuffled = {source: shuffle_actions(subject, rows, generator) for source, rows in sources.items()}
-    figures |= {f"{source}_shuffled_in_model": each for source, each in shuffled.items()}
     if matters.worse(MATTERS, Z):
         best = max(shuffled.values(), key=lambda each: float(each["z"]))
         figures["ignored"] = best | {
@@ -109,19 +107,16 @@ def measure_columns(subject: Subject, effort: Effort) -> Figures:
             "matters": matters.effect,
         }
     for source, rows in sources.items():
-        action, block = rows.action[0], rows.block
-        figures[f"{source}_rearranged"] = improve(action, _dynamics_error(subject, rows), block, BETTER)[1]
-        figures[f"{source}_reward_rearranged"] = improve(action, _reward_error(subject, rows), block, REWARD_BETTER)[1]
+        action, block, reward = rows.action[0], rows.block, _reward_error(subject, rows)
+        figures[f"{source}_rearranged"] = improve(action, OneStep.of(subject, rows).error, block, BETTER)[1]
+        figures[f"{source}_reward_rearranged"] = improve(action, reward, block, REWARD_BETTER)[1]
     if len(sources) == 2:
         explored, replayed = (figures[f"{source}_reward_rearranged"] for source in sources)
         figures["reward_rearranged_in_both"] = explored | {"certain": max(explored["certain"], replayed["certain"])}
-    policy = None if subject.replay is None else compare_policy_columns(subject, subject.replay)
-    if policy is not None:
-        figures["policy_rearranged"] = policy
+    if subject.replay is not None:
+        figures["policy_rearranged"] = compare_policy_columns(subject, subject.replay)
     if "explored" in sources:
-        figures["misplaced_input"] = misplaced_inputs(subject, sources["explored"]) or {
-            "judged": "no: the dynamics' network begins with no linear layer"
-        }
+        figures["misplaced_input"] = misplaced_inputs(subject, sources["explored"])
     return figures
 
 
@@ -142,16 +137,13 @@ def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.
     `effect` and `z` compare the errors; `response` is the RMS change of the prediction over the RMS change of the
     latent in a step, 0 where the dynamics does not read the action.
     """
-    model, action = subject.agent.world_model, rows.action[0]
-    state, context = subject.encode(rows.obs[0], rows.task)
-    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
+    step, action = OneStep.of(subject, rows), rows.action[0]
     other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
-    own = model.latent(model.next(state, action, context))
-    shuffled = model.latent(model.next(state, action[other], context))
-    step, change = (target - model.latent(state)).square().mean(), (shuffled - own).square().mean()
-    cost = compare_errors((own - target).square().mean(-1), (shuffled - target).square().mean(-1), rows.block)
-    response = float((change / step.clamp(min=torch.finfo(step.dtype).tiny)).sqrt())
-    return asdict(cost) | {"response": response}
+    own, shuffled = step.next(action), step.next(action[other])
+    moved, change = (step.target - step.z).square().mean(), (shuffled - own).square().mean()
+    own_error, shuffled_error = ((each - step.target).square().mean(-1) for each in (own, shuffled))
+    response = float((change / moved.clamp(min=torch.finfo(moved.dtype).tiny)).sqrt())
+    return asdict(compare_errors(own_error, shuffled_error, rows.block)) | {"response": response}
 
 
 def improve(
@@ -165,38 +157,29 @@ def improve(
     width = action.shape[-1]
     here = start = Arrangement(tuple(range(width)), (1.0,) * width)
     baseline = first = error(action)
-    nearest: Paired | None = None
+    steps: list[Paired] = []
     for _ in range(2 * width):
         tried = [(option, error(option.apply(action))) for option in here.neighbours()]
-        compared = [(option, found, compare_errors(baseline, found, block)) for option, found in tried]
-        option, found, paired = min(compared, key=lambda each: each[2].effect)
-        nearest = nearest or paired
+        compared = [(option, errors, compare_errors(baseline, errors, block)) for option, errors in tried]
+        option, errors, paired = min(compared, key=lambda each: each[2].effect)
+        steps.append(paired)
         if not paired.better(effect, Z):
             break
-        here, baseline = option, found
-    assert nearest is not None
-    reached = compare_errors(first, baseline, block) if here != start else Paired(0.0, 0.0, nearest.n)
-    figures = asdict(nearest) | {"arrangement": str(here), "reached": asdict(reached), "certain": _certain(reached)}
-    return here, figures
+        here, baseline = option, errors
+    reached = compare_errors(first, baseline, block) if here != start else Paired(0.0, 0.0, steps[0].n)
+    return here, asdict(steps[0]) | _reached(str(here), reached)
 
 
-def _certain(paired: Paired) -> float:
-    return paired.effect if paired.z <= -Z else 0.0
-
-
-def _dynamics_error(subject: Subject, rows: TransitionWindows) -> Error:
-    """One-step latent errors; the zero-noise step of stochastic dynamics."""
-    model = subject.agent.world_model
-    state, context = subject.encode(rows.obs[0], rows.task)
-    target = model.latent(subject.encode(rows.obs[1], rows.task)[0])
-    return lambda action: (model.latent(model.next(state, action, context)) - target).square().mean(-1)
+def _reached(arrangement: str, paired: Paired) -> Figures:
+    certain = paired.effect if paired.z <= -Z else 0.0
+    return {"arrangement": arrangement, "reached": asdict(paired), "certain": certain}
 
 
 def _reward_error(subject: Subject, rows: TransitionWindows) -> Error:
     """Errors of the predicted learning reward."""
     model = subject.agent.world_model
     state, context = subject.encode(rows.obs[0], rows.task)
-    z, reward = model.latent(state), subject.agent.reward_normalizer(rows.reward[0])
+    z, reward = model.latent(state), subject.agent.learning_reward(rows.reward[0])
     return lambda action: (model.reward(z, action, context) - reward).square()
 
 
@@ -233,54 +216,44 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
     tenth of all exchanges do half as much: then the model is broken in another way, and anything helps it.
     None where the network begins with no linear layer that could have its columns in another order.
     """
-    linear = _input_layer(subject)
-    if linear is None:
-        return None
-    error, action = _dynamics_error(subject, rows), rows.action[0]
-    few = rows.first(SEARCH_ROWS)
-    quick, few_action = _dynamics_error(subject, few), few.action[0]
-    baseline = quick(few_action)
-    orders = _input_orders(subject, linear.in_features)
-    effects = {}
-    for name, order in orders.items():
-        with _reordered(linear, order):
-            effects[name] = compare_errors(baseline, quick(few_action), few.block).effect
-    best = min(effects, key=lambda name: effects[name])
-    alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
-    baseline = error(action)
-    with _reordered(linear, orders[best]):
-        paired = compare_errors(baseline, error(action), rows.block)
-    whole_block = best.startswith(BLOCK_MOVED)
-    doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)
-    paired = replace(paired, effect=0.0, z=0.0) if doubtful else paired
-    return {"arrangement": best, "reached": asdict(paired), "certain": _certain(paired)}
-
-
-def _input_layer(subject: Subject) -> nn.Linear | None:
     dynamics = subject.agent.world_model.dynamics
     linear = next((part for part in dynamics.modules() if isinstance(part, nn.Linear)), None)
     dims = dynamics.dims
-    wide_enough = linear is not None and linear.in_features >= dims.latent_dim + dims.task_dim + dims.action_dim
-    return linear if wide_enough else None
+    if linear is None or linear.in_features < dims.latent_dim + dims.task_dim + dims.action_dim:
+        return None
+
+    def search(rows: TransitionWindows) -> Callable[[list[int]], Paired]:
+        """Errors with the layer's inputs in some order against those as they are."""
+        error, action = OneStep.of(subject, rows).error, rows.action[0]
+        as_is = error(action)
+
+        def compare(order: list[int]) -> Paired:
+            with linear.register_forward_pre_hook(lambda module, inputs: (inputs[0][..., order],)):
+                return compare_errors(as_is, error(action), rows.block)
+
+        return compare
+
+    compare = search(rows.first(SEARCH_ROWS))
+    orders = _input_orders(dynamics, linear.in_features)
+    effects = {name: compare(order).effect for name, order in orders.items()}
+    best = min(effects, key=lambda name: effects[name])
+    alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
+    paired = search(rows)(orders[best])
+    whole_block = best.startswith(BLOCK_MOVED)
+    doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)
+    return _reached(best, replace(paired, effect=0.0, z=0.0) if doubtful else paired)
 
 
-def _input_orders(subject: Subject, inputs: int) -> dict[str, list[int]]:
-    dims = subject.agent.world_model.dynamics.dims
+def _input_orders(dynamics: Dynamics, inputs: int) -> dict[str, list[int]]:
+    dims = dynamics.dims
     before, width = dims.latent_dim + dims.task_dim, dims.action_dim
-    columns = list(range(inputs))
+    columns = tuple(range(inputs))
     latent, task = columns[: dims.latent_dim], columns[dims.latent_dim : before]
     actions, rest = columns[before : before + width], columns[before + width :]
     orders = {f"{BLOCK_MOVED} everything else": actions + latent + task + rest}
     if task:
         orders[f"{BLOCK_MOVED} the task"] = latent + actions + task + rest
     if before * width <= SEARCH_LIMIT:
-        for i in range(width):
-            for j in range(before):
-                order = columns.copy()
-                order[j], order[before + i] = order[before + i], order[j]
-                orders[f"action {i} in the place of input {j}"] = order
-    return orders
-
-
-def _reordered(linear: nn.Linear, order: list[int]) -> AbstractContextManager[Any]:
-    return linear.register_forward_pre_hook(lambda module, inputs: (inputs[0][..., order],))
+        for i, j in product(range(width), range(before)):
+            orders[f"action {i} in the place of input {j}"] = _exchanged(columns, j, before + i)
+    return {name: list(order) for name, order in orders.items()}

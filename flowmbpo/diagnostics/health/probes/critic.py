@@ -16,10 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.health.probes import Figures
+from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import read_history
-from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.diagnostics.statistics import fit_line
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.evaluation.episodes import Episodes
 from flowmbpo.training import updates
@@ -49,37 +47,43 @@ LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has
 FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
 
 
-def measure_critic(subject: Subject, effort: Effort) -> Figures:
-    """Spread, level and correlation of V against Monte-Carlo returns of fresh sampled episodes; every member alive."""
-    del effort
+def measure_critic(subject: Subject) -> Figures:
+    """Spread and level of V against its targets and Monte-Carlo returns of fresh sampled episodes; members; memory."""
     value, returns, bootstrap = judge_values(subject, subject.episodes)
-    fit = fit_line(value, returns)
-    size = max(float(returns.square().mean().sqrt()), 1e-12)
-    over_returns = _ratio(float(value.std()), float(returns.std()))
-    returns_vary = float(returns.std()) > SMALLEST_RETURN_SPREAD * size
+    size, spread = max(float(returns.square().mean().sqrt()), 1e-12), float(returns.std())
+    over_returns = ratio(float(value.std()), spread, math.nan)
+    returns_vary = spread > SMALLEST_RETURN_SPREAD * size
     return {
-        "states": len(returns),
         "value_mean": float(value.mean()),
         "return_mean": float(returns.mean()),
-        "value_spread": float(value.std()),
-        "return_spread": float(returns.std()),
         "spread_over_returns": over_returns,
-        "correlation": fit.correlation,
-        "slope": fit.slope,
         "offset_over_size": float((value - returns).mean()) / size,
         "bootstrapped_share": bootstrap,
         "returns_vary": returns_vary,
         "curves": {"value": value.tolist(), "return": returns.tolist()},
         **read_history(subject, "critic")[0],
-        **compare_with_targets(subject, STARTS),
-        "output_travel": output_travel(subject),
+        **measure_critic_light(subject),
         "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
     }
 
 
-def measure_critic_light(subject: Subject, effort: Effort) -> Figures:
-    """The value against its targets alone, in imagination."""
-    return compare_with_targets(subject, max(effort.windows, STARTS))
+def measure_critic_light(subject: Subject) -> Figures:
+    """Whether the value varies as its targets do, and holds the rewards that lie between them; members one by one.
+
+    In imagination alone.
+    """
+    imagined = imagine_values(subject, STARTS)
+    value, spreads, target_spread = imagined.value, imagined.values.std(-1), float(imagined.targets.std())
+    size = max(float(value.square().mean().sqrt()), target_spread)
+    return {
+        "spread_over_targets": ratio(float(value.std()), target_spread, math.nan),
+        "value_varies": float(value.std()) > CONSTANT * size,
+        "rewards_accounted_for": accounted_rewards(imagined.values, imagined.targets, imagined.rewards),
+        "beside_returns": "",
+        "members": len(spreads),
+        "member_spreads": spreads.tolist(),
+        "dead_members": dead_members(spreads, imagined.slopes),
+    }
 
 
 @dataclass(frozen=True)
@@ -110,32 +114,14 @@ def imagine_values(subject: Subject, count: int) -> Imagined:
         rewards = td_lambda(path.rewards, no_values, path.continues, objective.gamma, config.lam)[0]
     z = agent.world_model.latent(start).detach().requires_grad_()
     values = agent.critic(z, context)
-    slopes = []
-    for member in values:
-        gradient = None
-        if member.requires_grad:
+    slopes = torch.zeros(len(values))
+    if values.requires_grad:
+        for index, member in enumerate(values):
             (gradient,) = torch.autograd.grad(member.sum(), z, retain_graph=True, allow_unused=True)
-        slopes.append(torch.zeros(()) if gradient is None else gradient.norm(dim=-1).mean().cpu())
+            slopes[index] = 0.0 if gradient is None else gradient.norm(dim=-1).mean()
     with torch.no_grad():  # figures of a trained critic
         value = agent.critic.value(z, context)
-    return Imagined(values.detach(), value, targets[:count], rewards, torch.stack(slopes))
-
-
-def compare_with_targets(subject: Subject, count: int) -> Figures:
-    """Whether the value varies as its targets do, and holds the rewards that lie between them; members one by one."""
-    imagined = imagine_values(subject, count)
-    value, spreads, target_spread = imagined.value, imagined.values.std(-1), float(imagined.targets.std())
-    size = max(float(value.square().mean().sqrt()), target_spread)
-    return {
-        "spread_over_targets": _ratio(float(value.std()), target_spread),
-        "value_varies": float(value.std()) > CONSTANT * size,
-        "rewards_accounted_for": accounted_rewards(imagined.values, imagined.targets, imagined.rewards),
-        "beside_returns": "",
-        "members": len(spreads),
-        "member_spreads": spreads.tolist(),
-        "member_gradients": imagined.slopes.tolist(),
-        "dead_members": dead_members(spreads, imagined.slopes),
-    }
+    return Imagined(values.detach(), value, targets[:count], rewards, slopes.to(value.device))
 
 
 def accounted_rewards(
@@ -163,9 +149,9 @@ def accounted_rewards(
         "standard_error": error,
         "low": None if math.isnan(slope) else slope - SIGMAS * error,
         "high": slope + SIGMAS * error,
-        "residual": _ratio(float((value - target).std()), spread),
-        "spread": _ratio(float(value.std()), spread),
-        "target_spread": _ratio(spread, size),
+        "residual": ratio(float((value - target).std()), spread, math.nan),
+        "spread": ratio(float(value.std()), spread, math.nan),
+        "target_spread": ratio(spread, size, math.nan),
     }
 
 
@@ -254,7 +240,7 @@ def discounted_returns(subject: Subject, episodes: Episodes) -> tuple[Float[Tens
     share = (~episodes.terminated).double()
     tail = agent.critic.value(agent.world_model.latent(s), context).double() * share
     gamma = updates.discount(context, subject.config.training).double()
-    reward = agent.reward_normalizer(episodes.reward).double()
+    reward = agent.learning_reward(episodes.reward).double()
     returns, shares = torch.zeros_like(reward), torch.zeros_like(reward)
     for t in reversed(range(len(reward))):
         valid = episodes.valid[t]
@@ -262,7 +248,3 @@ def discounted_returns(subject: Subject, episodes: Episodes) -> tuple[Float[Tens
         share = torch.where(valid, gamma * share, share)
         returns[t], shares[t] = tail, share
     return returns, shares
-
-
-def _ratio(x: float, y: float) -> float:
-    return x / y if y > 0.0 else math.nan

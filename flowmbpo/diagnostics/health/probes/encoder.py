@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.interface import Effort
+from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training.model_loss import model_loss
 
@@ -18,19 +17,17 @@ LONGEST = 4
 PREFIX = "encoder."
 
 
-def measure_encoder(subject: Subject, effort: Effort) -> Figures:
+def measure_encoder(subject: Subject) -> Figures:
     """Gradient, optimiser state and movement of the encoder.
 
     Needs no environment where there is a replay buffer. An observation that is the state has no encoder
     to freeze. Of a checkpoint of epoch 0 only the gradient is measured.
     """
-    del effort  # one batch shows whether a gradient arrives
-    encoder = subject.agent.world_model.encoder
-    if not list(encoder.parameters()):
-        return {"parameters": 0, "judged": "no: the observation is the state"}
+    if not list(subject.agent.world_model.encoder.parameters()):
+        return {"judged": "no: the observation is the state"}
     if not subject.trains_model:
         return {"judged": "no: this run keeps its world model as it is"}
-    figures = {"parameters": sum(p.numel() for p in encoder.parameters()), **encoder_gradient(subject)}
+    figures = encoder_gradient(subject)
     if subject.origin.epoch > 0:
         figures |= optimiser_memory(subject) | movement(subject)
     return figures
@@ -61,27 +58,26 @@ def encoder_gradient(subject: Subject) -> Figures:
         found = torch.autograd.grad(loss, [*named.values(), *(output for _, output in calls)], allow_unused=True)
         gradients, upstream = dict(zip(named, found, strict=False)), found[len(named) :]
     norm, dynamics = _norm(gradients, PREFIX), _norm(gradients, "dynamics.")
+    expected = _expected_norm(model.encoder, calls, upstream)
     return {
         "unreached": [name for name in own if (g := gradients.get(name)) is None or not bool(g.any())],
-        "gradient_norm": norm,
-        "gradient_over_dynamics": _ratio(norm, dynamics) if dynamics != 0.0 else math.inf,
-        "gradient_by_chain_rule": _ratio(norm, _expected_norm(model.encoder, calls, upstream)),
+        "gradient_over_dynamics": ratio(norm, dynamics) if dynamics != 0.0 else math.inf,
+        "gradient_by_chain_rule": ratio(norm, expected),
     }
 
 
 def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor | None]) -> float:
     """Norm of the sum over calls of J^T g, on copies of the weights: their hooks see nothing of it."""
     copies = {name: p.detach().clone().requires_grad_() for name, p in encoder.named_parameters()}
-    total = {name: torch.zeros_like(p) for name, p in copies.items()}
-    for (inputs, _), g in zip(calls, upstream, strict=False):
-        if g is None:
-            continue
-        output = torch.func.functional_call(encoder, copies, (inputs.detach(),))
-        parts = torch.autograd.grad(output, list(copies.values()), g, allow_unused=True)
-        for name, part in zip(copies, parts, strict=True):
-            if part is not None:
-                total[name] += part
-    return _norm(total, "")
+    products = [
+        (torch.func.functional_call(encoder, copies, (inputs.detach(),)) * g).sum()
+        for (inputs, _), g in zip(calls, upstream, strict=False)
+        if g is not None
+    ]
+    if not products:
+        return 0.0
+    found = torch.autograd.grad(torch.stack(products).sum(), list(copies.values()), allow_unused=True)
+    return _norm(dict(zip(copies, found, strict=True)), "")
 
 
 def optimiser_memory(subject: Subject) -> Figures:
@@ -109,8 +105,8 @@ def optimiser_memory(subject: Subject) -> Figures:
     squares = {name: state["exp_avg_sq"].sqrt() for name, state in states.items()}
     return {
         "optimiser_lacks_it": any(name not in states for name in own),
-        "optimiser_steps_over_others": _ratio(fewest, most),
-        "optimiser_gradient_over_dynamics": _ratio(_norm(squares, PREFIX), _norm(squares, "dynamics.")),
+        "optimiser_steps_over_others": ratio(fewest, most),
+        "optimiser_gradient_over_dynamics": ratio(_norm(squares, PREFIX), _norm(squares, "dynamics.")),
     }
 
 
@@ -132,25 +128,20 @@ def movement(subject: Subject) -> Figures:
     figures: Figures = {"tensors_as_constructed": untouched, "least_movement_over_dynamics": None}
     if subject.initial is None:
         return figures
-    start = {name: p.detach() for name, p in subject.initial().world_model.named_parameters()}
+    start = dict(subject.initial().world_model.named_parameters())
     moved = {
-        name: float((p.detach() - start[name].to(p)).double().square().mean().sqrt())
+        name: float((p - start[name].to(p)).detach().double().square().mean().sqrt())
         for name, p in model.named_parameters()
         if p.numel() and name in start and start[name].shape == p.shape
     }
     dynamics = sorted(value for name, value in moved.items() if name.startswith("dynamics."))
-    own = {name: value for name, value in moved.items() if name.startswith(PREFIX)}
+    own = {value: name for name, value in reversed(moved.items()) if name.startswith(PREFIX)}
     # Where the dynamics have not moved either, nothing was trained: that is not the encoder's fault.
     if dynamics and own and (median := dynamics[len(dynamics) // 2]) > 0.0:
-        least = min(own, key=lambda name: own[name])
-        figures |= {"least_movement_over_dynamics": own[least] / median, "least_moved": least}
+        figures |= {"least_movement_over_dynamics": min(own) / median, "least_moved": own[min(own)]}
     return figures
 
 
 def _norm(tensors: Mapping[str, Tensor | None], prefix: str) -> float:
     found = [x for name, x in tensors.items() if name.startswith(prefix) and x is not None]
     return math.sqrt(sum(float(x.double().square().sum()) for x in found))
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b > 0.0 else 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 
 STATES = 512
@@ -20,52 +20,34 @@ EARLY = 0.2  # of the time limit
 GRACE = 0.2  # of the configured epochs: a policy that still learns to stand may fall
 
 
-def measure_saturation(subject: Subject, effort: Effort) -> Figures:
-    """Share of saturated actions, the tanh's slope, and dimensions that never move."""
-    del effort
-    return saturation(subject, STATES)
-
-
-def measure_saturation_light(subject: Subject, effort: Effort) -> Figures:
-    """On as many states as the effort says, 256 at least."""
-    return saturation(subject, max(effort.windows, LIGHT_STATES))
-
-
 @torch.no_grad()  # what the policy does is measured, not changed
-def saturation(subject: Subject, states: int) -> Figures:
+def measure_saturation(subject: Subject, states: int = STATES) -> Figures:
     """Of sampled actions at `states` states as training would start from, by action dimension.
 
-    Share of states with |a| > 0.99, deeply with |a| > tanh(7), the mean derivative 1 - a^2 of the tanh, and the
-    share of states in which the dimension is saturated with its more frequent sign.
+    Share of states with |a| > 0.99, deeply with |a| > tanh(7), and the mean derivative 1 - a^2 of the tanh.
     """
     agent = subject.agent
     generator = subject.generator("policy")
     start, context = subject.starts(states, generator)
     action = agent.actor(agent.world_model.latent(start), context, generator)
     mask = context.action_mask
-    used = mask.sum(0) > 0
-    having = mask.sum(0).clamp(min=1.0)
-    deep = (((action.abs() > DEEP) * mask).sum(0) / having)[used]
-    high = (((action > SATURATED) * mask).sum(0) / having)[used]
-    low = (((action < -SATURATED) * mask).sum(0) / having)[used]
-    slope = (((1.0 - action.square()) * mask).sum(0) / having)[used]
-    share, stuck = high + low, torch.maximum(high, low)
+    used, having = mask.sum(0) > 0, mask.sum(0).clamp(min=1.0)
+
+    def mean(x: Tensor) -> Tensor:
+        return ((x * mask).sum(0) / having)[used]
+
+    deep, slope = mean(action.abs() > DEEP), mean(1.0 - action.square())
     return {
-        "saturated_share": float(share.mean()),
+        "saturated_share": float(mean(action.abs() > SATURATED).mean()),
         "deeply_saturated_share": float(deep.mean()),
         "tanh_slope": float(slope.mean()),
         "smallest_tanh_slope": float(slope.min()),
-        "stuck_share": float(stuck.max()),
-        "saturated_share_per_dimension": share.tolist(),
-        "tanh_slope_per_dimension": slope.tolist(),
-        "stuck_share_per_dimension": stuck.tolist(),
         "lost_dimensions": ((deep > LOST_SHARE) | (slope < SMALLEST_SLOPE)).nonzero().flatten().tolist(),
     }
 
 
-def measure_endings(subject: Subject, effort: Effort) -> Figures:
-    """How long fresh episodes of the sampled policy last, and how many the task ends within a fifth of its limit."""
-    del effort
+def measure_endings(subject: Subject) -> Figures:
+    """How many fresh episodes of the sampled policy the task ends within a fifth of their time limit."""
     episodes = subject.episodes
     limits = torch.tensor([subject.agent.spec.tasks[int(task)].episode_length for task in episodes.task])
     length = episodes.length.cpu().double()
@@ -73,11 +55,7 @@ def measure_endings(subject: Subject, effort: Effort) -> Figures:
     young = subject.origin.epoch < GRACE * subject.config.training.epochs
     return {
         "episodes": len(length),
-        "length_mean": float(length.mean()),
         "limit": float(limits.double().mean()),
-        "return_mean": float(episodes.returns.mean()),
-        "return_std": float(episodes.returns.std()) if len(length) > 1 else 0.0,
-        "terminated_share": float(episodes.terminated.double().mean()),
         "ended_early": int(early.sum()),
         "ended_early_share": float(early.double().mean()),
         "ended_early_length": float(length[early].mean()) if bool(early.any()) else 0.0,

@@ -5,25 +5,22 @@ Letters: B rows.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.health.experience import (
     TransitionWindows,
-    block_sums,
     compare_errors,
-    fit_regression,
     fresh_windows,
     predict_held_out,
     sampled_windows,
 )
-from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.diagnostics.statistics import Interval, bootstrap_interval
+from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.subject import Subject
 
 ROWS = 4096
@@ -38,7 +35,7 @@ SAME_SHAPE = 0.5
 MATTERS, BEATEN = (0.5, 6.0), (0.3, 3.0)
 
 
-def measure_reward(subject: Subject, effort: Effort) -> Figures:
+def measure_reward(subject: Subject) -> Figures:
     """Predicted against real reward on fresh episodes and on the replay buffer; its gradient; its scale."""
     generator = subject.generator("reward")
     fresh = fresh_windows(subject.episodes, subject.explored, width=1, limit=ROWS, generator=generator)
@@ -50,40 +47,37 @@ def measure_reward(subject: Subject, effort: Effort) -> Figures:
         return {"judged": "no: too few real transitions were recorded"}
     figures: Figures = {}
     for source, rows in sources.items():
-        real = rows.reward[0]
-        predicted, figures[source] = _fit(subject, rows)
+        obs, action, real = rows.obs[0], rows.action[0], rows.reward[0]
+        predicted = _predicted(subject, rows, action)
+        reference = predict_held_out(torch.cat([obs, action], dim=-1), real.unsqueeze(-1), rows.half).squeeze(-1)
+        figures[source] = fit_rewards(real, predicted, reference)
         if source == "fresh_episodes":
-            correlation, slope = intervals(real, predicted, rows.block, generator, effort.resamples)
-            figures |= {"correlation": correlation.to_dict(), "slope": slope.to_dict()}
             figures["curves"] = {"real": real[:DRAWN].tolist(), "predicted": predicted[:DRAWN].tolist()}
         if not figures[source]["varies"]:
             figures["judged"] = f"not on {source.replace('_', ' ')}: their rewards do not vary"
-    share = _action_share(subject, generator)
-    if share is not None:
-        figures["action"] = share
+    # On explored episodes: there actions are not the state's alone.
+    rows = fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)
+    if rows.comparable and float(rows.reward.std()) > CONSTANT * float(rows.reward.abs().amax()):
+        other = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.action.device)
+        own, shuffled = (_predicted(subject, rows, action) for action in (rows.action[0], rows.action[0][other]))
+        figures["action"] = share_of_action(rows, own, shuffled, other)
     figures |= gradient_agreement(subject, next(iter(sources.values())), generator)
     figures["stored_over_running_rms"] = stored_scale(subject)
     return figures
 
 
-@torch.no_grad()  # predictions are looked at, nothing is learnt
-def measure_reward_light(subject: Subject, effort: Effort) -> Figures:
+def measure_reward_light(subject: Subject) -> Figures:
     """The spread of predicted over that of real rewards, on replayed transitions."""
-    del effort
     batch = subject.windows.sample(LIGHT_ROWS, 1, subject.generator("light reward"))
-    state, context = subject.encode(batch.obs[0], batch.task)
-    predicted = subject.agent.predict_reward(subject.agent.world_model.latent(state), batch.action[0], context)
-    fit = fit_rewards(batch.reward[0], predicted, batch.reward[0])
+    fit = fit_rewards(batch.reward[0], _predicted(subject, batch, batch.action[0]), batch.reward[0])
     return {"spread_over_real": fit["spread_ratio"] if fit["varies"] else None}
 
 
-@torch.no_grad()  # predictions are measured, nothing is learnt
-def _fit(subject: Subject, rows: TransitionWindows) -> tuple[Tensor, Figures]:
-    obs, action, real = rows.obs[0], rows.action[0], rows.reward[0]
-    state, context = subject.encode(obs, rows.task)
-    predicted = subject.agent.predict_reward(subject.agent.world_model.latent(state), action, context)
-    reference = predict_held_out(torch.cat([obs, action], dim=-1), real.unsqueeze(-1), rows.half).squeeze(-1)
-    return predicted, fit_rewards(real, predicted, reference)
+@torch.no_grad()  # predictions are looked at, nothing is learnt
+def _predicted(subject: Subject, rows: TransitionWindows | Batch, action: Tensor) -> Float[Tensor, " B"]:
+    """Rewards of these actions in real units."""
+    state, context = subject.encode(rows.obs[0], rows.task)
+    return subject.agent.predict_reward(subject.agent.world_model.latent(state), action, context)
 
 
 def fit_rewards(real: Float[Tensor, " B"], predicted: Float[Tensor, " B"], reference: Float[Tensor, " B"]) -> Figures:
@@ -99,24 +93,20 @@ def fit_rewards(real: Float[Tensor, " B"], predicted: Float[Tensor, " B"], refer
     real, predicted, reference = real.double(), predicted.double(), reference.double()
     dr, dp = real - real.mean(), predicted - predicted.mean()
     covariance, variance = float(dr @ dp), float(dr @ dr)
-    std, rms = float(real.std()), float(real.square().mean().sqrt())
-    correlation = _ratio(covariance, float(dr.norm() * dp.norm()))
-    slope = _ratio(covariance, variance)
-    cosine = _ratio(float(real @ predicted), float(real.norm() * predicted.norm()))
-    rms_ratio = _ratio(float(predicted.norm()), float(real.norm()))
-    reference_r2 = 1.0 - _ratio(float((reference - real).square().sum()), variance)
-    varies = std > CONSTANT * max(rms, CONSTANT)
+    correlation = ratio(covariance, float(dr.norm() * dp.norm()))
+    slope = ratio(covariance, variance)
+    cosine = ratio(float(real @ predicted), float(real.norm() * predicted.norm()))
+    rms_ratio = ratio(float(predicted.norm()), float(real.norm()))
+    reference_r2 = 1.0 - ratio(float((reference - real).square().sum()), variance)
+    varies = float(real.std()) > CONSTANT * max(float(real.square().mean().sqrt()), CONSTANT)
     followed = slope / reference_r2 if varies and reference_r2 >= KNOWABLE else None
     # A constant has the direction (cosine) of any rewards far from 0, but not their shape.
     alike = correlation if followed is not None and followed < FLAT_SLOPE else max(cosine, correlation)
     return {
-        "rows": len(real),
-        "real_std": std,
-        "real_rms": rms,
         "correlation": correlation,
         "slope": slope,
         "cosine": cosine,
-        "spread_ratio": _ratio(float(dp.norm()), float(dr.norm())),
+        "spread_ratio": ratio(float(dp.norm()), float(dr.norm())),
         "rms_ratio": rms_ratio,
         "reference_r2": reference_r2,
         "varies": varies,
@@ -124,39 +114,6 @@ def fit_rewards(real: Float[Tensor, " B"], predicted: Float[Tensor, " B"], refer
         "size": rms_ratio if varies and alike >= SAME_SHAPE and rms_ratio > 0.0 else None,
         "size_of_slope": slope if varies and correlation >= SAME_SHAPE else None,
     }
-
-
-def intervals(
-    real: Float[Tensor, " B"],
-    predicted: Float[Tensor, " B"],
-    block: Int[Tensor, " B"],
-    generator: torch.Generator,
-    resamples: int,
-) -> tuple[Interval, Interval]:
-    """Correlation and slope of predicted on real with bootstrap intervals over blocks of dependent rows."""
-    x, y = real.double() - real.double().mean(), predicted.double() - predicted.double().mean()
-    sums = block_sums(torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=-1), block)
-
-    def line(rows: Tensor) -> tuple[float, float]:
-        n, sx, sy, sxx, syy, sxy = rows.sum(0).tolist()
-        xx, yy, xy = sxx - sx * sx / n, syy - sy * sy / n, sxy - sx * sy / n
-        return _ratio(xy, math.sqrt(max(xx, 0.0) * max(yy, 0.0))), _ratio(xy, xx)
-
-    correlation = bootstrap_interval(sums, lambda rows: line(rows)[0], generator, resamples)
-    return correlation, bootstrap_interval(sums, lambda rows: line(rows)[1], generator, resamples)
-
-
-@torch.no_grad()  # predictions are measured, nothing is learnt
-def _action_share(subject: Subject, generator: torch.Generator) -> Figures | None:
-    """On explored episodes: there actions are not the state's alone. None where these do not tell."""
-    rows = fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)
-    if not rows.comparable or float(rows.reward.std()) <= CONSTANT * float(rows.reward.abs().amax()):
-        return None
-    state, context = subject.encode(rows.obs[0], rows.task)
-    z, action = subject.agent.world_model.latent(state), rows.action[0]
-    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
-    predicted, shuffled = (subject.agent.predict_reward(z, each, context) for each in (action, action[other]))
-    return share_of_action(rows, predicted, shuffled, other)
 
 
 def share_of_action(
@@ -174,18 +131,17 @@ def share_of_action(
     """
     obs, action, real = rows.obs[0], rows.action[0], rows.reward[0].double()
     own, exchanged = torch.cat([obs, action], dim=-1), torch.cat([obs, action[other]], dim=-1)
-    found = torch.empty(3, len(rows), dtype=torch.float64, device=real.device)
-    for part in (rows.half, ~rows.half):
-        with_action = fit_regression(own[~part], real[~part].unsqueeze(-1))
-        without = fit_regression(obs[~part], real[~part].unsqueeze(-1))
-        parts = (with_action(own[part]), with_action(exchanged[part]), without(obs[part]))
-        found[:, part] = torch.cat(parts, dim=-1).T
-    error = (found[0] - real).square()
-    expected = float((found[0] - found[1]).square().mean().sqrt())
+    target = real.unsqueeze(-1)
+    with_action, elsewhere, without = (
+        predict_held_out(inputs, target, rows.half, at=at).squeeze(-1)
+        for inputs, at in ((own, own), (own, exchanged), (obs, obs))
+    )
+    error = (with_action - real).square()
+    expected = float((with_action - elsewhere).square().mean().sqrt())
     change = float((predicted.double() - shuffled.double()).square().mean().sqrt())
-    matters = compare_errors(error, (found[2] - real).square(), rows.block)
+    matters = compare_errors(error, (without - real).square(), rows.block)
     head = compare_errors(error, (predicted.double() - real).square(), rows.block)
-    response = change / expected if expected > 0.0 else 1.0
+    response = ratio(change, expected, 1.0)
     return {
         "without_action": asdict(matters),
         "head_against_regression": asdict(head),
@@ -198,31 +154,29 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
     """Autograd's directional derivatives of the reward against central differences along the same directions.
 
     In z and in the action, along the differences between random rows of the data: `slope` is that of autograd on
-    differences (1 where they agree, None where predictions do not change), `rms` the size of the differences.
+    differences: 1 where they agree, None where predictions do not change.
     """
     model, action = subject.agent.world_model, rows.action[0]
     state, context = subject.encode(rows.obs[0], rows.task)
     z = model.latent(state)
     other = torch.randperm(len(z), generator=generator, device=generator.device).to(z.device)
-    still = {"z": torch.zeros_like(z), "action": torch.zeros_like(action)}
-    ahead = {"z": z[other] - z, "action": action[other] - action}
     at_z, at_action = z.clone().requires_grad_(), action.clone().requires_grad_()
     total = model.reward(at_z, at_action, context).sum()
-    gradients: list[Tensor | None] = [None, None]
+    gradients: Sequence[Tensor | None] = (None, None)
     if total.requires_grad:
-        gradients = list(torch.autograd.grad(total, [at_z, at_action], allow_unused=True))
+        gradients = torch.autograd.grad(total, [at_z, at_action], allow_unused=True)
+    moves = (("z", z[other] - z, torch.zeros_like(action)), ("action", torch.zeros_like(z), action[other] - action))
     figures: Figures = {}
-    for name, gradient in zip(("z", "action"), gradients, strict=True):
-        move = still | {name: ahead[name]}
+    for (name, dz, da), gradient in zip(moves, gradients, strict=True):
         with torch.no_grad():  # values for the differences alone
-            plus = model.reward(z + STEP * move["z"], action + STEP * move["action"], context)
-            minus = model.reward(z - STEP * move["z"], action - STEP * move["action"], context)
+            plus, minus = (model.reward(z + h * dz, action + h * da, context) for h in (STEP, -STEP))
         difference = (plus - minus).double() / (2.0 * STEP)
-        along = torch.zeros_like(difference) if gradient is None else (gradient * ahead[name]).double().sum(-1)
-        slope = _ratio(float(along @ difference), float(difference @ difference))
+        ahead = dz if name == "z" else da
+        along = torch.zeros_like(difference) if gradient is None else (gradient * ahead).double().sum(-1)
         rms = float(difference.square().mean().sqrt())
-        says_nothing = rms <= 1e-5 * float(plus.abs().amax()) / STEP  # below rounding
-        figures[f"gradient_to_{name}"] = {"slope": None, "rms": 0.0} if says_nothing else {"slope": slope, "rms": rms}
+        tells = not rms <= 1e-5 * float(plus.abs().amax()) / STEP  # above rounding
+        slope = ratio(float(along @ difference), float(difference @ difference))
+        figures[f"gradient_to_{name}"] = {"slope": slope if tells else None}
     return figures
 
 
@@ -234,8 +188,4 @@ def stored_scale(subject: Subject) -> float | None:
     rows = torch.arange(len(replay.reward), device=replay.device).unsqueeze(1)
     reached = (replay.head - rows) % replay.rows < replay.count
     stored = replay.reward[~replay.closed & reached]
-    return _ratio(float(stored.double().square().mean().sqrt()), float(moments.rms))
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b > 0.0 else 0.0
+    return ratio(float(stored.double().square().mean().sqrt()), float(moments.rms))

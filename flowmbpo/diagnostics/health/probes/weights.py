@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowmbpo.diagnostics.health.probes import Figures, in_words
-from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import Agent, build_meta_agent
@@ -21,29 +20,37 @@ LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a l
 # every gradient norm and weight decay
 
 
-def measure_weights(subject: Subject, effort: Effort) -> Figures:
+def measure_weights(subject: Subject) -> Figures:
     """Counts of NaN and infinite numbers in weights, what they put out, optimiser moments and replayed experience.
 
     `finite` false: the agent's own weights are broken, and nothing else can be measured.
     """
-    del effort
     weights, overflowing = nonfinite_weights(subject.agent), overflowing_weights(subject.agent)
     outputs = {} if weights else nonfinite_outputs(subject)
-    replay = subject.replay
-    columns = {} if replay is None else {"obs": replay.obs, "action": replay.action, "reward": replay.reward}
+    columns = [] if subject.replay is None else [(x, getattr(subject.replay, x)) for x in ("obs", "action", "reward")]
+    moments = [
+        (f"optimiser {part}.{index}.{key}", x)
+        for part, saved in (subject.optimisers or {}).items()
+        for index, state in saved.get("state", {}).items()
+        for key, x in state.items()
+        if isinstance(x, Tensor)
+    ]
     return {
         "finite": not weights and not overflowing and not outputs,
         "weights_finite": not weights,
         "nonfinite_weights": weights,
         "overflowing_weights": overflowing,
         "nonfinite_outputs": outputs,
-        "nonfinite_moments": _count(_moments(subject)),
-        "nonfinite_replay": _count(columns.items()),
+        "nonfinite_moments": _count(moments),
+        "nonfinite_replay": _count(columns),
         "nonfinite_updates": subject.origin.nonfinite,
-        "replay_present": replay is not None,
         "replay_altered": bool(subject.replay_trouble),
         "replay_trouble": subject.replay_trouble,
     }
+
+
+def _nonfinite(x: Tensor) -> Tensor:
+    return ~torch.isfinite(x)
 
 
 def nonfinite_weights(agent: Agent) -> dict[str, int]:
@@ -53,8 +60,7 @@ def nonfinite_weights(agent: Agent) -> dict[str, int]:
 
 def overflowing_weights(agent: Agent) -> dict[str, int]:
     """How many entries of each parameter are finite, but have no finite square."""
-    counts = {name: int((parameter.detach().abs() > LARGEST).sum()) for name, parameter in agent.named_parameters()}
-    return {name: count for name, count in counts.items() if count}
+    return _count(agent.named_parameters(), lambda x: x.abs() > LARGEST)
 
 
 @torch.no_grad()  # outputs are looked at, nothing is learnt
@@ -69,9 +75,7 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
     counts: dict[str, int] = {}
 
     def look(name: str, output: Tensor) -> None:
-        bad = int((~torch.isfinite(output.flatten(1))).any(1).sum())
-        if bad:
-            counts[name] = max(counts.get(name, 0), bad)
+        counts[name] = max(counts.get(name, 0), int(_nonfinite(output.flatten(1)).any(1).sum()))
 
     look("encoder", state)
     for _ in range(STEPS):
@@ -82,7 +86,7 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
         look("critic", agent.critic(z, context).T)
         state = agent.world_model.next(state, action, context, generator)
         look("dynamics", state)
-    return counts
+    return {name: count for name, count in counts.items() if count}
 
 
 def _observations(subject: Subject, generator: torch.Generator) -> tuple[Float[Tensor, "N O"], Int[Tensor, " N"]]:
@@ -108,14 +112,8 @@ def require_finite(subject: Subject) -> None:
         )
 
 
-def _moments(subject: Subject) -> Iterator[tuple[str, Tensor]]:
-    for part, saved in (subject.optimisers or {}).items():
-        for index, moments in saved.get("state", {}).items():
-            yield from ((f"optimiser {part}.{index}.{key}", x) for key, x in moments.items() if isinstance(x, Tensor))
-
-
-def _count(named: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
-    counts = {name: int((~torch.isfinite(tensor.detach())).sum()) for name, tensor in named}
+def _count(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor] = _nonfinite) -> dict[str, int]:
+    counts = {name: int(bad(tensor.detach()).sum()) for name, tensor in named}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -159,7 +157,7 @@ def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]
     trained = subject.origin.epoch > 0
     untrained = sorted({*(norms.keys() - gradients), *_initial(subject, part, names)}) if trained else []
     unlisted = max(len(names) - len(listed), 0) if trained and subject.optimisers is not None else 0
-    figures = {
+    figures: Figures = {
         "trainable": len(names),
         "frozen_tensors": frozen_tensors(subject, part, fixed),
         "learning_rate_zero": trained and any(group["lr"] == 0.0 for group in groups),

@@ -18,7 +18,7 @@ def test_dynamics_blind_to_the_action_only_ignores_it(load_small, examine):
     first_linear(subject.agent.world_model.dynamics).weight[:, width : width + 2] = 0.0
     figures, (finding,) = examine(subject, "action_columns")
     assert finding.name == "action-ignored" and "no gradient" in finding.message
-    assert figures["explored_shuffled_in_model"]["response"] == 0.0
+    assert figures["ignored"]["response"] == 0.0
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowmbpo.diagnostics.health.probes.policy import saturation
+from flowmbpo.diagnostics.health.probes.policy import measure_saturation
 from flowmbpo.diagnostics.subject import Origin
 from flowmbpo.evaluation.episodes import Episodes
 
@@ -17,7 +17,7 @@ def figures_of(action, make_subject, monkeypatch):
     starts = subject.starts(rows, subject.generator("test"))
     monkeypatch.setattr(subject, "starts", lambda *args: starts)
     monkeypatch.setattr(subject.agent.actor, "forward", lambda *args: action)
-    return saturation(subject, rows)
+    return measure_saturation(subject, rows)
 
 
 def columns(*shares):
@@ -57,8 +57,8 @@ def test_saturation_of_a_constant_policy_is_measured_exactly(make_subject):
         subject.agent.actor.mean[-1].weight.zero_()
         subject.agent.actor.mean[-1].bias.fill_(-3.0)
         subject.agent.actor.logstd.fill_(-20.0)  # as good as no noise: a = tanh(-3)
-    found = saturation(subject, 32)
-    assert found["saturated_share_per_dimension"] == found["stuck_share_per_dimension"] == [1.0]
+    found = measure_saturation(subject, 32)
+    assert found["saturated_share"] == 1.0
     assert found["deeply_saturated_share"] == 0.0
     # float32 rounds a = tanh(-3) to 6e-8, and 1 - a^2 = 1e-2 with it
     assert found["tanh_slope"] == pytest.approx(1.0 - math.tanh(3.0) ** 2, rel=1e-4)
@@ -90,6 +90,5 @@ def falling(subject, steps, *, ended):
 def test_episodes_that_the_task_ends_early_are_found(steps, ended, epoch, found, make_subject, examine):
     subject = falling(make_subject(), steps, ended=ended)  # the limit is 100
     subject.origin = Origin(epoch=epoch)
-    figures, findings = examine(subject, "endings")
+    _, findings = examine(subject, "endings")
     assert [(finding.name, finding.severity) for finding in findings] == found
-    assert figures["length_mean"] == steps

@@ -10,7 +10,6 @@ from flowmbpo.diagnostics.health.experience import TransitionWindows, fresh_wind
 from flowmbpo.diagnostics.health.probes.reward import (
     fit_rewards,
     gradient_agreement,
-    intervals,
     share_of_action,
     stored_scale,
 )
@@ -41,21 +40,9 @@ def test_constant_rewards_do_not_vary_and_divide_nothing():
     assert [fit[key] for key in ("correlation", "slope", "cosine", "rms_ratio")] == [0.0] * 4
 
 
-def test_intervals_hold_the_figures_of_all_rows():
-    real = real_rewards()
-    predicted = 0.8 * real + 0.1 * real_rewards(400).flip(0)
-    block = torch.arange(400) // 20
-    generator = torch.Generator().manual_seed(1)
-    correlation, slope = intervals(real, predicted, block, generator, 200)
-    fit = fit_rewards(real, predicted, real)
-    assert correlation.value == pytest.approx(fit["correlation"]) and slope.value == pytest.approx(fit["slope"])
-    assert correlation.low < correlation.value < correlation.high
-    assert slope.low < slope.value < slope.high
-
-
 def test_a_sound_head_follows_the_rewards_and_the_action(sound_health):
     figures, curves = sound_health.checks["reward"], sound_health.curves["reward"]
-    assert figures["correlation"]["value"] > 0.9
+    assert figures["fresh_episodes"]["correlation"] > 0.9
     assert len(curves["real"]) == len(curves["predicted"]) > 0
     assert figures["action"]["response_over_regression"] > 0.05
     assert all(math.isfinite(value) for value in figures["fresh_episodes"].values() if value is not None)
