@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,20 +50,6 @@ def positive_mean_interval(samples: Float[Tensor, " n"], rounding: float = 0.0) 
         return plain
     factor = math.exp(min((plain.high - plain.value) / plain.value, 700.0)) * (1.0 + rounding)  # 700: float64's limit
     return Interval(plain.value, plain.value / factor, plain.value * factor)
-
-
-def bootstrap_interval(
-    rows: Tensor, statistic: Callable[[Tensor], float], generator: torch.Generator, resamples: int = 1000
-) -> Interval:
-    """Percentile bootstrap of `statistic` over the first dimension of `rows` (Efron 1979).
-
-    The value is the statistic of all rows; the interval spans the middle 95% of `resamples` resamples.
-    """
-    value = statistic(rows)
-    n = len(rows)
-    index = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(rows.device)
-    resampled = torch.tensor([statistic(rows[chosen]) for chosen in index], dtype=torch.float64)
-    return middle_interval(value, resampled)
 
 
 def resample_counts(n: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "R n"]:

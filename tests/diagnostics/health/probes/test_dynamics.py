@@ -133,21 +133,23 @@ def test_an_observation_that_is_the_state_has_no_simplex(make_subject, examine):
     assert found == []
 
 
-def test_the_error_is_over_the_better_trivial_predictors(sound, monkeypatch):
+def test_the_error_is_over_the_better_trivial_predictors(load_small, monkeypatch):
     """Latents 0, 1, 4 in every row and a model that stays: 1 after a step, where the mean state (5/3) is off by 4/9."""
-    rows = fresh_windows(sound.explored, width=2, limit=64, generator=sound.generator("test"))
+    subject = load_small()
+    rows = fresh_windows(subject.explored, width=2, limit=64, generator=subject.generator("test"))
     latents = iter([torch.full((64, 32), value) for value in (0.0, 1.0, 4.0, 0.0)])
-    monkeypatch.setattr(sound, "encode", lambda obs, task: (next(latents), None))
-    monkeypatch.setattr(sound.agent.world_model, "next", lambda s, *rest: s)
-    monkeypatch.setattr(sound.agent.world_model, "latent", lambda s: s)
-    assert error_over_trivial(sound, rows, 1) == pytest.approx(9.0 / 4.0)
+    monkeypatch.setattr(subject, "encode", lambda obs, task: (next(latents), None))
+    monkeypatch.setattr(subject.agent.world_model, "next", lambda s, *rest: s)
+    monkeypatch.setattr(subject.agent.world_model, "latent", lambda s: s)
+    assert error_over_trivial(subject, rows, 1) == pytest.approx(9.0 / 4.0)
 
 
-def test_a_latent_that_never_moves_has_no_ratio(sound, monkeypatch):
-    rows = fresh_windows(sound.explored, width=2, limit=64, generator=sound.generator("test"))
-    monkeypatch.setattr(sound, "encode", lambda obs, task: (torch.ones(64, 32), None))
-    monkeypatch.setattr(sound.agent.world_model, "next", lambda s, *rest: 2.0 * s)
-    assert error_over_trivial(sound, rows, 1) == 0.0
+def test_a_latent_that_never_moves_has_no_ratio(load_small, monkeypatch):
+    subject = load_small()
+    rows = fresh_windows(subject.explored, width=2, limit=64, generator=subject.generator("test"))
+    monkeypatch.setattr(subject, "encode", lambda obs, task: (torch.ones(64, 32), None))
+    monkeypatch.setattr(subject.agent.world_model, "next", lambda s, *rest: 2.0 * s)
+    assert error_over_trivial(subject, rows, 1) == 0.0
 
 
 def test_sound_dynamics_beat_standing_still(sound_health):
