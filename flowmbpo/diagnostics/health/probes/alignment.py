@@ -108,7 +108,9 @@ def measure_alignment(subject: Subject) -> Figures:
     generator = subject.generator("alignment")
     fresh_rows = fresh_windows(subject.episodes, subject.explored, width=WIDTH, limit=ROWS, generator=generator)
     stored_rows = None if subject.replay is None else sampled_windows(subject.replay, WIDTH, ROWS, generator)
-    fresh, stored = (None if rows is None else profiles(subject, rows) for rows in (fresh_rows, stored_rows))
+    fresh, stored = (
+        profiles(subject, rows) if rows is not None and enough(rows) else None for rows in (fresh_rows, stored_rows)
+    )
     figures: Figures = {}
     if fresh and stored:
         for kind in ("action", "reward"):
@@ -138,10 +140,8 @@ def enough(rows: TransitionWindows) -> bool:
     return len(rows) >= ENOUGH_ROWS and rows.comparable
 
 
-def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile] | None:
-    """The four profiles of the rows: by regression and by the model, of actions and of rewards. None of too few."""
-    if not enough(rows):
-        return None
+def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
+    """The four profiles of the rows: by regression and by the model, of actions and of rewards."""
     obs, obs_next, action = rows.obs[REACH], rows.obs[REACH + 1], rows.action[REACH]
     change, step = obs_changes(obs, obs_next), OneStep.of(subject, rows, REACH)
     predicted = subject.agent.predict_reward(step.z, action, step.context)
