@@ -10,18 +10,19 @@ from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 
 @given(
-    units=st.lists(st.integers(128, 2048), min_size=2, max_size=4),
+    units=st.lists(st.integers(64, 2048), min_size=2, max_size=4),
     in_dim=st.integers(16, 1024),
     out_dim=st.integers(1, 1024),
     extra=st.integers(1, 200),
 )
-def test_a_network_with_other_inputs_meets_the_count_within_half_a_percent(units, in_dim, out_dim, extra):
+def test_a_network_with_other_inputs_meets_the_count(units, in_dim, out_dim, extra):
     target = mlp_parameters(in_dim, units, out_dim) + 2 * out_dim
     solve = partial(mlp_parameters, in_dim + extra, out_dim=out_dim)
     assume(solve([1] * len(units)) < target)  # else the inputs alone exceed the budget
     solved = solve_widths(units, target, solve)
     assert len(solved) == len(units)
-    assert abs(solve(solved) - target) <= 0.005 * target
+    grain = 0.005 if min(units) >= 128 else 0.02  # a unit of a narrow layer is more than half a percent
+    assert abs(solve(solved) - target) <= grain * target
 
 
 def test_the_reference_itself_is_found_again():
