@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, train
-from flowmbpo_cli.contract import ContractGroup, report_bug
+from flowmbpo_cli.failures import ContractGroup, report_bug
 from flowmbpo_cli.run_options import TrainCommand
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowmbpo.documents import json_value
+from flowmbpo.json_documents import json_value
 
 if TYPE_CHECKING:
     from rich.console import Console

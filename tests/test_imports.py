@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "wandb", "mujoco", "dm_control", "matplotlib"}
 # The rooms from the bottom up: a module imports from its own room and from those before it.
 LAYERS = (
-    ("flowmbpo.documents", "flowmbpo.errors", "flowmbpo.files", "flowmbpo.spec"),
+    ("flowmbpo.json_documents", "flowmbpo.errors", "flowmbpo.files", "flowmbpo.spec"),
     ("flowmbpo.config",),
     ("flowmbpo.presets", "flowmbpo.nets"),
     ("flowmbpo.flows", "flowmbpo.envs"),

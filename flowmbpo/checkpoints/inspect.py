@@ -8,8 +8,8 @@ from typing import Any
 from flowmbpo.checkpoints.export import NETWORKS, WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
-from flowmbpo.checkpoints.importers.purpose import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
+from flowmbpo.checkpoints.importers.target import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.load import file_sha256, load, resolve
 from flowmbpo.checkpoints.manifest import CheckpointManifest
 from flowmbpo.checkpoints.payload import FORMAT, REQUIRED

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.parity.cost import ComputeCost, FlopCount, estimate_cost
 from flowmbpo.training.model_loss import model_loss

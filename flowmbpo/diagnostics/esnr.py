@@ -21,8 +21,8 @@ from flowmbpo.diagnostics.esnr_estimate import (
 from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
+from flowmbpo.json_documents import Document
 from flowmbpo.training.model_loss import model_loss
 from flowmbpo.training.updates import actor_objective, frozen
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

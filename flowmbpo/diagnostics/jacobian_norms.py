@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.statistics import Interval, positive_mean_interval
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 
 Projection = Callable[[Tensor], Tensor]
 ROUNDING = 1e-5

@@ -13,8 +13,8 @@ from torch import Tensor
 from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.jacobian_norms import Frobenius, Linearised, Projection, Spectral, hutchinson, spectral_norm
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
+from flowmbpo.json_documents import Document
 from flowmbpo.models.open_loop import rollout
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.updates import frozen

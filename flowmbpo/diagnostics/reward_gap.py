@@ -24,9 +24,9 @@ from flowmbpo.diagnostics.statistics import (
     resample_counts,
 )
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.documents import Document
 from flowmbpo.errors import DataError
 from flowmbpo.evaluation.episodes import Episodes
+from flowmbpo.json_documents import Document
 from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.open_loop import rollout

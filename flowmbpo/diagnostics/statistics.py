@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 
 CONFIDENCE = 0.95
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from flowmbpo.documents import Document
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import EnvironmentFailure, StorageError
 from flowmbpo.evaluation.episodes import ClosedLoop, OnStart, Policy, whole_episodes
 from flowmbpo.files import refused, write_bytes_atomic
+from flowmbpo.json_documents import Document
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.config.dynamics import MLPDynamicsConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
-from flowmbpo.documents import Document
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
+from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent, build_meta_agent
 from flowmbpo.parity.cost import ComputeCost, estimate_cost, parameter_counts, solved_widths
 from flowmbpo.presets.schema import dotted_keys

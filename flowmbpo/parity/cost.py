@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent, build_agent
 from flowmbpo.spec import EnvSpec
 from flowmbpo.training.imagination import trusted_steps

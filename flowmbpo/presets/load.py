@@ -10,8 +10,8 @@ from typing import Any
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.presets.library import Library, Preset
+from flowmbpo.presets.overrides import config_name, parse_settings
 from flowmbpo.presets.schema import merge_documents, validate
-from flowmbpo.presets.settings import config_name, parse_settings
 from flowmbpo.presets.yaml import Document, Origin, dump_document
 
 

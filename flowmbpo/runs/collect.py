@@ -15,13 +15,13 @@ import numpy as np
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.documents import Document
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import DataError
 from flowmbpo.evaluation.episodes import record_episodes
+from flowmbpo.json_documents import Document
 from flowmbpo.runs.policies import Disturbance, PolicyRequest, RecordingPolicy, load_policy
 from flowmbpo.runs.start import resolve_device
 from flowmbpo.spec import EnvSpec

@@ -17,9 +17,9 @@ from flowmbpo.diagnostics.interface import Diagnosis, Effort
 from flowmbpo.diagnostics.page import Page, Section
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
-from flowmbpo.documents import Document, json_value
 from flowmbpo.errors import FlowMBPOError, StorageError
 from flowmbpo.files import StagedFile, refused
+from flowmbpo.json_documents import Document, json_value
 from flowmbpo.runs.subjects import load_subject
 
 HEALTH = "health"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flowmbpo.config.sections import EvaluationConfig
-from flowmbpo.documents import Document
 from flowmbpo.evaluation.results import Evaluation
+from flowmbpo.json_documents import Document
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from flowmbpo.evaluation.results import Evaluation, evaluate
 from flowmbpo.parity.cost import ComputeCost, estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.evaluate import evaluation_env, evaluation_episodes, evaluation_seed
+from flowmbpo.runs.interrupts import StopRequest
 from flowmbpo.runs.outcome import Milestones, TrainOutcome
 from flowmbpo.runs.sinks import make_sinks
 from flowmbpo.runs.start import Start
@@ -185,12 +186,12 @@ class TrainingSession:
                 self.store.save(epoch_name(epoch), self._payload())
         self._mark_epoch()
 
-    def finish(self, *, interrupted: bool) -> TrainOutcome:
-        """Save, evaluate unless the run was interrupted, and report."""
+    def finish(self, stop: StopRequest) -> TrainOutcome:
+        """Save, evaluate unless the run is to stop, and report."""
         checkpoint = self._save()  # before the evaluation: whatever breaks there costs no training
         final: Evaluation | None = None
-        status: Literal["done", "interrupted"] = "interrupted" if interrupted else "done"
-        if not interrupted and self.learner.learns_policy:
+        status: Literal["done", "interrupted"] = "interrupted" if stop else "done"  # also one that came while saving
+        if not stop and self.learner.learns_policy:
             final = self._evaluate(FINAL)
             self.milestones.note(self.agent_steps, final)
             self.sinks.log(self._final_row(final))

@@ -77,7 +77,8 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
     if needs_windows and config.own_training.random_episodes == 0:
         raise ConfigError(
             "the checkpoint's dynamics are distilled on real windows, and there are none before the first epoch: "
-            "set training.random_episodes to at least 1, or name a dataset with --data DIR"
+            "set training.random_episodes (or initial.random_episodes, where that is stated) to at least 1, "
+            "or name a dataset with --data DIR"
         )
     if dataset is not None and (report is None or "reward_normalizer" in report.parts("reinitialised")):
         measure_rewards(agent, dataset, config, task)

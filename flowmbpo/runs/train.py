@@ -108,7 +108,7 @@ def run_epochs(
         session.record_pretraining(learner.pretrain())
     while learner.epoch < learner.config.epochs and not stop:
         session.record_epoch(run_epoch(learner, collector))  # evaluates, logs and saves where that is due
-    return session.finish(interrupted=bool(stop))
+    return session.finish(stop)
 
 
 def run_epoch(learner: Learner, collector: Collector | None) -> dict[str, float]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
-from flowmbpo.documents import Document
 from flowmbpo.errors import NonFiniteError
+from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.dynamics.base import Transition
 from flowmbpo.models.open_loop import squared_errors, unroll_samples

@@ -136,7 +136,7 @@ def test_a_tasks_own_simulator_can_be_named():
 
 def test_tables_and_worker_code_import_no_torch_and_no_simulator():
     modules = (
-        "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.processes.group, flowmbpo.envs.processes.drawing"
+        "flowmbpo.envs.tasks, flowmbpo.envs.dmcontrol, flowmbpo.envs.processes.group, flowmbpo.envs.processes.rendering"
     )
     program = f"import sys, {modules}; print({{'torch', 'dm_control', 'mujoco'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flowmbpo.presets.library import preset_names
+from flowmbpo.presets.library import Library
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -119,7 +119,7 @@ def test_wheel_run_elsewhere_lists_its_presets(command: Command) -> None:
     listed = command("presets", "list", "--json")
     assert listed.returncode == 0, listed.stderr
     names = {entry["name"] for entry in json.loads(listed.stdout)}
-    assert names == set(preset_names())
+    assert names == set(Library().names())
 
 
 def test_wheel_run_elsewhere_shows_the_quickstart(command: Command) -> None:

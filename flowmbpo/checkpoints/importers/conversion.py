@@ -13,8 +13,8 @@ from flowmbpo.checkpoints.export import FORMAT as EXPORT
 from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
 from flowmbpo.checkpoints.importers.mapping import imported_config, map_agent, map_planner
-from flowmbpo.checkpoints.importers.purpose import choose_purpose
 from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
+from flowmbpo.checkpoints.importers.target import choose_purpose
 from flowmbpo.checkpoints.load import file_sha256
 from flowmbpo.checkpoints.payload import FORMAT, architecture_mismatch
 from flowmbpo.checkpoints.save import check_free, write_checkpoint

@@ -245,8 +245,9 @@ class DatasetWriter:
 
     def _take(self, task: str, ids: npt.NDArray[np.int64]) -> None:
         """Note the ids of new episodes, all or none."""
-        if ids.min() < 0 or ids.max() >= _MOST_IDS:
-            raise DataError(f"{self.path}: task {task}: episode ids are 0 to {_MOST_IDS - 1}, here {ids.min()} is one")
+        wrong = ids[(ids < 0) | (ids >= _MOST_IDS)]
+        if len(wrong):
+            raise DataError(f"{self.path}: task {task}: episode ids are 0 to {_MOST_IDS - 1}, here {wrong[0]} is one")
         values, counts = np.unique(ids, return_counts=True)
         twice = values[(counts > 1) | self.holds(values)]
         if len(twice):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowmbpo.diagnostics.esnr_estimate import inner_products
 from flowmbpo.diagnostics.statistics import Interval, middle_interval
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 
 UNRESOLVED = "not distinguishable from noise"
 NOTHING = Interval(math.nan, math.nan, math.nan)

@@ -26,7 +26,7 @@ from flowmbpo.diagnostics.rollout.futures import (
 from flowmbpo.diagnostics.rollout.scores import Calibration, EnergyDistance, calibrate, energy_score, paired_energy
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.documents import Document
+from flowmbpo.json_documents import Document
 from flowmbpo.models.open_loop import RealWindows
 
 SAMPLES = 32

@@ -17,7 +17,7 @@ from flowmbpo.envs.contract import BatchOutcome
 from flowmbpo.envs.locomotion.physics import BatchPhysics, drawer_handlers
 from flowmbpo.envs.locomotion.robots import BODIES
 from flowmbpo.envs.mujoco import draw_impulses
-from flowmbpo.envs.processes.drawing import DrawingProcess
+from flowmbpo.envs.processes.rendering import DrawingProcess
 from flowmbpo.spec import TaskInfo
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import EpisodeBook, Fault, action_mask, log_unstarted
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.drawing import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.group import Breakdown, Member, Saved, SharedBuffers, SimulatorFactory, group_handlers
+from flowmbpo.envs.processes.rendering import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, LocalWorker, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import EnvSpec

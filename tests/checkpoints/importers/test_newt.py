@@ -7,7 +7,7 @@ import published
 import pytest
 from slowness import slow
 
-from flowmbpo.checkpoints.importers.purpose import newt_rows
+from flowmbpo.checkpoints.importers.target import newt_rows
 from flowmbpo.envs.task_sets import task_set
 from flowmbpo.errors import CheckpointError
 

@@ -316,7 +316,7 @@ def test_a_program_that_never_closed_its_environment_still_ends():
         "import tempfile, weakref; weakref.finalize(tempfile, print)\n"  # its exit hook stands before multiprocessing's
         "from scripted_simulator import TASK, ScriptedSimulator\n"
         "from flowmbpo.envs.processes.worker import ProcessWorker\n"
-        "from flowmbpo.envs.processes.drawing import drawer_handlers\n"
+        "from flowmbpo.envs.processes.rendering import drawer_handlers\n"
         "from functools import partial\n"
         "worker = ProcessWorker(partial(drawer_handlers, ScriptedSimulator, TASK), {})\n"
         "worker.receive()\n"

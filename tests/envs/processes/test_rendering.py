@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scripted_simulator import TASK, ScriptedSimulator
 
-from flowmbpo.envs.processes.drawing import FrameDrawer, drawer_handlers
 from flowmbpo.envs.processes.group import Saved
+from flowmbpo.envs.processes.rendering import FrameDrawer, drawer_handlers
 from flowmbpo.envs.processes.worker import CPU, RENDER
 
 ACTIONS = np.linspace(0, 0.5, 8, dtype=np.float32).reshape(4, 2)

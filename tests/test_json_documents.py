@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flowmbpo.documents import Document, json_value
+from flowmbpo.json_documents import Document, json_value
 
 
 @dataclass(frozen=True)

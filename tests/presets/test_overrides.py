@@ -11,8 +11,8 @@ from flowmbpo.config.experiment import ExperimentConfig, config_differences, fla
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError
 from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
+from flowmbpo.presets.overrides import parse_settings
 from flowmbpo.presets.schema import validate
-from flowmbpo.presets.settings import parse_settings
 
 PRESET = "mini-cartpole-flow"
 BASE = load_experiment(PRESET)
