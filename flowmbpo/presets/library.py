@@ -31,7 +31,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.controls import CONTROLS, control_overlay
 from flowmbpo.presets.schema import merge, merge_documents, validate
-from flowmbpo.presets.yaml import Document, Origin, parse_document
+from flowmbpo.presets.yaml import PresetDocument, SourceLine, parse_document
 
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml")
@@ -64,8 +64,8 @@ class Library:
 
     def __init__(self) -> None:
         self.folder = presets_folder()
-        self._files: dict[Path, Document] = {}
-        self._documents: dict[Preset, Document] = {}
+        self._files: dict[Path, PresetDocument] = {}
+        self._documents: dict[Preset, PresetDocument] = {}
         self._flows: dict[Preset, FlowDynamicsConfig | None] = {}
 
     def names(self) -> list[str]:
@@ -122,10 +122,10 @@ class Library:
                 return replace(preset, name=name, control=control)
         return None
 
-    def resolve(self, preset: Preset) -> tuple[Document, str]:
+    def resolve(self, preset: Preset) -> tuple[PresetDocument, str]:
         """The merged document of a preset and its name in messages; `name` is never inherited."""
         merged = self._document(preset, (), None)
-        document, own = Document(dict(merged.data), dict(merged.origins)), self._read(preset.path)
+        document, own = PresetDocument(dict(merged.data), dict(merged.origins)), self._read(preset.path)
         shown = self.shown(preset.path)
         if "name" not in own.data and preset.name.startswith("_"):
             raise ConfigError(f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'.")
@@ -135,7 +135,7 @@ class Library:
         if self._is_shipped(preset.path) and preset.name not in self._members(preset.path):
             raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
         document.data["name"] = own.data.get("name", preset.name)
-        document.origins[("name",)] = own.origins.get(("name",), Origin(shown))
+        document.origins[("name",)] = own.origins.get(("name",), SourceLine(shown))
         return document, shown
 
     def own(self, preset: Preset) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Library:
     def _named(self, name: str) -> Preset | None:
         return self._shipped(name) or self.control(name)
 
-    def _document(self, preset: Preset, below: tuple[Preset, ...], asked: Origin | None) -> Document:
+    def _document(self, preset: Preset, below: tuple[Preset, ...], asked: SourceLine | None) -> PresetDocument:
         """The document of `preset`, laid over the documents it extends; not to be changed."""
         key = replace(preset, path=preset.path.resolve())
         if key in below:
@@ -197,11 +197,11 @@ class Library:
             self._documents[key] = self._merged(preset, (*below, key), asked)
         return self._documents[key]
 
-    def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: Origin | None) -> Document:
+    def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: SourceLine | None) -> PresetDocument:
         if preset.control:
             merged = self._document(preset.flow, below, asked)
-            return merge_documents(merged, Document(self._control_overlay(preset)), ExperimentConfig)
-        merged, layers = Document(), self._layers(preset)
+            return merge_documents(merged, PresetDocument(self._control_overlay(preset)), ExperimentConfig)
+        merged, layers = PresetDocument(), self._layers(preset)
         for layer in reversed(layers):
             if EXTENDS in layer.data:
                 origin = layer.origins[(EXTENDS,)]
@@ -209,16 +209,16 @@ class Library:
                 break
         for layer in layers:
             stated = {key: value for key, value in layer.data.items() if key != EXTENDS}
-            merged = merge_documents(merged, Document(stated, layer.origins), ExperimentConfig)
+            merged = merge_documents(merged, PresetDocument(stated, layer.origins), ExperimentConfig)
         return merged
 
-    def _layers(self, preset: Preset) -> list[Document]:
+    def _layers(self, preset: Preset) -> list[PresetDocument]:
         """What the file states for all of its names, the overlays of the parts, and the description of it all."""
         document = self._read(preset.path)
         if not self._is_shipped(preset.path):
             return [document]
         stated = {key: value for key, value in document.data.items() if key not in PARTS}
-        layers, says = [Document(stated, document.origins)], {"family": stated.get("description")}
+        layers, says = [PresetDocument(stated, document.origins)], {"family": stated.get("description")}
         for key, name in preset.parts:
             for overlay in self._overlays(document, key, name):
                 layers.append(overlay)
@@ -226,10 +226,10 @@ class Library:
         if preset.parts:
             texts = (says.get("sizes") or says["family"], says.get("groups"), says.get("modifiers") or says.get("arms"))
             base = "-".join([preset.path.stem, *(name for key, name in preset.parts if key != "modifiers")])
-            layers.append(Document({"description": " ".join(filter(None, texts)).replace("{base}", base)}))
+            layers.append(PresetDocument({"description": " ".join(filter(None, texts)).replace("{base}", base)}))
         return layers
 
-    def _overlays(self, family: Document, key: str, name: str) -> Iterator[Document]:
+    def _overlays(self, family: PresetDocument, key: str, name: str) -> Iterator[PresetDocument]:
         """Of one part of a name: the shared file's, and what the family states over it."""
         entries = family.data[key]
         entry = entries[name] if isinstance(entries, dict) and key != "modifiers" else None
@@ -238,9 +238,9 @@ class Library:
         if EXTENDS not in stated and path.is_file():
             yield self._read(path)
         origins = {place[2:]: origin for place, origin in family.origins.items() if place[:2] == (key, name)}
-        yield Document(stated, origins)
+        yield PresetDocument(stated, origins)
 
-    def _parent(self, value: Any, path: Path, origin: Origin) -> Preset:
+    def _parent(self, value: Any, path: Path, origin: SourceLine) -> Preset:
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{origin}: extends: {value!r} is not allowed. Use one preset's name or file path.")
         if is_file_path(value):
@@ -271,7 +271,7 @@ class Library:
             self._flows[preset] = dynamics if isinstance(dynamics, FlowDynamicsConfig) else None
         return self._flows[preset]
 
-    def _read(self, path: Path) -> Document:
+    def _read(self, path: Path) -> PresetDocument:
         key = path.resolve()
         if key not in self._files:
             try:

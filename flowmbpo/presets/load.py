@@ -12,7 +12,7 @@ from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.presets.library import Library, Preset
 from flowmbpo.presets.overrides import config_name, parse_settings
 from flowmbpo.presets.schema import merge_documents, validate
-from flowmbpo.presets.yaml import Document, Origin, dump_document
+from flowmbpo.presets.yaml import PresetDocument, SourceLine, dump_document
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def override(
 
     For a run that goes on in its own directory; a new run gets its name from `load_experiment`.
     """
-    document = Document(config.model_dump(mode="json"))
+    document = PresetDocument(config.model_dump(mode="json"))
     for delta in (parse_settings(overrides), _flags(task, seed, device, track)):
         document = merge_documents(document, delta, ExperimentConfig)
     return validate(document, config.name, ExperimentConfig)
@@ -78,7 +78,7 @@ def experiment_from_dict(data: Mapping[str, Any], source: str = "config") -> Exp
 
     `source` names the mapping in messages. Raises ConfigError.
     """
-    return validate(Document(dict(data)), source, ExperimentConfig)
+    return validate(PresetDocument(dict(data)), source, ExperimentConfig)
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -122,8 +122,8 @@ def mppi_config(settings: Sequence[str]) -> MPPIConfig:
     return validate(parse_settings(settings, MPPIConfig, "--planner-set", "horizon=5"), "--planner-set", MPPIConfig)
 
 
-def _flags(task: str | None, seed: int | None, device: str | None, track: Sequence[str] | None) -> Document:
-    document = Document()
+def _flags(task: str | None, seed: int | None, device: str | None, track: Sequence[str] | None) -> PresetDocument:
+    document = PresetDocument()
     given = {
         ("task", "name"): (task, "--task"),
         ("seed",): (seed, "--seed"),
@@ -136,7 +136,7 @@ def _flags(task: str | None, seed: int | None, device: str | None, track: Sequen
         if value is not None:
             section = document.data.setdefault(path[0], {}) if len(path) == 2 else document.data
             section[path[-1]] = value
-            document.origins[path] = Origin(f"{flag} {value}")
+            document.origins[path] = SourceLine(f"{flag} {value}")
     return document
 
 

@@ -11,7 +11,7 @@ from flowmbpo.config.base import FrozenConfig
 from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.schema import dotted_keys, merge, takes_text_only
-from flowmbpo.presets.yaml import Document, KeyPath, Origin, parse_value
+from flowmbpo.presets.yaml import KeyPath, PresetDocument, SourceLine, parse_value
 
 # These are in the run directory's path already, or have a flag of their own that leaves the name alone.
 _UNNAMED = (
@@ -25,12 +25,12 @@ def parse_settings(
     schema: type[FrozenConfig] = ExperimentConfig,
     flag: str = "--set",
     example: str = "training.gamma=0.99",
-) -> Document:
+) -> PresetDocument:
     """One document for `schema` of all `texts` (key=value), given by `flag`; a later one wins over an earlier one.
 
     Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
     """
-    document = Document()
+    document = PresetDocument()
     for text in texts:
         path, value = _parse_setting(text, schema, flag, f"write key=value, for instance {flag} {example}")
         delta: Any = value
@@ -38,12 +38,12 @@ def parse_settings(
             delta = {part: delta}
         document.data.update(merge(document.data, delta, None))
         for length in range(1, len(path) + 1):
-            document.origins[path[:length]] = Origin(f"{flag} {text}")
-        _mark(value, path, Origin(f"{flag} {text}"), document.origins)
+            document.origins[path[:length]] = SourceLine(f"{flag} {text}")
+        _mark(value, path, SourceLine(f"{flag} {text}"), document.origins)
     return document
 
 
-def _mark(value: Any, path: KeyPath, origin: Origin, origins: dict[KeyPath, Origin]) -> None:
+def _mark(value: Any, path: KeyPath, origin: SourceLine, origins: dict[KeyPath, SourceLine]) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             origins[(*path, key)] = origin

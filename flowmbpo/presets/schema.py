@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from flowmbpo.config.base import FrozenConfig
 from flowmbpo.errors import ConfigError, nearest
-from flowmbpo.presets.yaml import Document, KeyPath
+from flowmbpo.presets.yaml import KeyPath, PresetDocument
 
 Config = TypeVar("Config", bound=FrozenConfig)
 
@@ -140,9 +140,9 @@ def _either(parts: list[str]) -> str:
     return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} or {unique[-1]}"
 
 
-def merge_documents(base: Document, delta: Document, model: type[FrozenConfig]) -> Document:
+def merge_documents(base: PresetDocument, delta: PresetDocument, model: type[FrozenConfig]) -> PresetDocument:
     """`delta` over `base`, both mappings for `model`; origins follow the values that win."""
-    return Document(merge(base.data, delta.data, model), {**base.origins, **delta.origins})
+    return PresetDocument(merge(base.data, delta.data, model), {**base.origins, **delta.origins})
 
 
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any], model: type[FrozenConfig] | None) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _merge_section(
     return result
 
 
-def validate(document: Document, source: str, schema: type[Config]) -> Config:
+def validate(document: PresetDocument, source: str, schema: type[Config]) -> Config:
     """The typed `schema` of a merged document; `source` names it where a key has no origin.
 
     Values are strict (text is never taken for a number, nor 'yes' for a boolean), except that a
@@ -201,7 +201,7 @@ def validate(document: Document, source: str, schema: type[Config]) -> Config:
 class _Reporter:
     """Builds messages with the origin of the nearest key that has one."""
 
-    document: Document
+    document: PresetDocument
     source: str
     schema: type[FrozenConfig]
 

@@ -27,7 +27,7 @@ _EXACT = 2**53  # largest integer up to which every float is exact
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceLine:
     """Where a key was written: a file and a line, or a command-line override (no line)."""
 
     source: str
@@ -38,11 +38,11 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Document:
+class PresetDocument:
     """A mapping and the origin of each of its keys, by path from the root."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    origins: dict[KeyPath, SourceLine] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             assert event.start_mark is not None
             raise ConfigError(
-                f"{Origin(self.name, event.start_mark.line + 1)}: aliases (*{event.anchor}) are not supported; "
+                f"{SourceLine(self.name, event.start_mark.line + 1)}: aliases (*{event.anchor}) are not supported; "
                 "repeat the value, or share it through `extends`."
             )
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -77,14 +77,14 @@ _Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"^(?:{_FLOAT.pattern}
 _Dumper.add_implicit_resolver(f"{_TAG}int", re.compile(rf"^(?:{_INT.pattern})$"), list("-+0123456789"))
 
 
-def parse_document(text: str, source: str) -> Document:
+def parse_document(text: str, source: str) -> PresetDocument:
     """The mapping in `text`; `source` is the file's name in messages. Raises ConfigError."""
     node = _compose(text, source)
     if node is None:
-        return Document()
+        return PresetDocument()
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{_origin(node, source)}: a preset is a mapping of keys (`key: value` lines), this is not.")
-    document = Document()
+    document = PresetDocument()
     document.data.update(_mapping(node, source, (), document.origins))
     return document
 
@@ -110,16 +110,18 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         hint = " Indent with spaces, not tabs." if "'\\t'" in str(error.problem) else ""
-        raise ConfigError(f"{Origin(source, line)}: not valid YAML: {error.problem or error.context}.{hint}") from error
+        raise ConfigError(
+            f"{SourceLine(source, line)}: not valid YAML: {error.problem or error.context}.{hint}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _origin(node: yaml.Node, source: str) -> Origin:
-    return Origin(source, node.start_mark.line + 1)
+def _origin(node: yaml.Node, source: str) -> SourceLine:
+    return SourceLine(source, node.start_mark.line + 1)
 
 
-def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, Origin]) -> Any:
+def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, SourceLine]) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, source, path, origins)
     if isinstance(node, yaml.SequenceNode):
@@ -128,7 +130,7 @@ def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, O
     return _scalar(node, source)
 
 
-def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[KeyPath, Origin]) -> dict[str, Any]:
+def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[KeyPath, SourceLine]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         origin = _origin(key_node, source)

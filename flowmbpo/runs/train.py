@@ -83,15 +83,9 @@ def assembled(
             replay = ReplayBuffer(
                 training.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids, device
             )
-            explore = generators["exploration"]
+            explore, policy = generators["exploration"], start.policy_starts
             collector = Collector(
-                env,
-                replay,
-                training,
-                seed=config.seed,
-                generator=explore,
-                dump=dumps,
-                policy_starts=start.policy_starts,
+                env, replay, training, seed=config.seed, generator=explore, dump=dumps, policy_starts=policy
             )
             batches = ReplayBatches(replay, training, generators["replay"])
         learner = Learner(agent, training, batches, generators=generators, dump=dumps, dataset=windows)
