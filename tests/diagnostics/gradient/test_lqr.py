@@ -9,8 +9,36 @@ from flowmbpo.diagnostics.gradient.diagnosis import compare_gradients, measure_g
 from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, collect_starts
 from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_gradient
 from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.envs.toy.lqr import regulator, return_gradient
+from flowmbpo.envs.toy.lqr import LinearQuadratic, regulator
 from flowmbpo.training.updates import actor_objective, frozen
+
+
+def return_gradient(
+    problem: LinearQuadratic,
+    gain: torch.Tensor,
+    state: torch.Tensor,
+    horizon: int,
+    discount: float = 1.0,
+) -> torch.Tensor:
+    """d/dK of the H-step return of u = -K x, meant over the states, in closed form.
+
+    -2 sum_t g^t (R K - g B' P_t+1 (A - BK)) X_t, where X_t is the mean of x_t x_t' and P_t the cost
+    matrix of this policy's remaining steps, P_t = Q + K'RK + g (A - BK)'P_t+1(A - BK), P_H = 0
+    (after Fazel et al. 2018, lemma 1, for a finite horizon).
+    """
+    closed = problem.transition - problem.control @ gain
+    paid = problem.state_cost + gain.T @ problem.action_cost @ gain
+    values = [torch.zeros_like(paid)]
+    for _ in range(horizon - 1):
+        values.append(paid + discount * closed.T @ values[-1] @ closed)
+    moment = state.T @ state / len(state)
+    gradient = torch.zeros_like(gain)
+    for step, value in enumerate(reversed(values)):
+        advantage = problem.action_cost @ gain - discount * problem.control.T @ value @ closed
+        gradient = gradient - 2.0 * discount**step * advantage @ moment
+        moment = closed @ moment @ closed.T
+    return gradient
+
 
 GAMMA, HORIZON = 0.97, 8
 EFFORT = Effort(resamples=200)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.load import load, load_replay, resolve
-from flowmbpo.checkpoints.payload import REPLAY_FORMAT, VERSION
+from flowmbpo.checkpoints.payload import REPLAY_FORMAT, REPLAY_VERSION
 from flowmbpo.diagnostics.subject import Subject
 
 
@@ -81,7 +81,7 @@ def write_broken_run(run: Path, folder: Path, fault: Fault, subject: Subject) ->
     fault.saved(state)
     folder.mkdir(parents=True)
     stored = folder / "replay-epoch000001-planted.pt"
-    torch.save({"format": REPLAY_FORMAT, "version": VERSION, "state": state.replay}, stored)
+    torch.save({"format": REPLAY_FORMAT, "version": REPLAY_VERSION, "state": state.replay}, stored)
     reference = {"file": stored.name, "sha256": hashlib.sha256(stored.read_bytes()).hexdigest()}
     payload = {**loaded.payload, "agent": state.agent, "optimisers": state.optimisers, "replay": reference}
     torch.save(payload, folder / "latest.pt")
