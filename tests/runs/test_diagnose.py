@@ -127,7 +127,7 @@ def test_checkpoint_without_a_buffer_is_diagnosed_on_fresh_episodes_and_says_so(
 
 
 def findings_of_buffer(found):
-    rows = judge(found, {"weights": measure_weights(found)}, RULES)
+    rows = judge({"weights": measure_weights(found)}, RULES)
     return [row.finding for row in rows if row.finding is not None]
 
 

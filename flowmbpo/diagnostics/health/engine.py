@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.health.probes.actor import measure_actor, measure_actor_light
+from flowmbpo.diagnostics.health.probes.actor import measure_actor
 from flowmbpo.diagnostics.health.probes.alignment import measure_alignment
 from flowmbpo.diagnostics.health.probes.columns import measure_columns
-from flowmbpo.diagnostics.health.probes.critic import measure_critic, measure_critic_light
+from flowmbpo.diagnostics.health.probes.critic import measure_critic
 from flowmbpo.diagnostics.health.probes.dynamics import measure_errors, measure_imagined_return, measure_latents
 from flowmbpo.diagnostics.health.probes.encoder import measure_encoder
-from flowmbpo.diagnostics.health.probes.policy import LIGHT_STATES, measure_endings, measure_saturation
-from flowmbpo.diagnostics.health.probes.reward import measure_reward, measure_reward_light
+from flowmbpo.diagnostics.health.probes.policy import measure_endings, measure_saturation
+from flowmbpo.diagnostics.health.probes.reward import measure_reward
 from flowmbpo.diagnostics.health.probes.weights import measure_weights
 from flowmbpo.diagnostics.health.rules import RULES, Rule, Severity
 from flowmbpo.diagnostics.interface import Brief, Diagnosis, Effort, Row
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Probe = Callable[[Subject], Figures]
+Probe = Callable[..., Figures]  # of a subject, and whether to measure as a run does of itself (LIGHT)
 MODEL_PROBES: dict[str, Probe] = {
     "reward": measure_reward,
     "dynamics": measure_errors,
@@ -42,22 +41,16 @@ POLICY_PROBES: dict[str, Probe] = {
     "imagined_return": measure_imagined_return,
     "endings": measure_endings,
 }
-LIGHT_MODEL_PROBES: dict[str, Probe] = {"reward": measure_reward_light}
-LIGHT_POLICY_PROBES: dict[str, Probe] = {
-    "actor": measure_actor_light,
-    "critic": measure_critic_light,
-    "policy": partial(measure_saturation, states=LIGHT_STATES),
-}
-SHOWN_VALUES = 8
-SHOWN_ROWS = 8
+LIGHT = ("reward", "actor", "critic", "policy")
+SHOWN_VALUES = SHOWN_ROWS = 8
 
 
 @dataclass(frozen=True)
 class HealthFinding:
     """One thing that is wrong (`broken`) or worth knowing (`note`).
 
-    `name` is stable: programs match on it. `message` says in one or two plain sentences what was
-    measured and what to do. `figures` are the numbers that the judgement rests on.
+    `name` is stable: programs match on it. `message` says what was measured and what to do. `figures` are the numbers
+    that the judgement rests on.
     """
 
     name: str
@@ -92,24 +85,21 @@ class JudgedRow:
         return max(above, below)
 
 
-def judge(subject: Subject, checks: dict[str, Figures], rules: Iterable[Rule]) -> list[JudgedRow]:
+def judge(checks: dict[str, Figures], rules: Iterable[Rule]) -> list[JudgedRow]:
     """Apply the rules to the figures of the probes. Of the rows of one topic the first that finds something speaks."""
     rows: list[JudgedRow] = []
     settled: set[tuple[str, str]] = set()
     for rule in rules:
-        figures = checks.get(rule.probe)
-        if figures is None:
+        if rule.probe not in checks:
             continue
-        value = rule.value(figures)
-        topic = (rule.probe, rule.topic)
-        if topic in settled or not rule.finds(figures, subject):
-            rows.append(JudgedRow(rule, value))
-            continue
-        if rule.topic:
-            settled.add(topic)
-        assert value is not None
-        judged = {rule.figure.rpartition(".")[2]: value}
-        rows.append(JudgedRow(rule, value, HealthFinding(rule.name, rule.severity, rule.message(figures), judged)))
+        figures, topic = checks[rule.probe], (rule.probe, rule.topic)
+        value, finding = rule.value(figures), None
+        if value is not None and topic not in settled and rule.finds(figures, value):
+            judged = {rule.figure.rpartition(".")[2]: value}
+            finding = HealthFinding(rule.name, rule.severity, rule.message(figures), judged)
+            if rule.topic:
+                settled.add(topic)
+        rows.append(JudgedRow(rule, value, finding))
     return rows
 
 
@@ -130,7 +120,7 @@ class HealthDiagnosis(Diagnosis):
     @property
     def findings(self) -> tuple[HealthFinding, ...]:
         """What is broken first, then what is worth knowing."""
-        found = [row.finding for row in self.judged if row.finding is not None]
+        found = (row.finding for row in self.judged if row.finding is not None)
         return tuple(sorted(found, key=lambda finding: finding.severity != "broken"))
 
     @property
@@ -176,10 +166,7 @@ class HealthDiagnosis(Diagnosis):
         """The findings, then the sound rows that come nearest to their limit; what the first finding says."""
         ranked = sorted(self.judged, key=lambda row: (row.finding is None, row.verdict != "broken", -row.nearness))
         shown = [row for row in ranked if row.finding is not None or row.nearness > 0.0][:SHOWN_ROWS]
-        cells = [
-            (row.rule.name, _spoken(row.rule.figure), _shown(row.value), in_range(row.rule), row.verdict)
-            for row in shown
-        ]
+        cells = [(r.rule.name, _spoken(r.rule.figure), _shown(r.value), in_range(r.rule), r.verdict) for r in shown]
         says = [f"{finding.name}: {finding.message}" for finding in self.findings[:1]]
         remarks = (*says, "Every finding in words, and every figure: --verbose")
         return Brief(f"health: {self.verdict}", ("finding", "figure", "value", "sound", "verdict"), cells, remarks)
@@ -201,9 +188,9 @@ def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
     A run that trains its world model alone has no policy to judge.
     """
     del effort  # the probes have sample sizes of their own
-    checks = _measure(subject, MODEL_PROBES, POLICY_PROBES)
+    checks = _measure(subject)
     curves = {name: figures.pop("curves") for name, figures in checks.items() if "curves" in figures}
-    return HealthDiagnosis(checks, tuple(judge(subject, checks, RULES)), checks["weights"]["finite"], curves)
+    return HealthDiagnosis(checks, tuple(judge(checks, RULES)), checks["weights"]["finite"], curves)
 
 
 def light_health(subject: Subject) -> list[HealthFinding]:
@@ -211,16 +198,16 @@ def light_health(subject: Subject) -> list[HealthFinding]:
 
     Judged by the rules of `measure_health`, on 256 states. Weights that are not finite end it.
     """
-    checks = _measure(subject, LIGHT_MODEL_PROBES, LIGHT_POLICY_PROBES)
-    rows = judge(subject, checks, [rule for rule in RULES if rule.light])
+    rows = judge(_measure(subject, light=True), [rule for rule in RULES if rule.light])
     return [row.finding for row in rows if row.finding is not None]
 
 
-def _measure(subject: Subject, of_model: dict[str, Probe], of_policy: dict[str, Probe]) -> dict[str, Figures]:
+def _measure(subject: Subject, *, light: bool = False) -> dict[str, Figures]:
     checks = {"weights": measure_weights(subject)}
     if checks["weights"]["finite"]:
-        probes = of_model | (of_policy if subject.trains_policy else {})
-        checks |= {name: probe(subject) for name, probe in probes.items()}
+        for name, probe in (MODEL_PROBES | (POLICY_PROBES if subject.trains_policy else {})).items():
+            if name in LIGHT or not light:
+                checks[name] = probe(subject, light=True) if light else probe(subject)
     return checks
 
 
@@ -270,8 +257,7 @@ def _shown(value: Any) -> str:
 def _plot(axes: Axes, curves: dict[str, list[float]], title: str, x: str, y: str, x_label: str, y_label: str) -> None:
     """y over x as points beside the diagonal, or over its steps as a line; what is missing says so."""
     axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(xlabel=x_label, ylabel=y_label)
     if y not in curves:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="#888888")
     elif x:

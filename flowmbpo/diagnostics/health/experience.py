@@ -7,9 +7,8 @@ F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +23,7 @@ from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 
 BLOCK = 25
+LONGEST = 2**32  # blocks of an episode
 COMPARABLE = 64
 FLOOR = 1e-4
 FEATURES = 128
@@ -38,16 +38,15 @@ Regression = Callable[[Float[Tensor, "B I"]], Float[Tensor, "B Q"]]
 class TransitionWindows:
     """B windows of W transitions, time-major, none of which leaves its episode.
 
-    `action[t]` leads from obs[t] to obs[t + 1] and earned `reward[t]`; `episode` (from 0 on) and `time` say
-    where a window begins.
+    `action[t]` leads from obs[t] to obs[t + 1] and earned `reward[t]`. `block` numbers, from 0 on, the pieces of
+    `BLOCK` steps of an episode: errors of neighbouring steps are alike; over this many that is mostly forgotten.
     """
 
     obs: Float[Tensor, "W+1 B O"]
     action: Float[Tensor, "W B A"]
     reward: Float[Tensor, "W B"]
     task: Int[Tensor, " B"]
-    episode: Int[Tensor, " B"]
-    time: Int[Tensor, " B"]
+    block: Int[Tensor, " B"]
 
     def __len__(self) -> int:
         return len(self.task)
@@ -55,18 +54,7 @@ class TransitionWindows:
     def first(self, count: int) -> TransitionWindows:
         """The first `count` windows; they are in random order."""
         obs, action, reward = (x[:, :count] for x in (self.obs, self.action, self.reward))
-        episode = _ranked(self.episode[:count])
-        return TransitionWindows(obs, action, reward, self.task[:count], episode, self.time[:count])
-
-    @cached_property
-    def block(self) -> Int[Tensor, " B"]:
-        """Which of the pieces of `BLOCK` steps of an episode a window begins in, numbered from 0.
-
-        Errors of neighbouring steps are alike; over this many steps that is mostly forgotten.
-        """
-        if not len(self):
-            return self.time
-        return _ranked(self.episode * (int(self.time.max()) // BLOCK + 1) + self.time // BLOCK)
+        return TransitionWindows(obs, action, reward, self.task[:count], _ranked(self.block[:count]))
 
     @property
     def half(self) -> Bool[Tensor, " B"]:
@@ -77,6 +65,17 @@ class TransitionWindows:
     def comparable(self) -> bool:
         """Whether errors on these rows can be compared and predictions held out: enough rows, in two blocks or more."""
         return len(self) >= COMPARABLE and int(self.block.max()) > 0
+
+    def shuffled(self, generator: torch.Generator) -> Int[Tensor, " B"]:
+        """The rows' numbers in random order."""
+        return torch.randperm(len(self), generator=generator, device=generator.device).to(self.task.device)
+
+    def held_out_error(
+        self, inputs: Sequence[Tensor], targets: Float[Tensor, "B Q"], features: int = FEATURES
+    ) -> Float[Tensor, " B"]:
+        """Squared errors of `predict_held_out` from these inputs, side by side."""
+        predicted = predict_held_out(torch.cat([*inputs], dim=-1), targets, self.half, features)
+        return (predicted - targets).square().mean(-1)
 
 
 def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> TransitionWindows:
@@ -97,7 +96,7 @@ def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.
     time, env = _draw(start + width <= length, limit, generator)
     steps = time + torch.arange(width + 1, device=obs.device).unsqueeze(1)
     before = (steps[:-1], env)
-    return TransitionWindows(obs[steps, env], action[before], reward[before], task[env], _ranked(env), time)
+    return TransitionWindows(obs[steps, env], action[before], reward[before], task[env], _blocks(env, time))
 
 
 def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> TransitionWindows:
@@ -108,9 +107,8 @@ def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: tor
     """
     batch = replay.sample(count, width, generator)
     whole = batch.valid.all(0)
-    number = torch.arange(int(whole.sum()), device=whole.device)
     obs, action, reward = (x[:, whole] for x in (batch.obs, batch.action, batch.reward))
-    return TransitionWindows(obs, action, reward, batch.task[whole], number, torch.zeros_like(number))
+    return TransitionWindows(obs, action, reward, batch.task[whole], torch.arange(len(reward[0]), device=whole.device))
 
 
 def stored_windows(
@@ -143,11 +141,10 @@ def stored_windows(
     at, index = _draw(whole & ~ends & stored & inside, limit, generator)
     steps = at + torch.arange(width + 1, device=device).unsqueeze(1)
     env = column[index]
-    cells, before = (row[steps, index], env), (row[steps[:-1], index], env)
-    number = _ranked(episode[at, index] * len(envs) + index)
-    return TransitionWindows(
-        replay.obs[cells], replay.action[before], replay.reward[before], replay.task_ids[env], number, at
-    )
+    cells = row[steps, index]
+    action, reward = (each[cells[:-1], env] for each in (replay.action, replay.reward))
+    block = _blocks(episode[at, index] * len(envs) + index, at)
+    return TransitionWindows(replay.obs[cells, env], action, reward, replay.task_ids[env], block)
 
 
 def newest_windows(replay: ReplayBuffer, limit: int, generator: torch.Generator) -> TransitionWindows:
@@ -163,6 +160,10 @@ def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -
     row, column = usable.nonzero(as_tuple=True)
     order = torch.randperm(len(row), generator=generator, device=generator.device).to(row.device)[:limit]
     return row[order], column[order]
+
+
+def _blocks(episode: Int[Tensor, " B"], time: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    return _ranked(episode * LONGEST + time // BLOCK)
 
 
 def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

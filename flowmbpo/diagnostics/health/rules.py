@@ -15,10 +15,8 @@ from typing import Any, Literal
 
 from flowmbpo.diagnostics.health.probes import Figures, in_words
 from flowmbpo.diagnostics.health.probes.columns import BETTER, POLICY_BETTER, REWARD_BETTER
-from flowmbpo.diagnostics.health.probes.critic import state_of_value
 from flowmbpo.diagnostics.health.probes.dynamics import ROUNDING
 from flowmbpo.diagnostics.health.probes.reward import FLAT_SLOPE
-from flowmbpo.diagnostics.subject import Subject
 
 Severity = Literal["broken", "note"]
 Need = Literal["replay", "episodes", "optimiser", "initial"]
@@ -52,7 +50,7 @@ class Rule:
     missing or None is not judged, nor is any where the figure `when` is false. Of the rows of one `topic` the first
     that finds something speaks. `says` is a format string over the probe's figures, those beside the judged one first,
     and `value`. `light`: in training too, where the figures are measured on less. `needs` is what they are measured
-    on. `state`, in the range's place: where several figures come to that (`state_of_value`).
+    on. `state`, in the range's place: what the figure of that name must say (`state_of_value`).
     """
 
     name: str
@@ -74,14 +72,9 @@ class Rule:
             return None
         return float(len(value) if isinstance(value, Mapping | list) else value)
 
-    def finds(self, figures: Figures, subject: Subject) -> bool:
-        """Whether these figures are the finding."""
-        value = self.value(figures)
-        if value is None:
-            return False
-        if self.state:
-            return state_of_value(figures, subject) == self.state
-        return not self.sound[0] <= value <= self.sound[1]
+    def finds(self, figures: Figures, value: float) -> bool:
+        """Whether these figures, the judged one `value`, are the finding."""
+        return bool(figures["state"] == self.state) if self.state else not self.sound[0] <= value <= self.sound[1]
 
     def message(self, figures: Figures) -> str:
         """One or two plain sentences: what was measured and what to do."""

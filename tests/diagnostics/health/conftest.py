@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.diagnostics.health.engine import MODEL_PROBES, POLICY_PROBES, judge, measure_health
+from flowmbpo.diagnostics.health.probes.critic import state_of_value
 from flowmbpo.diagnostics.health.probes.weights import measure_weights
 from flowmbpo.diagnostics.health.rules import RULES
 from flowmbpo.diagnostics.interface import Effort
@@ -78,7 +79,7 @@ def examine():
 
     def measure(subject, check):
         figures = PROBES[check](subject)
-        found = [row.finding for row in judge(subject, {check: figures}, RULES) if row.finding is not None]
+        found = [row.finding for row in judge({check: figures}, RULES) if row.finding is not None]
         return figures, found
 
     return measure
@@ -95,7 +96,9 @@ def found_in():
     """Findings in figures made by hand: (name, severity)."""
 
     def find(check, figures, subject=None):
-        rows = judge(subject, {check: figures}, RULES)
+        if subject is not None:
+            figures = figures | {"state": state_of_value(figures, subject)}
+        rows = judge({check: figures}, RULES)
         return [(row.finding.name, row.finding.severity) for row in rows if row.finding is not None]
 
     return find

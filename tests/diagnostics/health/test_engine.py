@@ -20,7 +20,7 @@ OFF = Rule("critic-off", "critic", "offset", (-1.0, 1.0), "Off.", severity="note
 
 def diagnosis(rules=(OFF, DEAD), **figures):
     checks = {"critic": figures}
-    return HealthDiagnosis(checks, tuple(judge(None, checks, rules)))
+    return HealthDiagnosis(checks, tuple(judge(checks, rules)))
 
 
 def test_the_verdict_names_what_is_broken_before_notes():

@@ -81,7 +81,7 @@ def test_fresh_windows_are_all_that_fit_and_stay_in_their_episode():
 def test_recordings_of_different_length_are_joined():
     rows = fresh_windows(make_episodes((2,)), make_episodes((6,)), width=2, limit=100, generator=generator())
     assert sorted(rows.obs[0, :, 0].tolist()) == [0.0, 0.0, 1.0, 2.0, 3.0, 4.0]
-    assert rows.episode.unique().tolist() == [0, 1]
+    assert rows.block.unique().tolist() == [0, 1]
 
 
 def test_a_limit_draws_without_replacement():
@@ -126,7 +126,7 @@ def test_sampled_windows_leave_out_what_is_cut():
 
 def test_the_first_windows_are_renumbered():
     rows = fresh_windows(make_episodes((30, 30, 30)), width=1, limit=1000, generator=generator()).first(2)
-    assert rows.obs.shape == (2, 2, 1) and int(rows.episode.max()) <= 1
+    assert rows.obs.shape == (2, 2, 1) and int(rows.block.max()) <= 1
 
 
 def counting_buffer(steps, envs=2):

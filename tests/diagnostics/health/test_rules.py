@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.diagnostics.health.engine import (
-    LIGHT_MODEL_PROBES,
-    LIGHT_POLICY_PROBES,
+    LIGHT,
     MODEL_PROBES,
     POLICY_PROBES,
     table_of_findings,
@@ -24,7 +23,7 @@ def test_the_document_has_the_table_of_the_rules():
 def test_every_rule_reads_a_probe_and_a_light_one_needs_no_episodes():
     assert {rule.probe for rule in RULES} == {"weights", *MODEL_PROBES, *POLICY_PROBES}
     light = [rule for rule in RULES if rule.light]
-    assert {rule.probe for rule in light} == {"weights", *LIGHT_MODEL_PROBES, *LIGHT_POLICY_PROBES}
+    assert {rule.probe for rule in light} == {"weights", *LIGHT}
     assert not [rule for rule in light if "episodes" in rule.needs]
 
 

@@ -22,8 +22,9 @@ from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training import updates
 
-SLOPE_ROWS, LIGHT_SLOPE_ROWS = 8, 4  # the comparison is exact at any number of start states
-SENSITIVITY_ROWS, LIGHT_SENSITIVITY_ROWS = 64, 16
+# How many start states, drawn for what. The comparison of slopes is exact at any number.
+STARTS = (8, "actor slopes"), (64, "actor sensitivity")
+LIGHT_STARTS = (4, "light slope"), (16, "light sensitivity")
 HISTORY_DRAWS = 4
 STEP = 1e-6  # of a tensor's RMS weight: central differences in float64 are then exact to some 1e-6
 SMALLEST_WEIGHT = 1e-2  # the RMS of tensors that are (nearly) zero
@@ -34,35 +35,29 @@ LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy
 _Move = tuple[nn.Parameter, Tensor]  # a tensor and a direction within it
 
 
-def measure_actor(subject: Subject) -> Figures:
-    """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers."""
+def measure_actor(subject: Subject, *, light: bool = False) -> Figures:
+    """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers.
+
+    `light`: without memory, and along one direction of all weights.
+    """
+    fixed = declared_fixed(subject, "actor")
+    slopes, sensitivity = LIGHT_STARTS if light else STARTS
+    figures = {
+        **match_slopes(DoubleObjective(subject, *slopes).slopes(fixed, joint=light)),
+        "input_gradient": subject.config.training.actor_input_gradient,
+        **DoubleObjective(subject, *sensitivity).sensitivity(),
+        "frozen_tensors": frozen_tensors(subject, "actor", fixed),
+    }
+    if light:
+        return figures
     history, remembered = read_history(subject, "actor")
     fresh = _fresh_gradients(subject) if remembered else {}
     measured = math.hypot(*fresh.values())
     return {
-        **_measure_objective(subject, (SLOPE_ROWS, "actor slopes"), (SENSITIVITY_ROWS, "actor sensitivity")),
+        **figures,
         **history,
         "lost_tensors": [n for n, norm in remembered.items() if not fresh.get(n, 0.0) >= LOST_GRADIENT * norm],
         "saved_over_measured_gradient": math.hypot(*remembered.values()) / measured if measured > 0.0 else None,
-    }
-
-
-def measure_actor_light(subject: Subject) -> Figures:
-    """As `measure_actor`, without memory and along one direction of all weights."""
-    rows = (LIGHT_SLOPE_ROWS, "light slope"), (LIGHT_SENSITIVITY_ROWS, "light sensitivity")
-    frozen = frozen_tensors(subject, "actor", declared_fixed(subject, "actor"))
-    return {**_measure_objective(subject, *rows, joint=True), "frozen_tensors": frozen}
-
-
-def _measure_objective(
-    subject: Subject, slopes: tuple[int, str], sensitivity: tuple[int, str], *, joint: bool = False
-) -> Figures:
-    """On so many start states, drawn for that purpose."""
-    fixed = declared_fixed(subject, "actor")
-    return {
-        **match_slopes(DoubleObjective(subject, *slopes).slopes(fixed, joint=joint)),
-        "input_gradient": subject.config.training.actor_input_gradient,
-        **DoubleObjective(subject, *sensitivity).sensitivity(),
     }
 
 

@@ -1,11 +1,9 @@
 """Whether actions and rewards stand beside the observations that they belong to.
 
-For every shift k the experience itself is asked how well obs[t+1] - obs[t] is explained by
-(obs[t], action[t+k]), and reward[t+k] by (obs[t], action[t], obs[t+1]): by regression, without the
-model. Which shift explains best depends on the task (a policy's next action betrays the state that it
-answers to; a reward of the next state is as well a reward of the next step), so the profile over k is
-compared with that of fresh episodes, whose alignment is known. The model is asked as well: one
-that was trained on shifted rows predicts best with shifted rows.
+For every shift k a regression is asked how well (obs[t], action[t+k]) explains obs[t+1] - obs[t], and (obs[t],
+action[t], obs[t+1]) reward[t+k]. Which shift explains best depends on the task (a policy's next action betrays the
+state that it answers to), so the profile over k is compared with that of fresh episodes, whose alignment is known. The
+model is asked as well: one that was trained on shifted rows predicts best with shifted rows.
 
 Letters: B rows, I inputs.
 """
@@ -14,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations, product
 
 import torch
 from jaxtyping import Float, Int
@@ -29,7 +27,6 @@ from flowmbpo.diagnostics.health.experience import (
     fit_regression,
     fresh_windows,
     obs_changes,
-    predict_held_out,
     sampled_windows,
     stored_windows,
 )
@@ -66,6 +63,12 @@ class Profile:
 
     shifts: dict[int, Paired]
 
+    @classmethod
+    def of(cls, error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor, " B"]) -> Profile:
+        """The profile of `error(shift)`, the squared error of every row."""
+        baseline = error(0)
+        return cls({shift: compare_errors(baseline, error(shift), block) for shift in SHIFTS})
+
     @property
     def depth(self) -> float:
         """Log error ratio of the worst to the best shift."""
@@ -73,30 +76,15 @@ class Profile:
         return max(effects) - min(effects)
 
     @property
-    def significant(self) -> bool:
-        """Whether some shift differs from shift 0 beyond chance."""
-        return any(abs(paired.z) >= Z for paired in self.shifts.values())
-
-    @property
     def best(self) -> int:
         """The shift that explains best."""
         return min(self.shifts, key=lambda shift: self.shifts[shift].effect)
-
-    def preferred(self, effect: float) -> int | None:
-        """The shift that is better than 0 by `effect` beyond doubt, if any."""
-        return self.best if self.shifts[self.best].better(effect, Z) else None
 
     def similarity(self, other: Profile, shift: int) -> float:
         """Correlation of this profile with `other` moved by `shift`: 1 where this is `other` misaligned by it."""
         here = [k for k in self.shifts if k + shift in other.shifts]
         pair = [[self.shifts[k].effect for k in here], [other.shifts[k + shift].effect for k in here]]
         return float(torch.corrcoef(torch.tensor(pair, dtype=torch.float64))[0, 1])
-
-
-def make_profile(error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor, " B"]) -> Profile:
-    """The profile of `error(shift)`, the squared error of every row."""
-    baseline = error(0)
-    return Profile({shift: compare_errors(baseline, error(shift), block) for shift in SHIFTS})
 
 
 @torch.no_grad()  # errors are measured, nothing is learnt
@@ -121,8 +109,7 @@ def measure_alignment(subject: Subject) -> Figures:
         if fresh:
             shifted = shifted_parts(families[0] | families[1], fresh_rows)
             figures["shifted_parts"] = next(iter(shifted.values()), {}) | {"names": list(shifted)}
-        disagreements = [each for each in map(find_disagreement, families) if each is not None]
-        figures["disagreement"] = disagreements[0] if disagreements else {"effect": 0.0}
+        figures["disagreement"] = next(filter(None, map(find_disagreement, families)), {"effect": 0.0})
     if fresh:  # what a head makes of states of one policy is no evidence of rewards; the whole buffer's is
         figures["preference_fresh_action"] = _preference(fresh["model_action"])
     if stored:
@@ -146,21 +133,17 @@ def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
     change, step = obs_changes(obs, obs_next), OneStep.of(subject, rows, REACH)
     predicted = subject.agent.predict_reward(step.z, action, step.context)
 
-    def explained_change(shift: int) -> Tensor:
-        inputs = torch.cat([obs, rows.action[REACH + shift]], dim=-1)
-        return (predict_held_out(inputs, change, rows.half) - change).square().mean(-1)
-
     def explained_reward(shift: int) -> Tensor:
-        inputs, reward = torch.cat([obs, action, obs_next], dim=-1), rows.reward[REACH + shift].unsqueeze(-1)
-        return (predict_held_out(inputs, reward, rows.half, REWARD_FEATURES) - reward).square().mean(-1)
+        reward = rows.reward[REACH + shift].unsqueeze(-1)
+        return rows.held_out_error((obs, action, obs_next), reward, REWARD_FEATURES)
 
     errors: dict[str, Callable[[int], Tensor]] = {
-        "action": explained_change,
+        "action": lambda shift: rows.held_out_error((obs, rows.action[REACH + shift]), change),
         "reward": explained_reward,
         "model_action": lambda shift: step.error(rows.action[REACH + shift]),
         "model_reward": lambda shift: (predicted - rows.reward[REACH + shift]).square(),
     }
-    return {name: make_profile(error, rows.block) for name, error in errors.items()}
+    return {name: Profile.of(error, rows.block) for name, error in errors.items()}
 
 
 def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
@@ -170,7 +153,7 @@ def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
     `vanished` that it is flat where the fresh one is not. Nothing is said where the fresh one is flat: then no
     shift could be told from another.
     """
-    if fresh.depth < DEEP or not fresh.significant:
+    if fresh.depth < DEEP or not any(abs(paired.z) >= Z for paired in fresh.shifts.values()):
         return {"judged": "no: fresh experience does not tell the shifts apart"}
     similarity = {shift: stored.similarity(fresh, shift) for shift in CANDIDATES}
     shift = max(similarity, key=lambda k: similarity[k])
@@ -196,14 +179,10 @@ def denied(stored: Profile, judged: Figures) -> Figures:
 
 def _preference(profile: Profile) -> Figures:
     """The shift that the model predicts best with, and its log error ratio: 0 where that may be chance."""
-    paired = profile.shifts[profile.best]
-    return {
-        "shift": profile.best,
-        "steps": abs(profile.best),
-        "direction": "later" if profile.best > 0 else "before",
-        "effect": paired.effect if paired.z <= -Z else 0.0,
-        "z": paired.z,
-    }
+    best = profile.best
+    effect, z = profile.shifts[best].effect, profile.shifts[best].z
+    direction = "later" if best > 0 else "before"
+    return {"shift": best, "steps": abs(best), "direction": direction, "effect": effect if z <= -Z else 0.0, "z": z}
 
 
 def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows) -> dict[str, Figures]:
@@ -217,7 +196,7 @@ def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows)
         profile = _action_profile(rows)
         judged = compare_profiles(profile, reference)
         # Few rows of a noisy task can look like anything: here the shift must stand out by itself as well.
-        stands_out = profile.preferred(PART_PREFERS) is not None
+        stands_out = profile.shifts[profile.best].better(PART_PREFERS, Z)
         if stands_out and judged.get("similarity", 0.0) >= PART_SIMILAR and judged["gap"] >= PART_GAP:
             shifted[name] = judged
     return shifted
@@ -227,16 +206,18 @@ def stored_parts(replay: ReplayBuffer, generator: torch.Generator) -> list[dict[
     """Windows of some of the environments, and of each quarter of the stored time, by name; too few are left out."""
     order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
     every = tuple(range(replay.num_envs))
-    envs = {f"environment {env}": ((env,), 0.0, 1.0) for env in sorted(order[:PARTS])}
-    quarters = {f"quarter {k + 1}": (every, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)}
-    families = []
-    for family in (envs, quarters):
-        rows = {
-            name: stored_windows(replay, part, WIDTH, PART_ROWS, generator, oldest=oldest, newest=newest)
-            for name, (part, oldest, newest) in family.items()
+    families = (
+        [(f"environment {env}", (env,), 0.0, 1.0) for env in sorted(order[:PARTS])],
+        [(f"quarter {k + 1}", every, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)],
+    )
+    parts = [
+        {
+            name: stored_windows(replay, envs, WIDTH, PART_ROWS, generator, oldest=oldest, newest=newest)
+            for name, envs, oldest, newest in family
         }
-        families.append({name: each for name, each in rows.items() if enough(each)})
-    return families
+        for family in families
+    ]
+    return [{name: rows for name, rows in family.items() if enough(rows)} for family in parts]
 
 
 def _action_profile(rows: TransitionWindows) -> Profile:
@@ -247,7 +228,7 @@ def _action_profile(rows: TransitionWindows) -> Profile:
         inputs = torch.cat([rows.obs[REACH], rows.action[REACH + shift]], dim=-1)
         return (fit_regression(inputs, change)(inputs) - change).square().mean(-1)
 
-    return make_profile(error, rows.block)
+    return Profile.of(error, rows.block)
 
 
 def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
@@ -262,24 +243,22 @@ def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
     def inputs(rows: TransitionWindows) -> Float[Tensor, "B I"]:
         return torch.cat([rows.obs[REACH], rows.action[REACH], rows.obs[REACH + 1]], dim=-1)
 
-    def shifts(source: str, asked: str) -> dict[int, Paired]:
+    def asked(source: str, part: str) -> Profile:
         """Errors with the rewards of every shift against those with the rewards as stored."""
-        rows = parts[asked]
+        rows = parts[part]
         predicted = models[source](inputs(rows)).squeeze(-1)
-        error = {shift: (predicted - rows.reward[REACH + shift]).square() for shift in (0, *CANDIDATES)}
-        return {shift: compare_errors(error[0], error[shift], rows.block) for shift in CANDIDATES}
+        return Profile.of(lambda shift: (predicted - rows.reward[REACH + shift]).square(), rows.block)
 
     models = {
         name: fit_regression(inputs(rows), rows.reward[REACH].unsqueeze(-1), REWARD_FEATURES)
         for name, rows in parts.items()
     }
+    evidence = {pair: asked(*pair).shifts for pair in permutations(parts, 2)}
     found: list[tuple[float, Figures]] = []
-    for one, other in combinations(parts, 2):
-        here, there = shifts(one, other), shifts(other, one)
-        for steps in CANDIDATES:
-            if here[steps].better(*DISAGREE) and there[-steps].better(*DISAGREE):
-                weaker = max(here[steps], there[-steps], key=lambda paired: paired.z)
-                late, early = (other, one) if steps > 0 else (one, other)
-                figures = {"late": late, "early": early, "steps": abs(steps), "effect": weaker.effect, "z": weaker.z}
-                found.append((here[steps].effect + there[-steps].effect, figures))
+    for (early, late), steps in product(evidence, (1, 2)):
+        both = evidence[early, late][steps], evidence[late, early][-steps]
+        if all(paired.better(*DISAGREE) for paired in both):
+            weaker = max(both, key=lambda paired: paired.z)
+            figures = {"late": late, "early": early, "steps": steps, "effect": weaker.effect, "z": weaker.z}
+            found.append((both[0].effect + both[1].effect, figures))
     return min(found, key=lambda each: each[0])[1] if found else None

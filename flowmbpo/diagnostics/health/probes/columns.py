@@ -9,14 +9,15 @@ Letters: B rows, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from itertools import combinations, product
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flowmbpo.config.dynamics import DynamicsDims
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.diagnostics.health.experience import (
     OneStep,
@@ -26,12 +27,10 @@ from flowmbpo.diagnostics.health.experience import (
     fresh_windows,
     newest_windows,
     obs_changes,
-    predict_held_out,
     sampled_windows,
 )
 from flowmbpo.diagnostics.health.probes import Figures
 from flowmbpo.diagnostics.subject import Subject
-from flowmbpo.models.dynamics.base import Dynamics
 
 ROWS = 3072
 POLICY_ROWS = 512  # of 1024 rows some are of a policy quite different: young runs then prefer others by 0.4 (z 4.5)
@@ -51,31 +50,22 @@ BLOCK_REPAIRED = 1.2  # a model that is broken in another way gains 0.8 by movin
 
 Error = Callable[[Tensor], Tensor]
 """Squared errors of the rows for actions [B, A]."""
+Columns = tuple[int, ...]
+"""Columns of the action in some order; ~i is column i with its sign turned."""
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """Columns of the action in another order, each with a sign."""
-
-    order: tuple[int, ...]
-    signs: tuple[float, ...]
-
-    def apply(self, action: Float[Tensor, "B A"]) -> Float[Tensor, "B A"]:
-        """The rearranged actions."""
-        return action[:, list(self.order)] * action.new_tensor(self.signs)
-
-    def neighbours(self) -> Iterator[Arrangement]:
-        """One turned sign or one exchange away."""
-        for i in range(len(self.order)):
-            yield replace(self, signs=tuple(-sign if k == i else sign for k, sign in enumerate(self.signs)))
-        for i, j in combinations(range(len(self.order)), 2):
-            yield replace(self, order=_exchanged(self.order, i, j))
-
-    def __str__(self) -> str:
-        return "[" + ", ".join(f"{'-' if s < 0 else ''}{i}" for i, s in zip(self.order, self.signs, strict=True)) + "]"
+def _arranged(action: Float[Tensor, "B A"], columns: Columns) -> Float[Tensor, "B A"]:
+    return torch.stack([action[:, i] if i >= 0 else -action[:, ~i] for i in columns], dim=-1)
 
 
-def _exchanged(order: tuple[int, ...], i: int, j: int) -> tuple[int, ...]:
+def _neighbours(columns: Columns) -> list[Columns]:
+    """One turned sign or one exchange away."""
+    places = range(len(columns))
+    turned = [(*columns[:i], ~columns[i], *columns[i + 1 :]) for i in places]
+    return turned + [_exchanged(columns, i, j) for i, j in combinations(places, 2)]
+
+
+def _exchanged(order: Columns, i: int, j: int) -> Columns:
     places = list(order)
     places[i], places[j] = places[j], places[i]
     return tuple(places)
@@ -95,7 +85,10 @@ def measure_columns(subject: Subject) -> Figures:
     sources = {source: rows for source, rows in sources.items() if rows.comparable}
     if not sources:
         return {"judged": "no: too few real transitions were recorded"}
-    matters = cost_without_action(next(iter(sources.values())))
+    rows = next(iter(sources.values()))
+    obs, action, change = rows.obs[0], rows.action[0], obs_changes(rows.obs[0], rows.obs[1])
+    known, unknown = rows.held_out_error((obs, action), change), rows.held_out_error((obs,), change)
+    matters = compare_errors(known, unknown, rows.block)  # what leaving out the action costs a regression
     figures: Figures = {}
     # Where it was trained a model may read the action well, and hardly at all far from there.
     shuffled = {source: shuffle_actions(subject, rows, generator) for source, rows in sources.items()}
@@ -107,9 +100,9 @@ def measure_columns(subject: Subject) -> Figures:
             "matters": matters.effect,
         }
     for source, rows in sources.items():
-        action, block, reward = rows.action[0], rows.block, _reward_error(subject, rows)
-        figures[f"{source}_rearranged"] = improve(action, OneStep.of(subject, rows).error, block, BETTER)[1]
-        figures[f"{source}_reward_rearranged"] = improve(action, reward, block, REWARD_BETTER)[1]
+        own, reward = OneStep.of(subject, rows).error, _reward_error(subject, rows)
+        figures[f"{source}_rearranged"] = improve(rows.action[0], own, rows.block, BETTER)[1]
+        figures[f"{source}_reward_rearranged"] = improve(rows.action[0], reward, rows.block, REWARD_BETTER)[1]
     if len(sources) == 2:
         explored, replayed = (figures[f"{source}_reward_rearranged"] for source in sources)
         figures["reward_rearranged_in_both"] = explored | {"certain": max(explored["certain"], replayed["certain"])}
@@ -120,17 +113,6 @@ def measure_columns(subject: Subject) -> Figures:
     return figures
 
 
-def cost_without_action(rows: TransitionWindows) -> Paired:
-    """What leaving out the action costs a regression of obs[t+1] - obs[t], on held-out rows."""
-    obs, action = rows.obs[0], rows.action[0]
-    change = obs_changes(obs, rows.obs[1])
-
-    def error(inputs: Tensor) -> Tensor:
-        return (predict_held_out(inputs, change, rows.half) - change).square().mean(-1)
-
-    return compare_errors(error(torch.cat([obs, action], dim=-1)), error(obs), rows.block)
-
-
 def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.Generator) -> Figures:
     """One-step predictions with other rows' actions against those with the rows' own.
 
@@ -138,8 +120,7 @@ def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.
     latent in a step, 0 where the dynamics does not read the action.
     """
     step, action = OneStep.of(subject, rows), rows.action[0]
-    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(action.device)
-    own, shuffled = step.next(action), step.next(action[other])
+    own, shuffled = step.next(action), step.next(action[rows.shuffled(generator)])
     moved, change = (step.target - step.z).square().mean(), (shuffled - own).square().mean()
     own_error, shuffled_error = ((each - step.target).square().mean(-1) for each in (own, shuffled))
     response = float((change / moved.clamp(min=torch.finfo(moved.dtype).tiny)).sqrt())
@@ -148,26 +129,22 @@ def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.
 
 def improve(
     action: Float[Tensor, "B A"], error: Error, block: Int[Tensor, " B"], effect: float
-) -> tuple[Arrangement, Figures]:
+) -> tuple[Columns, Figures]:
     """Exchange and turn columns as long as one step more is better beyond doubt (by `effect` and z 5).
 
-    `effect`, `z` and `n` are of the first step that came closest to being better, a healthy model's margin;
     `reached` compares the arrangement reached with the columns as they are.
     """
-    width = action.shape[-1]
-    here = start = Arrangement(tuple(range(width)), (1.0,) * width)
+    here: Columns = tuple(range(action.shape[-1]))
     baseline = first = error(action)
-    steps: list[Paired] = []
-    for _ in range(2 * width):
-        tried = [(option, error(option.apply(action))) for option in here.neighbours()]
-        compared = [(option, errors, compare_errors(baseline, errors, block)) for option, errors in tried]
-        option, errors, paired = min(compared, key=lambda each: each[2].effect)
-        steps.append(paired)
+    for _ in range(2 * len(here)):
+        tried = [(option, error(_arranged(action, option))) for option in _neighbours(here)]
+        compared = [(compare_errors(baseline, errors, block), option, errors) for option, errors in tried]
+        paired, option, errors = min(compared, key=lambda each: each[0].effect)
         if not paired.better(effect, Z):
             break
         here, baseline = option, errors
-    reached = compare_errors(first, baseline, block) if here != start else Paired(0.0, 0.0, steps[0].n)
-    return here, asdict(steps[0]) | _reached(str(here), reached)
+    words = ", ".join(str(i) if i >= 0 else f"-{~i}" for i in here)
+    return here, _reached(f"[{words}]", compare_errors(first, baseline, block))
 
 
 def _reached(arrangement: str, paired: Paired) -> Figures:
@@ -201,10 +178,9 @@ def compare_policy_columns(subject: Subject, replay: ReplayBuffer) -> Figures | 
     def error(action: Tensor) -> Tensor:
         return (action - stored).square().mean(-1)
 
-    arrangement, figures = improve(own, error, rows.block, POLICY_BETTER)
-    arranged = arrangement.apply(own)
-    other = torch.randperm(len(rows), generator=generator, device=generator.device).to(own.device)
-    blunt = (torch.zeros_like(own), arranged[other])
+    columns, figures = improve(own, error, rows.block, POLICY_BETTER)
+    arranged = _arranged(own, columns)
+    blunt = (torch.zeros_like(own), arranged[rows.shuffled(generator)])
     compared = [compare_errors(error(each), error(arranged), rows.block) for each in blunt]
     return figures | {"follows": any(each.better(POLICY_BETTER, FOLLOWS_Z) for each in compared)}
 
@@ -234,7 +210,7 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
         return compare
 
     compare = search(rows.first(SEARCH_ROWS))
-    orders = _input_orders(dynamics, linear.in_features)
+    orders = _input_orders(dims, linear.in_features)
     effects = {name: compare(order).effect for name, order in orders.items()}
     best = min(effects, key=lambda name: effects[name])
     alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
@@ -244,8 +220,7 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
     return _reached(best, replace(paired, effect=0.0, z=0.0) if doubtful else paired)
 
 
-def _input_orders(dynamics: Dynamics, inputs: int) -> dict[str, list[int]]:
-    dims = dynamics.dims
+def _input_orders(dims: DynamicsDims, inputs: int) -> dict[str, list[int]]:
     before, width = dims.latent_dim + dims.task_dim, dims.action_dim
     columns = tuple(range(inputs))
     latent, task = columns[: dims.latent_dim], columns[dims.latent_dim : before]

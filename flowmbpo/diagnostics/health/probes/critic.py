@@ -47,8 +47,29 @@ LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has
 FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
 
 
-def measure_critic(subject: Subject) -> Figures:
-    """Spread and level of V against its targets and Monte-Carlo returns of fresh sampled episodes; members; memory."""
+def measure_critic(subject: Subject, *, light: bool = False) -> Figures:
+    """The value against its own targets in imagination, member by member; then against fresh sampled episodes.
+
+    `light`: without the episodes, and without the optimiser's memory.
+    """
+    imagined = imagine_values(subject, STARTS)
+    value, spreads, target_spread = imagined.value, imagined.values.std(-1), float(imagined.targets.std())
+    size = max(float(value.square().mean().sqrt()), target_spread)
+    figures: Figures = {
+        "spread_over_targets": ratio(float(value.std()), target_spread, math.nan),
+        "value_varies": float(value.std()) > CONSTANT * size,
+        "rewards_accounted_for": accounted_rewards(imagined.values, imagined.targets, imagined.rewards),
+        "beside_returns": "",
+        "members": len(spreads),
+        "member_spreads": spreads.tolist(),
+        "dead_members": dead_members(spreads, imagined.slopes),
+    }
+    if not light:
+        figures |= read_history(subject, "critic")[0] | _value_and_returns(subject)
+    return figures | {"state": state_of_value(figures, subject)}
+
+
+def _value_and_returns(subject: Subject) -> Figures:
     value, returns, bootstrap = judge_values(subject, subject.episodes)
     size, spread = max(float(returns.square().mean().sqrt()), 1e-12), float(returns.std())
     over_returns = ratio(float(value.std()), spread, math.nan)
@@ -61,37 +82,13 @@ def measure_critic(subject: Subject) -> Figures:
         "bootstrapped_share": bootstrap,
         "returns_vary": returns_vary,
         "curves": {"value": value.tolist(), "return": returns.tolist()},
-        **read_history(subject, "critic")[0],
-        **measure_critic_light(subject),
         "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
-    }
-
-
-def measure_critic_light(subject: Subject) -> Figures:
-    """Whether the value varies as its targets do, and holds the rewards that lie between them; members one by one.
-
-    In imagination alone.
-    """
-    imagined = imagine_values(subject, STARTS)
-    value, spreads, target_spread = imagined.value, imagined.values.std(-1), float(imagined.targets.std())
-    size = max(float(value.square().mean().sqrt()), target_spread)
-    return {
-        "spread_over_targets": ratio(float(value.std()), target_spread, math.nan),
-        "value_varies": float(value.std()) > CONSTANT * size,
-        "rewards_accounted_for": accounted_rewards(imagined.values, imagined.targets, imagined.rewards),
-        "beside_returns": "",
-        "members": len(spreads),
-        "member_spreads": spreads.tolist(),
-        "dead_members": dead_members(spreads, imagined.slopes),
     }
 
 
 @dataclass(frozen=True)
 class Imagined:
-    """Every member's value at start states, the TD(lambda) targets there, and |d V_m / d z| (mean over states).
-
-    `rewards` is the part of the targets that is made of rewards alone.
-    """
+    """Of start states: each member's value, TD(lambda) targets, their part of rewards alone, and mean |d V_m / d z|."""
 
     values: Float[Tensor, "M S"]
     value: Float[Tensor, " S"]
@@ -114,14 +111,13 @@ def imagine_values(subject: Subject, count: int) -> Imagined:
         rewards = td_lambda(path.rewards, no_values, path.continues, objective.gamma, config.lam)[0]
     z = agent.world_model.latent(start).detach().requires_grad_()
     values = agent.critic(z, context)
-    slopes = torch.zeros(len(values))
-    if values.requires_grad:
-        for index, member in enumerate(values):
-            (gradient,) = torch.autograd.grad(member.sum(), z, retain_graph=True, allow_unused=True)
-            slopes[index] = 0.0 if gradient is None else gradient.norm(dim=-1).mean()
+    slopes = torch.zeros(len(values), device=z.device)
+    for index, member in enumerate(values if values.requires_grad else ()):
+        (gradient,) = torch.autograd.grad(member.sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True)
+        slopes[index] = gradient.norm(dim=-1).mean()
     with torch.no_grad():  # figures of a trained critic
         value = agent.critic.value(z, context)
-    return Imagined(values.detach(), value, targets[:count], rewards, slopes.to(value.device))
+    return Imagined(values.detach(), value, targets[:count], rewards, slopes)
 
 
 def accounted_rewards(
@@ -223,9 +219,8 @@ def judge_values(subject: Subject, episodes: Episodes) -> tuple[Float[Tensor, " 
     t = torch.arange(len(share), device=share.device).unsqueeze(1)
     early = t < (LEAST_SHARE * episodes.length).ceil()
     time, env = (episodes.valid & ((share <= LARGEST_BOOTSTRAP) | early)).nonzero(as_tuple=True)
-    if len(time) > MOST_STATES:
-        kept = torch.linspace(0, len(time) - 1, MOST_STATES, device=time.device).long()
-        time, env = time[kept], env[kept]
+    kept = torch.linspace(0, len(time) - 1, min(len(time), MOST_STATES), device=time.device).long()
+    time, env = time[kept], env[kept]
     s, context = subject.encode(episodes.obs[time, env], episodes.task[env])
     value = agent.critic.value(agent.world_model.latent(s), context)
     return value, returns[time, env].float(), float(share[time, env].mean())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flowmbpo.diagnostics.health.experience import OneStep, TransitionWindows, compare_errors, fresh_windows
 from flowmbpo.diagnostics.health.probes import Figures, ratio
+from flowmbpo.diagnostics.reward_gap import imagine_rewards
 from flowmbpo.diagnostics.statistics import mean_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.flows.simplex import LogitGeometry, SimplexGeometry
@@ -28,7 +29,6 @@ from flowmbpo.models.open_loop import unroll_samples
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.nets.simnorm import grouped, simnorm
-from flowmbpo.training.imagination import imagine
 from flowmbpo.training.updates import discount
 
 LENGTHS = (16, 8, 4, 1)  # longest first: the longest that enough windows have
@@ -49,8 +49,7 @@ SURELY_SIMNORM = (3.0, 6.0)  # heads that were trained with one: 4.0 to 6.1; a s
 def measure_errors(subject: Subject) -> Figures:
     """The error after 4 steps on fresh episodes (with exploration), over the better trivial predictor's.
 
-    A single step is no measure by itself: where steps are small, standing still is hard to beat by
-    dynamics that are not residual, and says nothing of what they are worth over a horizon.
+    Not of one step: where steps are small, dynamics that are not residual hardly beat standing still.
     """
     generator = subject.generator("dynamics")
     for width in LENGTHS:
@@ -60,7 +59,7 @@ def measure_errors(subject: Subject) -> Figures:
     if not len(rows):
         return {"judged": "no: no real transition was recorded"}
     steps = min(JUDGED, width)
-    return {"windows": len(rows), "judged_steps": steps, "error_over_trivial": error_over_trivial(subject, rows, steps)}
+    return {"judged_steps": steps, "error_over_trivial": error_over_trivial(subject, rows, steps)}
 
 
 def error_over_trivial(subject: Subject, rows: TransitionWindows, steps: int) -> float:
@@ -90,14 +89,12 @@ def measure_imagined_return(subject: Subject) -> Figures:
     agent, config = subject.agent, subject.config.training
     generator = subject.generator("promise")
     batch = subject.episodes.sample(WINDOWS, config.horizon, generator)
-    start, context = subject.encode(batch.obs[0], batch.task)
-    rollout = imagine(agent.world_model, agent.actor, start, context, horizon=config.horizon, generator=generator)
-    gamma = discount(context, config)
+    rewards = imagine_rewards(agent, batch, generator, 1, actor=agent.actor, sampled=True)
+    gamma = discount(agent.world_model.context(batch.task), config)
     weight = gamma ** torch.arange(config.horizon, device=gamma.device).unsqueeze(-1)
-    alive = torch.cat([torch.ones_like(rollout.continues[:1]), rollout.continues[:-1].cumprod(0)])
     # A window that the time limit cuts short is compared over the steps that it has.
     running = batch.valid | (batch.terminated.cumsum(0) > 0)
-    imagined = (weight * alive * agent.reward_normalizer.inverse(rollout.rewards) * running).sum(0).double()
+    imagined = (weight * rewards * running).sum(0)
     earned = (weight * batch.reward * batch.valid).sum(0).double()
     gap = mean_interval(imagined - earned)
     off = gap.value / max(float(earned.square().mean().sqrt()), 1e-12)
@@ -161,11 +158,11 @@ def walk(subject: Subject, geometry: SimplexGeometry, generator: torch.Generator
     first = grouped(state, geometry.group).sum(-2)
     for step in range(STEPS + 1):
         z = agent.world_model.latent(state)
-        rows, parts = grouped(z, geometry.group), grouped(state, geometry.group)
+        rows = grouped(z, geometry.group)
         sums.append(float((rows.sum(-2) - 1.0).abs().amax()))
         negative.append(float((-rows).clamp(min=0.0).amax()))
-        size = float(state.abs().amax().clamp(min=1.0))
-        drift.append(float(parts.mean(-2).abs().amax()) / size if isinstance(geometry, LogitGeometry) else 0.0)
+        size, means = float(state.abs().amax().clamp(min=1.0)), grouped(state, geometry.group).mean(-2)
+        drift.append(float(means.abs().amax()) / size if isinstance(geometry, LogitGeometry) else 0.0)
         if step < STEPS:
             state = agent.world_model.next(state, agent.actor(z, context, generator), context, generator)
     gained = (grouped(state, geometry.group).sum(-2) - first) / STEPS

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmbpo.diagnostics.health.probes import Figures, ratio
+from flowmbpo.diagnostics.health.probes.weights import saved_moments
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.training.model_loss import model_loss
 
@@ -50,17 +51,18 @@ def encoder_gradient(subject: Subject) -> Figures:
 
     with model.encoder.register_forward_hook(keep):
         loss = model_loss(model, batch, subject.agent.reward_normalizer(batch.reward), training, generator).total
-    own = [name for name, p in model.named_parameters() if name.startswith(PREFIX) and p.numel()]
-    gradients: dict[str, Tensor | None] = {}
-    upstream: tuple[Tensor | None, ...] = ()
+    named = {name: p for name, p in model.named_parameters() if p.numel()}
+    learnt = [name for name, p in named.items() if p.requires_grad]
+    outputs = [output for _, output in calls]
+    found: tuple[Tensor | None, ...] = ()
     if loss.requires_grad:
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
-        found = torch.autograd.grad(loss, [*named.values(), *(output for _, output in calls)], allow_unused=True)
-        gradients, upstream = dict(zip(named, found, strict=False)), found[len(named) :]
+        found = torch.autograd.grad(loss, [*(named[name] for name in learnt), *outputs], allow_unused=True)
+    gradients, upstream = dict(zip(learnt, found, strict=False)), found[len(learnt) :]
+    reached = {name for name, g in gradients.items() if g is not None and bool(g.any())}
     norm, dynamics = _norm(gradients, PREFIX), _norm(gradients, "dynamics.")
     expected = _expected_norm(model.encoder, calls, upstream)
     return {
-        "unreached": [name for name in own if (g := gradients.get(name)) is None or not bool(g.any())],
+        "unreached": [name for name in named if name.startswith(PREFIX) and name not in reached],
         "gradient_over_dynamics": ratio(norm, dynamics) if dynamics != 0.0 else math.inf,
         "gradient_by_chain_rule": ratio(norm, expected),
     }
@@ -87,18 +89,16 @@ def optimiser_memory(subject: Subject) -> Figures:
     gradient (root of the second moments) over the dynamics'. Nothing without a saved optimiser of the model, or with
     one whose tensors are not told from their number.
     """
-    if subject.optimisers is None or "model" not in subject.optimisers:
+    saved = (subject.optimisers or {}).get("model")
+    if saved is None:
         return {}
-    saved = subject.optimisers["model"]
-    order = [index for group in saved["param_groups"] for index in group["params"]]
     names = list(dict(subject.agent.world_model.named_parameters()))
     own = [name for name in names if name.startswith(PREFIX)]
-    if len(order) != len(names):
+    known = sum(len(group["params"]) for group in saved["param_groups"])
+    if known != len(names):
         # A frozen tensor is in no optimiser; where just the encoder's are missing, the rest keep their order.
-        return {"optimiser_lacks_it": True} if len(order) == len(names) - len(own) else {}
-    states: dict[str, Mapping[str, Tensor]] = {
-        name: saved["state"][index] for name, index in zip(names, order, strict=True) if index in saved["state"]
-    }
+        return {"optimiser_lacks_it": True} if known == len(names) - len(own) else {}
+    states = saved_moments(saved, names)
     steps = {name: float(state["step"]) for name, state in states.items()}
     fewest = min((steps.get(name, 0.0) for name in own), default=0.0)
     most = max((count for name, count in steps.items() if name not in own), default=0.0)
@@ -118,13 +118,12 @@ def movement(subject: Subject) -> Figures:
     gradient leaves those.
     """
     model = subject.agent.world_model
-    untouched = []
-    for path, part in model.encoder.named_modules():
-        constructed = {"bias": 0.0} | ({"weight": 1.0} if isinstance(part, nn.LayerNorm) else {})
-        weights = dict(part.named_parameters(recurse=False))
-        for name, value in constructed.items():
-            if name in weights and bool((weights[name] == value).all()):
-                untouched.append(f"{PREFIX}{path}.{name}")
+    untouched = [
+        f"{PREFIX}{path}.{name}"
+        for path, part in model.encoder.named_modules()
+        for name, weight in part.named_parameters(recurse=False)
+        if (name == "bias" and not weight.any()) or (isinstance(part, nn.LayerNorm) and bool((weight == 1.0).all()))
+    ]
     figures: Figures = {"tensors_as_constructed": untouched, "least_movement_over_dynamics": None}
     if subject.initial is None:
         return figures

@@ -10,8 +10,7 @@ from torch import Tensor
 from flowmbpo.diagnostics.health.probes import Figures
 from flowmbpo.diagnostics.subject import Subject
 
-STATES = 512
-LIGHT_STATES = 256
+STATES, LIGHT_STATES = 512, 256
 SATURATED = 0.99
 DEEP = math.tanh(7.0)  # 1 - a^2 is 3e-6 there: no gradient to speak of; float32 still tells it from 1
 SMALLEST_SLOPE = 0.003  # of one dimension; healthy runs: 0.02 and more, where |u| is 2.7 on average
@@ -21,14 +20,14 @@ GRACE = 0.2  # of the configured epochs: a policy that still learns to stand may
 
 
 @torch.no_grad()  # what the policy does is measured, not changed
-def measure_saturation(subject: Subject, states: int = STATES) -> Figures:
-    """Of sampled actions at `states` states as training would start from, by action dimension.
+def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
+    """Of sampled actions at states as training would start from, by action dimension; `light`: at fewer.
 
     Share of states with |a| > 0.99, deeply with |a| > tanh(7), and the mean derivative 1 - a^2 of the tanh.
     """
     agent = subject.agent
     generator = subject.generator("policy")
-    start, context = subject.starts(states, generator)
+    start, context = subject.starts(LIGHT_STATES if light else STATES, generator)
     action = agent.actor(agent.world_model.latent(start), context, generator)
     mask = context.action_mask
     used, having = mask.sum(0) > 0, mask.sum(0).clamp(min=1.0)

@@ -35,8 +35,15 @@ SAME_SHAPE = 0.5
 MATTERS, BEATEN = (0.5, 6.0), (0.3, 3.0)
 
 
-def measure_reward(subject: Subject) -> Figures:
-    """Predicted against real reward on fresh episodes and on the replay buffer; its gradient; its scale."""
+def measure_reward(subject: Subject, *, light: bool = False) -> Figures:
+    """Predicted against real reward on fresh episodes and on the replay buffer; its gradient; its scale.
+
+    `light`: the spread of predicted over that of real rewards, on replayed transitions, alone.
+    """
+    if light:
+        batch = subject.windows.sample(LIGHT_ROWS, 1, subject.generator("light reward"))
+        fit = fit_rewards(batch.reward[0], _predicted(subject, batch, batch.action[0]), batch.reward[0])
+        return {"spread_over_real": fit["spread_ratio"] if fit["varies"] else None}
     generator = subject.generator("reward")
     fresh = fresh_windows(subject.episodes, subject.explored, width=1, limit=ROWS, generator=generator)
     sources = {"fresh_episodes": fresh}
@@ -58,19 +65,12 @@ def measure_reward(subject: Subject) -> Figures:
     # On explored episodes: there actions are not the state's alone.
     rows = fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)
     if rows.comparable and float(rows.reward.std()) > CONSTANT * float(rows.reward.abs().amax()):
-        other = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.action.device)
+        other = rows.shuffled(generator)
         own, shuffled = (_predicted(subject, rows, action) for action in (rows.action[0], rows.action[0][other]))
         figures["action"] = share_of_action(rows, own, shuffled, other)
     figures |= gradient_agreement(subject, next(iter(sources.values())), generator)
     figures["stored_over_running_rms"] = stored_scale(subject)
     return figures
-
-
-def measure_reward_light(subject: Subject) -> Figures:
-    """The spread of predicted over that of real rewards, on replayed transitions."""
-    batch = subject.windows.sample(LIGHT_ROWS, 1, subject.generator("light reward"))
-    fit = fit_rewards(batch.reward[0], _predicted(subject, batch, batch.action[0]), batch.reward[0])
-    return {"spread_over_real": fit["spread_ratio"] if fit["varies"] else None}
 
 
 @torch.no_grad()  # predictions are looked at, nothing is learnt
@@ -122,12 +122,10 @@ def share_of_action(
     """What the action is to the real rewards, and to the head: its rewards for own actions and those of rows `other`.
 
     `without_action` is what leaving out the action costs a regression of the reward on observation and action, on
-    held-out rows, `head_against_regression` the head's error against that regression's. `response_over_regression`
-    is the RMS change of the head's reward where rows are given other rows' actions, over that of the regression's.
-
-    `response` is that where rewards depend on the action beyond doubt, else None: a policy's action betrays the
-    state, and helps a regression where rewards depend on the state alone; but such rewards the head knows as well as
-    the regression does. The rows' rewards must vary, and be `comparable`.
+    held-out rows. `response_over_regression` is the RMS change of the head's reward where rows are given other rows'
+    actions, over that of the regression's; `response` is that where rewards depend on the action beyond doubt, else
+    None: a policy's action betrays the state, and helps a regression where rewards depend on the state alone, but such
+    rewards the head knows as well as the regression does. The rows' rewards must vary, and be `comparable`.
     """
     obs, action, real = rows.obs[0], rows.action[0], rows.reward[0].double()
     own, exchanged = torch.cat([obs, action], dim=-1), torch.cat([obs, action[other]], dim=-1)
@@ -142,12 +140,8 @@ def share_of_action(
     matters = compare_errors(error, (without - real).square(), rows.block)
     head = compare_errors(error, (predicted.double() - real).square(), rows.block)
     response = ratio(change, expected, 1.0)
-    return {
-        "without_action": asdict(matters),
-        "head_against_regression": asdict(head),
-        "response_over_regression": response,
-        "response": response if matters.worse(*MATTERS) and head.worse(*BEATEN) else None,
-    }
+    judged = response if matters.worse(*MATTERS) and head.worse(*BEATEN) else None
+    return {"without_action": asdict(matters), "response_over_regression": response, "response": judged}
 
 
 def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: torch.Generator) -> Figures:
@@ -159,13 +153,14 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
     model, action = subject.agent.world_model, rows.action[0]
     state, context = subject.encode(rows.obs[0], rows.task)
     z = model.latent(state)
-    other = torch.randperm(len(z), generator=generator, device=generator.device).to(z.device)
+    other = rows.shuffled(generator)
     at_z, at_action = z.clone().requires_grad_(), action.clone().requires_grad_()
     total = model.reward(at_z, at_action, context).sum()
     gradients: Sequence[Tensor | None] = (None, None)
     if total.requires_grad:
         gradients = torch.autograd.grad(total, [at_z, at_action], allow_unused=True)
-    moves = (("z", z[other] - z, torch.zeros_like(action)), ("action", torch.zeros_like(z), action[other] - action))
+    still_z, still = torch.zeros_like(z), torch.zeros_like(action)
+    moves = (("z", z[other] - z, still), ("action", still_z, action[other] - action))
     figures: Figures = {}
     for (name, dz, da), gradient in zip(moves, gradients, strict=True):
         with torch.no_grad():  # values for the differences alone
@@ -173,8 +168,8 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
         difference = (plus - minus).double() / (2.0 * STEP)
         ahead = dz if name == "z" else da
         along = torch.zeros_like(difference) if gradient is None else (gradient * ahead).double().sum(-1)
-        rms = float(difference.square().mean().sqrt())
-        tells = not rms <= 1e-5 * float(plus.abs().amax()) / STEP  # above rounding
+        # Above rounding; a nan is.
+        tells = not float(difference.square().mean().sqrt()) <= 1e-5 * float(plus.abs().amax()) / STEP
         slope = ratio(float(along @ difference), float(difference @ difference))
         figures[f"gradient_to_{name}"] = {"slope": slope if tells else None}
     return figures

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowmbpo.diagnostics.health.probes import Figures, in_words
@@ -53,6 +53,11 @@ def _nonfinite(x: Tensor) -> Tensor:
     return ~torch.isfinite(x)
 
 
+def _count(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor] = _nonfinite) -> dict[str, int]:
+    counts = {name: int(bad(tensor.detach()).sum()) for name, tensor in named}
+    return {name: count for name, count in counts.items() if count}
+
+
 def nonfinite_weights(agent: Agent) -> dict[str, int]:
     """How many entries of each parameter and buffer are NaN or infinite; sound ones are left out."""
     return _count([*agent.named_parameters(), *agent.named_buffers()])
@@ -70,7 +75,14 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
     Replayed states; standard normal observations where there are none: no episode is run with such an agent.
     """
     agent, generator = subject.agent, subject.generator("outputs")
-    obs, task = _observations(subject, generator)
+    obs = torch.empty(0)
+    if subject.replay is not None and subject.replay.num_transitions:
+        obs, task = subject.replay.sample_starts(STATES, generator)
+        sound = torch.isfinite(obs).all(-1)
+        obs, task = obs[sound], task[sound]
+    if not len(obs):
+        obs = torch.randn(STATES, agent.spec.obs_dim, generator=generator, device=generator.device)
+        task = torch.arange(STATES, device=generator.device) % len(agent.spec.tasks)
     state, context = subject.encode(obs, task)
     counts: dict[str, int] = {}
 
@@ -89,18 +101,6 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _observations(subject: Subject, generator: torch.Generator) -> tuple[Float[Tensor, "N O"], Int[Tensor, " N"]]:
-    replay = subject.replay
-    if replay is not None and replay.num_transitions:
-        obs, task = replay.sample_starts(STATES, generator)
-        sound = torch.isfinite(obs).all(-1)
-        if bool(sound.any()):
-            return obs[sound], task[sound]
-    spec = subject.agent.spec
-    obs = torch.randn(STATES, spec.obs_dim, generator=generator, device=generator.device)
-    return obs, torch.arange(STATES, device=generator.device) % len(spec.tasks)
-
-
 def require_finite(subject: Subject) -> None:
     """Raises CheckpointError naming the weights that are NaN or infinite: nothing can be measured with them."""
     broken = nonfinite_weights(subject.agent)
@@ -112,25 +112,24 @@ def require_finite(subject: Subject) -> None:
         )
 
 
-def _count(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor] = _nonfinite) -> dict[str, int]:
-    counts = {name: int(bad(tensor.detach()).sum()) for name, tensor in named}
-    return {name: count for name, count in counts.items() if count}
-
-
 def declared_fixed(subject: Subject, part: str) -> set[str]:
     """Parameters of the agent's part, by name, that its config keeps from training. A wrapper's prefix is no matter."""
     reference: nn.Module = getattr(build_meta_agent(subject.config, subject.agent.spec), part)
-    fixed = [name for name, parameter in reference.named_parameters() if not parameter.requires_grad]
+    fixed = tuple(f".{name}" for name, parameter in reference.named_parameters() if not parameter.requires_grad)
     module: nn.Module = getattr(subject.agent, part)
-    return {
-        name for name, _ in module.named_parameters() if any(name == own or name.endswith(f".{own}") for own in fixed)
-    }
+    return {name for name, _ in module.named_parameters() if f".{name}".endswith(fixed)}
 
 
 def frozen_tensors(subject: Subject, part: str, fixed: set[str]) -> list[str]:
     """Parameters of the agent's part that do not learn, though the config does not keep them from it."""
     module: nn.Module = getattr(subject.agent, part)
     return [name for name, p in module.named_parameters() if not p.requires_grad and name not in fixed]
+
+
+def saved_moments(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mapping[str, Tensor]]:
+    """What Adam's saved state holds of the tensors that it was made with, `names` in their order."""
+    order = [index for group in saved.get("param_groups", ()) for index in group["params"]]
+    return {name: saved["state"][index] for name, index in zip(names, order, strict=False) if index in saved["state"]}
 
 
 def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]]:
@@ -144,19 +143,21 @@ def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]
     Beside the figures, by tensor, the typical norm of its last gradients (after clipping): the root of Adam's second
     moments summed over its entries.
     """
-    module: nn.Module = getattr(subject.agent, part)
+    now: dict[str, nn.Parameter] = dict(getattr(subject.agent, part).named_parameters())
     fixed = declared_fixed(subject, part)
-    names = [name for name, _ in module.named_parameters() if name not in fixed]
+    names = [name for name in now if name not in fixed]
     saved = {} if subject.optimisers is None else subject.optimisers.get(part, {})
-    groups, moments = saved.get("param_groups", []), saved.get("state", {})
-    listed = [(index, group["betas"][1]) for group in groups for index in group["params"]]
-    norms = {
-        name: _gradient_norm(moments.get(index), decay) for name, (index, decay) in zip(names, listed, strict=False)
-    }
+    groups = saved.get("param_groups", [])
+    moments = saved_moments(saved, names)
+    norms = {name: _gradient_norm(state, groups[0]["betas"][1]) for name, state in moments.items()}
     gradients = {name: norm for name, norm in norms.items() if norm > 0.0}
+    listed = names[: sum(len(group["params"]) for group in groups)]
+    start = {} if subject.initial is None else dict(getattr(subject.initial(), part).named_parameters())
+    # A wrapped module has other names; what has no counterpart is not compared.
+    initial = [name for name in names if name in start and torch.equal(start[name].detach().to(now[name]), now[name])]
     trained = subject.origin.epoch > 0
-    untrained = sorted({*(norms.keys() - gradients), *_initial(subject, part, names)}) if trained else []
-    unlisted = max(len(names) - len(listed), 0) if trained and subject.optimisers is not None else 0
+    untrained = sorted({*(set(listed) - gradients.keys()), *initial}) if trained else []
+    unlisted = len(names) - len(listed) if trained and subject.optimisers is not None else 0
     figures: Figures = {
         "trainable": len(names),
         "frozen_tensors": frozen_tensors(subject, part, fixed),
@@ -167,17 +168,8 @@ def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]
     return figures, gradients
 
 
-def _gradient_norm(moments: Mapping[str, Tensor] | None, decay: float) -> float:
+def _gradient_norm(moments: Mapping[str, Tensor], decay: float) -> float:
     """0 where nothing is remembered, nan where the moments are."""
-    if moments is None or float(moments["step"]) <= 0.0 or not bool(moments["exp_avg"].any()):
+    if float(moments["step"]) <= 0.0 or not bool(moments["exp_avg"].any()):
         return 0.0
     return math.sqrt(float(moments["exp_avg_sq"].double().sum()) / (1.0 - decay ** float(moments["step"])))
-
-
-def _initial(subject: Subject, part: str, names: list[str]) -> list[str]:
-    if subject.initial is None:
-        return []
-    start = dict(getattr(subject.initial(), part).named_parameters())
-    now = dict(getattr(subject.agent, part).named_parameters())
-    # A wrapped module has other names; what has no counterpart is not compared.
-    return [name for name in names if name in start and torch.equal(start[name].detach().to(now[name]), now[name])]

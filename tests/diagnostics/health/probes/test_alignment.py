@@ -10,10 +10,10 @@ from flowmbpo.diagnostics.health.probes.alignment import (
     SHIFTS,
     WIDTH,
     Profile,
+    Z,
     compare_profiles,
     denied,
     find_disagreement,
-    make_profile,
     profiles,
     shifted_parts,
     stored_parts,
@@ -73,18 +73,18 @@ def test_nothing_is_judged_by_a_fresh_profile_that_is_flat_or_chance():
 
 def test_errors_make_the_profile():
     errors = {shift: torch.full((60,), 1.0 + abs(shift)) for shift in SHIFTS}
-    profile = make_profile(lambda shift: errors[shift], torch.arange(60) // 2)
+    profile = Profile.of(lambda shift: errors[shift], torch.arange(60) // 2)
     assert profile.shifts[0].effect == 0.0
     assert profile.depth == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-3)
-    assert profile.preferred(0.05) is None
+    assert profile.best == 0
 
 
 def test_a_shift_that_is_better_by_a_little_is_not_preferred():
     """Beyond doubt, and of no matter."""
     rows = torch.rand(400, generator=torch.Generator().manual_seed(0)) + 1.0
-    profile = make_profile(lambda shift: rows * (1.0 - 0.01 * (shift == 1)), torch.arange(400))
-    assert profile.preferred(0.05) is None
-    assert profile.preferred(0.001) == 1
+    profile = Profile.of(lambda shift: rows * (1.0 - 0.01 * (shift == 1)), torch.arange(400))
+    assert not profile.shifts[1].better(0.05, Z)
+    assert profile.best == 1 and profile.shifts[1].better(0.001, Z)
 
 
 def test_the_regression_knows_where_the_actions_belong(sound):
@@ -147,7 +147,7 @@ def test_a_model_that_prefers_shifted_actions_is_found_without_a_buffer(load_sma
 
     monkeypatch.setattr(model, "next", late)
     found = profiles(subject, rows)["model_action"]
-    assert found.preferred(0.05) == -1
+    assert found.best == -1 and found.shifts[-1].better(0.05, Z)
 
 
 def test_windows_of_a_buffer_are_enough_for_its_profile(sound):
@@ -169,7 +169,7 @@ def env(seed, late=0):
     starts = torch.arange(10, STEPS - WIDTH - 10)
     steps = starts + torch.arange(WIDTH + 1).unsqueeze(1)
     zero = torch.zeros_like(starts)
-    return TransitionWindows(obs[steps], action[steps[:-1]], reward[steps[:-1]], zero, zero, starts)
+    return TransitionWindows(obs[steps], action[steps[:-1]], reward[steps[:-1]], zero, starts // 25)
 
 
 def test_environments_that_agree_are_left_alone():

@@ -43,7 +43,7 @@ def test_a_policy_wrapped_with_a_turned_sign_is_found(load_small, named):
 
 def test_a_sound_policy_has_its_columns_in_place(sound_health):
     policy = sound_health.checks["action_columns"]["policy_rearranged"]
-    assert policy["follows"] and policy["effect"] > 0.0
+    assert policy["follows"] and policy["arrangement"] == "[0, 1]" and policy["certain"] == 0.0
 
 
 def test_stored_actions_that_no_policy_chose_say_nothing_about_columns(load_small):

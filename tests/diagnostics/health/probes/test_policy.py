@@ -17,7 +17,7 @@ def figures_of(action, make_subject, monkeypatch):
     starts = subject.starts(rows, subject.generator("test"))
     monkeypatch.setattr(subject, "starts", lambda *args: starts)
     monkeypatch.setattr(subject.agent.actor, "forward", lambda *args: action)
-    return measure_saturation(subject, rows)
+    return measure_saturation(subject)
 
 
 def columns(*shares):
@@ -57,7 +57,7 @@ def test_saturation_of_a_constant_policy_is_measured_exactly(make_subject):
         subject.agent.actor.mean[-1].weight.zero_()
         subject.agent.actor.mean[-1].bias.fill_(-3.0)
         subject.agent.actor.logstd.fill_(-20.0)  # as good as no noise: a = tanh(-3)
-    found = measure_saturation(subject, 32)
+    found = measure_saturation(subject)
     assert found["saturated_share"] == 1.0
     assert found["deeply_saturated_share"] == 0.0
     # float32 rounds a = tanh(-3) to 6e-8, and 1 - a^2 = 1e-2 with it

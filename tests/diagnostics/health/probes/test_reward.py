@@ -122,7 +122,7 @@ def rows_of(reward):
     obs = torch.randn(2, ROWS, 2, generator=generator)
     action = torch.rand(1, ROWS, 1, generator=generator) * 2.0 - 1.0
     zero = torch.zeros(ROWS, dtype=torch.long)
-    rows = TransitionWindows(obs, action, reward(obs[0], action[0]).unsqueeze(0), zero, torch.arange(ROWS) // 20, zero)
+    rows = TransitionWindows(obs, action, reward(obs[0], action[0]).unsqueeze(0), zero, torch.arange(ROWS) // 20)
     return rows, torch.randperm(ROWS, generator=generator)
 
 
