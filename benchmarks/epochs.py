@@ -91,7 +91,7 @@ def timed(places: Iterable[Place]) -> Iterator[dict[str, Spent]]:
 def measure(config: ExperimentConfig, warm_up: bool) -> dict[str, Any]:
     """One row of the table."""
     task = resolve(config.task)
-    with assembled(begin(config, task, None), task, torch.device("cpu"), Path("unused")) as (learner, collector):
+    with assembled(begin(config, task, None), torch.device("cpu"), Path("unused")) as (learner, collector):
         assert collector is not None
         if warm_up:
             run_epoch(learner, collector)

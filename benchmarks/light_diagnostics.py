@@ -40,7 +40,7 @@ def measure(preset: str, epochs: int, measurements: int, device: str) -> dict[st
     task, target = resolve(config.task), resolve_device(device)
     torch.set_num_threads(1)
     start = begin(config, task, None)
-    with tempfile.TemporaryDirectory() as folder, assembled(start, task, target, Path(folder)) as (learner, collector):
+    with tempfile.TemporaryDirectory() as folder, assembled(start, target, Path(folder)) as (learner, collector):
         assert collector is not None
         diagnosis = SelfDiagnosis(config, learner)
         epoch_s, light_s = [], []

@@ -31,8 +31,15 @@ from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.evaluation.results import evaluate
 from flowmbpo.presets.load import experiment_from_dict, mppi_config
-from flowmbpo.runs.acting import Acting, make_acting, planning_config
-from flowmbpo.runs.evaluate import SEED_BASE, evaluated_task, evaluation_env, load_agent
+from flowmbpo.runs.evaluate import (
+    SEED_BASE,
+    Acting,
+    evaluated_task,
+    evaluation_env,
+    load_agent,
+    make_acting,
+    planning_config,
+)
 
 CPU = torch.device("cpu")
 
@@ -100,7 +107,7 @@ def run_side(
     """One seed's episodes under the policy, or with `settings` under MPPI."""
     built = config if settings is None else planning_config(config, loaded.payload)
     agent = load_agent(loaded, built, task.spec)
-    timed = Timed(make_acting(agent, loaded, config, CPU, SEED_BASE + seed, settings))
+    timed = Timed(make_acting(agent, config, CPU, SEED_BASE + seed, settings, loaded))
     env = evaluation_env(task, episodes, config.seed, CPU)
     try:
         figures = evaluate(timed.act, env, episodes, SEED_BASE + seed, on_start=timed.acting.on_start)

@@ -164,7 +164,7 @@ def prepared(config: ExperimentConfig) -> Iterator[tuple[Learner, Collector | No
     config = pinned(config, task)
     check_config(config, task)
     set_up_compute(config)
-    with assembled(begin(config, task, None), task, torch.device("cpu"), Path("unused")) as parts:
+    with assembled(begin(config, task, None), torch.device("cpu"), Path("unused")) as parts:
         yield parts
 
 

@@ -56,12 +56,12 @@ def collect(
     """Record whole episodes of real environments; an interrupted command is repeated to go on."""
     config = _task_config(set_, task)
     with only_document(json_):
-        from flowmbpo.runs.collect import Recorded, Simulation
         from flowmbpo.runs.collect import collect as record
-        from flowmbpo.runs.policies import Disturbance, parse_policy
+        from flowmbpo.runs.collect import parse_policy
 
-        def report(done: Recorded) -> None:
-            _say(f"{done.task}, {names[done.policy]}: {done.episodes} episodes, return {done.return_mean:.4g}")
+        def report(done: dict[str, Any]) -> None:
+            figures = f"{done['episodes']} episodes, return {done['return_mean']:.4g}"
+            _say(f"{done['task']}, {names[done['policy']]}: {figures}")
 
         requests = [parse_policy(text) for text in policy or ["random"]]
         names = [request.name(noise) for request in requests]
@@ -70,8 +70,12 @@ def collect(
             config,
             requests,
             episodes=episodes,
-            simulation=Simulation(seed, num_envs, workers, device),
-            disturbance=Disturbance(noise, sample),
+            noise=noise,
+            sample=sample,
+            seed=seed,
+            num_envs=num_envs,
+            workers=workers,
+            device=device,
             report=report,
         )
     if json_:

@@ -196,7 +196,7 @@ def _train(config: ExperimentConfig, out: Path | None, resume: Path | Literal["a
 
 
 def _dry_run(config: ExperimentConfig, json_: bool) -> None:
-    from flowmbpo.runs.dry_run import dry_run
+    from flowmbpo.runs.start import dry_run
 
     with only_document(json_):
         report = dry_run(config)

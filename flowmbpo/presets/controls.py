@@ -7,13 +7,13 @@ geometry and parameter count are the flow's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from flowmbpo.config.dynamics import FlowDynamicsConfig
 
 Options = dict[str, Any]
-Control = tuple[Options, str]  # the keys of `model.dynamics` that differ from the flow's, and what it then is
+
+CONTROLS = ("residual", "gaussian", "neuralode", "teacher", "widemlp", "jacpen")
 
 JACOBIAN_PENALTY = 1e-3
 """As phase1p5-jacobian-penalty has it: a step near the identity has ||J P||_F^2 / D of order 1, and a squared latent
@@ -23,79 +23,43 @@ GAUSSIAN_NLL_WEIGHT = 0.005
 """A likelihood of the standardised displacement is of order 1 where a squared latent error is of order 1e-3."""
 
 
-def residual(flow: FlowDynamicsConfig) -> Control:
-    """s' = s + P f: the flow's geometry without flow matching."""
-    return _residual(flow), "A residual network of its size and geometry, no flow matching."
-
-
-def gaussian(flow: FlowDynamicsConfig) -> Control:
-    """A Gaussian density of the next state, one-step teacher-forced whatever the flow's source.
-
-    From its own rollout the source would carry the model's samples and the target the real noise: the
-    spread that fits their difference over several steps is no step's, and no density is learnt. Its
-    likelihood is on the displacement scaled by its running std, as a generative flow's loss is: there it
-    takes over `fm_weight`.
-    """
-    weight = flow.fm_weight if flow.mode == "generative" else GAUSSIAN_NLL_WEIGHT
-    options: Options = {"kind": "gaussian", "source": "teacher", "nll_weight": weight}
-    if flow.loss_space != "latent":
-        options["loss_space"] = "latent"
-    return options, "A Gaussian over displacements, its std a function of the state."
-
-
-def neural_ode(flow: FlowDynamicsConfig) -> Control:
-    """The same network, substeps and integrator, trained on the endpoint only."""
-    says = f"A network evaluated {flow.nfe} times as the flow's is, trained on the endpoint only."
-    return {"kind": "neural_ode", "source": flow.source}, says
-
-
-def teacher(flow: FlowDynamicsConfig) -> Control:
-    """The flow itself, every step from the encoding of a real observation."""
-    same = flow.source == "teacher"
-    says = "model: the preset is teacher-forced already." if same else "flow trained by one-step teacher forcing."
-    return {"source": "teacher"}, f"The same {says}"
-
-
-def wide_mlp(flow: FlowDynamicsConfig) -> Control:
-    """One evaluation of a network as expensive as the flow's macro step."""
-    options, name = _plain(flow)
-    return options | {"widen_nfe": flow.nfe}, f"A {name} widened to the FLOPs of {flow.nfe} velocity evaluations."
-
-
-def jacobian_penalty(flow: FlowDynamicsConfig) -> Control:
-    """A plain network with the flow's own Jacobian penalty, or `JACOBIAN_PENALTY`."""
-    options, name = _plain(flow)
-    penalty = flow.jacobian_penalty or JACOBIAN_PENALTY
-    return options | {"jacobian_penalty": penalty}, f"A {name} with a penalty of {penalty:g} on its Jacobian."
-
-
-def _plain(flow: FlowDynamicsConfig) -> Control:
-    """The MLP dynamics; where the state is no simplex, on which alone the MLP lives, the residual network."""
-    if flow.geometry == "euclidean":
-        return _residual(flow), "residual network"
-    options: Options = {"kind": "mlp", "source": flow.source}
-    if flow.retraction != "none":
-        options["retraction"] = "none"
-    if flow.spectral_norm:
-        options["spectral_norm"] = False
-    return options, "plain MLP"
-
-
-def _residual(flow: FlowDynamicsConfig) -> Options:
-    return {"kind": "residual", "source": flow.source}
-
-
-CONTROLS: dict[str, Callable[[FlowDynamicsConfig], Control]] = {
-    "residual": residual,
-    "gaussian": gaussian,
-    "neuralode": neural_ode,
-    "teacher": teacher,
-    "widemlp": wide_mlp,
-    "jacpen": jacobian_penalty,
-}
-
-
 def control_overlay(control: str, base: str, flow: FlowDynamicsConfig) -> Options:
     """What a preset file would state that extends `base`, whose dynamics are `flow`."""
-    options, says = CONTROLS[control](flow)
+    options, says = _dynamics(control, flow)
     return {"description": f"Control of {base}. {says}", "model": {"dynamics": options}}
+
+
+def _dynamics(control: str, flow: FlowDynamicsConfig) -> tuple[Options, str]:
+    """The keys of `model.dynamics` in which the control differs from the flow, and what it is."""
+    residual: Options = {"kind": "residual", "source": flow.source}  # s' = s + P f, in the flow's geometry
+    match control:
+        case "residual":
+            return residual, "A residual network of its size and geometry, no flow matching."
+        case "gaussian":
+            # Teacher-forced whatever the flow's source: from its own rollout the source would carry the model's samples
+            # and the target the real noise, and the spread that fits their difference over several steps is no step's.
+            # The likelihood is on the displacement over its running std, as a generative flow's loss, whose weight it
+            # takes over.
+            weight = flow.fm_weight if flow.mode == "generative" else GAUSSIAN_NLL_WEIGHT
+            latent = {} if flow.loss_space == "latent" else {"loss_space": "latent"}
+            options = {"kind": "gaussian", "source": "teacher", "nll_weight": weight, **latent}
+            return options, "A Gaussian over displacements, its std a function of the state."
+        case "neuralode":
+            says = f"A network evaluated {flow.nfe} times as the flow's is, trained on the endpoint only."
+            return {"kind": "neural_ode", "source": flow.source}, says
+        case "teacher":
+            same = flow.source == "teacher"
+            says = (
+                "model: the preset is teacher-forced already." if same else "flow trained by one-step teacher forcing."
+            )
+            return {"source": "teacher"}, f"The same {says}"
+    plain, name = residual, "residual network"
+    if flow.geometry != "euclidean":  # the MLP lives on the simplex alone
+        plain, name = {"kind": "mlp", "source": flow.source}, "plain MLP"
+        plain |= {"retraction": "none"} if flow.retraction != "none" else {}
+        plain |= {"spectral_norm": False} if flow.spectral_norm else {}
+    if control == "widemlp":  # one evaluation of a network as expensive as the flow's macro step
+        says = f"A {name} widened to the FLOPs of {flow.nfe} velocity evaluations."
+        return plain | {"widen_nfe": flow.nfe}, says
+    penalty = flow.jacobian_penalty or JACOBIAN_PENALTY
+    return plain | {"jacobian_penalty": penalty}, f"A {name} with a penalty of {penalty:g} on its Jacobian."

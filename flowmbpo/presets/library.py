@@ -31,7 +31,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.controls import CONTROLS, control_overlay
 from flowmbpo.presets.schema import merge, merge_documents, validate
-from flowmbpo.presets.yaml import PresetDocument, SourceLine, parse_document
+from flowmbpo.presets.yaml import PresetDocument, parse_document
 
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml")
@@ -95,18 +95,14 @@ class Library:
 
         A shipped file wins over a derived preset of the same name.
         """
-        path = Path(preset).expanduser()
+        path, name = Path(preset).expanduser(), str(preset)
+        named = None if is_file_path(preset) else self._shipped(name)
+        if named is None and path.is_file():
+            return Preset(path.stem, path)
         if is_file_path(preset):
-            if not path.is_file():
-                what = "is a folder, not a preset file" if path.is_dir() else "does not exist"
-                raise ConfigError(
-                    f"the preset file '{preset}' {what}. Give a .yaml file or a name from `presets list`."
-                )
-            return Preset(path.stem, path)
-        name = str(preset)
-        if self._shipped(name) is None and path.is_file():
-            return Preset(path.stem, path)
-        named = self._named(name)
+            what = "is a folder, not a preset file" if path.is_dir() else "does not exist"
+            raise ConfigError(f"the preset file '{preset}' {what}. Give a .yaml file or a name from `presets list`.")
+        named = named or self.control(name)
         if named is None and name in (path.stem for path in self._shipped_files()):
             raise ConfigError(f"unknown preset '{name}'. It is a family: see `flowmbpo presets list --family {name}`.")
         if named is None:
@@ -135,7 +131,7 @@ class Library:
         if self._is_shipped(preset.path) and preset.name not in self._members(preset.path):
             raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
         document.data["name"] = own.data.get("name", preset.name)
-        document.origins[("name",)] = own.origins.get(("name",), SourceLine(shown))
+        document.origins[("name",)] = own.origins.get(("name",), shown)
         return document, shown
 
     def own(self, preset: Preset) -> dict[str, Any]:
@@ -177,17 +173,10 @@ class Library:
         """The shipped preset (or base) of that name; no control."""
         if not name or is_file_path(name):
             return None
-        for path in self._shipped_files():
-            if f"{name}-".startswith(f"{path.stem}-"):
-                preset = self._members(path).get(name)
-                if preset is not None:
-                    return preset
-        return None
+        beginning = (path for path in self._shipped_files() if f"{name}-".startswith(f"{path.stem}-"))
+        return next(filter(None, (self._members(path).get(name) for path in beginning)), None)
 
-    def _named(self, name: str) -> Preset | None:
-        return self._shipped(name) or self.control(name)
-
-    def _document(self, preset: Preset, below: tuple[Preset, ...], asked: SourceLine | None) -> PresetDocument:
+    def _document(self, preset: Preset, below: tuple[Preset, ...], asked: str | None) -> PresetDocument:
         """The document of `preset`, laid over the documents it extends; not to be changed."""
         key = replace(preset, path=preset.path.resolve())
         if key in below:
@@ -197,7 +186,7 @@ class Library:
             self._documents[key] = self._merged(preset, (*below, key), asked)
         return self._documents[key]
 
-    def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: SourceLine | None) -> PresetDocument:
+    def _merged(self, preset: Preset, below: tuple[Preset, ...], asked: str | None) -> PresetDocument:
         if preset.control:
             merged = self._document(preset.flow, below, asked)
             return merge_documents(merged, PresetDocument(self._control_overlay(preset)), ExperimentConfig)
@@ -240,7 +229,7 @@ class Library:
         origins = {place[2:]: origin for place, origin in family.origins.items() if place[:2] == (key, name)}
         yield PresetDocument(stated, origins)
 
-    def _parent(self, value: Any, path: Path, origin: SourceLine) -> Preset:
+    def _parent(self, value: Any, path: Path, origin: str) -> Preset:
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{origin}: extends: {value!r} is not allowed. Use one preset's name or file path.")
         if is_file_path(value):
@@ -248,7 +237,7 @@ class Library:
             if not parent.is_file():
                 raise ConfigError(f"{origin}: extends: the file '{value}' does not exist (looked for {parent}).")
             return Preset(parent.stem, parent.resolve())
-        named = self._named(value)
+        named = self._shipped(value) or self.control(value)
         if named is None:
             beside = [f"{value}{suffix}" for suffix in SUFFIXES if (path.parent / f"{value}{suffix}").is_file()]
             hint = f" A file beside this one is extended as '{beside[0]}'." if beside else ""
@@ -272,15 +261,14 @@ class Library:
         return self._flows[preset]
 
     def _read(self, path: Path) -> PresetDocument:
-        key = path.resolve()
+        key, shown = path.resolve(), self.shown(path)
         if key not in self._files:
             try:
-                text = path.read_text(encoding="utf-8")
+                self._files[key] = parse_document(path.read_text(encoding="utf-8"), shown)
             except UnicodeDecodeError as error:
-                raise ConfigError(f"{self.shown(path)}: not a text file (byte {error.start} is not UTF-8).") from error
+                raise ConfigError(f"{shown}: not a text file (byte {error.start} is not UTF-8).") from error
             except OSError as error:
-                raise ConfigError(f"{self.shown(path)}: cannot be read: {error.strerror}.") from error
-            self._files[key] = parse_document(text, self.shown(path))
+                raise ConfigError(f"{shown}: cannot be read: {error.strerror}.") from error
         return self._files[key]
 
 

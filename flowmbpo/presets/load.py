@@ -1,18 +1,27 @@
-"""From a preset's name or file to a typed, complete config, and back to YAML."""
+"""From a preset's name or file, and `--set key=value`, to a typed, complete config, and back to YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.base import FrozenConfig
+from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.config.planner import MPPIConfig
+from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.library import Library, Preset
-from flowmbpo.presets.overrides import config_name, parse_settings
-from flowmbpo.presets.schema import merge_documents, validate
-from flowmbpo.presets.yaml import PresetDocument, SourceLine, dump_document
+from flowmbpo.presets.schema import dotted_keys, merge, merge_documents, takes_text_only, validate
+from flowmbpo.presets.yaml import KeyPath, PresetDocument, dump_document, parse_value
+
+# These are in the run directory's path already, or have a flag of their own that leaves the name alone.
+_UNNAMED = (
+    *("name", "phase", "description", "cost", "seed", "device", "task.name", "task.only", "tracking.sinks"),
+    *("data.path", "data.threads", "data.prefetch", "initial.checkpoint", "initial.sha256"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,48 +36,38 @@ class PresetInfo:
     cost: str
 
 
-def load_experiment(
-    preset: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    task: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    track: Sequence[str] | None = None,
-) -> ExperimentConfig:
+class Flags(TypedDict, total=False):
+    """The command line's own flags, each None where it is not given; no sinks to `track` turn tracking off."""
+
+    task: str | None
+    seed: int | None
+    device: str | None
+    track: Sequence[str] | None
+
+
+def load_experiment(preset: str | Path, overrides: Sequence[str] = (), **flags: Unpack[Flags]) -> ExperimentConfig:
     """The resolved config of `preset` (a shipped name or a file) with `overrides` ('key=value').
 
-    `task`, `seed`, `device` and `track` (the sinks; an empty sequence turns them off) are the command
-    line's own flags: they win over the preset and the overrides. A file without a `name` is named
-    after itself. Where an override changes the experiment, the name gets `+` and six hex digits (see
-    `config_name`). Raises ConfigError.
+    The `flags` win over the preset and the overrides. A file without a `name` is named after itself. Where an override
+    changes the experiment, the name gets `+` and six hex digits (see `config_name`). Raises ConfigError.
     """
     library = Library()
     document, source = library.resolve(library.find(preset))
-    flags = _flags(task, seed, device, track)
-    with_flags = merge_documents(document, flags, ExperimentConfig)
+    with_flags = merge_documents(document, _flags(**flags), ExperimentConfig)
     if not overrides:
         return validate(with_flags, source, ExperimentConfig)
     changed = merge_documents(document, parse_settings(overrides), ExperimentConfig)
-    config = validate(merge_documents(changed, flags, ExperimentConfig), source, ExperimentConfig)
+    config = validate(merge_documents(changed, _flags(**flags), ExperimentConfig), source, ExperimentConfig)
     return config.model_copy(update={"name": config_name(validate(with_flags, source, ExperimentConfig), config)})
 
 
-def override(
-    config: ExperimentConfig,
-    overrides: Sequence[str] = (),
-    *,
-    task: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    track: Sequence[str] | None = None,
-) -> ExperimentConfig:
+def override(config: ExperimentConfig, overrides: Sequence[str] = (), **flags: Unpack[Flags]) -> ExperimentConfig:
     """A resolved config with overrides and flags applied; its name stays. Raises ConfigError.
 
     For a run that goes on in its own directory; a new run gets its name from `load_experiment`.
     """
     document = PresetDocument(config.model_dump(mode="json"))
-    for delta in (parse_settings(overrides), _flags(task, seed, device, track)):
+    for delta in (parse_settings(overrides), _flags(**flags)):
         document = merge_documents(document, delta, ExperimentConfig)
     return validate(document, config.name, ExperimentConfig)
 
@@ -94,6 +93,7 @@ def preset_info(family: str = "", *, controls: bool = False) -> list[PresetInfo]
     library = Library()
     names = [name for name in library.names() if family in ("", library.family(name))]
     derived = (control for name in names for control in library.controls_of(name))
+    configs = (_config(library, preset) for preset in (derived if controls else map(library.find, names)))
     return [
         PresetInfo(
             name=config.name,
@@ -103,18 +103,19 @@ def preset_info(family: str = "", *, controls: bool = False) -> list[PresetInfo]
             description=config.description,
             cost=config.cost,
         )
-        for config in _configs(library, derived if controls else map(library.find, names))
+        for config in configs
     ]
 
 
 def all_presets() -> Iterator[ExperimentConfig]:
     """Every runnable shipped preset, then every control."""
     library = Library()
-    yield from _configs(library, (*map(library.find, library.names()), *library.controls()))
+    for preset in (*map(library.find, library.names()), *library.controls()):
+        yield _config(library, preset)
 
 
-def _configs(library: Library, presets: Iterable[Preset]) -> Iterator[ExperimentConfig]:
-    return (validate(*library.resolve(preset), ExperimentConfig) for preset in presets)
+def _config(library: Library, preset: Preset) -> ExperimentConfig:
+    return validate(*library.resolve(preset), ExperimentConfig)
 
 
 def mppi_config(settings: Sequence[str]) -> MPPIConfig:
@@ -122,24 +123,97 @@ def mppi_config(settings: Sequence[str]) -> MPPIConfig:
     return validate(parse_settings(settings, MPPIConfig, "--planner-set", "horizon=5"), "--planner-set", MPPIConfig)
 
 
-def _flags(task: str | None, seed: int | None, device: str | None, track: Sequence[str] | None) -> PresetDocument:
-    document = PresetDocument()
-    given = {
-        ("task", "name"): (task, "--task"),
-        ("seed",): (seed, "--seed"),
-        ("device",): (device, "--device"),
-        ("tracking", "sinks"): (None if track is None else list(track), "--track"),
+def _flags(
+    task: str | None = None, seed: int | None = None, device: str | None = None, track: Sequence[str] | None = None
+) -> PresetDocument:
+    sections = {
+        # --task asks for one task, whatever set the preset names
+        "task": None if task is None else {"set": None, "tasks": None, "only": None, "name": task},
+        "seed": seed,
+        "device": device,
+        "tracking": None if track is None else {"sinks": list(track)},
     }
-    if task is not None:  # --task asks for one task, whatever set the preset names
-        document.data["task"] = {"set": None, "tasks": None, "only": None}
-    for path, (value, flag) in given.items():
-        if value is not None:
-            section = document.data.setdefault(path[0], {}) if len(path) == 2 else document.data
-            section[path[-1]] = value
-            document.origins[path] = SourceLine(f"{flag} {value}")
-    return document
+    paths: tuple[KeyPath, ...] = (("task", "name"), ("seed",), ("device",), ("tracking", "sinks"))
+    said = (f"--task {task}", f"--seed {seed}", f"--device {device}", f"--track {track}")
+    given = {key: value for key, value in sections.items() if value is not None}
+    return PresetDocument(given, {path: text for path, text in zip(paths, said, strict=True) if path[0] in given})
 
 
 def _kind_first(data: Mapping[str, Any]) -> dict[str, Any]:
     ordered = {"kind": data["kind"], **data} if "kind" in data else dict(data)
     return {key: _kind_first(value) if isinstance(value, Mapping) else value for key, value in ordered.items()}
+
+
+def parse_settings(
+    texts: Sequence[str],
+    schema: type[FrozenConfig] = ExperimentConfig,
+    flag: str = "--set",
+    example: str = "training.gamma=0.99",
+) -> PresetDocument:
+    """One document for `schema` of all `texts` (key=value), given by `flag`; a later one wins over an earlier one.
+
+    Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
+    """
+    document = PresetDocument()
+    for text in texts:
+        path, delta = _parse_setting(text, schema, flag, f"write key=value, for instance {flag} {example}")
+        for part in reversed(path):
+            delta = {part: delta}
+        document.data.update(merge(document.data, delta, None))
+        document.origins.update(dict.fromkeys(_paths(delta), f"{flag} {text}"))
+    return document
+
+
+def _paths(data: Mapping[str, Any], above: KeyPath = ()) -> Iterator[KeyPath]:
+    for key, value in data.items():
+        yield (*above, key)
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*above, key))
+
+
+def _parse_setting(text: str, schema: type[FrozenConfig], flag: str, usage: str) -> tuple[KeyPath, Any]:
+    key, equals, raw = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"{flag} {text}: {usage}.")
+    if key == "extends":
+        raise ConfigError(f"{flag} {text}: 'extends' belongs in a preset file; choose another preset with --preset.")
+    if key not in dotted_keys(schema):
+        raise ConfigError(f"{flag} {text}: unknown key '{key}'.{_suggestion(key, dotted_keys(schema))}")
+    path = tuple(key.split("."))
+    if takes_text_only(schema, path):
+        return path, _text(raw)
+    if not raw:
+        raise ConfigError(f"{flag} {text}: no value; {usage}, or 'null' where a key may be empty.")
+    return path, parse_value(raw, f"{flag} {text}")
+
+
+def _text(raw: str) -> str:
+    """Free text is taken as written; one pair of quotes around all of it is removed."""
+    if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "'\"":
+        unquoted = parse_value(raw, "text")
+        if isinstance(unquoted, str):
+            return unquoted
+    return raw
+
+
+def _suggestion(key: str, known: Sequence[str]) -> str:
+    endings = [path for path in known if path.endswith(f".{key}")]
+    if endings:
+        return f" Did you mean {' or '.join(repr(path) for path in endings[:3])}?"
+    if not any("." in path for path in known):
+        return nearest(key, known) or f" Allowed: {', '.join(known)}."
+    return nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
+
+
+def config_name(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
+    """The name of `preset` with overrides: `name`, plus `+` and six hex digits where they changed it.
+
+    `changed` is the same preset with the overrides applied. Resolved values are hashed: neither the order of the
+    overrides counts, nor how a number is written (1e3, 1000), nor an override that repeats the preset's own value.
+    Changes of task, seed, device and tracking sinks leave the name alone: the run directory holds the first two, the
+    others do not belong to the experiment.
+    """
+    values = {d.key: d.b for d in config_differences(preset, changed) if d.key not in _UNNAMED}
+    if not values:
+        return changed.name
+    return f"{changed.name}+{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]}"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import MinLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
@@ -26,6 +25,7 @@ Config = TypeVar("Config", bound=FrozenConfig)
 
 KIND = "kind"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _MISSING = object()
 _SHOWN = 5  # messages shown at once
 
@@ -76,11 +76,6 @@ def dotted_keys(model: type[FrozenConfig]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def kinds_knowing(model: type[FrozenConfig], key: str, inner: str) -> list[str]:
-    """The kinds of the union under `key` that have the key `inner`."""
-    return [str(kind_of(cls)) for cls in options(model, key) if inner in cls.model_fields]
-
-
 def takes_text_only(model: type[FrozenConfig], path: tuple[str, ...]) -> bool:
     """Whether the field at `path` is free text, in any variant."""
     key, *rest = path
@@ -110,29 +105,16 @@ def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return _either([_describe(member, metadata) for member in args])
     if origin is tuple:
         count = "" if args[-1] is Ellipsis else f" of {len(args)}"
-        return f"a list{count}, each item {_describe(args[0])}{_at_least(metadata)}"
+        least = "".join(f", at least {item.min_length} of them" for item in metadata if isinstance(item, MinLen))
+        return f"a list{count}, each item {_describe(args[0])}{least}"
     if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
         return "a mapping of keys"
-    return str(_NAMES[annotation]) + _bounds(metadata)
+    bounds = [f"{sign} {getattr(item, name):g}" for name, sign in _BOUNDS for item in metadata if hasattr(item, name)]
+    return str(_NAMES[annotation]) + (f" {' and '.join(bounds)}" if bounds else "")
 
 
 def _flatten(metadata: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(item for part in metadata for item in (part.metadata if isinstance(part, FieldInfo) else (part,)))
-
-
-def _at_least(metadata: tuple[Any, ...]) -> str:
-    size = max((int(item.min_length) for item in metadata if isinstance(item, MinLen)), default=0)
-    return f", at least {size} of them" if size else ""
-
-
-def _bounds(metadata: tuple[Any, ...]) -> str:
-    parts = [
-        f"{sign} {getattr(item, kind.__name__.lower()):g}"
-        for kind, sign in ((Ge, ">="), (Gt, ">"), (Le, "<="), (Lt, "<"))
-        for item in metadata
-        if isinstance(item, kind)
-    ]
-    return f" {' and '.join(parts)}" if parts else ""
 
 
 def _either(parts: list[str]) -> str:
@@ -186,99 +168,70 @@ def validate(document: PresetDocument, source: str, schema: type[Config]) -> Con
     Values are strict (text is never taken for a number, nor 'yes' for a boolean), except that a
     whole float counts as an integer. Raises ConfigError naming origin, key, value and what is allowed.
     """
-    reporter = _Reporter(document, source, schema)
-    data = _closed(document.data, schema, (), reporter)
+    data = _with_kinds(document.data, schema)
     try:
         return schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        messages = list(dict.fromkeys(reporter.describe(detail, data) for detail in error.errors()))
+        messages: list[str] = []
+        for detail in error.errors():
+            path, text = _finding(detail, data, schema)
+            above = (document.origins.get(path[:length]) for length in range(len(path), 0, -1))
+            messages.append(f"{next(filter(None, above), source)}: {text}")
+        messages = list(dict.fromkeys(messages))
         more = len(messages) - _SHOWN
         tail = [f"... and {more} more"] if more > 0 else []
         raise ConfigError("\n".join(messages[:_SHOWN] + tail)) from error
 
 
-@dataclass(frozen=True)
-class _Reporter:
-    """Builds messages with the origin of the nearest key that has one."""
-
-    document: PresetDocument
-    source: str
-    schema: type[FrozenConfig]
-
-    def where(self, path: KeyPath) -> str:
-        """The origin of the key at `path`, or of the section that holds it."""
-        for length in range(len(path), 0, -1):
-            origin = self.document.origins.get(path[:length])
-            if origin is not None:
-                return str(origin)
-        return self.source
-
-    def describe(self, detail: ErrorDetails, data: Mapping[str, Any]) -> str:
-        """One of pydantic's findings as `origin: key: value is not allowed: what is`."""
-        path, model, key, value = _locate(detail["loc"], data, self.schema)
-        where, dotted = self.where(path), ".".join(path)
-        if detail["type"] == "value_error":
-            prefix = f"{dotted}: " if dotted else ""
-            return f"{where}: {prefix}{detail['ctx']['error']}"
-        if value is _MISSING:
-            return f"{where}: the key '{dotted}' is missing. Set it to {allowed(model, key)}."
-        return f"{where}: {dotted}: {_show(value)} is not allowed. Use {allowed(model, key)}."
-
-
-def _closed(data: Mapping[str, Any], model: type[FrozenConfig], path: KeyPath, report: _Reporter) -> dict[str, Any]:
-    """`data` with every section's `kind` written out; refuses keys that `model` does not have."""
-    result: dict[str, Any] = {}
+def _with_kinds(data: Mapping[str, Any], model: type[FrozenConfig]) -> dict[str, Any]:
+    """`data` with the `kind` written out in every section that leaves it to the schema's default."""
+    result = dict(data)
     for key, value in data.items():
-        here = (*path, key)
-        if key not in model.model_fields:
-            raise ConfigError(_unknown(here, model, report))
-        if not isinstance(value, Mapping):
-            result[key] = value
-        elif options(model, key):
-            result[key] = _section(value, model, key, here, report)
-        else:
-            below = (*here, next(iter(value), key))
-            raise ConfigError(
-                f"{report.where(below)}: '{'.'.join(here)}' is a value, not a section. Use {allowed(model, key)}."
-            )
+        if isinstance(value, Mapping) and key in model.model_fields and options(model, key):
+            named = {KIND: default_kind(model, key), **value} if len(options(model, key)) > 1 else value
+            cls = variant(model, key, named)
+            result[key] = named if cls is None else _with_kinds(named, cls)
     return result
 
 
-def _section(
-    value: Mapping[str, Any], model: type[FrozenConfig], key: str, here: KeyPath, report: _Reporter
-) -> dict[str, Any]:
-    cls = variant(model, key, value)
-    if cls is None:
-        kinds = [str(kind_of(member)) for member in options(model, key)]
-        dotted, wrong = ".".join((*here, KIND)), value[KIND]
-        hint = nearest(str(wrong), kinds)
-        raise ConfigError(
-            f"{report.where((*here, KIND))}: {dotted}: {_show(wrong)} is not allowed. Use {', '.join(kinds)}.{hint}"
-        )
-    if len(options(model, key)) > 1 and KIND not in value:
-        value = {KIND: default_kind(model, key), **value}
-    for name in value:
-        others = kinds_knowing(model, key, name)
-        if name not in cls.model_fields and others:
-            raise ConfigError(
-                f"{report.where((*here, name))}: '{'.'.join((*here, name))}' is not an option of kind "
-                f"'{kind_of(cls)}'; it belongs to {', '.join(others)}."
-            )
-    return _closed(value, cls, here, report)
-
-
-def _unknown(path: KeyPath, model: type[FrozenConfig], report: _Reporter) -> str:
+def _finding(detail: ErrorDetails, data: Mapping[str, Any], schema: type[FrozenConfig]) -> tuple[KeyPath, str]:
+    """Of one of pydantic's findings, the key path (the nearest origin above it is told) and what to say of it."""
+    path, holder, key, inside, value = _locate(detail["loc"], data, schema)
     dotted = ".".join(path)
-    hint = nearest(path[-1], model.model_fields)
-    if not hint:
-        hint = nearest(dotted, dotted_keys(report.schema)) or f" Allowed: {', '.join(model.model_fields)}."
-    return f"{report.where(path)}: unknown key '{dotted}'.{hint}"
+    match detail["type"]:
+        case "extra_forbidden":
+            path = (*path, str(detail["loc"][-1]))
+            others = [str(kind_of(cls)) for cls in options(holder, key) if path[-1] in cls.model_fields] if key else []
+            return path, _unknown(path, inside, others, schema)
+        case "union_tag_invalid":
+            kinds, wrong = [str(kind_of(cls)) for cls in options(holder, key)], value[KIND]
+            hint = f"Use {', '.join(kinds)}.{nearest(str(wrong), kinds)}"
+            return (*path, KIND), f"{dotted}.{KIND}: {_show(wrong)} is not allowed. {hint}"
+        case "value_error":
+            return path, f"{dotted}: {detail['ctx']['error']}" if dotted else str(detail["ctx"]["error"])
+    if value is _MISSING:
+        return path, f"the key '{dotted}' is missing. Set it to {allowed(holder, key)}."
+    if isinstance(value, Mapping) and not options(holder, key):
+        return path, f"'{dotted}' is a value, not a section. Use {allowed(holder, key)}."
+    return path, f"{dotted}: {_show(value)} is not allowed. Use {allowed(holder, key)}."
+
+
+def _unknown(path: KeyPath, model: type[FrozenConfig], others: list[str], schema: type[FrozenConfig]) -> str:
+    dotted = ".".join(path)
+    if others:
+        return f"'{dotted}' is not an option of kind '{kind_of(model)}'; it belongs to {', '.join(others)}."
+    hint = nearest(path[-1], model.model_fields) or nearest(dotted, dotted_keys(schema))
+    allowed_keys = f" Allowed: {', '.join(model.model_fields)}."
+    return f"unknown key '{dotted}'.{hint or allowed_keys}"
 
 
 def _locate(
     loc: tuple[int | str, ...], data: Mapping[str, Any], schema: type[FrozenConfig]
-) -> tuple[KeyPath, type[FrozenConfig], str, Any]:
-    """The key path behind pydantic's `loc`, which also names kinds and union members, and what is written there."""
+) -> tuple[KeyPath, type[FrozenConfig], str, type[FrozenConfig], Any]:
+    """The key path behind pydantic's `loc`, which also names kinds and union members, and what is written there.
+
+    Between them the class that has the last key, that key, and the class of the section under it.
+    """
     path: KeyPath = ()
     model = holder = schema
     key = ""
@@ -291,7 +244,7 @@ def _locate(
         value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
         if options(holder, key):
             model = variant(holder, key, value if isinstance(value, Mapping) else {}) or model
-    return path, holder, key, value
+    return path, holder, key, model, value
 
 
 def _show(value: Any) -> str:

@@ -27,22 +27,11 @@ _EXACT = 2**53  # largest integer up to which every float is exact
 
 
 @dataclass(frozen=True)
-class SourceLine:
-    """Where a key was written: a file and a line, or a command-line override (no line)."""
-
-    source: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
-
-
-@dataclass(frozen=True)
 class PresetDocument:
-    """A mapping and the origin of each of its keys, by path from the root."""
+    """A mapping and where each of its keys was written, by path from the root: `file:line`, or a flag as given."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, SourceLine] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             assert event.start_mark is not None
             raise ConfigError(
-                f"{SourceLine(self.name, event.start_mark.line + 1)}: aliases (*{event.anchor}) are not supported; "
+                f"{self.name}:{event.start_mark.line + 1}: aliases (*{event.anchor}) are not supported; "
                 "repeat the value, or share it through `extends`."
             )
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -108,20 +97,18 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = None if mark is None else mark.line + 1
+        where = source if mark is None else f"{source}:{mark.line + 1}"
         hint = " Indent with spaces, not tabs." if "'\\t'" in str(error.problem) else ""
-        raise ConfigError(
-            f"{SourceLine(source, line)}: not valid YAML: {error.problem or error.context}.{hint}"
-        ) from error
+        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}.{hint}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _origin(node: yaml.Node, source: str) -> SourceLine:
-    return SourceLine(source, node.start_mark.line + 1)
+def _origin(node: yaml.Node, source: str) -> str:
+    return f"{source}:{node.start_mark.line + 1}"
 
 
-def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, SourceLine]) -> Any:
+def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, str]) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, source, path, origins)
     if isinstance(node, yaml.SequenceNode):
@@ -130,7 +117,7 @@ def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, S
     return _scalar(node, source)
 
 
-def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[KeyPath, SourceLine]) -> dict[str, Any]:
+def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[KeyPath, str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         origin = _origin(key_node, source)
@@ -139,8 +126,7 @@ def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[K
         key = str(key_node.value)
         here = (*path, key)
         if key in result:
-            first = origins.get(here)
-            where = f" (first on line {first.line})" if first and first.line else ""
+            where = f" (first on line {origins[here].rpartition(':')[2]})"
             raise ConfigError(f"{origin}: duplicate key '{'.'.join(here)}'{where}. Remove one of them.")
         origins[here] = origin
         result[key] = _value(value_node, source, here, origins)

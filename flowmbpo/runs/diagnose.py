@@ -78,20 +78,13 @@ class DiagnoseOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
+        stated = ("config", "task", "seed", "episodes", "windows", "device", "healthy")
         return {
             "schema_version": DIAGNOSIS_SCHEMA,
             "checkpoint": self.origin.checkpoint,
             "checkpoint_sha256": self.origin.sha256,
-            "epoch": self.origin.epoch,
-            "agent_steps": self.origin.agent_steps,
-            "env_steps": self.origin.env_steps,
-            "config": self.config,
-            "task": self.task,
-            "seed": self.seed,
-            "episodes": self.episodes,
-            "windows": self.windows,
-            "device": self.device,
-            "healthy": self.healthy,
+            **{key: getattr(self.origin, key) for key in ("epoch", "agent_steps", "env_steps")},
+            **{key: getattr(self, key) for key in stated},
             "failed": [each.name for each in self.failed],
             "seconds": {each.name: round(each.seconds, 3) for each in self.measured},
             **{each.name: each.to_dict() for each in self.measured},
@@ -135,17 +128,15 @@ def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -
         if name != HEALTH:  # which says itself what is not finite
             require_finite(subject)
         diagnosis = DIAGNOSTICS[name](subject, effort)
-    except FlowMBPOError as error:
-        if not keep_going:
-            raise
-        return Measured(name, time.monotonic() - began, None, error)
+        return Measured(name, time.monotonic() - began, diagnosis)
     except Exception as error:  # a bug in one must not lose what the others measured
         if not keep_going:
             raise
-        log.exception("%s failed", name)
-        bug = FlowMBPOError(f"{type(error).__name__}: {error} (a bug of flowmbpo; the traceback is on stderr)")
-        return Measured(name, time.monotonic() - began, None, bug)
-    return Measured(name, time.monotonic() - began, diagnosis)
+        told = error if isinstance(error, FlowMBPOError) else None
+        if told is None:
+            log.exception("%s failed", name)
+            told = FlowMBPOError(f"{type(error).__name__}: {error} (a bug of flowmbpo; the traceback is on stderr)")
+        return Measured(name, time.monotonic() - began, None, told)
 
 
 def _outcome(subject: Subject, measured: tuple[Measured, ...]) -> DiagnoseOutcome:
@@ -165,7 +156,6 @@ def _outcome(subject: Subject, measured: tuple[Measured, ...]) -> DiagnoseOutcom
     )
 
 
-STEM = "diagnosis"
 _IDENTITY = ("schema_version", "checkpoint_sha256", "task", "seed", "episodes")
 
 
@@ -199,8 +189,9 @@ def write_report(outcome: DiagnoseOutcome, folder: Path) -> ReportFiles:
     """
     claim_folder(folder)
     document = json_value(outcome.to_dict())
-    stem = _free_stem(folder, document)
-    files = ReportFiles(json=folder / f"{stem}.json", html=folder / f"{stem}.html")
+    names = (folder / (f"diagnosis-{count}.json" if count > 1 else "diagnosis.json") for count in itertools.count(1))
+    path = next(path for path in names if _may_take(path, document))
+    files = ReportFiles(json=path, html=path.with_suffix(".html"))
     page = report_page(outcome).render()
     with StagedFile(files.json) as figures, StagedFile(files.html) as pictures:
         figures.write((json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
@@ -247,22 +238,12 @@ def _section(measured: Measured) -> Section:
     return Section(measured.name, rows=shown.rows(), picture=draw_png(shown), reading=shown.reading)
 
 
-def _free_stem(folder: Path, document: Mapping[str, Any]) -> str:
-    """The first name that is free, or that of a report on the very same thing."""
-    for number in itertools.count(1):
-        stem = STEM if number == 1 else f"{STEM}-{number}"
-        path = folder / f"{stem}.json"
-        if not path.exists() and not path.with_suffix(".html").exists():
-            return stem
-        if _identity(path) == [document[key] for key in _IDENTITY]:
-            return stem
-    raise AssertionError("itertools.count ended")
-
-
-def _identity(path: Path) -> list[Any] | None:
-    """What an earlier report is of; None for somebody else's file."""
+def _may_take(path: Path, document: Mapping[str, Any]) -> bool:
+    """Whether a report may be called `path`: the name is free, or that of a report on the very same thing."""
+    if not path.exists() and not path.with_suffix(".html").exists():
+        return True
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return [report[key] for key in _IDENTITY]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return all(report[key] == document[key] for key in _IDENTITY)
+    except (OSError, ValueError, KeyError, TypeError):  # somebody else's file
+        return False

@@ -12,10 +12,10 @@ import socket
 import subprocess
 import sys
 import weakref
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import flowmbpo
@@ -55,25 +55,20 @@ def read_run(path: Path) -> dict[str, Any]:
     return record
 
 
-class RunDirectory:
+class RunDirectory(AbstractContextManager["RunDirectory"]):
     """A run directory held by this process until `close` or the process's end.
 
-    Made by `create` or `open_existing`. The hold is an flock on `.lock`: the kernel drops it
-    however the process ends.
+    Made by `create` or `open_existing`. The hold is an flock on `.lock`: the kernel drops it however the process
+    ends. `config` is the file of the resolved config; `metrics` has one JSON object per line and epoch; `checkpoints`
+    holds checkpoints and their manifest, `logs` logs and earlier configs.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
-        self.config = path / "config.yaml"
-        """The resolved config."""
-        self.metrics = path / "metrics.jsonl"
-        """One JSON object per line and epoch."""
-        self.checkpoints = path / "checkpoints"
-        """Checkpoint files and their manifest."""
-        self.logs = path / "logs"
-        """Logs and earlier configs."""
+        self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
+        self.checkpoints, self.logs = path / "checkpoints", path / "logs"
         self._lock: int | None = lock
-        _close_in_forked_children(self)
+        _HELD.add(self)
 
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
@@ -96,13 +91,8 @@ class RunDirectory:
             raise refused(path, error) from error
         try:
             _check_free(path)  # again: another process may have come and gone before the lock
-            record = {
-                "schema_version": RUN_SCHEMA,
-                "run_id": secrets.token_hex(4),
-                "started": now(),
-                "resumed_from": [],
-            }
-            run._write_record({**record, "status": "running", "ended": None, **provenance()})
+            record = {"schema_version": RUN_SCHEMA, "run_id": secrets.token_hex(4), "started": now()}
+            run._write_running(record | {"resumed_from": []})
             run._furnish()
         except BaseException:  # let the lock go whatever ended it, an interrupt too, and pass it on
             run.close()
@@ -145,16 +135,14 @@ class RunDirectory:
     def update_status(self, status: Status, **fields: Any) -> None:
         """Set the status and `fields` in `run.json`; a status other than running sets `ended`."""
         assert status in get_args(Status), status
-        record = {**read_run(self.path), **fields, "status": status}
-        record["ended"] = None if status == "running" else now()
-        self._write_record(record)
+        ended = None if status == "running" else now()
+        self.write_json_atomic("run.json", {**read_run(self.path), **fields, "status": status, "ended": ended})
 
     def mark_resumed(self, checkpoint: str, epoch: int) -> None:
         """Note that this process goes on from `checkpoint`; the facts of the process are renewed."""
         record = read_run(self.path)
         entry = {"checkpoint": checkpoint, "epoch": epoch, "time": now(), "previous_status": record["status"]}
-        record["resumed_from"] = [*record["resumed_from"], entry]
-        self._write_record({**record, "status": "running", "ended": None, **provenance()})
+        self._write_running(record | {"resumed_from": [*record["resumed_from"], entry]})
 
     def close(self) -> None:
         """Let the directory go; safe to call twice."""
@@ -162,12 +150,7 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def __enter__(self) -> RunDirectory:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _furnish(self) -> None:
@@ -178,8 +161,8 @@ class RunDirectory:
         if not (self.path / "run_id.txt").exists():
             write_bytes_atomic(self.path / "run_id.txt", f"{self.run_id}\n".encode())
 
-    def _write_record(self, record: dict[str, Any]) -> None:
-        self.write_json_atomic("run.json", record)
+    def _write_running(self, record: dict[str, Any]) -> None:
+        self.write_json_atomic("run.json", {**record, "status": "running", "ended": None, **provenance()})
 
 
 def _check_free(path: Path) -> None:
@@ -220,17 +203,14 @@ def _acquire(path: Path) -> int:
     return descriptor
 
 
-def _close_in_forked_children(run: RunDirectory) -> None:
-    """A worker that outlives its parent must not go on holding the run: only the parent does."""
-    reference = weakref.ref(run)
+def _close_copies() -> None:
+    """In a forked worker, which may outlive its parent: only the parent holds a run."""
+    for run in list(_HELD):
+        run.close()
 
-    def close_copy() -> None:
-        copy = reference()
-        if copy is not None:
-            copy.close()
 
-    os.register_at_fork(after_in_child=close_copy)
-
+_HELD: weakref.WeakSet[RunDirectory] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_close_copies)
 
 PACKAGES = ("torch", "numpy", "pydantic", "dm-control", "mujoco", "wandb", "tensorboard")
 _SLURM = {"job_id": "SLURM_JOB_ID", "array_job_id": "SLURM_ARRAY_JOB_ID", "array_task_id": "SLURM_ARRAY_TASK_ID"}

@@ -1,42 +1,46 @@
-"""Real-environment evaluation of a checkpoint: table, files, video, learning curve."""
+"""Real-environment evaluation of a checkpoint, its policy or a planner acting: table, files, video, learning curve."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from flowmbpo.checkpoints.load import Loaded, load
 from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.model import TwoHotRewardConfig
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env, open_env
 from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.envs.simulators import simulators
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from flowmbpo.evaluation.episodes import film_episodes
+from flowmbpo.evaluation.episodes import OnStart, Policy, film_episodes
 from flowmbpo.evaluation.results import RESULTS_SCHEMA, Evaluation, evaluate, write_results
+from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent, build_agent
+from flowmbpo.planning.mppi import MPPIPlanner
+from flowmbpo.planning.q_ensemble import imported_objective
+from flowmbpo.planning.values import critic_objective
 from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.runs.acting import Acting, check_trained, make_acting, planning_config
 from flowmbpo.runs.start import resolve_device, set_up_compute
 from flowmbpo.spec import EnvSpec
+from flowmbpo.stages.initial import untrained_parts
 
 log = logging.getLogger("flowmbpo")
 
-SEED_BASE = 2**62
-"""Evaluation seed n starts its episodes from this plus n, which no training or periodic evaluation uses. A
-SeedSequence cuts numbers into words of 32 bits, so the upper one of (2^39 + s, env, episode) would read as training's
-environment 128 of seed s; none has the number 2^30. Periodic evaluation has 3 * 2^29 and more there."""
 EVALUATION_ENVS = 32  # environments evaluated side by side, at most (a set: at least one of each task)
-EVALUATION_SEED_BASE = 2**62 + 2**61
-"""Periodic evaluations start their episodes above this. A SeedSequence cuts numbers into words of 32 bits and pads with
-zeros, so the upper word reads as a training run's environment index: it is 3 * 2^29 or more here, and no run has
-that many. `eval` has 2^30 there (`SEED_BASE`), which no seed below 2^30 reaches from here."""
+SEED_BASE, EVALUATION_SEED_BASE = 2**62, 2**62 + 2**61
+"""`eval` with seed n starts its episodes from the first plus n, periodic evaluations start theirs above the second. A
+SeedSequence cuts numbers into words of 32 bits and pads with zeros, so the upper word reads as a training run's
+environment index (2^39 + s would be environment 128 of seed s). It is 2^30 for `eval` and 3 * 2^29 or more for periodic
+evaluations: no run has so many, and neither reaches the other's."""
 LARGEST_SEED = 1_000_000_000  # as for training: larger ones would carry into the upper word
 FRAMES_PER_SECOND = 30.0
 FIGURES = (
@@ -46,7 +50,7 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class EvalOutcome:
+class EvalOutcome(Document):
     """What `eval --json` prints."""
 
     checkpoint: str
@@ -66,8 +70,8 @@ class EvalOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document: the evaluation's figures among the other fields."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "evaluation"}
-        figures = self.evaluation.to_dict()
+        own = super().to_dict()
+        figures = own.pop("evaluation")
         return {"schema_version": RESULTS_SCHEMA} | own | {key: figures[key] for key in FIGURES}
 
 
@@ -108,18 +112,13 @@ def evaluate_checkpoint(
     for notice in evaluated.notices:
         log.warning("%s", notice)
 
-    acting = make_acting(agent, loaded, config, target, used_seed, planner)
-    env = evaluation_env(evaluated, count, config.seed, target)
-    try:
+    acting = make_acting(agent, config, target, used_seed, planner, loaded)
+    with closing(evaluation_env(evaluated, count, config.seed, target)) as env:
         figures = evaluate(acting.act, env, count, used_seed, on_start=acting.on_start)
-    finally:
-        env.close()
     origin: dict[str, Any] = {
         "checkpoint": str(loaded.path),
         "checkpoint_sha256": loaded.sha256,
-        "epoch": int(loaded.payload["epoch"]),
-        "agent_steps": int(loaded.payload["agent_steps"]),
-        "env_steps": int(loaded.payload["env_steps"]),
+        **steps_of(loaded),
         "task": evaluated.label,
         "simulator": simulators(evaluated.running),
         "seed": named_seed,
@@ -130,7 +129,11 @@ def evaluate_checkpoint(
         folder /= origin["planner"]["kind"]
     results = write_results(folder, figures, origin | {"config": config.name})
     if video is not None:
-        _film(make_acting(agent, loaded, config, target, used_seed, planner), evaluated, used_seed, video)
+        from flowmbpo.tracking.video import write_video
+
+        acting = make_acting(agent, config, target, used_seed, planner, loaded)  # with draws of its own
+        with open_env(evaluated, 1, workers=0) as env:
+            write_video(film_episodes(acting.act, env, 1, used_seed), video, FRAMES_PER_SECOND)
     if plot is not None and metrics is not None:
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
@@ -143,6 +146,84 @@ def evaluate_checkpoint(
         video=None if video is None else str(video),
         plot=None if plot is None else str(plot),
     )
+
+
+def steps_of(loaded: Loaded) -> dict[str, int]:
+    """How long the checkpoint's agent was trained: `epoch`, `agent_steps` and `env_steps`."""
+    return {key: int(loaded.payload[key]) for key in ("epoch", "agent_steps", "env_steps")}
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Who acts at real observations, wherever they lie. `on_start` is None where nothing is remembered.
+
+    `record` is what results say of it, JSON-able: its kind, and a planner's values, settings and counts so far.
+    """
+
+    act: Policy
+    record: Callable[[], dict[str, Any]]
+    on_start: OnStart | None = None
+
+
+def make_acting(
+    agent: Agent,
+    config: ExperimentConfig,
+    device: torch.device,
+    seed: int,
+    settings: MPPIConfig | None = None,
+    loaded: Loaded | None = None,
+) -> Acting:
+    """Who acts, all draws decided by `seed`: the policy, deterministic or sampled as the config evaluates it.
+
+    With `settings` MPPI, on the agent's own critic, or on the Q functions and the prior of the file that was
+    imported as `loaded`. Raises CheckpointError where that planner does not fit the agent.
+    """
+    if settings is None:
+        samples = None if config.evaluation.deterministic else torch.Generator(device).manual_seed(seed)
+        return Acting(lambda obs, task: agent.act(obs.to(device), task.to(device), samples), lambda: {"kind": "policy"})
+    if loaded is not None and loaded.payload.get("planner") is not None:
+        objective = imported_objective(agent, loaded.payload["planner"], str(loaded.path))
+    else:
+        gamma = config.training.gamma
+        objective = critic_objective(agent, None if gamma == "task" else gamma)
+    planner = MPPIPlanner(objective, settings, torch.Generator(device).manual_seed(seed))
+    written = settings.model_dump() | {"iterations": settings.iterations_for(agent.spec.action_dim)}
+
+    def record() -> dict[str, Any]:
+        return {"kind": "mppi", "values": objective.name, "settings": written, "counts": asdict(planner.counts)}
+
+    return Acting(lambda obs, task: planner.act(obs.to(device), task.to(device)), record, planner.start)
+
+
+def planning_config(config: ExperimentConfig, payload: Mapping[str, Any]) -> ExperimentConfig:
+    """The config to build the agent of, where it plans: Q functions count real rewards, never their symlog."""
+    reward = config.model.reward
+    if payload.get("planner") is None or not isinstance(reward, TwoHotRewardConfig):
+        return config
+    model = config.model.model_copy(update={"reward": reward.model_copy(update={"decode": "symexp"})})
+    return config.model_copy(update={"model": model})
+
+
+def check_trained(loaded: Loaded, kind: Literal["policy", "mppi"]) -> None:
+    """Refuse (CheckpointError) a checkpoint whose weights for acting so were never trained, and say what can be done.
+
+    An imported world model brings no policy and no state values of ours along, and a run may train a model alone.
+    """
+    untrained, imported = untrained_parts(loaded.payload), "imported" in loaded.payload
+    plannable = loaded.payload.get("planner") is not None or "critic" not in untrained
+    if kind == "policy" and "actor" in untrained:
+        lacks, effect = "a policy", "; its actor is untrained."
+        own = ["plan instead (--planner mppi)"] if plannable else []
+    elif kind == "mppi" and not plannable:
+        lacks, effect = "Q functions", " and its critic is untrained, so there is nothing to plan with."
+        again = "import the file again with its planner (flowmbpo checkpoint import --keep-planner)"
+        own = [again] if imported else []
+    else:
+        return
+    why = f"was imported without {lacks}" if imported else "comes of a run that trained its world model alone"
+    train = f"train one in its world model: flowmbpo train --from {loaded.path} --data DIR"
+    ways = ", or ".join([*own, train, "name a checkpoint of a later stage, which has a policy"])
+    raise CheckpointError(f"{loaded.path}: {why}{effect} {ways[0].upper()}{ways[1:]}.")
 
 
 def load_agent(loaded: Loaded, config: ExperimentConfig, spec: EnvSpec) -> Agent:
@@ -213,13 +294,6 @@ def evaluation_env(task: ResolvedTask, episodes: int, seed: int, device: torch.d
 def evaluation_seed(seed: int, epoch: int) -> int:
     """A seed that no training environment uses (those use the run's seed itself), new for each epoch."""
     return EVALUATION_SEED_BASE + (seed << 24) + epoch
-
-
-def _film(acting: Acting, task: ResolvedTask, seed: int, video: Path) -> None:
-    from flowmbpo.tracking.video import write_video
-
-    with open_env(task, 1, workers=0) as env:
-        write_video(film_episodes(acting.act, env, 1, seed), video, FRAMES_PER_SECOND)
 
 
 def _metrics_beside(checkpoint: Path) -> Path:

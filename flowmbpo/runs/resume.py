@@ -1,10 +1,16 @@
-"""Finding what a resume goes on from, which differences it accepts, and putting the training back there."""
+"""How a run ends early and goes on again: stop requests and failures; what a resume finds, accepts and puts back."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
@@ -12,12 +18,13 @@ from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.envs.resolve import ResolvedTask
-from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from flowmbpo.errors import CheckpointError, ConfigError, Interrupted, RunDirectoryError, StorageError
 from flowmbpo.presets.load import experiment_from_dict, to_yaml
 from flowmbpo.runs.directory import RunDirectory, default_path
-from flowmbpo.runs.interrupts import failure_recorded
 from flowmbpo.training.collector import Collector
 from flowmbpo.training.learner import Learner
+
+log = logging.getLogger("flowmbpo")
 
 FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")
 FREE_KEYS = (
@@ -25,6 +32,47 @@ FREE_KEYS = (
     *("data.path", "data.threads", "data.prefetch"),  # the data themselves are told by their fingerprint
 )
 EPOCHS = "training.epochs"
+ACKNOWLEDGEMENT = (
+    b"\nStopping: the current epoch is finished and saved first (before the first epoch: the random episodes and the "
+    b"warm-up too). Ctrl-C again stops at once, unsaved.\n"
+)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Whether a signal asked the run to stop. Saving inside a handler is how checkpoints break."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch SIGINT, SIGTERM and SIGUSR1; a second SIGINT stops at once, unsaved.
+
+    Python lets the main thread alone install handlers: in another one nothing is caught.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not request:
+            os.write(2, ACKNOWLEDGEMENT)  # no buffered stream: the handler may have interrupted one
+        request.signal = signal.Signals(number).name
+
+    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def find_run(
@@ -32,22 +80,13 @@ def find_run(
 ) -> tuple[Path, Loaded | None, ExperimentConfig]:
     """The run's directory, the checkpoint that it goes on from, and the config as the run began with it.
 
-    Raises as `resume_target` and `load_for_resume` do.
+    Raises CheckpointError when there is no checkpoint, RunDirectoryError when a lone file is named or `out` names
+    another directory, and as `load_for_resume` does.
     """
     path = out.expanduser() if out is not None else default_path(Path(), config, task.label)
     if resume is None:
         return path, None, config
-    path, checkpoint = resume_target(path if resume == "auto" else resume, out)
-    return path, *load_for_resume(checkpoint, config)
-
-
-def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
-    """The run directory and the checkpoint file of `--resume resume`.
-
-    Raises CheckpointError when there is no checkpoint, RunDirectoryError when a lone file is named
-    or `--out` names another directory.
-    """
-    resume = resume.expanduser().absolute()
+    resume = (path if resume == "auto" else resume).expanduser().absolute()
     if not resume.exists():
         raise RunDirectoryError(
             f"--resume: there is no run in {resume} to go on with; leave --resume away to start it, "
@@ -68,7 +107,7 @@ def resume_target(resume: Path, out: Path | None) -> tuple[Path, Path]:
         )
     if out is not None and out.expanduser().absolute() != run_dir:
         raise RunDirectoryError(f"--out {out}: a resumed run stays in its own directory, {run_dir}; leave --out away")
-    return run_dir, checkpoint
+    return run_dir, *load_for_resume(checkpoint, config)
 
 
 def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded, ExperimentConfig]:
@@ -91,22 +130,21 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded,
 
 
 def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> ExperimentConfig:
-    """`config` with what a run learns from the checkpoint that it starts from: its hash, the widths adopted,
-    and whether it collects with the policy from the start.
+    """`config` with what a run learns from the checkpoint that it starts from, where it does not state that itself:
+    the file's hash, the widths adopted, and whether it collects with the policy from the start.
 
     So that the command line which started the run resumes it too.
     """
-    if config.initial is None or stored.initial is None or config.initial.sha256 is not None:
+    if config.initial is None or stored.initial is None:
         return config
     dynamics, actor = config.model.dynamics, config.actor
     if dynamics.solved_units is None:
         dynamics = dynamics.model_copy(update={"solved_units": stored.model.dynamics.solved_units})
     if isinstance(actor, FlowActorConfig) and isinstance(stored.actor, FlowActorConfig) and actor.solved_units is None:
         actor = actor.model_copy(update={"solved_units": stored.actor.solved_units})
-    learnt: dict[str, Any] = {"sha256": stored.initial.sha256}
-    if config.initial.random_episodes is None:
-        learnt["random_episodes"] = stored.initial.random_episodes
-    initial = config.initial.model_copy(update=learnt)
+    learnt = ("sha256", "random_episodes")
+    unstated = {key: getattr(stored.initial, key) for key in learnt if getattr(config.initial, key) is None}
+    initial = config.initial.model_copy(update=unstated)
     model = config.model.model_copy(update={"dynamics": dynamics})
     return config.model_copy(update={"model": model, "actor": actor, "initial": initial})
 
@@ -131,6 +169,32 @@ def restore(learner: Learner, collector: Collector | None, loaded: Loaded) -> No
     if collector is not None:
         collector.load_state_dict(payload)
     restore_rng(payload["rng"], learner.generators)
+
+
+@contextmanager
+def failure_recorded(run_dir: RunDirectory) -> Iterator[None]:
+    """Whatever ends the run inside is written to its run.json, where the disk lets it, and raised again."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (run_dir.checkpoints / "latest.pt").is_file():
+            _record(run_dir, "failed", "stopped at once, before the first checkpoint")
+            raise
+        _record(run_dir, "interrupted", "stopped at once; what followed the last checkpoint is lost")
+        raise Interrupted(
+            "stopped at once: what followed the last checkpoint is lost. "
+            f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
+        ) from error
+    except BaseException as error:  # whatever ended the run is recorded and passed on
+        _record(run_dir, "failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], error: str) -> None:
+    try:
+        run_dir.update_status(status, error=error)
+    except StorageError as refusal:  # the disk that ended the run may refuse this too: the cause matters more
+        log.error("%s", refusal)
 
 
 @contextmanager

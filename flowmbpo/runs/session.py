@@ -1,4 +1,4 @@
-"""What surrounds the loop of one run: its clock, evaluations, diagnoses, metrics and checkpoints."""
+"""What surrounds the loop of one run: its clock, evaluations, diagnoses, metrics and checkpoints; what it comes to."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from flowmbpo.checkpoints.load import Loaded
 from flowmbpo.checkpoints.payload import capture_rng
 from flowmbpo.checkpoints.save import CheckpointStore, epoch_name
+from flowmbpo.config.sections import EvaluationConfig
 from flowmbpo.envs.contract import VectorEnv
-from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.results import Evaluation, evaluate
+from flowmbpo.json_documents import Document
 from flowmbpo.parity.cost import ComputeCost, estimate_cost
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.evaluate import evaluation_env, evaluation_episodes, evaluation_seed
-from flowmbpo.runs.interrupts import StopRequest
-from flowmbpo.runs.outcome import Milestones, TrainOutcome
+from flowmbpo.runs.evaluate import evaluation_env, evaluation_episodes, evaluation_seed, make_acting
+from flowmbpo.runs.resume import StopRequest
 from flowmbpo.runs.sinks import make_sinks
 from flowmbpo.runs.start import Start
 from flowmbpo.runs.subjects import SelfDiagnosis
@@ -41,80 +39,142 @@ FINAL = (1 << 24) - 1  # the final evaluation's place among evaluation seeds: no
 Row = dict[str, float | int | str]
 
 
+@dataclass(frozen=True)
+class TrainOutcome(Document):
+    """What `train --json` prints. `final_*` are of the latest weights on fresh seeds, never a best.
+
+    `agent_steps` are decisions over all environments, `env_steps` the simulators' control steps (action repeat
+    included). `start` is what the run began with (mean return, and per task) and `retained_percent` the final return
+    over it; `agent_steps_to_threshold` the agent steps after which an evaluation first reached
+    `evaluation.threshold`. `lineage` lists the runs that led here, oldest first and this one last, with
+    their steps and the transitions of their datasets; `data` is this run's own dataset.
+    `faults` counts the training episodes that the simulator broke and that were thrown away; `findings` name
+    what the light diagnostics warned of, and `diagnostics_s` are the seconds they took beside `wall_s`.
+    """
+
+    run_dir: str
+    status: Literal["done", "interrupted"]
+    agent_steps: int
+    env_steps: int
+    epochs: int
+    final_return_mean: float | None
+    final_return_std: float | None
+    eval_episodes: int
+    checkpoint: str
+    wall_s: float
+    cpu_s: float
+    nonfinite: int
+    faults: int = 0
+    findings: tuple[str, ...] = ()
+    diagnostics_s: float = 0.0
+    per_task: dict[str, dict[str, float | int | None]] | None = None
+    start: dict[str, Any] | None = None
+    retained_percent: float | None = None
+    agent_steps_to_threshold: int | None = None
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] | None = None
+
+
+class Milestones:
+    """Kept across resumes. `start` is None before (or without) an evaluation at the start.
+
+    `returns` are the mean returns of all evaluations and the agent steps that they came after: a
+    threshold that a resume changes is judged on those before it too.
+    """
+
+    def __init__(self, config: EvaluationConfig, state: Mapping[str, Any] | None = None) -> None:
+        self.config = config
+        saved = state or {}
+        self.start: dict[str, Any] | None = saved.get("start")
+        self.returns: list[tuple[int, float]] = [(int(steps), float(mean)) for steps, mean in saved.get("returns", [])]
+
+    def begin(self, evaluation: Evaluation) -> None:
+        """Keep the evaluation at the start; it may reach the threshold by itself."""
+        self.start = {"return_mean": evaluation.return_mean, "per_task": evaluation.per_task()}
+        self.note(0, evaluation)
+
+    def note(self, agent_steps: int, evaluation: Evaluation) -> None:
+        """An evaluation after `agent_steps` agent steps."""
+        self.returns.append((agent_steps, evaluation.return_mean))
+
+    @property
+    def agent_steps_to_threshold(self) -> int | None:
+        """Agent steps after which an evaluation first reached the threshold; None where none did."""
+        threshold = self.config.threshold
+        if threshold is None:
+            return None
+        return next((steps for steps, mean in self.returns if mean >= threshold), None)
+
+    def retained_percent(self, final: Evaluation | None) -> float | None:
+        """The final mean return in percent of that at the start; None where the start earned nothing."""
+        if final is None or self.start is None or self.start["return_mean"] <= 0.0:
+            return None
+        return 100.0 * final.return_mean / float(self.start["return_mean"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"start": self.start, "returns": [list(each) for each in self.returns]}
+
+
 class TrainingClock:
-    """`wall_s` and `cpu_s` of training, summed over resumes; `others` tells the CPU seconds of other processes."""
+    """Seconds of training, summed over resumes: `wall_s` on the wall, `cpu_s` of this process (all its threads) and
+    of other ones, which `others` tells. `spent` are those before a resume."""
 
-    def __init__(self, others: Callable[[], float], wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
+    def __init__(self, others: Callable[[], float], spent: Mapping[str, float]) -> None:
         self._others = others
-        self._wall = wall_s - time.monotonic()
-        self._cpu = cpu_s - self._cpu_now()
+        self._offset = {key: spent.get(key, 0.0) - now for key, now in self._now().items()}
 
     @property
-    def wall_s(self) -> float:
-        """Seconds on the wall, without pauses."""
-        return self._wall + time.monotonic()
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of this process (all threads) and the environment's workers, without pauses."""
-        return self._cpu + self._cpu_now()
+    def times(self) -> dict[str, float]:
+        """`wall_s` and `cpu_s`, without pauses."""
+        return {key: self._offset[key] + now for key, now in self._now().items()}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside counts as nothing."""
-        wall, cpu = time.monotonic(), self._cpu_now()
+        began = self._now()
         try:
             yield
         finally:
-            self._wall -= time.monotonic() - wall
-            self._cpu -= self._cpu_now() - cpu
+            for key, now in self._now().items():
+                self._offset[key] -= now - began[key]
 
-    def _cpu_now(self) -> float:
-        return time.process_time() + self._others()
+    def _now(self) -> dict[str, float]:
+        return {"wall_s": time.monotonic(), "cpu_s": time.process_time() + self._others()}
 
 
-class TrainingSession:
+class TrainingSession(AbstractContextManager["TrainingSession"]):
     """Takes the metrics of every epoch and does what is due after it.
 
-    `learner` and `collector` (None offline) stand where `loaded`, the checkpoint that the run goes on from, left them.
+    `learner` and `collector` (None offline) stand where the checkpoint that the run goes on from left them.
     """
 
     def __init__(
-        self,
-        start: Start,
-        task: ResolvedTask,
-        learner: Learner,
-        collector: Collector | None,
-        run_dir: RunDirectory,
-        loaded: Loaded | None,
-        *,
-        console: bool,
+        self, start: Start, learner: Learner, collector: Collector | None, run_dir: RunDirectory, *, console: bool
     ) -> None:
         config = self.config = start.config
-        self.task, self.origins = task, start.origins
+        task = self.task = start.task
+        self.origins = start.origins
         self.learner, self.collector = learner, collector
         self.run_dir = run_dir
         self.device = learner.batches.replay.device
         self.store = CheckpointStore(run_dir.checkpoints, config.checkpoint.keep)
         self.eval_env: VectorEnv | None = None
         self.eval_episodes = evaluation_episodes(task, config.evaluation.episodes) if learner.learns_policy else 0
-        saved = {} if loaded is None else loaded.payload
+        saved = {} if start.loaded is None else start.loaded.payload
         self.best: float | None = saved.get("best")
         self.milestones = Milestones(config.evaluation, saved.get("milestones"))
         self.self_diagnosis = SelfDiagnosis(config, learner, saved.get("self_diagnosis"))
         others = (lambda: 0.0) if collector is None else collector.env.cpu_seconds
-        self.clock = TrainingClock(others, saved.get("wall_s", 0.0), saved.get("cpu_s", 0.0))
-        resume_epoch = None if loaded is None else learner.epoch
-        self.sinks = make_sinks(config, run_dir, config.training.epochs, task.label, resume_epoch, console=console)
+        self.clock = TrainingClock(others, saved)
+        resume_epoch = None if start.loaded is None else learner.epoch
+        self.sinks = make_sinks(
+            config, run_dir, task.label, resume_epoch, console=console, policy_starts=start.policy_starts
+        )
         self.status = "failed"
         self._mark_epoch()
 
-    def __enter__(self) -> TrainingSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.sinks.close(self.status)
         finally:
@@ -144,7 +204,8 @@ class TrainingSession:
     def evaluate_start(self) -> None:
         """What the run begins with, measured once, where the config asks for it."""
         begun = self.learner.epoch > 0 or self.learner.pretrained > 0
-        if self.milestones.wants_start and self.learner.learns_policy and not begun:
+        wanted = self.config.evaluation.at_start and self.milestones.start is None
+        if wanted and self.learner.learns_policy and not begun:
             evaluation = self._evaluate(0)
             self.milestones.begin(evaluation)
             self.sinks.log({"epoch": 0, **self.steps, **_eval_row(evaluation)})
@@ -152,8 +213,7 @@ class TrainingSession:
 
     def record_pretraining(self, metrics: dict[str, float]) -> None:
         """A slice of the pretraining; a checkpoint after every so many, so that a long one can be interrupted."""
-        times = {"wall_s": self.clock.wall_s, "cpu_s": self.clock.cpu_s}
-        self.sinks.log({"epoch": 0, **self.steps, **times, **metrics})
+        self.sinks.log({"epoch": 0, **self.steps, **self.clock.times, **metrics})
         if self.learner.pretrained % SAVED_PRETRAINING == 0:
             self._save()
         self._mark_epoch()
@@ -205,8 +265,8 @@ class TrainingSession:
             final_return_std=None if final is None else final.return_std,
             eval_episodes=0 if final is None else final.episodes,
             checkpoint=checkpoint,
-            wall_s=self.clock.wall_s,
-            cpu_s=self.clock.cpu_s,
+            wall_s=self.clock.times["wall_s"],
+            cpu_s=self.clock.times["cpu_s"],
             nonfinite=self.learner.nonfinite,
             faults=self.faults,
             findings=tuple(self.self_diagnosis.findings),
@@ -223,16 +283,15 @@ class TrainingSession:
 
     def _mark_epoch(self) -> None:
         """The next epoch begins now: its speeds count from here."""
-        self._began = (self.clock.wall_s, self.agent_steps, self.learner.updates)
+        self._began = (self.clock.times["wall_s"], self.agent_steps, self.learner.updates)
 
     def _row(self, metrics: dict[str, float]) -> Row:
-        wall, steps, updates = self._began
-        seconds = max(self.clock.wall_s - wall, 1e-9)
+        (wall, steps, updates), times = self._began, self.clock.times
+        seconds = max(times["wall_s"] - wall, 1e-9)
         return {
             "epoch": self.learner.epoch,
             **self.steps,
-            "wall_s": self.clock.wall_s,
-            "cpu_s": self.clock.cpu_s,
+            **times,
             **metrics,
             "speed/agent_steps_per_s": (self.agent_steps - steps) / seconds,
             "speed/updates_per_s": (self.learner.updates - updates) / seconds,
@@ -253,7 +312,7 @@ class TrainingSession:
         """The light diagnostics, outside the training's clock; what they cost in all is a share of its time."""
         with self.clock.paused():
             metrics = self.self_diagnosis.measure()
-        return metrics | {"diagnostics/share": self.self_diagnosis.seconds / max(self.clock.wall_s, 1e-9)}
+        return metrics | {"diagnostics/share": self.self_diagnosis.seconds / max(self.clock.times["wall_s"], 1e-9)}
 
     def _rescue(self, row: Row) -> None:
         """Save what an evaluation that breaks would lose; the run can go on from here."""
@@ -288,14 +347,8 @@ class TrainingSession:
             if self.eval_env is None:
                 self.eval_env = evaluation_env(self.task, self.eval_episodes, config.seed, self.device)
             seed = evaluation_seed(config.seed, epoch)
-            generator = None
-            if not config.evaluation.deterministic:
-                generator = torch.Generator(self.device).manual_seed(seed)
-
-            def policy(obs: Tensor, task: Tensor) -> Tensor:
-                return self.learner.agent.act(obs.to(self.device), task.to(self.device), generator)
-
-            return evaluate(policy, self.eval_env, self.eval_episodes, seed)
+            acting = make_acting(self.learner.agent, config, self.device, seed)
+            return evaluate(acting.act, self.eval_env, self.eval_episodes, seed)
 
     def _payload(self) -> dict[str, Any]:
         return {
@@ -310,8 +363,7 @@ class TrainingSession:
             "milestones": self.milestones.state_dict(),
             **self.origins.payload(self.learner.epoch, self.steps),
             "warmstart": dict(self.learner.warmstarted),
-            "wall_s": self.clock.wall_s,
-            "cpu_s": self.clock.cpu_s,
+            **self.clock.times,
         }
 
     def _save(self) -> str:
@@ -320,19 +372,9 @@ class TrainingSession:
 
 
 def _eval_row(evaluation: Evaluation) -> Row:
-    row: Row = {
-        "eval/return_mean": evaluation.return_mean,
-        "eval/return_std": evaluation.return_std,
-        "eval/length_mean": evaluation.length_mean,
-    }
-    if evaluation.success is not None:
-        row["eval/success"] = evaluation.success
-    if evaluation.faults:
-        row["eval/faults"] = evaluation.faults
-    figures = evaluation.per_task()
-    if len(figures) > 1:
-        for task, own in figures.items():
-            row |= {
-                f"eval/{key}/{task}": value for key, value in own.items() if key != "episodes" and value is not None
-            }
-    return row
+    kept = ("return_mean", "return_std", "length_mean", "success", *(("faults",) if evaluation.faults else ()))
+    row = {f"eval/{key}": getattr(evaluation, key) for key in kept}
+    per_task = evaluation.per_task()
+    for task, own in per_task.items() if len(per_task) > 1 else ():
+        row |= {f"eval/{key}/{task}": value for key, value in own.items() if key != "episodes"}
+    return {key: value for key, value in row.items() if value is not None}

@@ -1,10 +1,8 @@
-"""What a run starts from: its config as it is stored, its agent with the weights taken over, its dataset."""
+"""What a run starts from: its config as stored, its agent with the weights taken over, its dataset; and a dry run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,26 @@ import torch
 from flowmbpo.checkpoints.load import Loaded
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.dataset.reader import Dataset
-from flowmbpo.data.dataset.sampler import WindowSampler
+from flowmbpo.data.dataset.sampler import WindowSampler, match_tasks
 from flowmbpo.data.probe import fill_with_episodes
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.episodes import assign_tasks, require_env_per_task
-from flowmbpo.envs.resolve import ResolvedTask
+from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.errors import ConfigError
-from flowmbpo.models.agent import Agent, seeded_agent
+from flowmbpo.models.agent import Agent, build_meta_agent, seeded_agent
+from flowmbpo.parity.comparison import reference_parity
+from flowmbpo.parity.cost import estimate_cost, parameter_counts, solved_widths
 from flowmbpo.spec import EnvSpec
 from flowmbpo.stages.initial import Origins, load_initial
 from flowmbpo.stages.transfer.report import TransferReport
-from flowmbpo.training.batches import DatasetBatches
 from flowmbpo.training.learner import Warmstart
 
 log = logging.getLogger("flowmbpo")
 
 DATA, WEIGHTS = "--data DIR", "--from CKPT"
 FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world model that is kept as it is
+DIAGNOSED_ENVS = 16  # rows of episodes that an offline run is diagnosed on, at least; of a set one of each task
+ORDERS = 2  # in which one run reads its dataset: windows, then starts
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Start:
     """A run before its first step: the config as the run stores it, the agent, and what is told of its origins.
 
     `dataset` is None where nothing of it is read; `report` says what was taken over from the initial checkpoint;
-    with `policy_starts` the policy of that acts in the episodes before the first epoch.
+    with `policy_starts` the policy of that acts in the episodes before the first epoch; `loaded` is the checkpoint
+    that the run goes on from.
     """
 
+    task: ResolvedTask
     config: ExperimentConfig
     agent: Agent
     origins: Origins
@@ -48,6 +51,7 @@ class Start:
     warmstart: Warmstart | None = None
     report: TransferReport | None = None
     policy_starts: bool = False
+    loaded: Loaded | None = None
 
 
 def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -> Start:
@@ -82,16 +86,14 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
         )
     if dataset is not None and (report is None or "reward_normalizer" in report.parts("reinitialised")):
         measure_rewards(agent, dataset, config, task)
+    data = None if dataset is None else dataset_facts(dataset, task)
     if loaded is not None:
         origins = Origins.restored(config, loaded.payload)
+    elif initial is None or report is None:
+        origins = Origins(config, data=data)
     else:
-        origins = Origins(
-            config,
-            ancestors=[] if initial is None else initial.lineage,
-            initial=None if initial is None or report is None else initial.record(report),
-            data=None if dataset is None else dataset_facts(dataset, task),
-        )
-    return Start(config, agent, origins, dataset, warmstart, report, policy_starts)
+        origins = Origins(config, initial.lineage, initial.record(report), data)
+    return Start(task, config, agent, origins, dataset, warmstart, report, policy_starts, loaded)
 
 
 def first_actions(
@@ -146,15 +148,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_up_compute(config: ExperimentConfig, device: str | None = None) -> torch.device:
-    """Threads and matrix-product precision of this process; the device, the config's or `device`.
-
-    Raises ConfigError as `resolve_device` does.
-    """
-    chosen = resolve_device(config.device if device is None else device)
+    """Threads and matrix-product precision of this process; the device, the config's or `device` (see above)."""
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     torch.set_float32_matmul_precision(config.compute.precision)
-    return chosen
+    return resolve_device(device or config.device)
 
 
 def still_needed(config: ExperimentConfig) -> list[str]:
@@ -219,23 +217,18 @@ def _check_frozen_model(
         )
 
 
-DIAGNOSED_ENVS = 16  # rows of episodes that an offline run is diagnosed on, at least; of a set one of each task
-ORDERS = 2  # in which one run reads its dataset: windows, then starts
-
-
 def open_dataset(config: ExperimentConfig) -> Dataset | None:
     """The dataset that `config.data` names. Raises DataError."""
     return None if config.data is None else Dataset.open(Path(config.data.path).expanduser())
 
 
-def window_sampler(
-    dataset: Dataset, config: ExperimentConfig, task: ResolvedTask, device: torch.device, *, starts: bool = False
-) -> WindowSampler:
-    """Windows for the model, or with `starts` windows of one transition for the starts of the policy."""
-    assert config.data is not None
+def window_sampler(start: Start, device: torch.device, *, starts: bool = False) -> WindowSampler:
+    """Windows of the dataset for the model, or with `starts` those of one transition for the starts of the policy."""
+    config, task = start.config, start.task
+    assert start.dataset is not None and config.data is not None
     training, data = config.training, config.data
     return WindowSampler(
-        dataset,
+        start.dataset,
         task.spec,
         horizon=1 if starts else training.horizon,
         batch_size=(training.actor_batch_size or config.task.num_envs) if starts else training.wm_batch_size,
@@ -249,13 +242,14 @@ def window_sampler(
     )
 
 
-@contextmanager
-def offline_batches(
-    dataset: Dataset, windows: WindowSampler, config: ExperimentConfig, task: ResolvedTask, device: torch.device
-) -> Iterator[DatasetBatches]:
-    """What an offline run learns from: `windows`, its start states, and a buffer to be diagnosed on."""
-    with window_sampler(dataset, config, task, device, starts=True) as starts:
-        yield DatasetBatches(windows, starts, _diagnosed_episodes(dataset, config, task, device))
+def diagnosed_episodes(start: Start, device: torch.device) -> ReplayBuffer:
+    """A replay buffer of some episodes of every task, evenly spaced over the dataset: what an offline run measures."""
+    assert start.dataset is not None
+    task, spec, tasks = start.task, start.task.spec, len(start.task.running.tasks)
+    ids = assign_tasks(spec, tasks * -(-DIAGNOSED_ENVS // tasks), start.config.seed, task.only)
+    rows = start.config.training.wm_buffer_size
+    buffer = ReplayBuffer(rows, len(ids), spec.obs_dim, spec.action_dim, torch.tensor(ids), device)
+    return fill_with_episodes(buffer, start.dataset, [spec.tasks[member].plain_name for member in ids])
 
 
 def measure_rewards(agent: Agent, dataset: Dataset, config: ExperimentConfig, task: ResolvedTask) -> None:
@@ -282,14 +276,63 @@ def dataset_facts(dataset: Dataset, task: ResolvedTask) -> dict[str, Any]:
     }
 
 
-def _diagnosed_episodes(
-    dataset: Dataset, config: ExperimentConfig, task: ResolvedTask, device: torch.device
-) -> ReplayBuffer:
-    """A replay buffer of some episodes of every task, evenly spaced over the dataset."""
-    spec, tasks = task.spec, len(task.running.tasks)
-    count = tasks * -(-DIAGNOSED_ENVS // tasks)
-    ids = assign_tasks(spec, count, config.seed, task.only)
-    buffer = ReplayBuffer(
-        config.training.wm_buffer_size, count, spec.obs_dim, spec.action_dim, torch.tensor(ids), device
-    )
-    return fill_with_episodes(buffer, dataset, [spec.tasks[member].plain_name for member in ids])
+def dry_run(config: ExperimentConfig) -> dict[str, Any]:
+    """What `train --dry-run` reports: resolve, build, count, read what the run starts from, and write nothing.
+
+    Raises ConfigError, CheckpointError or DataError.
+    """
+    task = resolve(config.task)
+    config = pinned(config, task)
+    check_num_envs(config, task)
+    dataset = open_dataset(config)
+    if dataset is not None:
+        match_tasks(dataset, task.spec, task.only)
+    report = None
+    if config.initial is not None:
+        initial = load_initial(config.initial)
+        config = initial.adopt(config, task.spec)
+        with torch.random.fork_rng(devices=[]):
+            report = initial.take_over(seeded_agent(config, task.spec))
+        distils = report.to_distill and initial.options.distill_updates > 0
+        config, _ = first_actions(config, report, distils and dataset is None)
+    spec, tasks, agent = task.spec, task.running.tasks, build_meta_agent(config, task.spec)
+    gaps = reference_parity(config, agent)
+    parameters = parameter_counts(agent)
+    return {
+        "name": config.name,
+        "config": config.model_dump(mode="json"),
+        "task": {
+            "name": task.label,
+            "tasks": [info.name for info in tasks],
+            "simulator": ", ".join(dict.fromkeys(info.simulator for info in tasks)),
+            "obs_dim": spec.obs_dim,
+            "action_dim": spec.action_dim,
+            "episode_length": max(info.episode_length for info in tasks),
+            "discount": min(info.discount for info in tasks),
+            "notice": "\n".join(task.notices) or None,
+        },
+        "device": str(resolve_device(config.device)),
+        **total_steps(config, task),
+        "needs": still_needed(config),
+        "initial": None if report is None else report.lines(),
+        "data": None if dataset is None else dataset_facts(dataset, task),
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        "solved_widths": solved_widths(agent),
+        "gap_to_mlp_gaussian_percent": {"model": gaps.model.gap_percent, "actor": gaps.actor.gap_percent},
+        "compute": estimate_cost(config, spec).to_dict(),
+    }
+
+
+def total_steps(config: ExperimentConfig, task: ResolvedTask) -> dict[str, int]:
+    """Agent and environment steps of the whole run, random episodes included (fewer where episodes end early).
+
+    Offline there are none.
+    """
+    if config.training.mode == "offline":
+        return {"agent_steps": 0, "env_steps": 0}
+    longest = max(info.episode_length for info in task.running.tasks)
+    training = config.own_training
+    each = training.random_episodes * longest + training.epochs * training.horizon
+    assigned = assign_tasks(task.spec, config.task.num_envs, config.seed, task.only)
+    repeats = [task.spec.tasks[member].action_repeat for member in assigned]
+    return {"agent_steps": len(repeats) * each, "env_steps": sum(repeats) * each}

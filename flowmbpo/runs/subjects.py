@@ -14,7 +14,6 @@ import torch
 from flowmbpo.checkpoints.load import AlteredReplayError, Loaded, load, load_replay
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.replay import ReplayBuffer
-from flowmbpo.diagnostics.health.engine import HealthFinding
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.registry import measure_light
 from flowmbpo.diagnostics.subject import Origin, Subject
@@ -25,7 +24,7 @@ from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
 from flowmbpo.models.agent import Agent
 from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.runs.evaluate import evaluated_task, load_agent
+from flowmbpo.runs.evaluate import evaluated_task, load_agent, steps_of
 from flowmbpo.runs.start import initial_agent, resolve_device, set_up_compute
 from flowmbpo.spec import EnvSpec
 from flowmbpo.training.learner import Learner
@@ -54,7 +53,10 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
     or a task that cannot be had.
     """
     target = resolve_device(device)
-    loaded = _load_whole(checkpoint, target)
+    loaded = load(checkpoint, target)
+    kept = loaded.payload.get("replay")
+    if kept is not None and not (loaded.path.parent / Path(kept["file"]).name).is_file():
+        loaded = load(checkpoint, target)  # a run that was saving has replaced it, and taken its replay file away
     path, payload = loaded.path, loaded.payload
     missing = [key for key in NEEDED if key not in payload]
     if missing:
@@ -82,9 +84,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         origin=Origin(
             checkpoint=str(path),
             sha256=loaded.sha256,
-            epoch=int(payload["epoch"]),
-            agent_steps=int(payload["agent_steps"]),
-            env_steps=int(payload["env_steps"]),
+            **steps_of(loaded),
             nonfinite=int(payload.get("nonfinite", 0)),
         ),
         replay=replay,
@@ -131,52 +131,26 @@ def _replay(
     """
     trouble = ""
     try:
-        state = load_replay(loaded, device)
-    except AlteredReplayError as error:
-        trouble = str(error)
-        log.warning("%s Only `health` looks at it; the rest is %s.", error, FRESH)
-        state = _altered_state(loaded, device)
-        if state is None:
-            return None, trouble
+        try:
+            state = load_replay(loaded, device)
+        except AlteredReplayError as error:
+            trouble = str(error)
+            log.warning("%s Only `health` looks at it; the rest is %s.", error, FRESH)
+            state = load_replay(loaded, device, verify=False)
     except CheckpointError as error:
-        log.warning("%s It is %s.", error, FRESH)
-        return None, ""
+        log.warning("%s", error if trouble else f"{error} It is {FRESH}.")
+        return None, trouble
     if state is None:
         log.warning("%s holds no replay buffer: it is %s.", loaded.path, FRESH)
         return None, ""
-    return _restored(state, config, task, device, loaded.path), trouble
-
-
-def _altered_state(loaded: Loaded, device: torch.device) -> dict[str, Any] | None:
-    """What an altered replay file still holds; None where it cannot be read at all."""
-    try:
-        return load_replay(loaded, device, verify=False)
-    except CheckpointError as error:
-        log.warning("%s", error)
-        return None
-
-
-def _load_whole(checkpoint: Path, device: torch.device) -> Loaded:
-    """The checkpoint, loaded again where a run that was saving replaced it and took its replay file away meanwhile."""
-    loaded = load(checkpoint, device)
-    reference = loaded.payload.get("replay")
-    if reference is not None and not (loaded.path.parent / Path(reference["file"]).name).is_file():
-        return load(checkpoint, device)
-    return loaded
-
-
-def _restored(
-    state: dict[str, Any], config: ExperimentConfig, task: ResolvedTask, device: torch.device, path: Path
-) -> ReplayBuffer:
-    spec = task.spec
-    num_envs = len(state["head"]) if "head" in state else config.task.num_envs
+    spec, num_envs = task.spec, len(state.get("head", range(config.task.num_envs)))
     assigned = torch.tensor(assign_tasks(spec, num_envs, config.seed, task.only))
     buffer = ReplayBuffer(config.training.wm_buffer_size, num_envs, spec.obs_dim, spec.action_dim, assigned, device)
     try:
         buffer.load_state_dict(state)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return buffer
+        raise CheckpointError(f"{loaded.path}: {error}") from error
+    return buffer, trouble
 
 
 class SelfDiagnosis:
@@ -187,17 +161,11 @@ class SelfDiagnosis:
     names found so far and `seconds` what all of it took; both belong to a checkpoint (`state`).
     """
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        learner: Learner,
-        state: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.config = config
-        self.learner = learner
+    def __init__(self, config: ExperimentConfig, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
+        self.config, self.learner = config, learner
         self.effort = Effort.light(config.diagnostics)
-        self.findings: list[str] = list(state["findings"]) if state is not None else []
-        self.seconds = float(state["seconds"]) if state is not None else 0.0
+        self.findings: list[str] = [] if state is None else list(state["findings"])
+        self.seconds = 0.0 if state is None else float(state["seconds"])
 
     @property
     def due(self) -> bool:
@@ -214,9 +182,9 @@ class SelfDiagnosis:
 
         A measurement that fails is warned of and costs no training.
         """
-        began = time.monotonic()
         metrics: dict[str, float] = {}
-        agent = self.learner.agent
+        began = time.monotonic()
+        agent, epoch = self.learner.agent, self.learner.epoch
         mode = agent.training
         agent.eval()
         try:
@@ -224,11 +192,13 @@ class SelfDiagnosis:
             metrics |= light.metrics
             metrics["health/findings"] = float(len(light.findings))
             for finding in light.findings:
-                self._warn(finding)
+                if finding.name not in self.findings:
+                    self.findings.append(finding.name)
+                    log.warning("epoch %d: %s: %s", epoch, finding.name, finding.message)
         except FlowMBPOError as error:
-            log.warning("epoch %d: the run could not be diagnosed: %s; it goes on", self.learner.epoch, error)
+            log.warning("epoch %d: the run could not be diagnosed: %s; it goes on", epoch, error)
         except Exception:  # a measurement may fail in any way; the training must not be lost with it
-            log.exception("epoch %d: the run could not be diagnosed; it goes on", self.learner.epoch)
+            log.exception("epoch %d: the run could not be diagnosed; it goes on", epoch)
         finally:
             agent.train(mode)
         seconds = time.monotonic() - began
@@ -250,9 +220,3 @@ class SelfDiagnosis:
             initial=lambda: initial_agent(self.config, learner.agent.spec),
             episode_count=0,
         )
-
-    def _warn(self, finding: HealthFinding) -> None:
-        if finding.name in self.findings:
-            return
-        self.findings.append(finding.name)
-        log.warning("epoch %d: %s: %s", self.learner.epoch, finding.name, finding.message)

@@ -12,14 +12,11 @@ import torch
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.make import make_env
-from flowmbpo.envs.resolve import ResolvedTask, resolve
-from flowmbpo.runs.interrupts import StopRequest, stop_on_signals
-from flowmbpo.runs.notices import announce, logged_to
-from flowmbpo.runs.outcome import TrainOutcome
-from flowmbpo.runs.resume import find_run, opened_run, restore
-from flowmbpo.runs.session import TrainingSession
-from flowmbpo.runs.sinks import Dumps
-from flowmbpo.runs.start import Start, begin, check_config, offline_batches, pinned, set_up_compute, window_sampler
+from flowmbpo.envs.resolve import resolve
+from flowmbpo.runs.resume import StopRequest, find_run, opened_run, restore, stop_on_signals
+from flowmbpo.runs.session import TrainingSession, TrainOutcome
+from flowmbpo.runs.sinks import Dumps, announce, logged_to
+from flowmbpo.runs.start import Start, begin, check_config, diagnosed_episodes, pinned, set_up_compute, window_sampler
 from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.collector import Collector
 from flowmbpo.training.learner import Learner, make_generators
@@ -46,7 +43,7 @@ def train(
     device = set_up_compute(config)
     path, loaded, config = find_run(config, task, out, resume)
     start = begin(config, task, loaded)
-    with assembled(start, task, device, path) as (learner, collector):
+    with assembled(start, device, path) as (learner, collector):
         if loaded is not None:
             restore(learner, collector, loaded)
         facts = {"command": command or [], "device": str(device), "env": task.label, "seed": config.seed}
@@ -55,30 +52,28 @@ def train(
             logged_to(run_dir.logs / "train.log", warn=console),
             stop_on_signals() as stop,
         ):
-            announce(start, task, run_dir, loaded, console=console)
-            with TrainingSession(start, task, learner, collector, run_dir, loaded, console=console) as session:
+            announce(start, run_dir, console=console)
+            with TrainingSession(start, learner, collector, run_dir, console=console) as session:
                 return run_epochs(learner, collector, session, stop)
 
 
 @contextmanager
-def assembled(
-    start: Start, task: ResolvedTask, device: torch.device, folder: Path
-) -> Iterator[tuple[Learner, Collector | None]]:
+def assembled(start: Start, device: torch.device, folder: Path) -> Iterator[tuple[Learner, Collector | None]]:
     """The learner of a run, and online its collector; what breaks is dumped below `folder`."""
     config, training = start.config, start.config.own_training
     generators = make_generators(config.seed, device)
     dumps = Dumps(folder / "nonfinite")
     agent = start.agent.to(device)
     with ExitStack() as opened:
-        windows, collector = None, None
-        if start.dataset is not None:
-            windows = opened.enter_context(window_sampler(start.dataset, config, task, device))
+        collector: Collector | None = None
+        windows = None if start.dataset is None else opened.enter_context(window_sampler(start, device))
         batches: ReplayBatches | DatasetBatches
         if training.mode == "offline":
-            assert start.dataset is not None and windows is not None
-            batches = opened.enter_context(offline_batches(start.dataset, windows, config, task, device))
+            assert windows is not None
+            starts = opened.enter_context(window_sampler(start, device, starts=True))
+            batches = DatasetBatches(windows, starts, diagnosed_episodes(start, device))
         else:
-            env = make_env(task, seed=config.seed, device=str(device))
+            env = make_env(start.task, seed=config.seed, device=str(device))
             opened.callback(env.close)
             replay = ReplayBuffer(
                 training.wm_buffer_size, env.num_envs, env.spec.obs_dim, env.spec.action_dim, env.task_ids, device

@@ -6,6 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ class JsonlSink(MetricSink):
 
     def __init__(self, path: Path, resume_epoch: int | None = None) -> None:
         self.path = path
-        if resume_epoch is not None:
-            self.truncate_after(resume_epoch)
+        if path.exists() and resume_epoch is not None:  # what goes, goes in one step, also the run's earlier end
+            kept = (row for row in read_rows(path) if row.get("epoch", 0) <= resume_epoch and FINAL not in row)
+            write_bytes_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept).encode())
         elif path.exists() and path.stat().st_size:
             raise RunDirectoryError(f"{path}: already holds metrics. Continue with --resume, or choose another --out.")
         try:
@@ -82,8 +84,10 @@ class JsonlSink(MetricSink):
             raise refused(path, error) from error
 
     def log(self, row: Row) -> None:
+        bad = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        kept: dict[str, Any] = {**row, **dict.fromkeys(bad)} | ({NONFINITE: bad} if bad else {})
         try:
-            self._file.write(json.dumps(without_nonfinite(row), allow_nan=False) + "\n")
+            self._file.write(json.dumps(kept, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise refused(self.path, error) from error
@@ -93,24 +97,6 @@ class JsonlSink(MetricSink):
             self._file.close()
         except OSError as error:
             raise refused(self.path, error) from error
-
-    def truncate_after(self, epoch: int) -> None:
-        """Drop rows beyond `epoch`, the earlier end's final evaluation, and a torn last line, in one step.
-
-        Before anything is logged.
-        """
-        if not self.path.exists():
-            return
-        rows = [row for row in read_rows(self.path) if row.get("epoch", epoch) <= epoch and FINAL not in row]
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        write_bytes_atomic(self.path, text.encode())
-
-
-def without_nonfinite(row: Row) -> dict[str, Any]:
-    """`row` as JSON can hold it: non-finite numbers as null, listed under `nonfinite_keys`."""
-    bad = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    kept: dict[str, Any] = {key: None if key in bad else value for key, value in row.items()}
-    return {**kept, NONFINITE: bad} if bad else kept
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -124,18 +110,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}. Name a run that has logged metrics.") from error
     rows = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
-        try:
+        row = None
+        with suppress(ValueError):
             row = json.loads(line)
-        except ValueError as error:
-            raise _damaged(path, number) from error
         if not isinstance(row, dict):
-            raise _damaged(path, number)
+            raise DataError(
+                f"{path}, line {number}: is not a JSON object: the file is damaged. Remove that line to go on."
+            )
         rows.append(row)
     return rows
-
-
-def _damaged(path: Path, number: int) -> DataError:
-    return DataError(f"{path}, line {number}: is not a JSON object: the file is damaged. Remove that line to go on.")
 
 
 class TensorBoardSink(MetricSink):

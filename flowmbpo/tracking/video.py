@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -71,7 +70,11 @@ def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
         assert process.stdin is not None
         try:
-            _feed(process.stdin, first, frames)
+            with process.stdin as pipe:
+                for frame in chain([first], frames):
+                    pipe.write(frame.data)
+        except BrokenPipeError:  # an ffmpeg that stopped reading explains itself by its exit status
+            pass
         except BaseException:  # no encoder outlives an interrupt; passed on
             process.kill()
             process.wait()
@@ -80,14 +83,3 @@ def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path)
             messages.seek(0)
             reason = messages.read().decode("utf-8", "replace").strip().splitlines() or ["no message"]
             raise StorageError(f"{named}: ffmpeg could not encode it: {reason[-1]}")
-
-
-def _feed(pipe: IO[bytes], first: np.ndarray, frames: Iterator[np.ndarray]) -> None:
-    """Write raw frames; an ffmpeg that stopped reading explains itself by its exit status."""
-    try:
-        with pipe:
-            pipe.write(first.data)
-            for frame in frames:
-                pipe.write(frame.data)
-    except BrokenPipeError:
-        return

@@ -119,7 +119,8 @@ def test_the_wide_mlp_has_the_flow_s_evaluations_in_one():
 def test_the_penalty_is_the_flow_s_own_where_it_has_one():
     assert dynamics_of("phase1-flow-k4-jacpen").jacobian_penalty == JACOBIAN_PENALTY
     assert dynamics_of("phase1p5-jacobian-penalty-jacpen").jacobian_penalty == 1e-3
-    assert CONTROLS["jacpen"](FlowDynamicsConfig(jacobian_penalty=0.5))[0]["jacobian_penalty"] == 0.5
+    overlay = control_overlay("jacpen", "x", FlowDynamicsConfig(jacobian_penalty=0.5))
+    assert overlay["model"]["dynamics"]["jacobian_penalty"] == 0.5
     assert dynamics_of("phase1p5-jacobian-penalty-residual").jacobian_penalty == 1e-3
 
 

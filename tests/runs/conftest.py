@@ -154,6 +154,6 @@ def assemble(tmp_path):
         def make(config):
             task = resolve(config.task)
             start = begin(config, task, None)
-            return opened.enter_context(assembled(start, task, torch.device("cpu"), tmp_path))
+            return opened.enter_context(assembled(start, torch.device("cpu"), tmp_path))
 
         yield make

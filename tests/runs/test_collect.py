@@ -16,12 +16,11 @@ from flowmbpo.data.dataset.verify import verify
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
-from flowmbpo.runs.collect import Simulation, collect
-from flowmbpo.runs.policies import Disturbance, PolicyRequest, parse_policy
+from flowmbpo.runs.collect import PolicyRequest, collect, parse_policy
 
 PAIR = TaskConfig(name=None, set="pair", tasks=("toy-pendulum-swingup", "toy-cartpole-swingup"))
 PENDULUM = TaskConfig(name="toy-pendulum-swingup")
-SMALL = Simulation(num_envs=2)
+SMALL = {"num_envs": 2}
 
 
 @pytest.fixture
@@ -36,9 +35,7 @@ def first_episode(dataset, task, place=0):
 
 
 def test_every_task_gets_every_policys_episodes_and_the_record_says_so(tmp_path):
-    outcome = collect(
-        tmp_path / "data", PAIR, [parse_policy("random"), parse_policy("noise@3")], episodes=2, simulation=SMALL
-    )
+    outcome = collect(tmp_path / "data", PAIR, [parse_policy("random"), parse_policy("noise@3")], episodes=2, **SMALL)
     assert verify(tmp_path / "data") == []
     dataset = Dataset.open(tmp_path / "data")
     assert (outcome.set, outcome.episodes, outcome.fingerprint) == ("pair", 10, dataset.fingerprint)
@@ -56,7 +53,7 @@ def test_every_task_gets_every_policys_episodes_and_the_record_says_so(tmp_path)
 
 def test_recorded_steps_are_those_of_the_environment(tmp_path):
     """The recorded actions, taken again from the first recorded state, earn the recorded rewards."""
-    collect(tmp_path / "data", PENDULUM, [parse_policy("noise")], episodes=1, simulation=SMALL)
+    collect(tmp_path / "data", PENDULUM, [parse_policy("noise")], episodes=1, **SMALL)
     dataset = Dataset.open(tmp_path / "data")
     obs, action, reward = first_episode(dataset, 0)
     drawn = np.random.SeedSequence([0xDA7A, 0, 0, 0]).generate_state(2, np.uint64)
@@ -73,15 +70,15 @@ def test_recorded_steps_are_those_of_the_environment(tmp_path):
 
 def test_equal_calls_give_equal_datasets_and_another_seed_another(tmp_path):
     found = [
-        collect(tmp_path / str(place), PENDULUM, [parse_policy("noise")], episodes=2, simulation=simulation).fingerprint
-        for place, simulation in enumerate((SMALL, SMALL, Simulation(num_envs=2, seed=1)))
+        collect(tmp_path / str(place), PENDULUM, [parse_policy("noise")], episodes=2, **simulation).fingerprint
+        for place, simulation in enumerate((SMALL, SMALL, SMALL | {"seed": 1}))
     ]
     assert found[0] == found[1] != found[2]
 
 
 def test_a_checkpoint_of_one_task_supplies_that_task_alone(tmp_path, checkpoint):
     policies = [parse_policy("random"), parse_policy(str(checkpoint))]
-    outcome = collect(tmp_path / "data", PAIR, policies, episodes=2, simulation=SMALL)
+    outcome = collect(tmp_path / "data", PAIR, policies, episodes=2, **SMALL)
     assert [(row["task"], row["policy"]) for row in outcome.recorded] == [
         ("toy-pendulum-swingup", 0),
         ("toy-pendulum-swingup", 1),
@@ -100,7 +97,7 @@ def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     from flowmbpo.runs.evaluate import load_agent
 
     swapped = TaskConfig(name=None, set="swapped", tasks=tuple(reversed(PAIR.tasks)))
-    collect(tmp_path / "data", swapped, [parse_policy(f"{checkpoint}")], episodes=1, simulation=SMALL)
+    collect(tmp_path / "data", swapped, [parse_policy(f"{checkpoint}")], episodes=1, **SMALL)
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.tasks[1].name == "toy-pendulum-swingup"
     obs, action, _ = first_episode(dataset, 1)
@@ -112,15 +109,15 @@ def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     np.testing.assert_allclose(action, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("disturbance", [Disturbance(noise=0.3), Disturbance(sample=True)])
+@pytest.mark.parametrize("disturbance", [{"noise": 0.3}, {"sample": True}])
 def test_noise_and_samples_change_a_checkpoints_actions_reproducibly(tmp_path, checkpoint, disturbance):
-    def run(name, chosen):
+    def run(name, disturbance):
         folder = tmp_path / name
         request = [PolicyRequest("checkpoint", checkpoint)]
-        collect(folder, PENDULUM, request, episodes=1, simulation=SMALL, disturbance=chosen)
+        collect(folder, PENDULUM, request, episodes=1, **SMALL, **disturbance)
         return first_episode(Dataset.open(folder), 0)[1]
 
-    plain, once, again = run("plain", Disturbance()), run("once", disturbance), run("again", disturbance)
+    plain, once, again = run("plain", {}), run("once", disturbance), run("again", disturbance)
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - plain).max() > 0.01
     assert np.abs(once).max() <= 1.0
@@ -154,7 +151,7 @@ class _Killed(BaseException):
 def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeypatch, kill_at):
     def call(name, seed=0):
         policies = [parse_policy("random"), parse_policy("noise")]
-        return collect(tmp_path / name, PAIR, policies, episodes=2, simulation=Simulation(seed, num_envs=2))
+        return collect(tmp_path / name, PAIR, policies, episodes=2, seed=seed, **SMALL)
 
     whole, real, added = call("whole"), DatasetWriter.add, []
 
@@ -174,7 +171,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeyp
         call("data", seed=1)
     one = PAIR.model_copy(update={"only": PAIR.tasks[1]})
     with pytest.raises(DataError, match="unfinished dataset of other tasks, policies, seed or copies"):
-        collect(tmp_path / "data", one, [parse_policy("random"), parse_policy("noise")], episodes=2, simulation=SMALL)
+        collect(tmp_path / "data", one, [parse_policy("random"), parse_policy("noise")], episodes=2, **SMALL)
     assert call("data").fingerprint == whole.fingerprint
     with pytest.raises(DataError, match="holds a finished dataset"):
         call("data")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowmbpo.runs.interrupts import StopRequest
+from flowmbpo.runs.resume import StopRequest
 from flowmbpo.runs.session import TrainingSession
 
 SHORT_TASK = {"name": "toy-two-goals", "num_envs": 4}

@@ -20,7 +20,7 @@ from flowmbpo.errors import (
     StorageError,
 )
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.interrupts import stop_on_signals
+from flowmbpo.runs.resume import stop_on_signals
 from flowmbpo.runs.session import TrainingSession
 from flowmbpo.tracking.sink import read_rows
 from flowmbpo.training.collector import Collector

@@ -10,8 +10,8 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.checkpoints.save import CheckpointStore
 from flowmbpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.notices import _log_changed_rates
-from flowmbpo.runs.resume import load_for_resume, restore
+from flowmbpo.runs.resume import as_started, load_for_resume, restore
+from flowmbpo.runs.sinks import _log_changed_rates
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_other_config_is_refused_showing_both_values(refused, config, run, key, 
     message = refused(ConfigError, config(**{key: value}), run, run)
     assert f"\n  {shown}\n" in message
     assert message.count(" -> ") == 2  # the heading, and this key alone
+
+
+@pytest.mark.parametrize("stated", [{}, {"sha256": "0" * 64}])
+def test_what_a_run_learnt_of_its_initial_checkpoint_need_not_be_stated_again(config, stated):
+    asked = config(initial={"checkpoint": "a.pt", **stated})
+    stored = config(initial={"checkpoint": "a.pt", "sha256": "0" * 64, "random_episodes": 0})
+    assert as_started(asked, stored) == stored
+    other = config(initial={"checkpoint": "a.pt", "sha256": "1" * 64})
+    assert as_started(other, stored).initial.sha256 == "1" * 64  # and so it is refused
 
 
 def test_change_of_kind_shows_the_kind(refused, config, run):

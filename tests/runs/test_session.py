@@ -1,13 +1,15 @@
-"""Seconds of training are seconds of training alone."""
+"""Seconds of training are seconds of training alone; what a run is later asked about."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from flowmbpo.config.sections import EvaluationConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.runs import train as page
-from flowmbpo.runs.session import TrainingClock
+from flowmbpo.runs.session import Milestones, TrainingClock
 
 SLACK_S = 0.2
 
@@ -24,34 +26,34 @@ def burn(seconds):
 
 
 def test_time_in_pauses_counts_as_nothing_and_other_time_counts(env):
-    clock = TrainingClock(env.cpu_seconds)
+    clock = TrainingClock(env.cpu_seconds, {})
     burn(0.1)
     with clock.paused():
         burn(0.3)
         time.sleep(0.3)
-    assert 0.1 <= clock.cpu_s < 0.1 + SLACK_S
-    assert 0.1 <= clock.wall_s < 0.1 + 0.3 + SLACK_S
+    assert 0.1 <= clock.times["cpu_s"] < 0.1 + SLACK_S
+    assert 0.1 <= clock.times["wall_s"] < 0.1 + 0.3 + SLACK_S
 
 
 def test_pause_that_fails_is_still_taken_out(env):
-    clock = TrainingClock(env.cpu_seconds)
+    clock = TrainingClock(env.cpu_seconds, {})
     with pytest.raises(ZeroDivisionError), clock.paused():
         burn(0.3)
         raise ZeroDivisionError
-    assert clock.cpu_s < SLACK_S
+    assert clock.times["cpu_s"] < SLACK_S
 
 
 def test_earlier_seconds_are_added(env):
-    clock = TrainingClock(env.cpu_seconds, wall_s=100.0, cpu_s=50.0)
-    assert 100.0 <= clock.wall_s < 100.0 + SLACK_S
-    assert 50.0 <= clock.cpu_s < 50.0 + SLACK_S
+    clock = TrainingClock(env.cpu_seconds, {"wall_s": 100.0, "cpu_s": 50.0})
+    assert 100.0 <= clock.times["wall_s"] < 100.0 + SLACK_S
+    assert 50.0 <= clock.times["cpu_s"] < 50.0 + SLACK_S
 
 
 def test_cpu_time_of_workers_counts():
     worked = [0.0]
-    clock = TrainingClock(lambda: worked[0])
+    clock = TrainingClock(lambda: worked[0], {})
     worked[0] = 7.0
-    assert 7.0 <= clock.cpu_s < 7.0 + SLACK_S
+    assert 7.0 <= clock.times["cpu_s"] < 7.0 + SLACK_S
 
 
 def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypatch):
@@ -76,3 +78,23 @@ def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypa
     monkeypatch.setattr(page, "run_epochs", run)
     outcome = train(config(), out=tmp_path / "run")  # three evaluations: epochs 2 and 4, and the final one
     assert outcome.cpu_s < ends[0] - 1.5 + 0.05
+
+
+def seen(threshold, *returns, state=None):
+    milestones = Milestones(EvaluationConfig(threshold=threshold), state)
+    for steps, mean in returns:
+        milestones.note(steps, SimpleNamespace(return_mean=mean))
+    return milestones
+
+
+def test_agent_steps_to_threshold_are_those_of_the_first_evaluation_that_reached_it():
+    returns = [(0, 1.0), (100, 50.0), (200, 49.0), (300, 80.0)]
+    assert seen(50.0, *returns).agent_steps_to_threshold == 100
+    assert seen(90.0, *returns).agent_steps_to_threshold is None
+    assert seen(None, *returns).agent_steps_to_threshold is None
+
+
+@pytest.mark.parametrize(("threshold", "steps"), [(20.0, 100), (70.0, 400)])
+def test_a_threshold_that_a_resume_changes_is_judged_on_what_came_before_too(threshold, steps):
+    first = seen(50.0, (0, 1.0), (100, 30.0), (200, 60.0))
+    assert seen(threshold, (400, 90.0), state=first.state_dict()).agent_steps_to_threshold == steps

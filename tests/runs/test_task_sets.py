@@ -11,9 +11,9 @@ import torch
 from flowmbpo.checkpoints.load import load
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError, EnvironmentFailure, StorageError
-from flowmbpo.runs.dry_run import dry_run
 from flowmbpo.runs.evaluate import EVALUATION_ENVS, evaluate_checkpoint, evaluation_env, evaluation_episodes
 from flowmbpo.runs.session import TrainingSession
+from flowmbpo.runs.start import dry_run
 from flowmbpo.tracking.sink import read_rows
 
 CPU = torch.device("cpu")

@@ -18,8 +18,7 @@ from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.presets.load import experiment_from_dict
-from flowmbpo.runs.dry_run import dry_run
-from flowmbpo.runs.start import begin
+from flowmbpo.runs.start import begin, dry_run
 from flowmbpo.runs.subjects import load_subject
 from flowmbpo.runs.train import train
 from flowmbpo.stages.config import Request, stage_config

@@ -62,21 +62,33 @@ def test_closing_twice_closes_each_sink_once() -> None:
 
 def test_run_always_gets_metrics_and_console(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RunDirectory.create(tmp_path / "run") as run:
-        sinks = make_sinks(experiment(), run, total_epochs=2, env_name="toy")
+        sinks = make_sinks(experiment(), run, "toy")
         sinks.log({"epoch": 1, "agent_steps": 4, "eval/return_mean": 2.0})
         sinks.close("done")
         assert read_rows(run.metrics) == [{"epoch": 1, "agent_steps": 4, "eval/return_mean": 2.0}]
     captured = capfd.readouterr()
-    assert "epoch 1/2" in captured.err and captured.out == ""
+    assert f"epoch 1/{experiment().training.epochs}" in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("policy_starts", "what"), [(False, "random episodes"), (True, "episodes of the loaded policy")]
+)
+def test_opening_says_who_acts_before_the_first_epoch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], policy_starts: bool, what: str
+) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        make_sinks(experiment(), run, "toy", policy_starts=policy_starts).close("done")
+    said = capfd.readouterr().err
+    assert f" {what} and " in said and said.count("random") == (not policy_starts)
 
 
 def test_resumed_run_goes_on_in_its_metrics(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path / "run") as run:
-        sinks = make_sinks(experiment(), run, 4, "toy", console=False)
+        sinks = make_sinks(experiment(), run, "toy", console=False)
         for epoch in (1, 2, 3):
             sinks.log({"epoch": epoch})
         sinks.close("failed")
-        sinks = make_sinks(experiment(), run, 4, "toy", resume_epoch=1, console=False)
+        sinks = make_sinks(experiment(), run, "toy", resume_epoch=1, console=False)
         sinks.log({"epoch": 2, "again": 1})
         sinks.close("done")
         assert read_rows(run.metrics) == [{"epoch": 1}, {"epoch": 2, "again": 1}]
@@ -85,7 +97,7 @@ def test_resumed_run_goes_on_in_its_metrics(tmp_path: Path) -> None:
 def test_tensorboard_sink_writes_numbers_under_their_keys(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with RunDirectory.create(tmp_path / "run") as run:
-        sinks = make_sinks(experiment("tensorboard"), run, 2, "toy", console=False)
+        sinks = make_sinks(experiment("tensorboard"), run, "toy", console=False)
         sinks.log({"epoch": 3, "agent_steps": 8, "loss/actor": 0.5, "bad": float("nan"), "note": "x"})
         sinks.close("done")
         events: Any = accumulator.EventAccumulator(str(run.path / "tensorboard"))
@@ -100,7 +112,7 @@ def test_sink_whose_package_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with RunDirectory.create(tmp_path / "run") as run, pytest.raises(ConfigError, match=f"pip install {name}"):
-        make_sinks(experiment(name), run, 2, "toy", console=False)
+        make_sinks(experiment(name), run, "toy", console=False)
 
 
 def test_wandb_sink_is_named_in_the_run_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +128,7 @@ def test_wandb_sink_is_named_in_the_run_record(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(wandb, "WandbSink", Stand)
     with RunDirectory.create(tmp_path / "run") as run:
-        make_sinks(experiment("wandb"), run, 2, "toy", console=False).close("done")
+        make_sinks(experiment("wandb"), run, "toy", console=False).close("done")
         assert read_run(run.path)["wandb_id"] == run.run_id
     assert made[0][1:] == ("toy", run.run_id, run.path)
 

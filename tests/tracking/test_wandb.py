@@ -190,6 +190,6 @@ def test_key_in_the_environment_is_written_nowhere(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WANDB_API_KEY", key)
     config = experiment(tracking={"sinks": ["wandb"]})
     with RunDirectory.create(tmp_path / "run") as run:
-        make_sinks(config, run, 2, "toy", console=False).close("done")
+        make_sinks(config, run, "toy", console=False).close("done")
     assert key not in repr(package.options)
     assert not [file for file in (tmp_path / "run").rglob("*") if file.is_file() and key in file.read_text()]
