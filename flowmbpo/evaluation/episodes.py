@@ -131,8 +131,7 @@ class Episodes:
     def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
         """Windows of `horizon` transitions, starts uniform over all transitions (with replacement).
 
-        Padded as `Batch` says where a window outlasts its episode. Raises DataError where no episode
-        has a transition.
+        Padded as `Batch` says where a window outlasts its episode. Raises DataError where no episode has a transition.
         """
         start, episode = self.draw(batch_size, generator)
         return self.cut(start, episode, horizon)
@@ -218,11 +217,6 @@ class RecordedEpisode:
     terminated: NDArray[np.bool_]
     success: float | None
     faults: int
-
-    @property
-    def return_(self) -> float:
-        """The undiscounted sum of rewards."""
-        return float(self.reward.sum(dtype=np.float64))
 
 
 def record_episodes(env: VectorEnv, behaviour: Behaviour, episodes: int, seed: int) -> Iterator[RecordedEpisode]:

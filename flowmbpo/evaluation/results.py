@@ -25,10 +25,9 @@ from flowmbpo.json_documents import Document
 class Evaluation(Document):
     """Finished episodes, ordered by (environment, its episode).
 
-    `returns` are undiscounted sums of real rewards, `lengths` agent steps, `successes` the task's
-    success at each episode's last step (None where the task defines none), `tasks` the task names.
-    `faults` counts episodes that the simulator broke: they are in none of the figures, and the
-    environment's next episode stands in for each.
+    `returns` are undiscounted sums of real rewards, `lengths` agent steps, `successes` the task's success at each
+    episode's last step (None where the task defines none), `tasks` the task names. `faults` counts episodes that the
+    simulator broke: they are in none of the figures, and the environment's next episode stands in for each.
     """
 
     derived = ("episodes", "return_mean", "return_std", "length_mean", "success", "steps")

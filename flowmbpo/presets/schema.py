@@ -1,7 +1,6 @@
 """What the config classes allow, read from their annotations; mappings laid over each other, and made typed configs.
 
-A *variant* is one class of a union joined by `kind`; a field holds a section (config classes),
-a value, or either.
+A *variant* is one class of a union joined by `kind`; a field holds a section (config classes), a value, or either.
 """
 
 from __future__ import annotations
@@ -130,9 +129,8 @@ def merge_documents(base: PresetDocument, delta: PresetDocument, model: type[Fro
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any], model: type[FrozenConfig] | None) -> dict[str, Any]:
     """Mappings merge key by key; lists and values replace.
 
-    Where `delta` changes the `kind` of a section, keys of `base` that the new kind does not know are
-    dropped and those it shares are kept. Unknown keys pass through: checking comes after merging.
-    `model` None merges without a schema.
+    Where `delta` changes the `kind` of a section, keys of `base` that the new kind does not know are dropped and those
+    it shares are kept. Unknown keys pass through: checking comes after merging. `model` None merges without a schema.
     """
     result = dict(base)
     for key, value in delta.items():

@@ -19,8 +19,11 @@ from flowmbpo.errors import ConfigError
 KeyPath = tuple[str, ...]
 
 _TAG = "tag:yaml.org,2002:"
-_NULL = ("null", "Null", "NULL", "~", "")
-_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_WORDS = {
+    **dict.fromkeys(("null", "Null", "NULL", "~", "")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _EXACT = 2**53  # largest integer up to which every float is exact
@@ -73,9 +76,8 @@ def parse_document(text: str, source: str) -> PresetDocument:
         return PresetDocument()
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{_origin(node, source)}: a preset is a mapping of keys (`key: value` lines), this is not.")
-    document = PresetDocument()
-    document.data.update(_mapping(node, source, (), document.origins))
-    return document
+    origins: dict[KeyPath, str] = {}
+    return PresetDocument(_mapping(node, source, (), origins), origins)
 
 
 def parse_value(text: str, source: str) -> Any:
@@ -111,10 +113,9 @@ def _origin(node: yaml.Node, source: str) -> str:
 def _value(node: yaml.Node, source: str, path: KeyPath, origins: dict[KeyPath, str]) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, source, path, origins)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, source, (*path, str(i)), {}) for i, item in enumerate(node.value)]
-    assert isinstance(node, yaml.ScalarNode)
-    return _scalar(node, source)
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, source)
+    return [_value(item, source, (*path, str(i)), {}) for i, item in enumerate(node.value)]
 
 
 def _mapping(node: yaml.MappingNode, source: str, path: KeyPath, origins: dict[KeyPath, str]) -> dict[str, Any]:
@@ -139,19 +140,12 @@ def _scalar(node: yaml.ScalarNode, source: str) -> Any:
         raise ConfigError(f"{_origin(node, source)}: the tag '{node.tag}' is not supported; write a plain value.")
     if node.style is not None:  # quoted or block text is text
         return text
-    if text in _NULL:
-        return None
-    if text in _BOOLS:
-        return _BOOLS[text]
+    if text in _WORDS:
+        return _WORDS[text]
     if _INT.fullmatch(text):
-        prefix = text[:2]
-        return int(text, {"0o": 8, "0x": 16}.get(prefix, 10))
-    if _FLOAT.fullmatch(text):
-        return _number(text)
-    return text
-
-
-def _number(text: str) -> float | int:
-    """1e3 is 1000, so that it fits an integer key as well as a number key."""
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if not _FLOAT.fullmatch(text):
+        return text
     value = float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python spells .inf and .nan without the dot
+    # 1e3 is 1000, so that it fits an integer key as well as a number key
     return int(value) if value.is_integer() and abs(value) <= _EXACT else value

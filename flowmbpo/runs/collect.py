@@ -80,21 +80,16 @@ def parse_policy(text: str) -> PolicyRequest:
         raise ConfigError(f"--policy {text}: 0 episodes; leave the policy away instead")
     if name in ("random", "noise") and task is None and number is None:
         return PolicyRequest("random" if name == "random" else "noise", episodes=episodes)
-    noise = None if number is None else _standard_deviation(text, number)
-    return PolicyRequest("checkpoint", _path(name), task or None, episodes, noise)
-
-
-def _standard_deviation(text: str, number: str) -> float:
     try:
-        noise = float(number)
+        noise = None if number is None else float(number)
     except ValueError:
         noise = math.nan
-    if not 0.0 <= noise < math.inf:
+    if noise is not None and not 0.0 <= noise < math.inf:
         raise ConfigError(
             f"--policy {text}: '{number}' is no standard deviation of noise; "
             "use a number of 0 or more, as in CKPT~0.3@20"
         )
-    return noise
+    return PolicyRequest("checkpoint", _path(name), task or None, episodes, noise)
 
 
 def _path(name: str) -> Path:
@@ -309,7 +304,7 @@ def _record(
     returns, transitions, successes, faults = [], 0, [], 0
     for episode in record_episodes(env, behaviour, policy.episodes, int(drawn[0] >> np.uint64(1))):
         writer.add(task, episode.obs, episode.action, episode.reward, episode.terminated, source=place)
-        returns.append(episode.return_)
+        returns.append(float(episode.reward.sum(dtype=np.float64)))
         transitions += len(episode.reward)
         faults += episode.faults
         if episode.success is not None:

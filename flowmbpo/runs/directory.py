@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flowmbpo
 from flowmbpo.config.experiment import ExperimentConfig
@@ -79,11 +79,9 @@ class RunDirectory(AbstractContextManager["RunDirectory"]):
         """
         path = path.absolute()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.mkdir(path)
-            except FileExistsError:
+            if path.exists():
                 _check_free(path)
+            path.mkdir(parents=True, exist_ok=True)
             run = cls(path, _acquire(path))
         except (FileExistsError, NotADirectoryError) as error:
             raise RunDirectoryError(f"{path}: lies below a file. Choose another directory with --out.") from error
@@ -134,7 +132,6 @@ class RunDirectory(AbstractContextManager["RunDirectory"]):
 
     def update_status(self, status: Status, **fields: Any) -> None:
         """Set the status and `fields` in `run.json`; a status other than running sets `ended`."""
-        assert status in get_args(Status), status
         ended = None if status == "running" else now()
         self.write_json_atomic("run.json", {**read_run(self.path), **fields, "status": status, "ended": ended})
 

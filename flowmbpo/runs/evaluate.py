@@ -64,9 +64,9 @@ class EvalOutcome(Document):
     seed: int
     planner: dict[str, Any]
     evaluation: Evaluation
-    results: str
-    video: str | None
-    plot: str | None
+    results: Path
+    video: Path | None
+    plot: Path | None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document: the evaluation's figures among the other fields."""
@@ -138,14 +138,7 @@ def evaluate_checkpoint(
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
         plot_learning_curve(metrics, plot)
-    return EvalOutcome(
-        **origin,
-        verified=loaded.verified,
-        evaluation=figures,
-        results=str(results),
-        video=None if video is None else str(video),
-        plot=None if plot is None else str(plot),
-    )
+    return EvalOutcome(**origin, verified=loaded.verified, evaluation=figures, results=results, video=video, plot=plot)
 
 
 def steps_of(loaded: Loaded) -> dict[str, int]:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
+from flowmbpo.config.base import FrozenConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import CheckpointError, ConfigError, Interrupted, RunDirectoryError, StorageError
@@ -32,6 +33,7 @@ FREE_KEYS = (
     *("data.path", "data.threads", "data.prefetch"),  # the data themselves are told by their fingerprint
 )
 EPOCHS = "training.epochs"
+Section = TypeVar("Section", bound=FrozenConfig)
 ACKNOWLEDGEMENT = (
     b"\nStopping: the current epoch is finished and saved first (before the first epoch: the random episodes and the "
     b"warm-up too). Ctrl-C again stops at once, unsaved.\n"
@@ -137,16 +139,17 @@ def as_started(config: ExperimentConfig, stored: ExperimentConfig) -> Experiment
     """
     if config.initial is None or stored.initial is None:
         return config
-    dynamics, actor = config.model.dynamics, config.actor
-    if dynamics.solved_units is None:
-        dynamics = dynamics.model_copy(update={"solved_units": stored.model.dynamics.solved_units})
-    if isinstance(actor, FlowActorConfig) and isinstance(stored.actor, FlowActorConfig) and actor.solved_units is None:
-        actor = actor.model_copy(update={"solved_units": stored.actor.solved_units})
-    learnt = ("sha256", "random_episodes")
-    unstated = {key: getattr(stored.initial, key) for key in learnt if getattr(config.initial, key) is None}
-    initial = config.initial.model_copy(update=unstated)
+    dynamics, actor = _filled(config.model.dynamics, stored.model.dynamics, "solved_units"), config.actor
+    if isinstance(actor, FlowActorConfig) and isinstance(stored.actor, FlowActorConfig):
+        actor = _filled(actor, stored.actor, "solved_units")
+    initial = _filled(config.initial, stored.initial, "sha256", "random_episodes")
     model = config.model.model_copy(update={"dynamics": dynamics})
     return config.model_copy(update={"model": model, "actor": actor, "initial": initial})
+
+
+def _filled(own: Section, stored: FrozenConfig, *keys: str) -> Section:
+    """`own` with those of the `keys` that it leaves null as they are stored."""
+    return own.model_copy(update={key: getattr(stored, key) for key in keys if getattr(own, key) is None})
 
 
 def restore(learner: Learner, collector: Collector | None, loaded: Loaded) -> None:

@@ -222,11 +222,10 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         """An epoch that has ended: diagnose, evaluate, log and save, each where it is due."""
         config, epoch = self.config, self.learner.epoch
         row = self._row(metrics)
-        diagnosed = self.self_diagnosis.due
+        diagnosed = _due(config.diagnostics.every, epoch)
         if diagnosed:
             row |= self._diagnose()
-        every = config.evaluation.every if self.learner.learns_policy else 0
-        evaluated = every > 0 and epoch % every == 0
+        evaluated = self.learner.learns_policy and _due(config.evaluation.every, epoch)
         if evaluated:
             try:
                 evaluation = self._evaluate(epoch)
@@ -240,7 +239,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
                 self.store.save("best", self._payload())
         if evaluated or diagnosed or epoch % config.tracking.every == 0:
             self.sinks.log(row | self._costs())
-        if config.checkpoint.every > 0 and epoch % config.checkpoint.every == 0:
+        if _due(config.checkpoint.every, epoch):
             self._save()
             if config.checkpoint.keep > 0:
                 self.store.save(epoch_name(epoch), self._payload())
@@ -305,8 +304,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             "final/return_mean": final.return_mean,
             "final/return_std": final.return_std,
         }
-        every = self.config.evaluation.every
-        return row if every > 0 and self.learner.epoch % every == 0 else row | _eval_row(final)
+        return row if _due(self.config.evaluation.every, self.learner.epoch) else row | _eval_row(final)
 
     def _diagnose(self) -> dict[str, float]:
         """The light diagnostics, outside the training's clock; what they cost in all is a share of its time."""
@@ -369,6 +367,10 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
     def _save(self) -> str:
         replay = self.learner.batches.replay.state_dict() if self.learner.started else None
         return str(self.store.save("latest", self._payload(), replay))
+
+
+def _due(every: int, epoch: int) -> bool:
+    return every > 0 and epoch % every == 0
 
 
 def _eval_row(evaluation: Evaluation) -> Row:

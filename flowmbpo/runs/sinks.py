@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ from flowmbpo.runs.start import Start, total_steps
 from flowmbpo.stages.initial import Origins
 from flowmbpo.stages.transfer.report import TransferReport
 from flowmbpo.tracking.console import ConsoleSink
-from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink
+from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink, TensorBoardSink
+from flowmbpo.training.learner import Dump
 from flowmbpo.training.optimiser import learning_rate
 
 log = logging.getLogger("flowmbpo")
@@ -124,8 +124,6 @@ def make_sinks(
                 sinks.append(WandbSink(config, env_name, run_directory.run_id, run_directory.path))
                 run_directory.update_status("running", wandb_id=run_directory.run_id)
             else:
-                from flowmbpo.tracking.sink import TensorBoardSink
-
                 sinks.append(TensorBoardSink(run_directory.path / "tensorboard", resume_epoch))
         if console:
             title = f"{config.name} seed {config.seed} on {env_name}"
@@ -149,22 +147,20 @@ def _opening(config: ExperimentConfig, policy_starts: bool) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Dumps:
+def dumps_below(folder: Path) -> Dump:
     """Keeps what a non-finite update was computed from, or what breaks an episode, in `{folder}/{name}.pt`.
 
-    The folder appears with the first one.
+    The folder appears with the first one. Raises StorageError.
     """
 
-    folder: Path
-
-    def __call__(self, name: str, values: Mapping[str, Tensor | str | int]) -> None:
-        """Raises StorageError."""
+    def dump(name: str, values: Mapping[str, Tensor | str | int]) -> None:
         try:
-            self.folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise refused(self.folder, error) from error
-        with StagedFile(self.folder / f"{name}.pt") as staged:
+            raise refused(folder, error) from error
+        with StagedFile(folder / f"{name}.pt") as staged:
             kept = {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
             torch.save(kept, staged)  # type: ignore[arg-type]
             staged.commit()
+
+    return dump

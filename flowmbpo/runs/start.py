@@ -155,12 +155,21 @@ def set_up_compute(config: ExperimentConfig, device: str | None = None) -> torch
     return resolve_device(device or config.device)
 
 
-def still_needed(config: ExperimentConfig) -> list[str]:
-    """Options that a run of this config cannot do without and does not have."""
-    training = config.training
-    data = config.data is None and (training.mode == "offline" or training.pretrain_steps > 0)
-    weights = config.initial is None and training.learn == "policy"
-    return [DATA] * data + [WEIGHTS] * weights
+def still_needed(config: ExperimentConfig) -> dict[str, str]:
+    """Options that a run of this config cannot do without and does not have, each with what to say of it."""
+    training, needs = config.training, dict[str, str]()
+    if config.data is None and training.mode == "offline":
+        needs[DATA] = (
+            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add {DATA} "
+            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
+        )
+    elif config.data is None and training.pretrain_steps > 0:
+        what = f"training.pretrain_steps {training.pretrain_steps} of {config.name}"
+        needs[DATA] = f"{what} needs a dataset: add {DATA}, or set it to 0"
+    if config.initial is None and training.learn == "policy":
+        what = f"training.learn 'policy' of {config.name} keeps the world model as it is"
+        needs[WEIGHTS] = f"{what}, and none is given: name a trained one with {WEIGHTS}"
+    return needs
 
 
 def check_num_envs(config: ExperimentConfig, task: ResolvedTask) -> None:
@@ -172,22 +181,8 @@ def check_num_envs(config: ExperimentConfig, task: ResolvedTask) -> None:
 def check_config(config: ExperimentConfig, task: ResolvedTask) -> None:
     """Refuse what only a whole experiment shows to be impossible. Raises ConfigError."""
     check_num_envs(config, task)
-    training, needed = config.training, still_needed(config)
-    if DATA in needed and training.mode == "offline":
-        raise ConfigError(
-            f"training.mode 'offline' of {config.name} learns from a dataset, and none is named: add {DATA} "
-            "(see `flowmbpo data collect --help` and `flowmbpo data where`)"
-        )
-    if DATA in needed:
-        raise ConfigError(
-            f"training.pretrain_steps {training.pretrain_steps} of {config.name} needs a dataset: add {DATA}, "
-            "or set it to 0"
-        )
-    if WEIGHTS in needed:
-        raise ConfigError(
-            f"training.learn 'policy' of {config.name} keeps the world model as it is, and none is given: "
-            f"name a trained one with {WEIGHTS}"
-        )
+    for message in still_needed(config).values():
+        raise ConfigError(message)
 
 
 def _check_frozen_model(
@@ -313,7 +308,7 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
         },
         "device": str(resolve_device(config.device)),
         **total_steps(config, task),
-        "needs": still_needed(config),
+        "needs": list(still_needed(config)),
         "initial": None if report is None else report.lines(),
         "data": None if dataset is None else dataset_facts(dataset, task),
         "parameters": {**parameters, "total": sum(parameters.values())},

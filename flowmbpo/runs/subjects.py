@@ -167,12 +167,6 @@ class SelfDiagnosis:
         self.findings: list[str] = [] if state is None else list(state["findings"])
         self.seconds = 0.0 if state is None else float(state["seconds"])
 
-    @property
-    def due(self) -> bool:
-        """Whether the epoch that just ended is one to measure after."""
-        every = self.config.diagnostics.every
-        return every > 0 and self.learner.epoch % every == 0
-
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
         return {"findings": list(self.findings), "seconds": self.seconds}

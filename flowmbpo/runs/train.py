@@ -15,7 +15,7 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.runs.resume import StopRequest, find_run, opened_run, restore, stop_on_signals
 from flowmbpo.runs.session import TrainingSession, TrainOutcome
-from flowmbpo.runs.sinks import Dumps, announce, logged_to
+from flowmbpo.runs.sinks import announce, dumps_below, logged_to
 from flowmbpo.runs.start import Start, begin, check_config, diagnosed_episodes, pinned, set_up_compute, window_sampler
 from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.collector import Collector
@@ -32,10 +32,9 @@ def train(
 ) -> TrainOutcome:
     """Run (or go on with) the experiment; blocks until it is done, interrupted or failed.
 
-    `resume` is a run directory, a checkpoint inside one, or "auto": the directory this config would
-    have. Raises ConfigError, RunDirectoryError, CheckpointError, EnvironmentUnavailableError before
-    anything is written, NonFiniteError, EnvironmentFailure, StorageError and Interrupted (stopped at
-    once by a second Ctrl-C) while running.
+    `resume` is a run directory, a checkpoint inside one, or "auto": the directory this config would have. Raises
+    ConfigError, RunDirectoryError, CheckpointError, EnvironmentUnavailableError before anything is written,
+    NonFiniteError, EnvironmentFailure, StorageError and Interrupted (stopped at once by a second Ctrl-C) while running.
     """
     task = resolve(config.task)
     config = pinned(config, task)
@@ -62,7 +61,7 @@ def assembled(start: Start, device: torch.device, folder: Path) -> Iterator[tupl
     """The learner of a run, and online its collector; what breaks is dumped below `folder`."""
     config, training = start.config, start.config.own_training
     generators = make_generators(config.seed, device)
-    dumps = Dumps(folder / "nonfinite")
+    dumps = dumps_below(folder / "nonfinite")
     agent = start.agent.to(device)
     with ExitStack() as opened:
         collector: Collector | None = None

@@ -206,7 +206,7 @@ def test_recorded_rows_hold_observation_action_and_reward():
     np.testing.assert_array_equal(first.obs, [[0, 0], [0, 1], [0, 2], [0, 3]])
     np.testing.assert_allclose(first.action[:, 0], [0.1, 0.2, 0.3], rtol=1e-6)
     np.testing.assert_allclose(first.reward, [10.1, 20.2, 30.3], rtol=1e-6)
-    assert first.return_ == pytest.approx(60.6, rel=1e-6)
+    assert first.reward.sum(dtype=np.float64) == pytest.approx(60.6, rel=1e-6)
     assert first.terminated.tolist() == [False, False, True]
     np.testing.assert_array_equal(second.obs[-1], [100, 4, 9])  # the final one, not the next episode's first
     assert second.obs.shape == (5, 3)

@@ -100,7 +100,7 @@ def test_lone_file_is_evaluated_without_its_run_and_said_to_be_unverified(run, t
 
 def test_video_and_curve_are_drawn(run, tmp_path):
     outcome = evaluate_checkpoint(run, video=tmp_path / "film.mp4", plot=tmp_path / "curve.png")
-    assert (outcome.video, outcome.plot) == (str(tmp_path / "film.mp4"), str(tmp_path / "curve.png"))
+    assert (outcome.video, outcome.plot) == (tmp_path / "film.mp4", tmp_path / "curve.png")
     assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -121,7 +121,7 @@ def test_task_of_other_dimensions_is_refused_with_both(run, tmp_path):
 def test_task_of_the_same_dimensions_is_evaluated_under_its_own_name(run):
     outcome = evaluate_checkpoint(run, task="pendulum-swingup", episodes=1)
     assert outcome.task == "pendulum-swingup"
-    assert "pendulum-swingup/tiny" in outcome.results
+    assert "pendulum-swingup/tiny" in str(outcome.results)
     assert outcome.evaluation.lengths == (500,)
 
 
@@ -239,7 +239,7 @@ def test_tasks_of_a_set_are_planned_with_their_own_widths(toys):
     outcome = evaluate_checkpoint(toys, episodes=3, planner=SMALL)
     assert set(outcome.evaluation.tasks) == set(TOYS["tasks"])
     alone = evaluate_checkpoint(toys, episodes=1, task="toy-two-goals", planner=SMALL)
-    assert alone.task == "toy-two-goals" and "/toy-two-goals/tiny/seed0/mppi/" in alone.results
+    assert alone.task == "toy-two-goals" and "/toy-two-goals/tiny/seed0/mppi/" in str(alone.results)
 
 
 def test_one_member_of_a_set_is_evaluated_by_default_and_another_by_name(toys, altered):

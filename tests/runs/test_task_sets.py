@@ -111,7 +111,7 @@ def test_one_task_of_the_set_is_evaluated_and_filmed_alone(run, tmp_path):
     outcome = evaluate_checkpoint(run, task="toy-two-goals", episodes=2, video=tmp_path / "film.mp4")
     assert (outcome.task, outcome.simulator) == ("toy-two-goals", "batched torch, differentiable")
     assert set(outcome.evaluation.tasks) == {"toy-two-goals"}
-    assert "test/toy-two-goals/tiny" in outcome.results
+    assert "test/toy-two-goals/tiny" in str(outcome.results)
     assert json.loads((tmp_path / outcome.results).read_text())["episodes"] == 2
     assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
 
