@@ -121,18 +121,15 @@ class Library:
     def resolve(self, preset: Preset) -> tuple[PresetDocument, str]:
         """The merged document of a preset and its name in messages; `name` is never inherited."""
         merged = self._document(preset, (), None)
-        document, own = PresetDocument(dict(merged.data), dict(merged.origins)), self._read(preset.path)
-        shown = self.shown(preset.path)
+        own, shown = self._read(preset.path), self.shown(preset.path)
         if "name" not in own.data and preset.name.startswith("_"):
             raise ConfigError(f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'.")
         if not preset.is_file:
-            document.data["name"] = preset.name
-            return document, f"preset '{preset.name}'"
+            return PresetDocument({**merged.data, "name": preset.name}, merged.origins), f"preset '{preset.name}'"
         if self._is_shipped(preset.path) and preset.name not in self._members(preset.path):
             raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
-        document.data["name"] = own.data.get("name", preset.name)
-        document.origins[("name",)] = own.origins.get(("name",), shown)
-        return document, shown
+        name, origin = own.data.get("name", preset.name), own.origins.get(("name",), shown)
+        return PresetDocument({**merged.data, "name": name}, {**merged.origins, ("name",): origin}), shown
 
     def own(self, preset: Preset) -> dict[str, Any]:
         """What a file would state that stands for a preset without one. Raises ConfigError."""

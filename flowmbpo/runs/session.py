@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ import torch
 
 from flowmbpo.checkpoints.payload import capture_rng
 from flowmbpo.checkpoints.save import CheckpointStore, epoch_name
-from flowmbpo.config.sections import EvaluationConfig
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.results import Evaluation, evaluate
@@ -75,18 +74,16 @@ class TrainOutcome(Document):
     data: dict[str, Any] | None = None
 
 
+@dataclass
 class Milestones:
     """Kept across resumes. `start` is None before (or without) an evaluation at the start.
 
-    `returns` are the mean returns of all evaluations and the agent steps that they came after: a
-    threshold that a resume changes is judged on those before it too.
+    `returns` are the agent steps and the mean return of every evaluation: a threshold that a resume changes is judged
+    on those before it too.
     """
 
-    def __init__(self, config: EvaluationConfig, state: Mapping[str, Any] | None = None) -> None:
-        self.config = config
-        saved = state or {}
-        self.start: dict[str, Any] | None = saved.get("start")
-        self.returns: list[tuple[int, float]] = [(int(steps), float(mean)) for steps, mean in saved.get("returns", [])]
+    start: dict[str, Any] | None = None
+    returns: list[list[float]] = field(default_factory=list)
 
     def begin(self, evaluation: Evaluation) -> None:
         """Keep the evaluation at the start; it may reach the threshold by itself."""
@@ -95,25 +92,18 @@ class Milestones:
 
     def note(self, agent_steps: int, evaluation: Evaluation) -> None:
         """An evaluation after `agent_steps` agent steps."""
-        self.returns.append((agent_steps, evaluation.return_mean))
+        self.returns.append([agent_steps, evaluation.return_mean])
 
-    @property
-    def agent_steps_to_threshold(self) -> int | None:
+    def agent_steps_to(self, threshold: float | None) -> int | None:
         """Agent steps after which an evaluation first reached the threshold; None where none did."""
-        threshold = self.config.threshold
-        if threshold is None:
-            return None
-        return next((steps for steps, mean in self.returns if mean >= threshold), None)
+        reached = (int(steps) for steps, mean in self.returns if threshold is not None and mean >= threshold)
+        return next(reached, None)
 
     def retained_percent(self, final: Evaluation | None) -> float | None:
         """The final mean return in percent of that at the start; None where the start earned nothing."""
         if final is None or self.start is None or self.start["return_mean"] <= 0.0:
             return None
         return 100.0 * final.return_mean / float(self.start["return_mean"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"start": self.start, "returns": [list(each) for each in self.returns]}
 
 
 class TrainingClock:
@@ -163,8 +153,8 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         self.eval_episodes = evaluation_episodes(task, config.evaluation.episodes) if learner.learns_policy else 0
         saved = {} if start.loaded is None else start.loaded.payload
         self.best: float | None = saved.get("best")
-        self.milestones = Milestones(config.evaluation, saved.get("milestones"))
-        self.self_diagnosis = SelfDiagnosis(config, learner, saved.get("self_diagnosis"))
+        self.milestones = Milestones(**saved.get("milestones", {}))
+        self.self_diagnosis = SelfDiagnosis(config, learner, **saved.get("self_diagnosis", {}))
         others = (lambda: 0.0) if collector is None else collector.env.cpu_seconds
         self.clock = TrainingClock(others, saved)
         resume_epoch = None if start.loaded is None else learner.epoch
@@ -273,7 +263,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             per_task=None if final is None else final.per_task(),
             start=self.milestones.start,
             retained_percent=self.milestones.retained_percent(final) if self.origins.began_with_policy else None,
-            agent_steps_to_threshold=self.milestones.agent_steps_to_threshold,
+            agent_steps_to_threshold=self.milestones.agent_steps_to(self.config.evaluation.threshold),
             lineage=self.origins.lineage(self.learner.epoch, self.steps),
             data=self.origins.data,
         )
@@ -358,7 +348,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             "rng": capture_rng(self.learner.generators),
             "best": self.best,
             "self_diagnosis": self.self_diagnosis.state_dict(),
-            "milestones": self.milestones.state_dict(),
+            "milestones": asdict(self.milestones),
             **self.origins.payload(self.learner.epoch, self.steps),
             "warmstart": dict(self.learner.warmstarted),
             **self.clock.times,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +154,19 @@ def _replay(
     return buffer, trouble
 
 
+@dataclass
 class SelfDiagnosis:
     """Measures the learner's agent every `diagnostics.every` epochs and warns once of what it finds.
 
     It draws from generators of its own, seeded by the run's seed and the epoch, and leaves weights,
     statistics and modes as they are: a run with it is bit-equal to one without. `findings` are the
-    names found so far and `seconds` what all of it took; both belong to a checkpoint (`state`).
+    names found so far and `seconds` what all of it took; both belong to a checkpoint.
     """
 
-    def __init__(self, config: ExperimentConfig, learner: Learner, state: Mapping[str, Any] | None = None) -> None:
-        self.config, self.learner = config, learner
-        self.effort = Effort.light(config.diagnostics)
-        self.findings: list[str] = [] if state is None else list(state["findings"])
-        self.seconds = 0.0 if state is None else float(state["seconds"])
+    config: ExperimentConfig
+    learner: Learner
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
@@ -182,7 +183,7 @@ class SelfDiagnosis:
         mode = agent.training
         agent.eval()
         try:
-            light = measure_light(self.subject(), self.effort)
+            light = measure_light(self.subject(), Effort.light(self.config.diagnostics))
             metrics |= light.metrics
             metrics["health/findings"] = float(len(light.findings))
             for finding in light.findings:

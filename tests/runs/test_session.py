@@ -1,11 +1,11 @@
 """Seconds of training are seconds of training alone; what a run is later asked about."""
 
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
-from flowmbpo.config.sections import EvaluationConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.make import make_env
 from flowmbpo.runs import train as page
@@ -80,21 +80,19 @@ def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypa
     assert outcome.cpu_s < ends[0] - 1.5 + 0.05
 
 
-def seen(threshold, *returns, state=None):
-    milestones = Milestones(EvaluationConfig(threshold=threshold), state)
+def seen(*returns, state=None):
+    milestones = Milestones(**(state or {}))
     for steps, mean in returns:
         milestones.note(steps, SimpleNamespace(return_mean=mean))
     return milestones
 
 
-def test_agent_steps_to_threshold_are_those_of_the_first_evaluation_that_reached_it():
-    returns = [(0, 1.0), (100, 50.0), (200, 49.0), (300, 80.0)]
-    assert seen(50.0, *returns).agent_steps_to_threshold == 100
-    assert seen(90.0, *returns).agent_steps_to_threshold is None
-    assert seen(None, *returns).agent_steps_to_threshold is None
+def test_agent_steps_to_a_threshold_are_those_of_the_first_evaluation_that_reached_it():
+    milestones = seen((0, 1.0), (100, 50.0), (200, 49.0), (300, 80.0))
+    assert [milestones.agent_steps_to(threshold) for threshold in (50.0, 90.0, None)] == [100, None, None]
 
 
 @pytest.mark.parametrize(("threshold", "steps"), [(20.0, 100), (70.0, 400)])
 def test_a_threshold_that_a_resume_changes_is_judged_on_what_came_before_too(threshold, steps):
-    first = seen(50.0, (0, 1.0), (100, 30.0), (200, 60.0))
-    assert seen(threshold, (400, 90.0), state=first.state_dict()).agent_steps_to_threshold == steps
+    first = seen((0, 1.0), (100, 30.0), (200, 60.0))
+    assert seen((400, 90.0), state=asdict(first)).agent_steps_to(threshold) == steps
