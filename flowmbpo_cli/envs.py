@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -137,9 +138,8 @@ def bench(
     with only_document(json_):
         from flowmbpo.envs.inspection.bench import bench_environment
 
-        document = bench_environment(
-            config, copies=copies, workers=workers, seconds=seconds, seed=seed, device=device
-        ).to_dict()
+        result = bench_environment(config, copies=copies, workers=workers, seconds=seconds, seed=seed, device=device)
+    document = asdict(result)
     if json_:
         print_document(document)
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ class BatchOutcome:
     """What one agent step of N environments gave, before ends, faults and restarts are judged.
 
     Of `DifferentiableEnvs` the observations and rewards carry gradient to the actions and the states before.
+    `success` is None where no task defines one. `failures` are the environments that refused to go on, and why: of
+    them the rest means nothing.
     """
 
     obs: Float[Tensor, "N O"]
     reward: Float[Tensor, " N"]
     terminated: Bool[Tensor, " N"]
+    success: Float[Tensor, " N"] | None = None
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class DifferentiableEnvs(ABC):

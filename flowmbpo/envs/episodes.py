@@ -6,14 +6,15 @@ Torch is imported to save them: worker processes import this module, and have no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flowmbpo.errors import ConfigError
-from flowmbpo.spec import EnvSpec, TaskInfo
+from flowmbpo.spec import EnvSpec
 
 log = logging.getLogger("flowmbpo")
 
@@ -96,6 +97,16 @@ class EpisodeBook:
         """The next episode begins in the environments of a mask [N] or a list of indices."""
         self.number[which] += 1
         self.elapsed[which] = 0
+
+    @contextmanager
+    def kept_on_failure(self) -> Iterator[None]:
+        """Whatever is raised in the block leaves all episodes where they are."""
+        before = self.number.copy(), self.elapsed.copy()
+        try:
+            yield
+        except BaseException:
+            self.number[:], self.elapsed[:] = before
+            raise
 
     def actions(self, index: int) -> np.ndarray:
         """Those of an environment's running episode, without padding: float32 [t, A], a copy."""
@@ -206,11 +217,3 @@ def require_env_per_task(spec: EnvSpec, num_envs: int) -> None:
         raise ConfigError(
             f"task.num_envs: {num_envs} copies cannot hold the {tasks} tasks of '{spec.label}'; use at least {tasks}"
         )
-
-
-def action_mask(tasks: Sequence[TaskInfo], action_dim: int) -> np.ndarray:
-    """1 where environment i's task has that action, 0 in the padding: float32 [N, A]."""
-    mask = np.zeros((len(tasks), action_dim), dtype=np.float32)
-    for index, task in enumerate(tasks):
-        mask[index, : task.action_dim] = 1.0
-    return mask

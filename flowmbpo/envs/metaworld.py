@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.mujoco import log_warnings
-from flowmbpo.envs.processes.group import Simulator, StepOutcome
+from flowmbpo.envs.mujoco import MuJoCoSimulator, log_warnings
+from flowmbpo.envs.processes.group import StepOutcome
 from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
 
 
@@ -148,7 +148,7 @@ _FULLY_OPEN = 0.1  # metres between the fingers
 _DOWNWARDS = np.array([1.0, 0.0, 1.0, 0.0])  # the hand's orientation, which actions do not change
 
 
-class MetaWorldSimulator(Simulator):
+class MetaWorldSimulator(MuJoCoSimulator):
     """One environment of a Meta-World task.
 
     `step` is Meta-World's own, bit for bit, without what the agent never sees: forces on bodies,
@@ -162,13 +162,12 @@ class MetaWorldSimulator(Simulator):
 
         self._mujoco = mujoco
         self._environment = environment
-        self._model, self._data = environment.model, environment.data
+        self._bind(mujoco, environment.model, environment.data)
         self._repeat = action_repeat
         self._hand, self._right, self._left = (self._data.body(body).id for body in ("hand", "rightclaw", "leftclaw"))
         space = environment.sawyer_observation_space
         self._low, self._high = space.low, space.high
         self._last = np.zeros(_FRAME)
-        self._remember()
         self._picture: Picture | None = None
         self.obs_dim = int(space.shape[0])
         self.action_dim = int(environment.action_space.shape[0])
@@ -208,21 +207,14 @@ class MetaWorldSimulator(Simulator):
         obs[:] = full
         return StepOutcome(float(reward), False, success)
 
-    def describe(self) -> str:
-        """The state that the last step started from: where a step breaks, MuJoCo wipes what it led to."""
-        time, *parts = self._before
+    def _details(self) -> str:
         goal = np.asarray(self._environment._target_pos, dtype=np.float64)  # nan before the first episode
-        state = np.concatenate([np.frombuffer(part) for part in parts])
-        text = np.array2string(state, precision=4, threshold=60, max_line_width=10_000)
-        return f"before the step: time {time:.3f} s, goal {np.round(goal, 4).tolist()}, positions and velocities {text}"
+        return f"goal {np.round(goal, 4).tolist()}, "
 
     def render(self) -> np.ndarray:
         if self._picture is None:
             self._picture = Picture(self._environment.fullpath)
         return self._picture.draw(self._model, self._data)
-
-    def _remember(self) -> None:
-        self._before = (self._data.time, self._data.qpos.tobytes(), self._data.qvel.tobytes())
 
     def _advance(self, action: np.ndarray) -> None:
         """One control step: the hand's target moves, the gripper pulls, the physics takes its substeps."""
@@ -252,10 +244,3 @@ class MetaWorldSimulator(Simulator):
         np.maximum(full, self._low, out=full)
         np.minimum(full, self._high, out=full)
         return full
-
-    def _require_sound(self) -> None:
-        """Raise EnvironmentFailure on MuJoCo's warnings (divergence, full contact buffers)."""
-        counts = self._data.warning.number
-        if counts.any():
-            names = [name for name, count in zip(self._mujoco.mjtWarning.__members__, counts, strict=False) if count]
-            raise EnvironmentFailure(f"the physics state is invalid ({', '.join(names)}); {self.describe()}")

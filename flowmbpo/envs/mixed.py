@@ -15,6 +15,8 @@ from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import check_same_tasks
 from flowmbpo.spec import EnvSpec
 
+_TENSORS = ("obs", "reward", "terminated", "truncated", "final_obs", "success")
+
 
 class MixedVectorEnv(VectorEnv):
     """Environments `indices[k]` of the batch belong to `parts[k]`, which knows only its own tasks and widths.
@@ -33,7 +35,7 @@ class MixedVectorEnv(VectorEnv):
         assert torch.cat(self._rows).sort().values.equal(torch.arange(self.num_envs))
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
-        return self._gather_obs([part.reset(_part_seed(seed, place)) for place, part in enumerate(self._parts)])
+        return self._gather([part.reset(_part_seed(seed, place)) for place, part in enumerate(self._parts)])
 
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
         action = torch.from_numpy(bounded_actions(action, self.num_envs, self.spec.action_dim))
@@ -46,12 +48,7 @@ class MixedVectorEnv(VectorEnv):
             for fault in step.faults
         ]
         return EnvStep(
-            obs=self._gather_obs([step.obs for step in steps]),
-            reward=self._gather([step.reward for step in steps]),
-            terminated=self._gather([step.terminated for step in steps]),
-            truncated=self._gather([step.truncated for step in steps]),
-            final_obs=self._gather_obs([step.final_obs for step in steps]),
-            success=self._gather([step.success for step in steps]),
+            **{name: self._gather([getattr(step, name) for step in steps]) for name in _TENSORS},
             faults=tuple(faults),
         )
 
@@ -65,7 +62,7 @@ class MixedVectorEnv(VectorEnv):
     def load_state_dict(self, state: dict[str, Any]) -> Float[Tensor, "N O"]:
         """Raises ValueError where the state is of another set, number of environments or assignment."""
         check_same_tasks(self.spec, self.task_ids.tolist(), state)
-        return self._gather_obs(
+        return self._gather(
             [part.load_state_dict(saved) for part, saved in zip(self._parts, state["parts"], strict=True)]
         )
 
@@ -88,15 +85,14 @@ class MixedVectorEnv(VectorEnv):
             part.close()
 
     def _gather(self, values: list[Tensor]) -> Tensor:
-        whole = torch.zeros(self.num_envs, dtype=values[0].dtype)
+        """One tensor of all environments out of the parts'; observations are padded to the set's width."""
+        width = () if values[0].ndim == 1 else (self.spec.obs_dim,)
+        whole = torch.zeros(self.num_envs, *width, dtype=values[0].dtype)
         for value, rows in zip(values, self._rows, strict=True):
-            whole[rows] = value
-        return whole
-
-    def _gather_obs(self, values: list[Tensor]) -> Float[Tensor, "N O"]:
-        whole = torch.zeros(self.num_envs, self.spec.obs_dim)
-        for value, rows in zip(values, self._rows, strict=True):
-            whole[rows, : value.shape[1]] = value
+            if width:
+                whole[rows, : value.shape[1]] = value
+            else:
+                whole[rows] = value
         return whole
 
 

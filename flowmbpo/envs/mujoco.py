@@ -13,8 +13,47 @@ from typing import Any
 import numpy as np
 
 from flowmbpo.config.task import PerturbationConfig
+from flowmbpo.envs.processes.group import Simulator
+from flowmbpo.errors import EnvironmentFailure
 
 _log = logging.getLogger("flowmbpo")
+
+
+class MuJoCoSimulator(Simulator):
+    """A simulator of one environment that knows the state its last step started from, and MuJoCo's warnings."""
+
+    _model: Any
+    _data: Any
+
+    def _bind(self, mujoco: Any, model: Any, data: Any) -> None:
+        """Look up once what every step needs: the arrays of an MjData never move."""
+        log_warnings(mujoco)
+        self._model, self._data = model, data
+        self._qpos, self._qvel = data.qpos, data.qvel
+        self._warnings: np.ndarray = data.warning.number
+        self._warning_names = tuple(mujoco.mjtWarning.__members__)
+        self._no_warnings = np.zeros_like(self._warnings).tobytes()
+        self._remember()
+
+    def describe(self) -> str:
+        """The state that the last step started from: where a step breaks, MuJoCo wipes what it led to."""
+        time, *parts = self._before
+        state = np.concatenate([np.frombuffer(part) for part in parts])
+        text = np.array2string(state, precision=4, threshold=60, max_line_width=10_000)
+        return f"before the step: time {time:.3f} s, {self._details()}positions and velocities {text}"
+
+    def _details(self) -> str:
+        """What else belongs to the state."""
+        return ""
+
+    def _remember(self) -> None:
+        self._before = (self._data.time, self._qpos.tobytes(), self._qvel.tobytes())  # half the time of two copyto
+
+    def _require_sound(self) -> None:
+        """Raises EnvironmentFailure on MuJoCo's warnings (divergence, full contact buffers), as dm_control does."""
+        if self._warnings.tobytes() != self._no_warnings:  # a sixth of the time of `.any()`
+            names = [name for name, count in zip(self._warning_names, self._warnings, strict=False) if count]
+            raise EnvironmentFailure(f"the physics state is invalid ({', '.join(names)}); {self.describe()}")
 
 
 def log_warnings(mujoco: Any) -> None:

@@ -103,14 +103,8 @@ _TASKS = MappingProxyType({task.name: task for task in _ROWS})
 
 ALIASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        robot: MappingProxyType(
-            {
-                backend: f"{backend}-{robot}"
-                for backend in ("dflex", "mujoco", "rewarped")
-                if f"{backend}-{robot}" in _TASKS
-            }
-        )
-        for robot in ("ant", "hopper")
+        "ant": MappingProxyType({"dflex": "dflex-ant", "mujoco": "mujoco-ant", "rewarped": "rewarped-ant"}),
+        "hopper": MappingProxyType({"dflex": "dflex-hopper", "mujoco": "mujoco-hopper"}),
     }
 )
 """Tasks that several simulators have, each with physics of its own: backend to the task that really runs."""

@@ -66,8 +66,6 @@ NARROW = TaskInfo("narrow", "scripted", 2, 1, episode_length=3, action_repeat=1,
 class StubbornSimulator(ScriptedSimulator):
     """Does not start: episodes 1 (it raises) and 2 (not a number) of copy 1, and none of copy 9."""
 
-    absurd = 1e3
-
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
         super().reset(seed, obs)
         _, copy, episode = seed.entropy  # type: ignore[misc, union-attr]

@@ -32,12 +32,15 @@ class CountedBatch(BatchSimulator):
         self.broken_starts = {}  # (copy, episode) to what its start does
 
     def start(self, indices, seeds):
+        refused = {}
         for index, seed in zip(indices, seeds, strict=True):
             how = self.broken_starts.get((index, seed.entropy[2]))
-            if how == "raises":
-                raise EnvironmentFailure(f"no room for copy {index}")
+            if how == "refuses":
+                refused[index] = f"no room for copy {index}"
+                continue
             self.first[index] = np.nan if how == "is nan" else np.random.default_rng(seed).uniform()
             self.clock[index] = self.last[index] = self.before[index] = 0.0
+        return refused
 
     def observe(self):
         return torch.stack((self.first, self.clock, self.last), dim=1)
@@ -126,7 +129,7 @@ def test_a_copy_with_broken_numbers_is_a_fault_and_restarts(value, kind):
     assert not env.step(torch.zeros(4, 2)).faults
 
 
-@pytest.mark.parametrize("how", ["raises", "is nan"])
+@pytest.mark.parametrize("how", ["refuses", "is nan"])
 def test_an_episode_that_cannot_start_is_a_fault(how):
     env, calm = make(), make()
     env.simulator.broken_starts = {(1, 1): how, (1, 2): how}
@@ -151,7 +154,7 @@ def test_an_episode_that_cannot_start_is_a_fault(how):
 
 def test_a_broken_step_and_then_start_are_two_faults():
     env = make()
-    env.simulator.broken_starts = {(2, 1): "raises"}
+    env.simulator.broken_starts = {(2, 1): "refuses"}
     env.reset(0)
     step = env.step(only(2, NAN))
     assert [(fault.episode, fault.step, fault.reason[:9]) for fault in step.faults] == [
@@ -164,7 +167,7 @@ def test_a_broken_step_and_then_start_are_two_faults():
 
 def test_a_first_episode_that_cannot_start_is_logged(caplog):
     env = make()
-    env.simulator.broken_starts = {(3, 0): "raises"}
+    env.simulator.broken_starts = {(3, 0): "refuses"}
     with caplog.at_level(logging.WARNING, "flowmbpo"):
         obs = env.reset(0)
     assert "environment 3 broke at the start of episode 0 (seed 0): no room for copy 3" in caplog.text
@@ -176,7 +179,7 @@ def test_ten_failed_starts_in_a_row_are_the_end():
     env = make()
     env.simulator.broken_starts = {(0, episode): "is nan" for episode in range(9)}
     assert env.reset(0).isfinite().all()
-    env.simulator.broken_starts[0, 9] = "raises"
+    env.simulator.broken_starts[0, 9] = "refuses"
     with pytest.raises(EnvironmentFailure, match=r"10 episodes in a row could not start; .*environment 0 .*episode 9"):
         env.reset(0)
     with pytest.raises(EnvironmentFailure, match="closed"):
@@ -185,7 +188,7 @@ def test_ten_failed_starts_in_a_row_are_the_end():
 
 def test_a_simulators_own_bound_for_the_absurd_holds():
     env, strict = make(), make()
-    strict.simulator.absurd = 1e3
+    strict.absurd = 1e3
     for each in (env, strict):
         each.reset(0)
     assert not env.step(only(1, LARGE)).faults

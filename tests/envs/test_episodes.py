@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripted_simulator import NARROW, TASK, NarrowSimulator, ScriptedSimulator
 
-from flowmbpo.envs.episodes import action_mask, assign_tasks
+from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.processes.vector import WorkerVectorEnv
 from flowmbpo.errors import ConfigError
 from flowmbpo.spec import EnvSpec
@@ -77,10 +77,6 @@ def test_masked_actions_influence_nothing():
         assert a.reward.equal(b.reward)
     saved, other = plain.state_dict(), noisy.state_dict()
     assert all(x.equal(y) for x, y in zip(saved["actions"], other["actions"], strict=True))
-
-
-def test_the_mask_marks_each_tasks_own_actions():
-    assert action_mask([TASK, NARROW], 2).tolist() == [[1, 1], [1, 0]]
 
 
 def test_a_mixed_batch_is_saved_and_restored_bit_for_bit():

@@ -38,7 +38,13 @@ def load_built(package: Path, wanted: str, load: Callable[[], T]) -> T:
     folder = package / "kernels"
     if _is_built(package, wanted):
         return load()
-    _require_writable(package, folder)
+    place = folder if folder.is_dir() else package
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise EnvironmentUnavailableError(
+            f"dflex must compile its kernels into {folder}, and {place} is not writable. Import it once as a user who "
+            "may write there, with the same torch and the same kind of machine (with or without CUDA), or install "
+            "dflex into an environment of your own."
+        )
     folder.mkdir(exist_ok=True)
     with _exclusive(folder):
         if _is_built(package, wanted):  # by the process that we waited for
@@ -62,16 +68,6 @@ def _is_built(package: Path, wanted: str) -> bool:
     return all(path.stat().st_mtime <= built for path in sources)
 
 
-def _require_writable(package: Path, folder: Path) -> None:
-    place = folder if folder.is_dir() else package
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise EnvironmentUnavailableError(
-            f"dflex must compile its kernels into {folder}, and {place} is not writable. Import it once as a user who "
-            "may write there, with the same torch and the same kind of machine (with or without CUDA), or install "
-            "dflex into an environment of your own."
-        )
-
-
 def _prepare(folder: Path) -> None:
     """Clear what an older or a killed build left; only while our lock is held."""
     (folder / STAMP).unlink(missing_ok=True)
@@ -85,23 +81,15 @@ def _prepare(folder: Path) -> None:
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Hold our lock on `folder`, after waiting for whoever has it."""
-    descriptor = os.open(folder / OUR_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        _lock(descriptor, folder)
+    with (folder / OUR_LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("waiting for another process, which is compiling dflex's kernels into %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EnvironmentUnavailableError(
+                f"{folder}: this file system has no locks ({error.strerror}), so that two processes could compile "
+                "dflex's kernels at once. Install dflex into an environment on a local disk."
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    except BlockingIOError:
-        log.warning("waiting for another process, which is compiling dflex's kernels into %s", folder)
-    except OSError as error:
-        raise EnvironmentUnavailableError(
-            f"{folder}: this file system has no locks ({error.strerror}), so that two processes could compile dflex's "
-            "kernels at once. Install dflex into an environment on a local disk."
-        ) from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -22,6 +22,7 @@ from flowmbpo.envs.adapters import import_library
 from flowmbpo.envs.dflex.kernels import load_built
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.dflex.stand_ins import give_numpy_inf
+from flowmbpo.envs.mujoco import environment_variables
 from flowmbpo.envs.simulators import SIMULATORS, require_installed
 from flowmbpo.errors import EnvironmentUnavailableError
 
@@ -51,10 +52,12 @@ def load_dflex(task: str) -> ModuleType:
             "pip install urchin"
         )
     _state_licence()
-    loaded = sys.modules.get("dflex")
-    if loaded is not None:
-        return _made_usable(loaded)
-    return load_built(package, _kernel_target(), _import)
+    # What compiled kernels depend on beside their source.
+    cuda = torch.version.cuda if torch.cuda.is_available() else "none"
+    target = f"torch {torch.__version__}, {sys.implementation.cache_tag}, cuda {cuda}"
+    module = sys.modules.get("dflex") or load_built(package, target, _import)
+    give_numpy_inf(importlib.import_module("dflex.envs.dflex_env"))
+    return module
 
 
 @functools.cache
@@ -63,36 +66,15 @@ def _state_licence() -> None:
     log.warning("this run uses dflex, which is under the %s. It is not part of flowmbpo.", SIMULATORS["dflex"].licence)
 
 
-def _kernel_target() -> str:
-    """What compiled kernels depend on beside their source."""
-    cuda = torch.version.cuda if torch.cuda.is_available() else "none"
-    return f"torch {torch.__version__}, {sys.implementation.cache_tag}, cuda {cuda}"
-
-
 def _import() -> ModuleType:
-    with _tools_on_path(), _native_architecture():
-        module = import_library(
+    # This environment's scripts (ninja), also where the environment is not activated.
+    path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))
+    with environment_variables({"PATH": path}), _native_architecture():
+        return import_library(
             "dflex",
             lambda: importlib.import_module("dflex"),
             "It needs a C++ compiler and ninja, and with CUDA an nvcc of torch's CUDA version",
         )
-    return _made_usable(module)
-
-
-def _made_usable(module: ModuleType) -> ModuleType:
-    give_numpy_inf(importlib.import_module("dflex.envs.dflex_env"))
-    return module
-
-
-@contextlib.contextmanager
-def _tools_on_path() -> Iterator[None]:
-    """This environment's scripts (ninja) on PATH, also where the environment is not activated."""
-    saved = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), saved))
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = saved
 
 
 @contextlib.contextmanager

@@ -19,74 +19,44 @@ class Setting:
     reads_urdf: bool = False
 
 
+def _legged(environment: str, caching: int, height: float, penalty: float, **own: float | bool) -> Setting:
+    """A robot whose episode ends below `height`; its mass matrix serves `caching` physics substeps."""
+    shared = {"MM_caching_frequency": caching, "early_termination": True, "termination_height": height}
+    return Setting(environment, {**shared, "action_penalty": penalty, **own}, reads_urdf=environment == "AnymalEnv")
+
+
+_HUMANOID = {"joint_vel_obs_scaling": 0.1, "up_rew_scale": 0.1, "heading_rew_scale": 1.0}
+
 SETTINGS: Mapping[str, Setting] = MappingProxyType(
     {
-        "dflex-ant": Setting(
-            "AntEnv",
-            {
-                "MM_caching_frequency": 16,
-                "early_termination": True,
-                "termination_height": 0.27,
-                "action_penalty": 0.0,
-                "joint_vel_obs_scaling": 0.1,
-                "up_rew_scale": 0.1,
-            },
-        ),
-        "dflex-hopper": Setting(
+        "dflex-ant": _legged("AntEnv", 16, 0.27, 0.0, joint_vel_obs_scaling=0.1, up_rew_scale=0.1),
+        "dflex-hopper": _legged(
             "HopperEnv",
-            {
-                "MM_caching_frequency": 16,
-                "early_termination": True,
-                "termination_height": -0.45,
-                "termination_angle": 0.524,
-                "termination_height_tolerance": 0.15,
-                "termination_angle_tolerance": 0.05,
-                "height_rew_scale": 1.0,
-                "angle_rew_scale": 1.0,
-                "action_penalty": -0.1,
-            },
+            16,
+            -0.45,
+            -0.1,
+            termination_angle=0.524,
+            termination_height_tolerance=0.15,
+            termination_angle_tolerance=0.05,
+            height_rew_scale=1.0,
+            angle_rew_scale=1.0,
         ),
-        "dflex-anymal": Setting(
+        # `heigh` is spelled so in dflex.
+        "dflex-anymal": _legged(
             "AnymalEnv",
-            {
-                "MM_caching_frequency": 16,
-                "early_termination": True,
-                "nan_state_fix": True,
-                "termination_height": 0.25,
-                "action_penalty": -5e-3,
-                "up_rew_scale": 0.1,
-                "heading_rew_scale": 1.0,
-                "heigh_rew_scale": 1.0,  # spelled so in dflex
-            },
-            reads_urdf=True,
+            16,
+            0.25,
+            -5e-3,
+            nan_state_fix=True,
+            up_rew_scale=0.1,
+            heading_rew_scale=1.0,
+            heigh_rew_scale=1.0,
         ),
-        "dflex-humanoid": Setting(
-            "HumanoidEnv",
-            {
-                "MM_caching_frequency": 48,
-                "early_termination": True,
-                "termination_height": 0.74,
-                "action_penalty": -0.002,
-                "joint_vel_obs_scaling": 0.1,
-                "termination_tolerance": 0.1,
-                "height_rew_scale": 10.0,
-                "up_rew_scale": 0.1,
-                "heading_rew_scale": 1.0,
-            },
+        "dflex-humanoid": _legged(
+            "HumanoidEnv", 48, 0.74, -0.002, termination_tolerance=0.1, height_rew_scale=10.0, **_HUMANOID
         ),
-        "dflex-snu-humanoid": Setting(
-            "SNUHumanoidEnv",
-            {
-                "MM_caching_frequency": 8,
-                "early_termination": True,
-                "termination_height": 0.46,
-                "termination_tolerance": 0.05,
-                "height_rew_scale": 4.0,
-                "up_rew_scale": 0.1,
-                "heading_rew_scale": 1.0,
-                "action_penalty": -1e-3,
-                "joint_vel_obs_scaling": 0.1,
-            },
+        "dflex-snu-humanoid": _legged(
+            "SNUHumanoidEnv", 8, 0.46, -1e-3, termination_tolerance=0.05, height_rew_scale=4.0, **_HUMANOID
         ),
         "dflex-cartpole": Setting("CartPoleSwingUpEnv", {"MM_caching_frequency": 8}, reads_urdf=True),
         "dflex-double-pendulum": Setting("DoublePendulumEnv", {"MM_caching_frequency": 8}, reads_urdf=True),

@@ -77,17 +77,13 @@ def _gym() -> ModuleType:
     return module
 
 
-def _urchin() -> ModuleType:
-    return ModuleType("urchin")
-
-
 def _imp() -> ModuleType:
     module = ModuleType("imp")
     vars(module).update(find_module=find_extension, load_module=load_extension)
     return module
 
 
-_MAKERS = {"gym": _gym, "urchin": _urchin, "imp": _imp}
+_MAKERS = {"gym": _gym, "urchin": lambda: ModuleType("urchin"), "imp": _imp}
 
 Found = tuple[io.BufferedReader, str, tuple[str, str, int]]
 

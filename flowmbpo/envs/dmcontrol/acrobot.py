@@ -24,9 +24,8 @@ class Acrobot(FastTask):
         self._tip = data.site_xpos[model.site("tip").id]
         self._target_size = model.site_size[target, :1]
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[:4] = self._xmat.take(self._orientations)
-        obs[4:] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._xmat.take(self._orientations), self._qvel
 
     def reward(self) -> float:
         apart = self._target - self._tip

@@ -22,7 +22,6 @@ class Cartpole(FastTask):
         poles = np.arange(2, model.nbody)
         self._xmat = data.xmat.reshape(-1)
         self._orientations = (9 * poles[:, None] + (8, 2)).ravel()  # zz and xz of every pole
-        self._split = 1 + len(self._orientations)
         self._cosines = data.xmat[2:, 8]
         start = int(model.joint("slider").qposadr[0])
         self._cart = data.qpos[start : start + 1]
@@ -30,10 +29,8 @@ class Cartpole(FastTask):
         self._pole_velocities = data.qvel[1:]
         self._control = data.ctrl
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[0] = self._cart.item()
-        obs[1 : self._split] = self._xmat.take(self._orientations)
-        obs[self._split :] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._cart, self._xmat.take(self._orientations), self._qvel
 
     def reward(self) -> float:
         cart = self._cart.item()

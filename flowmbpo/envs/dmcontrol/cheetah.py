@@ -23,11 +23,9 @@ class Cheetah(FastTask):
         self._velocity = sensor_view(model, data, "torso_subtreelinvel")[:1]
         self._pose = data.qpos[1:]  # the horizontal position is no part of the observation
         self._qvel = data.qvel
-        self._split = len(self._pose)
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[: self._split] = self._pose
-        obs[self._split :] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._pose, self._qvel
 
     def reward(self) -> float:
         return self._running()

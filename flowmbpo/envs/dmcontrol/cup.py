@@ -26,11 +26,9 @@ class Cup(FastTask):
         self._ball_size = model.geom_size[model.geom("ball").id, :1]
         self._qpos = data.qpos
         self._qvel = data.qvel
-        self._split = len(self._qpos)
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[: self._split] = self._qpos
-        obs[self._split :] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._qpos, self._qvel
 
     def reward(self) -> float:
         radius = self._ball_size.item()

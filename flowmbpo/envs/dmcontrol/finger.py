@@ -24,11 +24,9 @@ class FingerSpin(FastTask):
         self._tip = sensor_view(model, data, "tip")[::2]  # x and z
         self._spinner = sensor_view(model, data, "spinner")[::2]
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[:2] = self._sensors.take(self._angles)
-        obs[2:4] = self._tip - self._spinner
-        obs[4:7] = self._sensors.take(self._velocities)
-        obs[7:9] = np.log1p(self._sensors.take(self._touch))
+    def observed(self) -> tuple[np.ndarray, ...]:
+        angles, velocities, touch = map(self._sensors.take, (self._angles, self._velocities, self._touch))
+        return angles, self._tip - self._spinner, velocities, np.log1p(touch)
 
     def reward(self) -> float:
         return float(self._hinge_velocity.item() <= -_SPIN_VELOCITY)
@@ -42,10 +40,8 @@ class FingerTurn(FingerSpin):
         self._target = sensor_view(model, data, "target")[::2]
         self._target_size = model.site_size[model.site("target").id, :1]
 
-    def observe(self, obs: np.ndarray) -> None:
-        super().observe(obs)
-        obs[9:11] = self._target - self._spinner
-        obs[11] = self._distance()
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return *super().observed(), self._target - self._spinner, np.array([self._distance()])
 
     def reward(self) -> float:
         return float(self._distance() <= 0)

@@ -21,16 +21,11 @@ class FishUpright(FastTask):
         self._joints = np.array([model.joint(name).qposadr[0] for name in _JOINTS], dtype=np.int64)
         self._upright = data.xmat[model.body("torso").id, 8:9]
 
-    def observe(self, obs: np.ndarray) -> None:
-        self._observe_pose(obs)
-        obs[8:] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._qpos.take(self._joints), self._upright, self._qvel
 
     def reward(self) -> float:
         return gaussian(abs(self._upright.item() - 1))
-
-    def _observe_pose(self, obs: np.ndarray) -> None:
-        obs[:7] = self._qpos.take(self._joints)
-        obs[7] = self._upright.item()
 
 
 class FishSwim(FishUpright):
@@ -45,10 +40,8 @@ class FishSwim(FishUpright):
         self._target_size = model.geom_size[target, :1]
         self._mouth_size = model.geom_size[mouth, :1]
 
-    def observe(self, obs: np.ndarray) -> None:
-        self._observe_pose(obs)
-        obs[8:11] = self._to_target()
-        obs[11:] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._qpos.take(self._joints), self._upright, self._to_target(), self._qvel
 
     def reward(self) -> float:
         radii = self._mouth_size.item() + self._target_size.item()

@@ -29,12 +29,9 @@ class HopperGait(FastTask):
         self._sensors = data.sensordata
         self._touch = sensor_places(model, "touch_toe", "touch_heel")
         self._control = data.ctrl
-        self._split = len(self._pose)
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[: self._split] = self._pose
-        obs[self._split : -2] = self._qvel
-        obs[-2:] = np.log1p(self._sensors.take(self._touch))
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._pose, self._qvel, np.log1p(self._sensors.take(self._touch))
 
     def reward(self) -> float:
         standing = indicator(self._torso.item() - self._foot.item(), _STAND_HEIGHT, _TOP_HEIGHT)

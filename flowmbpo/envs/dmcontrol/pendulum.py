@@ -21,10 +21,8 @@ class PendulumSwingUp(FastTask):
         self._sine = data.xmat[pole, 2:3]
         self._qvel = data.qvel
 
-    def observe(self, obs: np.ndarray) -> None:
-        obs[0] = self._cosine.item()
-        obs[1] = self._sine.item()
-        obs[2] = self._qvel.item()
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._cosine, self._sine, self._qvel
 
     def reward(self) -> float:
         return indicator(self._cosine.item(), _UPRIGHT_COSINE, 1.0)

@@ -22,13 +22,9 @@ class Reacher(FastTask):
         self._finger_size = model.geom_size[finger, :1]
         self._qpos = data.qpos
         self._qvel = data.qvel
-        self._links = len(self._qpos)
 
-    def observe(self, obs: np.ndarray) -> None:
-        links = self._links
-        obs[:links] = self._qpos
-        obs[links : links + 2] = self._target - self._finger
-        obs[links + 2 :] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._qpos, self._target - self._finger, self._qvel
 
     def reward(self) -> float:
         apart = self._target - self._finger

@@ -26,9 +26,13 @@ class FastTask(ABC):
     units of the margin.
     """
 
-    @abstractmethod
     def observe(self, obs: np.ndarray) -> None:
         """Write the current observation into `obs` [O], float32 or float64."""
+        np.concatenate(self.observed(), out=obs, casting="same_kind")
+
+    @abstractmethod
+    def observed(self) -> tuple[np.ndarray, ...]:
+        """The parts of the current observation in their order, float64."""
 
     @abstractmethod
     def reward(self) -> float:

@@ -22,17 +22,13 @@ class Walker(FastTask):
         self._direction = math.copysign(1.0, speed)
         self._xmat = data.xmat.reshape(-1)
         self._orientations = (9 * bodies[:, None] + (0, 2)).ravel()  # xx and xz of every body
-        self._split = len(self._orientations)
         self._height = data.xpos[torso, 2:3]
         self._upright = data.xmat[torso, 8:9]
         self._velocity = sensor_view(model, data, "torso_subtreelinvel")[:1]
         self._qvel = data.qvel
 
-    def observe(self, obs: np.ndarray) -> None:
-        split = self._split
-        obs[:split] = self._xmat.take(self._orientations)
-        obs[split] = self._height.item()
-        obs[split + 1 :] = self._qvel
+    def observed(self) -> tuple[np.ndarray, ...]:
+        return self._xmat.take(self._orientations), self._height, self._qvel
 
     def reward(self) -> float:
         height: float = self._height.item()

@@ -6,14 +6,13 @@ import ctypes
 import multiprocessing
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.episodes import ABSURD, MAX_FAILED_STARTS, broken_numbers, episode_seed
-from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, Handlers
+from flowmbpo.envs.processes.worker import CPU, DESCRIBE, REPLAY, START, STEP, Handlers
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import TaskInfo
 
@@ -31,14 +30,13 @@ class Simulator(ABC):
     """One environment of a task. Observations are written into float32 rows [O] that the caller owns.
 
     An episode is determined by the seed that it is reset with and by its actions: saving and
-    rendering replay it. EnvironmentFailure, and numbers that are not finite or at least `absurd` in
-    size, break the episode: the next one begins. Any other error may be raised as it is, and ends the
-    whole environment.
+    rendering replay it. EnvironmentFailure, and numbers that are not finite or absurd in size, break
+    the episode: the next one begins. Any other error may be raised as it is, and ends the whole
+    environment.
     """
 
     obs_dim: int
     action_dim: int
-    absurd: float = ABSURD
 
     @abstractmethod
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
@@ -67,51 +65,31 @@ class StepArrays:
 
     action: np.ndarray  # float32 [N, A]
     obs: np.ndarray  # float32 [N, O]
-    final_obs: np.ndarray  # float32 [N, O]
     reward: np.ndarray  # float32 [N]
     success: np.ndarray  # float32 [N]
     terminated: np.ndarray  # bool [N]
-    truncated: np.ndarray  # bool [N]
     busy: np.ndarray  # int32 [W]: the environment that each worker is at, -1 while it waits
 
 
-class SharedBuffers:
-    """Shared memory for `StepArrays`. Anonymous: it ends with the last process that maps it."""
-
-    def __init__(self, num_envs: int, obs_dim: int, action_dim: int, workers: int) -> None:
-        self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-            "action": ("float32", (num_envs, action_dim)),
-            "obs": ("float32", (num_envs, obs_dim)),
-            "final_obs": ("float32", (num_envs, obs_dim)),
-            "reward": ("float32", (num_envs,)),
-            "success": ("float32", (num_envs,)),
-            "terminated": ("bool", (num_envs,)),
-            "truncated": ("bool", (num_envs,)),
-            "busy": ("int32", (max(workers, 1),)),
-        }
-        context = multiprocessing.get_context("spawn")
-        self._memory: dict[str, Any] = {
-            name: context.RawArray(ctypes.c_byte, np.dtype(dtype).itemsize * int(np.prod(shape)))
-            for name, (dtype, shape) in self._shapes.items()
-        }
-
-    def arrays(self) -> StepArrays:
-        """Numpy views of the memory, in whichever process this is called."""
-        return StepArrays(
-            **{
-                name: np.frombuffer(self._memory[name], dtype=dtype).reshape(shape)
-                for name, (dtype, shape) in self._shapes.items()
-            }
-        )
+def shared_memory(num_envs: int, obs_dim: int, action_dim: int, workers: int) -> dict[str, Any]:
+    """What `step_arrays` shows, in memory that processes share. Anonymous: it ends with the last that maps it."""
+    kinds: dict[str, tuple[Any, int]] = {
+        "action": (ctypes.c_float, num_envs * action_dim),
+        "obs": (ctypes.c_float, num_envs * obs_dim),
+        "reward": (ctypes.c_float, num_envs),
+        "success": (ctypes.c_float, num_envs),
+        "terminated": (ctypes.c_bool, num_envs),
+        "busy": (ctypes.c_int32, max(workers, 1)),
+    }
+    context = multiprocessing.get_context("spawn")
+    return {name: context.RawArray(kind, count) for name, (kind, count) in kinds.items()}
 
 
-@dataclass(frozen=True)
-class Saved:
-    """Where one environment stands: its episode's number and the actions since that episode began."""
-
-    index: int
-    episode: int
-    actions: np.ndarray  # float32 [t, A]
+def step_arrays(memory: dict[str, Any]) -> StepArrays:
+    """Numpy views of the memory, in whichever process this is called."""
+    views = {name: np.ctypeslib.as_array(part) for name, part in memory.items()}
+    rows = (len(views["reward"]), -1)
+    return StepArrays(**views | {"action": views["action"].reshape(rows), "obs": views["obs"].reshape(rows)})
 
 
 @dataclass(frozen=True)
@@ -124,31 +102,16 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Breakdown:
-    """An environment whose simulator broke in a step, or could not start the episode `at_start`, and how."""
-
-    index: int
-    reason: str
-    state: str
-    at_start: bool = False
-
-
-@dataclass
 class _Env:
-    """One simulator with its place in the episode and its views of the shared rows.
+    """One simulator with its views of the shared rows.
 
     A task that is narrower than the set sees only its own entries of a row; nothing it does can
     depend on the padding, and the padding of its observations stays 0.
     """
 
-    index: int
     simulator: Simulator
-    task: TaskInfo
     action: np.ndarray
     obs: np.ndarray
-    final_obs: np.ndarray
-    episode: int = 0
-    elapsed: int = 0
 
 
 def checked_simulator(make: SimulatorFactory, task: TaskInfo) -> Simulator:
@@ -163,126 +126,83 @@ def checked_simulator(make: SimulatorFactory, task: TaskInfo) -> Simulator:
     return simulator
 
 
+def replay(simulator: Simulator, seed: np.random.SeedSequence, actions: np.ndarray, obs: np.ndarray) -> None:
+    """An episode from its start along `actions` [t, A]; `obs` then holds its last observation."""
+    simulator.reset(seed, obs)
+    for action in actions:
+        simulator.step(action, obs)
+
+
 class EnvironmentGroup:
-    """Environments of one or several tasks: stepped, reset at their episodes' ends, replayed."""
+    """The environments of one worker: started, stepped and replayed as the parent says, which judges their numbers."""
 
-    def __init__(self, members: Sequence[Member], buffers: SharedBuffers, worker: int) -> None:
-        arrays = buffers.arrays()
-        self._arrays = arrays
+    def __init__(self, members: Sequence[Member], memory: dict[str, Any], worker: int) -> None:
+        self._arrays = arrays = step_arrays(memory)
         self._busy = arrays.busy[worker : worker + 1]
-        self._seed = 0
-        self._envs: list[_Env] = []
-        for member in members:
-            index, task = member.index, member.task
-            self._busy[0] = index
-            self._envs.append(
-                _Env(
-                    index=index,
-                    simulator=checked_simulator(member.make, task),
-                    task=task,
-                    action=arrays.action[index, : task.action_dim],
-                    obs=arrays.obs[index, : task.obs_dim],
-                    final_obs=arrays.final_obs[index, : task.obs_dim],
-                )
+        self._envs: dict[int, _Env] = {}
+        by_index = {member.index: member for member in members}
+        for index in self._each(by_index):
+            task = by_index[index].task
+            self._envs[index] = _Env(
+                checked_simulator(by_index[index].make, task),
+                arrays.action[index, : task.action_dim],
+                arrays.obs[index, : task.obs_dim],
             )
-        self._busy[0] = -1
 
-    def reset(self, seed: int) -> list[Breakdown] | None:
-        """Start episode 0 of every environment, or the first later one that starts; returns those that did not."""
-        self._seed = seed
-        breakdowns = [broken for env in self._envs for broken in self._start_from(env, 0)]
-        self._busy[0] = -1
-        return breakdowns or None
+    def start(self, seeds: dict[int, np.random.SeedSequence]) -> dict[int, str] | None:
+        """Start an episode in each of these environments; returns those that refused, and why, or None.
 
-    def step(self) -> list[Breakdown] | None:
-        """One agent step of every environment, and the next episode's start where one ended or broke.
-
-        Returns what broke, in order, or None: a reply without a payload is one byte.
+        A reply without a payload is one byte.
         """
-        breakdowns: list[Breakdown] = []
-        for env in self._envs:
-            self._busy[0] = env.index
-            env.elapsed += 1
-            outcome: StepOutcome | None = None
+        failures = {}
+        for index in self._each(seeds):
+            env = self._envs[index]
             try:
-                outcome = env.simulator.step(env.action, env.final_obs)
-                reason = broken_numbers(env.final_obs, outcome.reward, env.simulator.absurd)
+                env.simulator.reset(seeds[index], env.obs)
             except EnvironmentFailure as error:
-                reason = str(error)
-            if outcome is None or reason is not None:
-                breakdowns += self._restart_broken(env, reason or "")
-            else:
-                breakdowns += self._record(env, outcome)
-        self._busy[0] = -1
-        return breakdowns or None
+                failures[index] = str(error)
+        return failures or None
 
-    def load(self, seed: int, saved: list[Saved]) -> None:
-        """Put every environment back to where it was: a seeded reset, then the same actions."""
-        self._seed = seed
-        for env, place in zip(self._envs, saved, strict=True):
-            self._reset(env, place.episode)
-            for action in place.actions:
-                env.simulator.step(action, env.obs)
-                env.elapsed += 1
-            reason = broken_numbers(env.obs, 0.0, env.simulator.absurd)
-            if reason is not None:
-                raise EnvironmentFailure(
-                    f"after {env.elapsed} steps of episode {env.episode} {reason}; {env.simulator.describe()}"
-                )
-        self._busy[0] = -1
-
-    def _record(self, env: _Env, outcome: StepOutcome) -> list[Breakdown]:
-        arrays, index = self._arrays, env.index
-        truncated = not outcome.terminated and env.elapsed >= env.task.episode_length
-        arrays.reward[index] = outcome.reward
-        arrays.success[index] = outcome.success
-        arrays.terminated[index] = outcome.terminated
-        arrays.truncated[index] = truncated
-        if outcome.terminated or truncated:
-            return self._start_from(env, env.episode + 1)
-        env.obs[:] = env.final_obs
-        return []
-
-    def _restart_broken(self, env: _Env, reason: str) -> list[Breakdown]:
-        """Give up the environment's episode: its step counts for nothing, and the next episode begins."""
-        arrays, index = self._arrays, env.index
-        breakdown = Breakdown(index, reason, env.simulator.describe())
-        unstarted = self._start_from(env, env.episode + 1)
-        env.final_obs[:] = env.obs
-        arrays.reward[index] = 0.0
-        arrays.success[index] = np.nan
-        arrays.terminated[index] = arrays.truncated[index] = False
-        return [breakdown, *unstarted]
-
-    def _start_from(self, env: _Env, episode: int) -> list[Breakdown]:
-        """Start `episode`, or the first after it that starts; returns those that did not."""
-        breakdowns: list[Breakdown] = []
-        for attempt in range(MAX_FAILED_STARTS):
+    def step(self) -> dict[int, str] | None:
+        """One agent step of every environment; returns those that broke in it, and why, or None."""
+        failures = {}
+        arrays = self._arrays
+        for index in self._each(self._envs):
+            env = self._envs[index]
             try:
-                self._reset(env, episode + attempt)
-                reason = broken_numbers(env.obs, 0.0, env.simulator.absurd)
+                outcome = env.simulator.step(env.action, env.obs)
             except EnvironmentFailure as error:
-                reason = str(error)
-            if reason is None:
-                return breakdowns
-            breakdowns.append(Breakdown(env.index, reason, env.simulator.describe(), at_start=True))
-        raise EnvironmentFailure(
-            f"{MAX_FAILED_STARTS} episodes in a row could not start; the last, episode {env.episode}: {reason}; "
-            f"{breakdowns[-1].state}"
-        )
+                failures[index] = str(error)
+                continue
+            arrays.reward[index] = outcome.reward
+            arrays.success[index] = outcome.success
+            arrays.terminated[index] = outcome.terminated
+        return failures or None
 
-    def _reset(self, env: _Env, episode: int) -> None:
-        self._busy[0] = env.index
-        env.episode, env.elapsed = episode, 0
-        env.simulator.reset(episode_seed(self._seed, env.index, episode), env.obs)
+    def replay(self, episodes: dict[int, tuple[np.random.SeedSequence, np.ndarray]]) -> None:
+        """Put environments back to where they were: a seeded reset, then the same actions."""
+        for index in self._each(episodes):
+            replay(self._envs[index].simulator, *episodes[index], self._envs[index].obs)
+
+    def describe(self, index: int) -> str | None:
+        """What the simulator of an environment says of its state; None where it is another worker's."""
+        return self._envs[index].simulator.describe() if index in self._envs else None
+
+    def _each(self, indices: Iterable[int]) -> Iterator[int]:
+        """These environments in turn, each marked while the worker is at it: a failure leaves the mark."""
+        for index in indices:
+            self._busy[0] = index
+            yield index
+        self._busy[0] = -1
 
 
-def group_handlers(members: Sequence[Member], buffers: SharedBuffers, worker: int) -> Handlers:
+def group_handlers(members: Sequence[Member], memory: dict[str, Any], worker: int) -> Handlers:
     """Build a group in the process that will own it; what that process answers to."""
-    group = EnvironmentGroup(members, buffers, worker)
+    group = EnvironmentGroup(members, memory, worker)
     return {
         STEP: lambda _: group.step(),
-        RESET: group.reset,
-        LOAD: lambda payload: group.load(*payload),
+        START: group.start,
+        REPLAY: group.replay,
+        DESCRIBE: group.describe,
         CPU: lambda _: time.process_time(),
     }

@@ -15,7 +15,7 @@ import numpy as np
 
 from flowmbpo.envs.episodes import episode_seed
 from flowmbpo.envs.mujoco import RENDERING_HELP, rendering_variables
-from flowmbpo.envs.processes.group import Saved, SimulatorFactory, checked_simulator
+from flowmbpo.envs.processes.group import SimulatorFactory, checked_simulator, replay
 from flowmbpo.envs.processes.worker import CPU, RENDER, Handlers, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentUnavailableError
 from flowmbpo.spec import TaskInfo
@@ -30,17 +30,17 @@ class FrameDrawer:
         self._episode: tuple[int, int, int] | None = None
         self._actions = np.empty((0, task.action_dim), dtype=np.float32)
 
-    def frame(self, seed: int, place: Saved) -> np.ndarray:
-        """The picture of an environment that stands at `place`, uint8 [height, width, 3]."""
-        episode = (seed, place.index, place.episode)
+    def frame(self, episode: tuple[int, int, int], actions: np.ndarray) -> np.ndarray:
+        """The picture of an episode (seed, environment, number) after `actions` [t, A], uint8 [height, width, 3]."""
         known = len(self._actions)
-        if episode != self._episode or not np.array_equal(self._actions, place.actions[:known]):
-            self._simulator.reset(episode_seed(*episode), self._obs)
-            known = 0
+        goes_on = episode == self._episode and np.array_equal(self._actions, actions[:known])
         self._episode = None  # until the replay is through, nothing is known
-        for action in place.actions[known:]:
-            self._simulator.step(action, self._obs)
-        self._episode, self._actions = episode, place.actions
+        if goes_on:
+            for action in actions[known:]:
+                self._simulator.step(action, self._obs)
+        else:
+            replay(self._simulator, episode_seed(*episode), actions, self._obs)
+        self._episode, self._actions = episode, actions
         return self._simulator.render()
 
 

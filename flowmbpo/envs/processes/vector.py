@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
-from flowmbpo.envs.episodes import EpisodeBook, Fault, action_mask, log_unstarted
+from flowmbpo.envs.contract import BatchOutcome, EnvStep
+from flowmbpo.envs.episodic import EpisodicEnv
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.group import Breakdown, Member, Saved, SharedBuffers, SimulatorFactory, group_handlers
+from flowmbpo.envs.processes.group import Member, SimulatorFactory, group_handlers, shared_memory, step_arrays
 from flowmbpo.envs.processes.rendering import DrawingProcess, drawer_handlers
-from flowmbpo.envs.processes.worker import CPU, LOAD, RESET, STEP, LocalWorker, ProcessWorker, WorkerError
+from flowmbpo.envs.processes.worker import CPU, DESCRIBE, REPLAY, START, STEP, LocalWorker, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import EnvSpec
 
 
-class WorkerVectorEnv(VectorEnv):
+class WorkerVectorEnv(EpisodicEnv):
     """N environments of a task, or of the tasks of a set, spread over `workers` processes (0: all in this one).
 
     Observations, actions and flags pass through shared memory; one byte each way per worker and
@@ -34,25 +34,15 @@ class WorkerVectorEnv(VectorEnv):
 
     def __init__(self, spec: EnvSpec, makes: Sequence[SimulatorFactory], task_ids: Sequence[int], workers: int) -> None:
         """`makes[k]` makes simulators of `spec.tasks[k]`; `task_ids` says which task each environment runs."""
-        num_envs = len(task_ids)
-        self.spec = spec
-        self.num_envs = num_envs
-        self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
-        self._book = EpisodeBook(spec, task_ids)
-        self._indices = _shares(num_envs, workers)
-        buffers = SharedBuffers(num_envs, spec.obs_dim, spec.action_dim, workers)
-        self._arrays = buffers.arrays()
+        super().__init__(spec, task_ids)
+        self._indices = _shares(self.num_envs, workers)
+        memory = shared_memory(self.num_envs, spec.obs_dim, spec.action_dim, workers)
+        self._arrays = arrays = step_arrays(memory)
         # The same memory as tensors, made once: a clone costs less than a new tensor over a numpy copy.
-        self._results = EnvStep(
-            obs=torch.from_numpy(self._arrays.obs),
-            reward=torch.from_numpy(self._arrays.reward),
-            terminated=torch.from_numpy(self._arrays.terminated),
-            truncated=torch.from_numpy(self._arrays.truncated),
-            final_obs=torch.from_numpy(self._arrays.final_obs),
-            success=torch.from_numpy(self._arrays.success),
+        self._results = tuple(
+            torch.from_numpy(array) for array in (arrays.obs, arrays.reward, arrays.terminated, arrays.success)
         )
-        self._mask = action_mask(self._book.tasks, spec.action_dim)
-        self._obs = torch.zeros(num_envs, spec.obs_dim)
+        self._obs = torch.zeros(self.num_envs, spec.obs_dim)
         self._cpu_seconds = 0.0
         self._frames = {
             task: DrawingProcess(partial(drawer_handlers, makes[task], spec.tasks[task]), spec.tasks[task].name)
@@ -61,42 +51,17 @@ class WorkerVectorEnv(VectorEnv):
         self._workers: list[LocalWorker | ProcessWorker] = []
         self._finalizer = weakref.finalize(self, _close_all, self._workers, list(self._frames.values()))
         members = [Member(index, spec.tasks[task], makes[task]) for index, task in enumerate(task_ids)]
-        self._start(members, buffers, workers)
-        self._no_payloads = [None] * len(self._workers)
+        self._make_workers(members, memory, workers)
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
-        replies = self._exchange(RESET, [seed] * len(self._workers))
-        self._book.start(seed)
-        log_unstarted(self._unstarted(replies))
-        return self._read_obs()
+        obs = super().reset(seed)
+        self._obs = obs.clone()
+        return obs
 
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
-        self._book.require_started()
-        arrays = self._arrays
-        np.multiply(bounded_actions(action, self.num_envs, self.spec.action_dim), self._mask, out=arrays.action)
-        replies = self._exchange(STEP, self._no_payloads)
-        self._book.record(arrays.action)
-        faults = [
-            self._book.fault(broken.index, broken.reason, broken.state)
-            for broken in _breakdowns(replies)
-            if not broken.at_start
-        ]
-        ended = arrays.terminated | arrays.truncated
-        if faults:
-            ended[[fault.index for fault in faults]] = True
-        if ended.any():
-            self._book.begin_next(ended)
-            faults += self._unstarted(replies)
-        results = self._results
-        return EnvStep(
-            obs=self._read_obs(),
-            reward=results.reward.clone(),
-            terminated=results.terminated.clone(),
-            truncated=results.truncated.clone(),
-            final_obs=results.final_obs.clone(),
-            success=results.success.clone(),
-            faults=tuple(faults),
-        )
+        step = super().step(action)
+        self._obs = step.obs.clone()
+        return step
 
     def state_dict(self) -> dict[str, Any]:
         """The episodes and their actions, which replay them, and what the replay must end in."""
@@ -109,18 +74,20 @@ class WorkerVectorEnv(VectorEnv):
         Raises ValueError where the state is of another task or number of environments, EnvironmentFailure
         where the replay does not end, bit for bit, in the saved observations.
         """
-        self._book.load_state_dict(state)
-        seed, self._book.seed = self._book.seed, -1  # not started before the replay has proved right
-        self._exchange(LOAD, [(seed, [self._place(index) for index in share]) for share in self._indices])
-        obs = self._read_obs()
+        book = self._book
+        book.load_state_dict(state)
+        episodes = {index: (book.episode_seed(index), book.actions(index)) for index in range(self.num_envs)}
+        seed, book.seed = book.seed, -1  # not started before the replay has proved right
+        self._ask_shares(REPLAY, episodes)
+        obs = self._observe()
         changed = (obs != state["obs"]).any(dim=-1).nonzero()[:, 0].tolist()
         if changed:
             raise EnvironmentFailure(
                 f"{self.spec.label}: replaying the saved episodes of environments {changed} does not reproduce "
                 "their observations; the simulator's version or the processor differs from the one that saved them"
             )
-        self._book.seed = seed
-        return obs
+        book.seed, self._obs = seed, obs
+        return obs.clone()
 
     @property
     def restores_by_replay(self) -> bool:
@@ -128,7 +95,24 @@ class WorkerVectorEnv(VectorEnv):
 
     def render(self, index: int = 0) -> np.ndarray:
         self._book.require_started()
-        return self._frames[int(self.task_ids[index])].draw((self._book.seed, self._place(index)))
+        episode = (self._book.seed, index, int(self._book.number[index]))
+        return self._frames[int(self.task_ids[index])].draw((episode, self._book.actions(index)))
+
+    def _start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> dict[int, str]:
+        return _merged(self._ask_shares(START, dict(zip(indices, seeds, strict=True))))
+
+    def _observe(self) -> Float[Tensor, "N O"]:
+        return self._results[0].clone()
+
+    def _advance(self, action: np.ndarray) -> BatchOutcome:
+        self._arrays.action[:] = action
+        failures = _merged(self._exchange(STEP, [None] * len(self._workers)))
+        obs, reward, terminated, success = (result.clone() for result in self._results)
+        return BatchOutcome(obs, reward, terminated, success, failures)
+
+    def _describe(self, index: int) -> str:
+        replies: list[str | None] = self._exchange(DESCRIBE, [index] * len(self._workers))
+        return next(text for text in replies if text is not None)
 
     def cpu_seconds(self) -> float:
         """CPU time of the worker processes and the drawing process, their start included."""
@@ -145,9 +129,9 @@ class WorkerVectorEnv(VectorEnv):
                 self.cpu_seconds()
         self._finalizer()
 
-    def _start(self, members: list[Member], buffers: SharedBuffers, workers: int) -> None:
+    def _make_workers(self, members: list[Member], memory: dict[str, Any], workers: int) -> None:
         builds = [
-            partial(group_handlers, [members[index] for index in share], buffers, slot)
+            partial(group_handlers, [members[index] for index in share], memory, slot)
             for slot, share in enumerate(self._indices)
         ]
         if workers == 0:
@@ -165,8 +149,7 @@ class WorkerVectorEnv(VectorEnv):
 
     def _exchange(self, kind: bytes, payloads: list[Any]) -> list[Any]:
         """One command to every worker, and their replies. A failure, or Ctrl-C halfway, closes all."""
-        if not self._finalizer.alive:
-            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
+        self._require_open()
         complete = False
         slot = 0
         replies = []
@@ -197,21 +180,13 @@ class WorkerVectorEnv(VectorEnv):
             failure.add_note(error.trace)
         return failure
 
-    def _unstarted(self, replies: list[list[Breakdown] | None]) -> list[Fault]:
-        """The episodes that could not start; counts each environment on to the one that did."""
-        faults = []
-        for broken in _breakdowns(replies):
-            if broken.at_start:
-                faults.append(self._book.fault(broken.index, broken.reason, broken.state))
-                self._book.begin_next([broken.index])
-        return faults
+    def _ask_shares(self, kind: bytes, wanted: Mapping[int, Any]) -> list[Any]:
+        """A command to every worker, with what is `wanted` of its own environments."""
+        return self._exchange(kind, [{i: wanted[i] for i in share if i in wanted} for share in self._indices])
 
-    def _place(self, index: int) -> Saved:
-        return Saved(index, int(self._book.number[index]), self._book.actions(index))
-
-    def _read_obs(self) -> Tensor:
-        self._obs = self._results.obs.clone()
-        return self._obs.clone()
+    def _require_open(self) -> None:
+        if not self._finalizer.alive:
+            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
 
 
 def _shares(num_envs: int, workers: int) -> list[range]:
@@ -221,8 +196,8 @@ def _shares(num_envs: int, workers: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def _breakdowns(replies: list[list[Breakdown] | None]) -> list[Breakdown]:
-    return [broken for reply in replies if reply is not None for broken in reply]
+def _merged(replies: list[dict[int, str] | None]) -> dict[int, str]:
+    return {index: reason for reply in replies if reply is not None for index, reason in reply.items()}
 
 
 def _close_all(workers: list[LocalWorker | ProcessWorker], drawers: list[DrawingProcess]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from flowmbpo.errors import EnvironmentFailure
 
-BUILD, STEP, RESET, LOAD, RENDER, CPU = b"b", b"s", b"r", b"l", b"f", b"c"
+BUILD, STEP, START, REPLAY, DESCRIBE, RENDER, CPU = b"b", b"s", b"a", b"r", b"d", b"f", b"c"
 DONE, FAILED = b"k", b"e"
 
 PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

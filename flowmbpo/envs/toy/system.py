@@ -129,59 +129,53 @@ class ToyBatch(BatchSimulator):
         self.system = system
         self.task = system.task
         self.num_envs = num_envs
-        self._rows = torch.arange(num_envs)
-        self._state = torch.zeros(num_envs, system.state_dim)
         self._before: Tensor | None = None  # the state that the last step started from; none since `start`
-        self._noise = torch.zeros(num_envs, self.task.episode_length, system.noise_dim)
-        self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
+        noise = torch.zeros(num_envs, self.task.episode_length, system.noise_dim)
+        elapsed = torch.zeros(num_envs, dtype=torch.int64)
+        self._now = DifferentiableToy(system, torch.zeros(num_envs, system.state_dim), noise, elapsed)
 
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
+        now = self._now
         states, noise = [], []
         for seed in seeds:
             rng = np.random.default_rng(seed)
             states.append(self.system.start(rng))
             if self.system.noise_dim:
-                noise.append(rng.random(self._noise.shape[1:], dtype=np.float32))
+                noise.append(rng.random(now.noise.shape[1:], dtype=np.float32))
         rows = torch.as_tensor(indices)
-        self._state = self._state.index_copy(0, rows, torch.tensor(states, dtype=torch.float32))
+        now.state = now.state.index_copy(0, rows, torch.tensor(states, dtype=torch.float32))
         self._before = None
-        self._elapsed[rows] = 0
+        now.elapsed[rows] = 0
         if noise:
-            self._noise[rows] = torch.from_numpy(np.stack(noise))
+            now.noise[rows] = torch.from_numpy(np.stack(noise))
 
     def observe(self) -> Float[Tensor, "N O"]:
-        return self.system.observe(self._state)
+        return self._now.observe()
 
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
-        """Past the time limit there is no noise left: stepping on raises IndexError."""
-        # Without noise any step's slice is the same empty tensor: the gather would only cost time.
-        noise = self._noise[self._rows, self._elapsed] if self.system.noise_dim else self._noise[:, 0]
-        self._before = self._state
-        self._state, reward = self.system.transition(self._state, action, noise)
-        self._elapsed += 1
-        return BatchOutcome(self.observe(), reward, torch.zeros(self.num_envs, dtype=torch.bool))
+        self._before = self._now.state
+        return self._now.step(action)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self._state.clone(), "noise": self._noise.clone(), "elapsed": self._elapsed.clone()}
+        now = self._now
+        return {"state": now.state.clone(), "noise": now.noise.clone(), "elapsed": now.elapsed.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._state = state["state"].clone()
         self._before = None
-        self._noise = state["noise"].clone()
-        self._elapsed = state["elapsed"].clone()
+        self._now = DifferentiableToy(self.system, *(state[name].clone() for name in ("state", "noise", "elapsed")))
 
-    def differentiable(self) -> DifferentiableEnvs:
-        return DifferentiableToy(self.system, self._state.clone(), self._noise, self._elapsed.clone())
+    def differentiable(self) -> DifferentiableToy:
+        return DifferentiableToy(self.system, self._now.state.clone(), self._now.noise, self._now.elapsed)
 
     def describe(self, index: int) -> str:
         """The state that the last step started from, or that of now where none has been taken since a start."""
         stepped = self._before is not None
-        state = self._state if self._before is None else self._before
-        step = int(self._elapsed[index]) - stepped
+        state = self._now.state if self._before is None else self._before
+        step = int(self._now.elapsed[index]) - stepped
         return f"{self.task.name}: before the step: {step} steps done, state {state[index].tolist()}"
 
     def render(self, index: int) -> np.ndarray:
-        return self.system.draw(self._state[index].tolist())
+        return self.system.draw(self._now.state[index].tolist())
 
 
 class DifferentiableToy(DifferentiableEnvs):
@@ -195,18 +189,18 @@ class DifferentiableToy(DifferentiableEnvs):
         elapsed: Int[Tensor, " N"],
     ) -> None:
         self._system = system
-        self._state = state
-        self._noise = noise
-        self._elapsed = elapsed
+        self.state = state
+        self.noise = noise
+        self.elapsed = elapsed.clone()
+        self._rows = torch.arange(len(state))
 
     def observe(self) -> Float[Tensor, "N O"]:
-        return self._system.observe(self._state)
+        return self._system.observe(self.state)
 
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         """Past the time limit there is no noise left: stepping on raises IndexError."""
-        noise = (
-            self._noise[torch.arange(len(self._state)), self._elapsed] if self._system.noise_dim else self._noise[:, 0]
-        )
-        self._state, reward = self._system.transition(self._state, action, noise)
-        self._elapsed = self._elapsed + 1
-        return BatchOutcome(self.observe(), reward, torch.zeros(len(self._state), dtype=torch.bool))
+        # Without noise any step's slice is the same empty tensor: the gather would only cost time.
+        noise = self.noise[self._rows, self.elapsed] if self._system.noise_dim else self.noise[:, 0]
+        self.state, reward = self._system.transition(self.state, action, noise)
+        self.elapsed += 1
+        return BatchOutcome(self.observe(), reward, torch.zeros(len(self.state), dtype=torch.bool))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scripted_simulator import TASK, ScriptedSimulator
 
-from flowmbpo.envs.processes.group import Saved
 from flowmbpo.envs.processes.rendering import FrameDrawer, drawer_handlers
 from flowmbpo.envs.processes.worker import CPU, RENDER
 
@@ -33,20 +32,20 @@ def test_only_new_steps_are_replayed_and_another_episode_starts_over(monkeypatch
     drawer = FrameDrawer(CountingSimulator, TASK)
     # (copy, episode, actions so far) -> picture (its step number), episodes begun, steps made in all
     visits = [
-        (Saved(0, 0, ACTIONS[:0]), 0, 1, 0),
-        (Saved(0, 0, ACTIONS[:2]), 2, 1, 2),
-        (Saved(0, 0, ACTIONS[:3]), 3, 1, 3),
-        (Saved(1, 0, ACTIONS[:3]), 3, 2, 6),
-        (Saved(1, 1, ACTIONS[:3]), 3, 3, 9),
-        (Saved(1, 1, ACTIONS[:1]), 1, 4, 10),  # back in time
-        (Saved(1, 1, ACTIONS[1:3]), 2, 5, 12),  # the same episode, other actions
+        ((3, 0, 0), ACTIONS[:0], 0, 1, 0),
+        ((3, 0, 0), ACTIONS[:2], 2, 1, 2),
+        ((3, 0, 0), ACTIONS[:3], 3, 1, 3),
+        ((3, 1, 0), ACTIONS[:3], 3, 2, 6),
+        ((3, 1, 1), ACTIONS[:3], 3, 3, 9),
+        ((3, 1, 1), ACTIONS[:1], 1, 4, 10),  # back in time
+        ((3, 1, 1), ACTIONS[1:3], 2, 5, 12),  # the same episode, other actions
     ]
-    for place, picture, episodes, steps in visits:
-        assert (drawer.frame(3, place) == picture).all()
+    for episode, actions, picture, episodes, steps in visits:
+        assert (drawer.frame(episode, actions) == picture).all()
         assert (CountingSimulator.episodes, CountingSimulator.steps) == (episodes, steps)
 
 
 def test_a_drawing_process_answers_for_frames_and_its_time():
     handlers = drawer_handlers(ScriptedSimulator, TASK)
-    assert handlers[RENDER]((0, Saved(0, 0, ACTIONS))).max() == 4
+    assert handlers[RENDER](((3, 0, 0), ACTIONS)).max() == 4
     assert handlers[CPU](None) > 0

@@ -245,24 +245,24 @@ def test_a_broken_step_and_then_start_are_two_faults():
 
 def test_ten_failed_starts_of_one_environment_are_an_error():
     env = make(num_envs=10, workers=0, simulator=StubbornSimulator)
-    with pytest.raises(EnvironmentFailure, match=r"environment 9 .*10 episodes in a row could not start.*episode 9"):
+    with pytest.raises(EnvironmentFailure, match=r"10 episodes in a row could not start; .*environment 9 .*episode 9"):
         env.reset(0)
 
 
 def test_a_first_episode_that_cannot_start_is_logged(monkeypatch, caplog):
     env = make(workers=0, simulator=StubbornSimulator)
     group_seed = episode_seed
-    monkeypatch.setattr("flowmbpo.envs.processes.group.episode_seed", lambda *at: group_seed(*at[:2], at[2] + 1))
+    monkeypatch.setattr("flowmbpo.envs.episodes.episode_seed", lambda *at: group_seed(*at[:2], at[2] + 1))
     with caplog.at_level(logging.WARNING, "flowmbpo"):
         env.reset(5)
     assert "environment 1 broke at the start of episode 0 (seed 5): no room for copy 1" in caplog.text
     assert env.state_dict()["episode"].tolist() == [0, 2, 0, 0]
 
 
-def test_a_simulators_own_bound_for_the_absurd_holds(monkeypatch):
+def test_a_lower_bound_for_the_absurd_holds(monkeypatch):
     env = make(workers=0, simulator=StubbornSimulator)
     env.reset(0)
-    monkeypatch.setattr(StubbornSimulator, "absurd", 4.5)
+    monkeypatch.setattr(env, "absurd", 4.5)
     action = torch.zeros(4, 2)
     action[2, 1] = 0.5  # a reward of 5
     assert [fault.reason for fault in env.step(action).faults] == [
@@ -278,6 +278,18 @@ def test_the_last_step_can_be_saved_after_a_failure():
         env.step(only(1, CRASH))
     fresh = make(workers=0)
     assert fresh.load_state_dict(env.state_dict()).equal(obs)
+
+
+def test_the_last_step_can_be_saved_after_a_crash_at_a_start(monkeypatch):
+    env = make(workers=0)
+    env.reset(0)
+    for _ in range(4):
+        obs = env.step(torch.full((4, 2), 0.1)).obs
+    with monkeypatch.context() as patch:
+        patch.setattr(ScriptedSimulator, "reset", lambda *_: 1 / 0)
+        with pytest.raises(EnvironmentFailure, match=r"environment 0 failed in episode 1 after 0 steps.*ZeroDivision"):
+            env.step(torch.zeros(4, 2))
+    assert make(workers=0).load_state_dict(env.state_dict()).equal(obs)
 
 
 def test_a_simulator_of_another_width_is_refused_at_the_start():
