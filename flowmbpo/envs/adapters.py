@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.batch import BatchSimulator
@@ -44,6 +45,10 @@ class JointBatch(BatchSimulator):
     def raw(self) -> Any:
         """The library's own environment. Its `reset` does nothing: `start` begins episodes."""
         return self._raw
+
+    def observe(self) -> Float[Tensor, "N O"]:
+        obs: Tensor = self._raw.obs_buf.detach().to("cpu", copy=True)
+        return obs
 
     def describe(self, index: int) -> str:
         """The state that the last step started from, or that of now where none has been taken since a start."""

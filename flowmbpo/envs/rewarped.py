@@ -125,10 +125,6 @@ class RewarpedBatch(JointBatch):
             self._raw.early_termination = self.task.can_terminate
             self._seeds = []
 
-    def observe(self) -> Float[Tensor, "N O"]:
-        obs: Tensor = self._raw.obs_buf.to("cpu", copy=True)
-        return obs
-
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         self._before = self._joints()

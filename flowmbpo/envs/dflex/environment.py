@@ -65,27 +65,18 @@ class DflexBatch(JointBatch):
             with seeded(self._device, seed):
                 self._restart(torch.tensor([index], device=self._device))
 
-    def observe(self) -> Float[Tensor, "N O"]:
-        obs: Tensor = self._raw.obs_buf.detach().to("cpu", copy=True)
-        return obs
-
     def record(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
-        """`step` with gradients; needs `autodiff`."""
+        """`step` with gradients, on the device; needs `autodiff`."""
+        # One switch for all of dflex: another instance may have set it otherwise.
         self._dflex.config.no_grad = self._no_grad
         _, reward, _, info = self._raw.step(action.to(self._device))
         return BatchOutcome(info["obs_before_reset"], reward, info["termination"])
 
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
-        # One switch for all of dflex: another instance may have set it otherwise.
-        self._dflex.config.no_grad = self._no_grad
         self._before = self._joints()
-        _, reward, _, info = self._raw.step(action.to(self._device))
-        return BatchOutcome(
-            obs=info["obs_before_reset"].detach().to("cpu"),
-            reward=reward.detach().to("cpu"),
-            terminated=info["termination"].to("cpu"),
-        )
+        done = self.record(action)
+        return BatchOutcome(done.obs.detach().cpu(), done.reward.detach().cpu(), done.terminated.cpu())
 
     def state_dict(self) -> dict[str, Any]:
         """Joint coordinates, velocities and actuation, dflex's step counts, and the observations.

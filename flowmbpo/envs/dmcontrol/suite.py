@@ -10,59 +10,42 @@ from typing import Any
 
 import numpy as np
 
-from flowmbpo.envs.dmcontrol import (
-    acrobot,
-    cartpole,
-    cheetah,
-    cup,
-    finger,
-    fish,
-    hopper,
-    pendulum,
-    reacher,
-    walker,
-)
+from flowmbpo.envs.dmcontrol import balancers, reachers, runners
 from flowmbpo.envs.dmcontrol.reading import Reader
 from flowmbpo.errors import EnvironmentUnavailableError
 
-READERS: Mapping[str, Reader] = MappingProxyType(
-    {
-        "acrobot-swingup": partial(acrobot.Acrobot, sparse=False),
-        "acrobot-swingup-sparse": partial(acrobot.Acrobot, sparse=True),
-        "cartpole-balance": partial(cartpole.Cartpole, sparse=False),
-        "cartpole-balance-sparse": partial(cartpole.Cartpole, sparse=True),
-        "cartpole-swingup": partial(cartpole.Cartpole, sparse=False),
-        "cartpole-swingup-sparse": partial(cartpole.Cartpole, sparse=True),
-        "cartpole-three-poles": partial(cartpole.Cartpole, sparse=False),
-        "cartpole-two-poles": partial(cartpole.Cartpole, sparse=False),
-        "cheetah-jump": cheetah.CheetahJump,
-        "cheetah-run": partial(cheetah.Cheetah, speed=10.0),
-        "cheetah-run-back": partial(cheetah.CheetahOneFoot, lifted="ffoot"),
-        "cheetah-run-backwards": partial(cheetah.Cheetah, speed=-8.0),
-        "cheetah-run-front": partial(cheetah.CheetahOneFoot, lifted="bfoot"),
-        "cup-catch": cup.Cup,
-        "cup-spin": cup.CupSpin,
-        "finger-spin": finger.FingerSpin,
-        "finger-turn-easy": finger.FingerTurn,
-        "finger-turn-hard": finger.FingerTurn,
-        "fish-swim": fish.FishSwim,
-        "fish-upright": fish.FishUpright,
-        "hopper-hop": partial(hopper.HopperGait, speed=2.0),
-        "hopper-hop-backwards": partial(hopper.HopperGait, speed=-1.0),
-        "hopper-stand": partial(hopper.HopperGait, speed=0.0),
-        "pendulum-spin": pendulum.PendulumSpin,
-        "pendulum-swingup": pendulum.PendulumSwingUp,
-        "reacher-easy": reacher.Reacher,
-        "reacher-hard": reacher.Reacher,
-        "reacher-three-easy": reacher.Reacher,
-        "reacher-three-hard": reacher.Reacher,
-        "walker-run": partial(walker.Walker, speed=8.0),
-        "walker-run-backwards": partial(walker.Walker, speed=-8.0),
-        "walker-stand": partial(walker.Walker, speed=0.0),
-        "walker-walk": partial(walker.Walker, speed=1.0),
-        "walker-walk-backwards": partial(walker.Walker, speed=-1.0),
-    }
+_BY_READER: tuple[tuple[Reader, str], ...] = (
+    (partial(balancers.Acrobot, sparse=False), "acrobot-swingup"),
+    (partial(balancers.Acrobot, sparse=True), "acrobot-swingup-sparse"),
+    (
+        partial(balancers.Cartpole, sparse=False),
+        "cartpole-balance cartpole-swingup cartpole-three-poles cartpole-two-poles",
+    ),
+    (partial(balancers.Cartpole, sparse=True), "cartpole-balance-sparse cartpole-swingup-sparse"),
+    (balancers.PendulumSpin, "pendulum-spin"),
+    (balancers.PendulumSwingUp, "pendulum-swingup"),
+    (runners.CheetahJump, "cheetah-jump"),
+    (partial(runners.Cheetah, speed=10.0), "cheetah-run"),
+    (partial(runners.Cheetah, speed=-8.0), "cheetah-run-backwards"),
+    (partial(runners.CheetahOneFoot, lifted="ffoot"), "cheetah-run-back"),
+    (partial(runners.CheetahOneFoot, lifted="bfoot"), "cheetah-run-front"),
+    (partial(runners.HopperGait, speed=2.0), "hopper-hop"),
+    (partial(runners.HopperGait, speed=-1.0), "hopper-hop-backwards"),
+    (partial(runners.HopperGait, speed=0.0), "hopper-stand"),
+    (partial(runners.Walker, speed=8.0), "walker-run"),
+    (partial(runners.Walker, speed=-8.0), "walker-run-backwards"),
+    (partial(runners.Walker, speed=0.0), "walker-stand"),
+    (partial(runners.Walker, speed=1.0), "walker-walk"),
+    (partial(runners.Walker, speed=-1.0), "walker-walk-backwards"),
+    (reachers.Cup, "cup-catch"),
+    (reachers.CupSpin, "cup-spin"),
+    (reachers.FingerSpin, "finger-spin"),
+    (reachers.FingerTurn, "finger-turn-easy finger-turn-hard"),
+    (reachers.FishSwim, "fish-swim"),
+    (reachers.FishUpright, "fish-upright"),
+    (reachers.Reacher, "reacher-easy reacher-hard reacher-three-easy reacher-three-hard"),
 )
+READERS = MappingProxyType({name: reader for reader, names in _BY_READER for name in names.split()})
 """Task name to its fast reader. Tasks not listed are read through dm_control."""
 
 EXTRA_TASKS: Mapping[str, str | Callable[[np.random.RandomState], Any]] = MappingProxyType(
@@ -74,8 +57,8 @@ EXTRA_TASKS: Mapping[str, str | Callable[[np.random.RandomState], Any]] = Mappin
         "cup-spin": "cup-catch",
         "hopper-hop-backwards": "hopper-hop",
         "pendulum-spin": "pendulum-swingup",
-        "reacher-three-easy": partial(reacher.make_three_links, 0.05),
-        "reacher-three-hard": partial(reacher.make_three_links, 0.015),
+        "reacher-three-easy": partial(reachers.make_three_links, 0.05),
+        "reacher-three-hard": partial(reachers.make_three_links, 0.015),
         "walker-run-backwards": "walker-run",
         "walker-walk-backwards": "walker-walk",
     }
@@ -126,5 +109,5 @@ def load_suite_task(name: str) -> Any:
         reader = READERS[name](physics.model.ptr, physics.data.ptr)
         task.get_reward = lambda _: reader.reward()
         if name == "cup-spin":
-            task.initialize_episode = partial(cup.start_spin, task)
+            task.initialize_episode = partial(reachers.start_spin, task)
     return environment

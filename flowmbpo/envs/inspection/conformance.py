@@ -14,8 +14,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
-from flowmbpo.envs.inspection.reference import CheckedEnv, ContractBroken
+from flowmbpo.envs.inspection.recording import (
+    CheckedEnv,
+    ContractBroken,
+    Recording,
+    difference,
+    random_actions,
+    record,
+)
 from flowmbpo.errors import EnvironmentUnavailableError
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -65,29 +71,23 @@ def check_environment(
     results: list[CheckResult] = []
     with closing(CheckedEnv(config, copies, steps, seed, workers, whole_episodes, device)) as subject:
         for name, check in CHECKS.items():
-            if results and results[0].verdict == "failed":
-                result = CheckResult(subject.spec.label, name, "skipped", "the rollout failed", 0.0, 0.0)
-            else:
-                result = _run(subject, name, check)
-            results.append(result)
+            wall, cpu, workers_cpu = time.perf_counter(), time.process_time(), subject.workers_cpu_s
+            verdict: Verdict = "passed"
+            try:
+                if results and results[0].verdict == "failed":
+                    raise NotApplicable("the rollout failed")
+                detail = check(subject)
+            except NotApplicable as reason:
+                verdict, detail = "skipped", str(reason)
+            except ContractBroken as reason:
+                verdict, detail = "failed", str(reason)
+            except EnvironmentUnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001  a simulator raises as it pleases
+                verdict, detail = "failed", f"{type(error).__name__}: {error}"
+            cpu = time.process_time() - cpu + subject.workers_cpu_s - workers_cpu
+            results.append(CheckResult(subject.spec.label, name, verdict, detail, time.perf_counter() - wall, cpu))
     return results
-
-
-def _run(subject: CheckedEnv, name: str, check: Callable[[CheckedEnv], str]) -> CheckResult:
-    wall, cpu, workers_cpu = time.perf_counter(), time.process_time(), subject.workers_cpu_s
-    verdict: Verdict = "passed"
-    try:
-        detail = check(subject)
-    except NotApplicable as reason:
-        verdict, detail = "skipped", str(reason)
-    except ContractBroken as reason:
-        verdict, detail = "failed", str(reason)
-    except EnvironmentUnavailableError:
-        raise
-    except Exception as error:  # noqa: BLE001  a simulator raises as it pleases
-        verdict, detail = "failed", f"{type(error).__name__}: {error}"
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu + subject.workers_cpu_s - workers_cpu
-    return CheckResult(subject.spec.label, name, verdict, detail, wall, cpu)
 
 
 def check_shapes(subject: CheckedEnv) -> str:

@@ -83,21 +83,17 @@ class LocomotionSimulator(BatchSimulator):
         return BatchOutcome(obs, torch.from_numpy(reward.astype(np.float32)), torch.from_numpy(terminated))
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "physics": torch.from_numpy(self._physics.state.copy()),
-            "action": torch.from_numpy(self._action.copy()),
-            "push_axis": torch.from_numpy(self._push_axis.copy()),
-            "push_change": torch.from_numpy(self._push_change.copy()),
-            "elapsed": torch.from_numpy(self._elapsed.copy()),
-        }
+        return {name: torch.from_numpy(array.copy()) for name, array in self._saved().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._physics.state[:] = state["physics"].numpy()
-        self._action = state["action"].numpy().copy()
-        self._push_axis[:] = state["push_axis"].numpy()
-        self._push_change[:] = state["push_change"].numpy()
-        self._elapsed[:] = state["elapsed"].numpy()
+        for name, array in self._saved().items():
+            array[:] = state[name].numpy()
         self._obs = self._body.observe(self._physics.qpos, self._physics.qvel, self._action)
+
+    def _saved(self) -> dict[str, np.ndarray]:
+        """All that the next steps depend on."""
+        pushes = {"push_axis": self._push_axis, "push_change": self._push_change, "elapsed": self._elapsed}
+        return {"physics": self._physics.state, "action": self._action, **pushes}
 
     def describe(self, index: int) -> str:
         """The state that the last step started from; the one after it may be anything."""

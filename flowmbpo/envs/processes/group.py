@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,48 +57,30 @@ class Simulator(ABC):
 
 SimulatorFactory = Callable[[], Simulator]
 """Makes one simulator; sent to worker processes, so it must pickle."""
+Members = Mapping[int, tuple[SimulatorFactory, TaskInfo]]
+"""What a worker's environments are, by their places in the vector environment."""
 
 
-@dataclass(frozen=True)
-class StepArrays:
-    """One step of N environments; row i belongs to environment i, and only its worker writes its results."""
+class SharedSteps:
+    """One step of N environments and what each of `workers` is at, in memory that processes share.
 
-    action: np.ndarray  # float32 [N, A]
-    obs: np.ndarray  # float32 [N, O]
-    reward: np.ndarray  # float32 [N]
-    success: np.ndarray  # float32 [N]
-    terminated: np.ndarray  # bool [N]
-    busy: np.ndarray  # int32 [W]: the environment that each worker is at, -1 while it waits
+    Anonymous: it ends with the last process that maps it.
+    """
 
+    def __init__(self, num_envs: int, obs_dim: int, action_dim: int, workers: int) -> None:
+        fields = [("action", "f4", (action_dim,)), ("obs", "f4", (obs_dim,))]
+        self._row = np.dtype([*fields, ("reward", "f4"), ("success", "f4"), ("terminated", "?")], align=True)
+        context = multiprocessing.get_context("spawn")
+        self._rows: Any = context.RawArray(ctypes.c_byte, num_envs * self._row.itemsize)
+        self._busy: Any = context.RawArray(ctypes.c_int32, max(workers, 1))
 
-def shared_memory(num_envs: int, obs_dim: int, action_dim: int, workers: int) -> dict[str, Any]:
-    """What `step_arrays` shows, in memory that processes share. Anonymous: it ends with the last that maps it."""
-    kinds: dict[str, tuple[Any, int]] = {
-        "action": (ctypes.c_float, num_envs * action_dim),
-        "obs": (ctypes.c_float, num_envs * obs_dim),
-        "reward": (ctypes.c_float, num_envs),
-        "success": (ctypes.c_float, num_envs),
-        "terminated": (ctypes.c_bool, num_envs),
-        "busy": (ctypes.c_int32, max(workers, 1)),
-    }
-    context = multiprocessing.get_context("spawn")
-    return {name: context.RawArray(kind, count) for name, (kind, count) in kinds.items()}
+    def rows(self) -> np.ndarray:
+        """Row i belongs to environment i, and only its worker writes its results; a view, in whichever process."""
+        return np.frombuffer(self._rows, dtype=self._row)
 
-
-def step_arrays(memory: dict[str, Any]) -> StepArrays:
-    """Numpy views of the memory, in whichever process this is called."""
-    views = {name: np.ctypeslib.as_array(part) for name, part in memory.items()}
-    rows = (len(views["reward"]), -1)
-    return StepArrays(**views | {"action": views["action"].reshape(rows), "obs": views["obs"].reshape(rows)})
-
-
-@dataclass(frozen=True)
-class Member:
-    """An environment that a group is to own: its place in the vector environment and what it runs."""
-
-    index: int
-    task: TaskInfo
-    make: SimulatorFactory
+    def busy(self) -> np.ndarray:
+        """The environment that each worker is at, -1 while it waits; a view."""
+        return np.ctypeslib.as_array(self._busy)
 
 
 @dataclass(frozen=True)
@@ -136,18 +118,14 @@ def replay(simulator: Simulator, seed: np.random.SeedSequence, actions: np.ndarr
 class EnvironmentGroup:
     """The environments of one worker: started, stepped and replayed as the parent says, which judges their numbers."""
 
-    def __init__(self, members: Sequence[Member], memory: dict[str, Any], worker: int) -> None:
-        self._arrays = arrays = step_arrays(memory)
-        self._busy = arrays.busy[worker : worker + 1]
+    def __init__(self, members: Members, memory: SharedSteps, worker: int) -> None:
+        self._rows = rows = memory.rows()
+        self._busy = memory.busy()[worker : worker + 1]
         self._envs: dict[int, _Env] = {}
-        by_index = {member.index: member for member in members}
-        for index in self._each(by_index):
-            task = by_index[index].task
-            self._envs[index] = _Env(
-                checked_simulator(by_index[index].make, task),
-                arrays.action[index, : task.action_dim],
-                arrays.obs[index, : task.obs_dim],
-            )
+        for index in self._each(members):
+            make, task = members[index]
+            action, obs = rows["action"][index, : task.action_dim], rows["obs"][index, : task.obs_dim]
+            self._envs[index] = _Env(checked_simulator(make, task), action, obs)
 
     def start(self, seeds: dict[int, np.random.SeedSequence]) -> dict[int, str] | None:
         """Start an episode in each of these environments; returns those that refused, and why, or None.
@@ -166,7 +144,6 @@ class EnvironmentGroup:
     def step(self) -> dict[int, str] | None:
         """One agent step of every environment; returns those that broke in it, and why, or None."""
         failures = {}
-        arrays = self._arrays
         for index in self._each(self._envs):
             env = self._envs[index]
             try:
@@ -174,9 +151,8 @@ class EnvironmentGroup:
             except EnvironmentFailure as error:
                 failures[index] = str(error)
                 continue
-            arrays.reward[index] = outcome.reward
-            arrays.success[index] = outcome.success
-            arrays.terminated[index] = outcome.terminated
+            row = self._rows[index]
+            row["reward"], row["success"], row["terminated"] = outcome.reward, outcome.success, outcome.terminated
         return failures or None
 
     def replay(self, episodes: dict[int, tuple[np.random.SeedSequence, np.ndarray]]) -> None:
@@ -196,7 +172,7 @@ class EnvironmentGroup:
         self._busy[0] = -1
 
 
-def group_handlers(members: Sequence[Member], memory: dict[str, Any], worker: int) -> Handlers:
+def group_handlers(members: Members, memory: SharedSteps, worker: int) -> Handlers:
     """Build a group in the process that will own it; what that process answers to."""
     group = EnvironmentGroup(members, memory, worker)
     return {

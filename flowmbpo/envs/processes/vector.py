@@ -17,7 +17,7 @@ from torch import Tensor
 from flowmbpo.envs.contract import BatchOutcome, EnvStep
 from flowmbpo.envs.episodic import EpisodicEnv
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.group import Member, SimulatorFactory, group_handlers, shared_memory, step_arrays
+from flowmbpo.envs.processes.group import Members, SharedSteps, SimulatorFactory, group_handlers
 from flowmbpo.envs.processes.rendering import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.worker import CPU, DESCRIBE, REPLAY, START, STEP, LocalWorker, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
@@ -36,12 +36,11 @@ class WorkerVectorEnv(EpisodicEnv):
         """`makes[k]` makes simulators of `spec.tasks[k]`; `task_ids` says which task each environment runs."""
         super().__init__(spec, task_ids)
         self._indices = _shares(self.num_envs, workers)
-        memory = shared_memory(self.num_envs, spec.obs_dim, spec.action_dim, workers)
-        self._arrays = arrays = step_arrays(memory)
+        memory = SharedSteps(self.num_envs, spec.obs_dim, spec.action_dim, workers)
+        rows, self._busy = memory.rows(), memory.busy()
+        self._actions = rows["action"]
         # The same memory as tensors, made once: a clone costs less than a new tensor over a numpy copy.
-        self._results = tuple(
-            torch.from_numpy(array) for array in (arrays.obs, arrays.reward, arrays.terminated, arrays.success)
-        )
+        self._results = tuple(torch.from_numpy(rows[name]) for name in ("obs", "reward", "terminated", "success"))
         self._obs = torch.zeros(self.num_envs, spec.obs_dim)
         self._cpu_seconds = 0.0
         self._frames = {
@@ -50,7 +49,7 @@ class WorkerVectorEnv(EpisodicEnv):
         }
         self._workers: list[LocalWorker | ProcessWorker] = []
         self._finalizer = weakref.finalize(self, _close_all, self._workers, list(self._frames.values()))
-        members = [Member(index, spec.tasks[task], makes[task]) for index, task in enumerate(task_ids)]
+        members = {index: (makes[task], spec.tasks[task]) for index, task in enumerate(task_ids)}
         self._make_workers(members, memory, workers)
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
@@ -105,7 +104,7 @@ class WorkerVectorEnv(EpisodicEnv):
         return self._results[0].clone()
 
     def _advance(self, action: np.ndarray) -> BatchOutcome:
-        self._arrays.action[:] = action
+        self._actions[:] = action
         failures = _merged(self._exchange(STEP, [None] * len(self._workers)))
         obs, reward, terminated, success = (result.clone() for result in self._results)
         return BatchOutcome(obs, reward, terminated, success, failures)
@@ -129,9 +128,9 @@ class WorkerVectorEnv(EpisodicEnv):
                 self.cpu_seconds()
         self._finalizer()
 
-    def _make_workers(self, members: list[Member], memory: dict[str, Any], workers: int) -> None:
+    def _make_workers(self, members: Members, memory: SharedSteps, workers: int) -> None:
         builds = [
-            partial(group_handlers, [members[index] for index in share], memory, slot)
+            partial(group_handlers, {index: members[index] for index in share}, memory, slot)
             for slot, share in enumerate(self._indices)
         ]
         if workers == 0:
@@ -167,13 +166,13 @@ class WorkerVectorEnv(EpisodicEnv):
         return replies
 
     def _failure(self, slot: int, error: WorkerError, when: str | None = None) -> EnvironmentFailure:
-        share, busy = self._indices[slot], int(self._arrays.busy[slot])
+        share, busy = self._indices[slot], int(self._busy[slot])
         index = busy if busy >= 0 else share[0]
         which = f"environment {busy}" if busy >= 0 else f"environments {share[0]} to {share[-1]}"
         if when is None:
             when = (
                 f"in episode {self._book.number[index]} after {self._book.elapsed[index]} steps, "
-                f"last action {np.round(self._arrays.action[index], 4).tolist()}"
+                f"last action {np.round(self._actions[index], 4).tolist()}"
             )
         failure = EnvironmentFailure(f"{self._book.tasks[index].name}: {which} failed {when}: {error}")
         if error.trace:

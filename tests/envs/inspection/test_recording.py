@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.inspection.recording import Recording, difference, random_actions, record
-from flowmbpo.envs.inspection.reference import _mid_episode
+from flowmbpo.envs.inspection.recording import Recording, _mid_episode, difference, random_actions, record
 from flowmbpo.envs.make import make_env
 
 
