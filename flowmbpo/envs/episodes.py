@@ -5,8 +5,7 @@ Torch is imported to save them: worker processes import this module, and have no
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ import numpy as np
 
 from flowmbpo.errors import ConfigError
 from flowmbpo.spec import EnvSpec
-
-log = logging.getLogger("flowmbpo")
 
 ABSURD = 1e6
 """No task here has observations or rewards of this size; a diverging simulation passes it on its way to infinity.
@@ -169,12 +166,6 @@ def check_same_tasks(spec: EnvSpec, task_ids: Sequence[int], state: dict[str, An
 def episode_seed(seed: int, index: int, episode: int) -> np.random.SeedSequence:
     """The seed of episode `episode` of environment `index`: a function of these three numbers only."""
     return np.random.SeedSequence([seed, index, episode])
-
-
-def log_unstarted(faults: Iterable[Fault]) -> None:
-    """What a reset says of episodes that could not start."""
-    for fault in faults:
-        log.warning("%s; the next episode begins instead", fault)
 
 
 def sound(values: np.ndarray, absurd: float = ABSURD) -> bool:

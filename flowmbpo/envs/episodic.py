@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,12 @@ from flowmbpo.envs.episodes import (
     EpisodeBook,
     Fault,
     broken_numbers,
-    log_unstarted,
     sound,
 )
 from flowmbpo.errors import EnvironmentFailure, FlowMBPOError
 from flowmbpo.spec import EnvSpec
+
+_log = logging.getLogger("flowmbpo")
 
 
 @contextmanager
@@ -87,7 +89,8 @@ class EpisodicEnv(VectorEnv):
         self._book.start(seed)
         with self._failures_close():
             obs, faults = self._begin(list(range(self.num_envs)))
-        log_unstarted(faults)
+        for fault in faults:
+            _log.warning("%s; the next episode begins instead", fault)
         return obs
 
     @torch.no_grad()

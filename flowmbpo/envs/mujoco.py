@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,30 +109,18 @@ _STREAM = 0x70757368
 """Spawn key of the impulses' randomness: whether a task is disturbed never changes its starts."""
 
 
-@dataclass(frozen=True)
-class Impulses:
-    """Of one episode of L agent steps, before each step: which axis is pushed, and by how much.
-
-    `axis` [L] counts the axes that the simulator offers; `change` [L] is the sudden change of that
-    velocity in m/s or rad/s, 0 where nothing happens.
-    """
-
-    axis: np.ndarray
-    change: np.ndarray
-
-
 def draw_impulses(
     config: PerturbationConfig, axes: int, length: int, seed: np.random.SeedSequence, *, skewed: int = 1
-) -> Impulses:
-    """Each step has an impulse with probability `rate`, on one of `axes` axes chosen evenly.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of an episode of L agent steps, before each: which axis is pushed, int64 [L], and by how much, float64 [L].
 
-    Its size is `magnitude`. On the first `skewed` axes its sign is positive with probability
-    (1 + skew)/2, on the others with 1/2: axis 0 is the forward one, and what lies across it has no
-    preferred side.
+    How much is the sudden change of that velocity in m/s or rad/s: `magnitude` with probability `rate`, else 0; axes
+    are chosen evenly. On the first `skewed` of them its sign is positive with probability (1 + skew)/2, on the others
+    with 1/2: axis 0 is the forward one, and what lies across it has no preferred side.
     """
     own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, _STREAM))
     happens, which, sign = np.random.default_rng(own).random((3, length))
     axis = np.minimum((which * axes).astype(np.int64), axes - 1)
     skew = np.where(axis < skewed, config.skew, 0.0)
     change = np.where(sign < (1.0 + skew) / 2.0, config.magnitude, -config.magnitude)
-    return Impulses(axis=axis, change=np.where(happens < config.rate, change, 0.0))
+    return axis, np.where(happens < config.rate, change, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,12 @@ _AROUND_JOINT, _THROUGH_SITE = 1, 3  # mjtWrap
 _LEVEL = 0.5  # a slide whose axis rises less than this is horizontal
 
 
-@dataclass(frozen=True)
-class Pushable:
-    """`velocities` are indices into `qvel`; on the first `skewed` of them a push may prefer a direction."""
+def pushable_velocities(model: Any) -> tuple[np.ndarray, int]:
+    """The level motion of driven bodies that stand in the world, or else each of their joints: indices into `qvel`.
 
-    velocities: np.ndarray
-    skewed: int
-
-
-def pushable_velocities(model: Any) -> Pushable:
-    """The level motion of driven bodies that stand in the world, or else each of their joints.
-
-    Walker, cheetah and hopper offer their torso's slide along x, free bodies x and y, the cart its
-    rail; arms and pendulums that are fixed to the world offer their joints. Balls, boxes and
-    whatever else no actuator drives are left alone.
+    With them, on how many of the first a push may prefer a direction. Walker, cheetah and hopper offer their torso's
+    slide along x, free bodies x and y, the cart its rail; arms and pendulums that are fixed to the world offer their
+    joints. Balls, boxes and whatever else no actuator drives are left alone.
     """
     driven = _driven_trees(model)
     level, joints = [], []
@@ -42,8 +33,8 @@ def pushable_velocities(model: Any) -> Pushable:
         if kind in (_SLIDE, _HINGE):
             joints.append(first)
     if level:
-        return Pushable(np.array(level, dtype=np.int64), skewed=1)
-    return Pushable(np.array(joints, dtype=np.int64), skewed=len(joints))
+        return np.array(level, dtype=np.int64), 1
+    return np.array(joints, dtype=np.int64), len(joints)
 
 
 def _driven_trees(model: Any) -> set[int]:

@@ -16,7 +16,7 @@ from flowmbpo.config.task import PerturbationConfig
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
 from flowmbpo.envs.dmcontrol.reading import FastTask
 from flowmbpo.envs.dmcontrol.suite import READERS, load_suite_task
-from flowmbpo.envs.mujoco import Impulses, MuJoCoSimulator, draw_impulses
+from flowmbpo.envs.mujoco import MuJoCoSimulator, draw_impulses
 from flowmbpo.envs.processes.group import StepOutcome
 from flowmbpo.errors import EnvironmentFailure
 
@@ -76,9 +76,9 @@ class DMControlSimulator(MuJoCoSimulator):
         if read_fast and name in READERS:
             self._fast = READERS[name](self._model, self._data)
         self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
-        self._pushable = pushable_velocities(self._model)
+        self._pushable, self._skewed = pushable_velocities(self._model)
         self._episode_length = episode_length
-        self._impulses: Impulses | None = None
+        self._impulses: tuple[np.ndarray, np.ndarray] | None = None
         self._elapsed = 0
 
     def reset(self, seed: np.random.SeedSequence, obs: np.ndarray) -> None:
@@ -87,11 +87,7 @@ class DMControlSimulator(MuJoCoSimulator):
         self._elapsed = 0
         if self._perturbation is not None:
             self._impulses = draw_impulses(
-                self._perturbation,
-                len(self._pushable.velocities),
-                self._episode_length,
-                seed,
-                skewed=self._pushable.skewed,
+                self._perturbation, len(self._pushable), self._episode_length, seed, skewed=self._skewed
             )
         self._remember()
         self._observe(obs)
@@ -102,7 +98,7 @@ class DMControlSimulator(MuJoCoSimulator):
         if self._scale is not None:
             control = self._scale[0] + control * self._scale[1]
         if self._impulses is not None:
-            self._push(self._impulses)
+            self._push(*self._impulses)
         if self._fast is not None:
             return self._step_fast(self._fast, control, obs)
         task, physics = self._task, self._physics
@@ -123,14 +119,14 @@ class DMControlSimulator(MuJoCoSimulator):
         frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
         return frame
 
-    def _push(self, impulses: Impulses) -> None:
+    def _push(self, axis: np.ndarray, changes: np.ndarray) -> None:
         """Apply the impulse of this agent step, if it has one.
 
         In a fluid a jump of the velocity would meet a drag, quadratic in it, that explicit physics
         steps turn into a greater jump back. There the impulse is a steady force over the agent
         step, which would change the velocity as much if there were no fluid.
         """
-        change, velocity = impulses.change[self._elapsed], self._pushable.velocities[impulses.axis[self._elapsed]]
+        change, velocity = changes[self._elapsed], self._pushable[axis[self._elapsed]]
         self._elapsed += 1
         if self._in_fluid:
             acceleration, force = np.zeros((2, self._model.nv))

@@ -55,9 +55,9 @@ class LocomotionSimulator(BatchSimulator):
             qpos, qvel = self._body.start(np.random.Generator(np.random.PCG64(seed)))
             physics.time[index], physics.qpos[index], physics.qvel[index] = 0.0, qpos, qvel
             if self._perturbation is not None:
-                length = self.task.episode_length
-                drawn = draw_impulses(self._perturbation, self._body.level_velocities, length, seed)
-                self._push_axis[index], self._push_change[index] = drawn.axis, drawn.change
+                self._push_axis[index], self._push_change[index] = draw_impulses(
+                    self._perturbation, self._body.level_velocities, self.task.episode_length, seed
+                )
         rows = list(indices)
         self._action[rows] = 0.0
         self._elapsed[rows] = 0

@@ -22,6 +22,8 @@ class Body(ABC):
     """
 
     model_file: str
+    fallen_below: float
+    """Torso height in the observation's terms, metres."""
     level_velocities: int
     """How many of the first velocities are the root's level ones: forward, then left."""
 
@@ -37,14 +39,14 @@ class Body(ABC):
     def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Rewards [N] of `action` [N, A] in `obs` [N, O]."""
 
-    @abstractmethod
     def terminated(self, obs: np.ndarray) -> np.ndarray:
-        """Whether the episodes that reached `obs` [N, O] end there, bool [N]."""
+        """Whether the episodes that reached `obs` [N, O] end there, bool [N]: the torso is too low."""
+        fallen: np.ndarray = obs[:, 0] < self.fallen_below
+        return fallen
 
 
 _REST = np.array([0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0])  # hip and ankle of each leg, radians
 _START_HEIGHT = 0.75  # metres, of the torso's centre
-_ANT_FALLEN_BELOW = 0.27  # metres
 _POSITION_NOISE = 0.1  # metres, each coordinate
 _ANGLE_NOISE = math.pi / 24  # radians, about a random axis
 _JOINT_NOISE = 0.2  # radians
@@ -69,6 +71,7 @@ class Ant(Body):
     """
 
     model_file = "ant.xml"
+    fallen_below = 0.27
     level_velocities = 2
 
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -119,13 +122,8 @@ class Ant(Body):
 
     def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Forward speed + 0.1 up + heading + (height - 0.27), as dflex's Ant; actions cost nothing."""
-        rewards: np.ndarray = obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - _ANT_FALLEN_BELOW)
+        rewards: np.ndarray = obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - self.fallen_below)
         return rewards
-
-    def terminated(self, obs: np.ndarray) -> np.ndarray:
-        """The torso's centre is lower than 0.27 m."""
-        fallen: np.ndarray = obs[:, 0] < _ANT_FALLEN_BELOW
-        return fallen
 
 
 def _in_body(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -137,7 +135,6 @@ def _in_body(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 
 _NOISE = 0.05  # metres, radians, m/s, rad/s
-_HOPPER_FALLEN_BELOW = -0.45  # metres from the height at the start
 _HEIGHT_TOLERANCE = 0.15  # metres
 _HEIGHT_CAP = 0.3  # metres
 _LOW_COST = 200.0  # per square metre
@@ -155,6 +152,7 @@ class Hopper(Body):
     """
 
     model_file = "hopper.xml"
+    fallen_below = -0.45  # from the height at the start
     level_velocities = 1
 
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -169,17 +167,12 @@ class Hopper(Body):
 
         The height term is h = height + 0.3 m, clipped to [-1, 0.3], and -200 h^2 where h < 0.
         """
-        height = np.clip(obs[:, 0] - (_HOPPER_FALLEN_BELOW + _HEIGHT_TOLERANCE), -1.0, _HEIGHT_CAP)
+        height = np.clip(obs[:, 0] - (self.fallen_below + _HEIGHT_TOLERANCE), -1.0, _HEIGHT_CAP)
         height = np.where(height < 0, -_LOW_COST * height * height, height)
         lean = obs[:, 1] / _ANGLE_SCALE
         effort = action[:, 0] * action[:, 0] + action[:, 1] * action[:, 1] + action[:, 2] * action[:, 2]
         rewards: np.ndarray = obs[:, 5] + height + (1 - lean * lean) - _ACTION_COST * effort
         return rewards
-
-    def terminated(self, obs: np.ndarray) -> np.ndarray:
-        """The torso is more than 0.45 m below its standing height."""
-        fallen: np.ndarray = obs[:, 0] < _HOPPER_FALLEN_BELOW
-        return fallen
 
 
 BODIES: Mapping[str, Body] = MappingProxyType({"mujoco-ant": Ant(), "mujoco-hopper": Hopper()})

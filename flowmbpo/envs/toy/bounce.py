@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 from flowmbpo.spec import TaskInfo
 
 DT = 0.05  # s, an agent step
@@ -44,9 +44,7 @@ class Bounce(ToySystem):
         """h ~ U(.3, 1.5), v ~ U(-1, 1)."""
         return [rng.uniform(0.3, 1.5), rng.uniform(-1.0, 1.0)]
 
-    def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """`substeps` steps of the ball under one thrust."""
         height, speed = state.unbind(dim=-1)
         dt = DT / self.substeps

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, Pushed, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, Pushed, ToySystem, Transition
 
 DT = 0.01  # s
 GRAVITY = 9.81  # m/s^2
@@ -45,9 +45,7 @@ class CartPole(ToySystem):
         x, angle, v, w = rng.normal(0.0, 0.01, size=4).tolist()
         return [x, math.pi + angle, v, w]
 
-    def transition(
-        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """Four physics steps; the ends of the track stop the cart (inelastic)."""
         x, angle, v, w = state.unbind(dim=-1)
         effort = action[..., 0]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 from flowmbpo.spec import TaskInfo
 
 
@@ -73,9 +73,7 @@ class Regulator(ToySystem):
         state: list[float] = rng.uniform(-bounds, bounds).tolist()
         return state
 
-    def transition(
-        self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 2"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 4"], action: Float[Tensor, "B 2"], noise: Noise) -> Transition:
         """x' = A x + B u, in float32 or in float64 as the state is."""
         problem = self.problem if state.dtype == torch.float64 else self._single
         # Products and sums per row: a matrix product may round differently in batches of another size.

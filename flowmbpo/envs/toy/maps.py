@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 from flowmbpo.spec import TaskInfo
 
 SHIFT = 0.6  # what a full action adds to the map's argument
@@ -62,9 +62,7 @@ class ShiftedMap(ToySystem):
         """x ~ U(-1, 1)."""
         return [rng.uniform(-1.0, 1.0)]
 
-    def transition(
-        self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """One application of the map."""
         reached = self.follow(state, action)
         return reached, 1.0 - (reached[..., 0] - TARGET).square()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, Pushed, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, Pushed, ToySystem, Transition
 
 DT = 0.05  # s
 GRAVITY_GAIN = 15.0  # 3 g / (2 l), 1/s^2
@@ -30,9 +30,7 @@ class Pendulum(ToySystem):
         """th ~ U(-pi, pi), w ~ U(-1, 1)."""
         return [rng.uniform(-math.pi, math.pi), rng.uniform(-1.0, 1.0)]
 
-    def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """w' = clip(w + (15 sin th + 3 * 2 a) dt, -8, 8); th' = th + w' dt; twice."""
         angle, speed = state.unbind(dim=-1)
         torque = action[..., 0]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 
 
 def logistic(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -48,9 +48,7 @@ class Gust(ToySystem):
         """y ~ U(.2, 1.7)."""
         return [rng.uniform(0.2, 1.7)]
 
-    def transition(
-        self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """One step on the bank or in the ditch; the event itself has no gradient."""
         up, down = noise > 1.0 - self.rate_up, noise < self.rate_down
         pushed = state + STRIDE * action + self.push * (up.to(state.dtype) - down.to(state.dtype))
@@ -120,9 +118,7 @@ class Pillar(ToySystem):
         """y ~ U(-1, 1)."""
         return [rng.uniform(-1.0, 1.0)]
 
-    def transition(
-        self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """One throw."""
         thrown = PULL * state + PILLAR_STRIDE * action + THROW * torch.sign(noise - 0.5)
         reached = thrown.clamp(-BOUND, BOUND)
@@ -166,9 +162,7 @@ class Slip(ToySystem):
         """v ~ U(0, .2), b = 0."""
         return [rng.uniform(0.0, START_SPEED), 0.0]
 
-    def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
         """One stride, one slip or one step of lying; the event itself has no gradient."""
         speed, spin = state.unbind(dim=-1)
         lying = spin > 0

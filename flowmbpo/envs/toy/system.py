@@ -52,6 +52,11 @@ class Canvas:
         return picture
 
 
+Noise = Float[Tensor, "B K"]
+Transition = tuple[Float[Tensor, "B S"], Float[Tensor, " B"]]
+"""The next state and the summed reward."""
+
+
 class ToySystem(ABC):
     """A batched, time-limited system in pure torch. S is the width of its state, K that of its noise.
 
@@ -70,9 +75,7 @@ class ToySystem(ABC):
         """One episode's first state [S]."""
 
     @abstractmethod
-    def transition(
-        self, state: Float[Tensor, "B S"], action: Float[Tensor, "B A"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B S"], action: Float[Tensor, "B A"], noise: Noise) -> Transition:
         """One agent step of `task.action_repeat` physics steps: the next state and the summed reward.
 
         Actions are expected in [-1, 1] and are not clipped here. `noise` holds independent U(0, 1)
@@ -110,9 +113,7 @@ class Pushed(ToySystem):
     size: ClassVar[float]
     skew: ClassVar[float] = 0.5
 
-    def transition(
-        self, state: Float[Tensor, "B S"], action: Float[Tensor, "B A"], noise: Float[Tensor, "B 1"]
-    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B S"], action: Float[Tensor, "B A"], noise: Noise) -> Transition:
         """The push, then the step of the system without pushes."""
         w = state[..., -1] + impulse(noise[..., 0], self.rate, self.size, self.skew)
         return super().transition(torch.cat((state[..., :-1], w.unsqueeze(-1)), dim=-1), action, noise)  # type: ignore[safe-super]

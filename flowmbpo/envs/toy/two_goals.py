@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.envs.toy.system import Canvas, ToySystem
+from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 
 STRIDE = 0.15  # of a full action
 BOUND = 2.0
@@ -36,9 +36,7 @@ class TwoGoals(ToySystem):
         point: list[float] = rng.normal(0.0, START_SPREAD, size=2).tolist()
         return point
 
-    def transition(
-        self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 2"], noise: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, " B"]]:
+    def transition(self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 2"], noise: Noise) -> Transition:
         """One stride."""
         reached = (state + STRIDE * action).clamp(-BOUND, BOUND)
         x, y = reached.unbind(dim=-1)
