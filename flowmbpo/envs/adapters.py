@@ -111,7 +111,7 @@ def quiet() -> Iterator[None]:
 
 
 def import_library(library: str, load: Callable[[], T], needs: str) -> T:
-    """`load()`, which imports an installed simulator, with stand-ins for what that lacks and without its output.
+    """`load()`, which imports an installed simulator, with stand-ins for what it lacks and without its output.
 
     Raises EnvironmentUnavailableError, saying what it `needs` and the end of its output, where it cannot be imported.
     """

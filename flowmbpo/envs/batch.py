@@ -21,10 +21,9 @@ from flowmbpo.spec import EnvSpec, TaskInfo
 class BatchSimulator(ABC):
     """N environments of `task`. It owns the physics; episodes, time limits and resets are its caller's.
 
-    An episode is determined by the seed that it is started with and by its actions, whatever the
-    other environments do. All tensors are float32 on the CPU. Errors of the simulator may be raised as they are;
-    environments whose numbers are broken are reported by their numbers (not finite, or at least `absurd` in size)
-    and restarted. An error ends the whole environment.
+    An episode is determined by the seed that it is started with and by its actions, whatever the other environments
+    do. All tensors are float32 on the CPU. Environments whose numbers are broken (not finite, or at least `absurd`
+    in size) are restarted; any error may be raised as it is and ends them all.
     """
 
     task: TaskInfo

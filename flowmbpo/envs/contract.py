@@ -57,8 +57,7 @@ def bounded_actions(action: Float[Tensor, "N A"], num_envs: int, action_dim: int
     if action.shape != (num_envs, action_dim):
         raise ValueError(f"actions have shape {tuple(action.shape)}; expected ({num_envs}, {action_dim})")
     values: np.ndarray = action.detach().to(dtype=torch.float32, device="cpu").numpy()
-    # One product instead of isfinite over all: it is finite unless an entry is not (or it overflows,
-    # which the slow path then sees through).
+    # One product instead of isfinite over all: finite unless an entry is not, or it overflows.
     if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise ValueError(f"the action of environment {row} is not finite: {values[row].tolist()}")
@@ -71,17 +70,15 @@ def bounded_actions(action: Float[Tensor, "N A"], num_envs: int, action_dim: int
 class EnvStep:
     """What one agent step did. All tensors live on the environment's device.
 
-    `obs` is what to act on next: after an episode's end it is already the next episode's first
-    observation (auto-reset). `final_obs` is the observation that the action led to: the episode's
-    last one where it ended, equal to `obs` elsewhere. `terminated` (the task ended itself: no
-    bootstrap) and `truncated` (the time limit: bootstrap) are never both true. `success` is the
-    task's success at this step, nan where the task defines none.
+    `obs` is what to act on next: after an episode's end the next one's first observation (auto-reset). `final_obs`
+    is what the action led to: the episode's last observation where it ended, equal to `obs` elsewhere. `terminated`
+    (the task ended itself: no bootstrap) and `truncated` (the time limit: bootstrap) are never both true. `success`
+    is the task's at this step, nan where it defines none.
 
-    `faults` names the environments whose simulator broke in this step. Their episode must be thrown away
-    whole: `obs` is already the next episode's first observation, `final_obs` equals it, the reward
-    is 0, `success` is nan, and neither `terminated` nor `truncated` is true. A fault `at_start` is of
-    an episode that could not start after this step: nothing of the step is in doubt, `obs` is the
-    first observation of the first later episode that did start, and no tensor shows the gap.
+    `faults` names the environments whose simulator broke. Their episode must be thrown away whole: `obs` and
+    `final_obs` are the next one's first observation, the reward is 0, `success` is nan, neither flag is true. A fault
+    `at_start` is of an episode that could not start after this step, of which nothing is in doubt: `obs` is then of
+    the first later episode that did.
     """
 
     obs: Float[Tensor, "N O"]
@@ -113,16 +110,15 @@ class VectorEnv(ABC):
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         """Start every environment's first episode from `seed`; returns the first observations.
 
-        An episode that cannot start is logged and its environment's next one begins instead.
-        Raises EnvironmentFailure where `MAX_FAILED_STARTS` in a row could not.
+        One that cannot start is logged, and the next begins. EnvironmentFailure after `MAX_FAILED_STARTS` in a row.
         """
 
     @abstractmethod
     def step(self, action: Float[Tensor, "N A"]) -> EnvStep:
         """One agent step (all its repeats) in every environment; actions are clipped to [-1, 1].
 
-        Raises ValueError on a wrong shape or a non-finite action, EnvironmentFailure when a worker
-        dies or a simulator cannot go on at all. A single episode that breaks is a fault of the step.
+        ValueError on a wrong shape or a non-finite action, EnvironmentFailure when a worker dies or a simulator cannot
+        go on at all. A single episode that breaks is a fault of the step.
         """
 
     @abstractmethod

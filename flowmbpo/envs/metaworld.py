@@ -1,11 +1,9 @@
 """A Meta-World v3 task as a simulator for the workers.
 
-As TD-MPC2 wraps it: the goal is part of the observation, a new one is drawn at every episode, an action is repeated
-with the rewards summed, success is that of the last repeat, and no episode terminates. What differs: the physics is v3,
-TD-MPC2's data are of v2; and TD-MPC2's wrapper takes one control step of zeros inside its reset but returns the
-observation from before that step. Here an episode starts in the state that its first observation shows.
-
-Metaworld and MuJoCo are imported only where a task is made: MuJoCo's import chooses the OpenGL backend for good.
+As TD-MPC2 wraps it: the goal is observed and drawn anew at every episode, an action's repeats sum their rewards,
+success is the last repeat's, and no episode terminates. What differs: the physics is v3, TD-MPC2's data are of v2; and
+its wrapper takes a control step of zeros inside its reset but returns the observation from before. Here an episode
+starts in the state that its first observation shows. Imports are late: MuJoCo's chooses the OpenGL backend for good.
 """
 
 from __future__ import annotations
@@ -149,11 +147,10 @@ _DOWNWARDS = np.array([1.0, 0.0, 1.0, 0.0])  # the hand's orientation, which act
 
 
 class MetaWorldSimulator(MuJoCoSimulator):
-    """One environment of a Meta-World task.
+    """One environment of a Meta-World task, without its limit of 500 control steps.
 
-    `step` is Meta-World's own, bit for bit, without what the agent never sees: forces on bodies,
-    look-ups by name, site positions that the next call overwrites. Its limit of 500 control steps
-    is not kept; the vector environment has its own.
+    `step` is Meta-World's own, bit for bit, without what the agent never sees: forces on bodies, look-ups by name,
+    site positions that the next call overwrites.
     """
 
     def __init__(self, name: str, action_repeat: int) -> None:
@@ -177,9 +174,8 @@ class MetaWorldSimulator(MuJoCoSimulator):
         environment.np_random = np.random.Generator(np.random.PCG64(seed))
         self._mujoco.mj_resetData(self._model, self._data)
         self._mujoco.mj_forward(self._model, self._data)
-        # Meta-World resets twice. The first one's draws place the furniture in whose presence the
-        # hand comes to rest in the second (the model keeps it, so the last episode's is gone); its
-        # physics is thrown away, so it is not simulated.
+        # Meta-World resets twice. The first one's draws place the furniture in whose presence the hand comes to rest
+        # in the second; its physics is thrown away, so it is not simulated.
         environment.still = True
         environment.reset_model()
         environment.still = False

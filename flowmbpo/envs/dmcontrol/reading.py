@@ -1,8 +1,7 @@
 """What makes a Control Suite task cheap to read, and the soft indicators that its rewards are made of.
 
-dm_control finds every number by name, through objects made anew at each step; that, and not the
-physics, is most of what an agent step of the cheetah costs there. A fast task looks the names up once
-and keeps views of the arrays of one MjData, whose addresses never change.
+dm_control finds every number by name, through objects made anew at each step: most of what an agent step of the cheetah
+costs there. A fast task looks the names up once and keeps views of the arrays of one MjData, which never move.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ Reader = Callable[[Any, Any], "FastTask"]
 class FastTask(ABC):
     """Observation and reward of a task without termination, bit-equal to dm_control's.
 
-    Bit-equal means the same operations in the same order, and numpy's `exp`, `log1p` and dot products
-    where dm_control uses those: the C library's differ in the last place. The soft indicators are dm_control's
-    `rewards.tolerance` outside its bounds, for single numbers, as functions of the distance to the nearest bound in
-    units of the margin.
+    Bit-equal means the same operations in the same order, and numpy's `exp`, `log1p` and dot products where dm_control
+    uses those: the C library's differ in the last place. The soft indicators are `rewards.tolerance` outside its
+    bounds, as functions of the distance to the nearest bound in units of the margin.
     """
 
     def observe(self, obs: np.ndarray) -> None:

@@ -38,10 +38,8 @@ def action_scale(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndar
 class DMControlSimulator(MuJoCoSimulator):
     """One environment of a Control Suite task, stepped through its `physics` and `task`.
 
-    This is dm_control's own step, bit for bit, without what the agent never sees: the observation
-    between two repeats, the time step objects, a context manager around each physics step. Tasks of
-    `READERS` are also read without dm_control's named indexing; `read_fast=False` turns that off.
-    The random state is re-seeded in place at every episode. With a `perturbation` of rate above 0,
+    This is dm_control's own step, bit for bit, without what the agent never sees. Tasks of `READERS` are also read
+    without dm_control's named indexing; `read_fast=False` turns that off. With a `perturbation` of rate above 0,
     random impulses change a velocity before some agent steps, see `pushable_velocities`.
     """
 
@@ -122,9 +120,8 @@ class DMControlSimulator(MuJoCoSimulator):
     def _push(self, axis: np.ndarray, changes: np.ndarray) -> None:
         """Apply the impulse of this agent step, if it has one.
 
-        In a fluid a jump of the velocity would meet a drag, quadratic in it, that explicit physics
-        steps turn into a greater jump back. There the impulse is a steady force over the agent
-        step, which would change the velocity as much if there were no fluid.
+        In a fluid explicit physics steps would turn the quadratic drag on a jump into a greater jump back. There the
+        impulse is a steady force over the agent step, which would change the velocity as much without fluid.
         """
         change, velocity = changes[self._elapsed], self._pushable[axis[self._elapsed]]
         self._elapsed += 1

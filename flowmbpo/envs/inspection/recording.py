@@ -140,9 +140,8 @@ class ContractBroken(Exception):
 class CheckedEnv:
     """What is checked: `copies` environments of `config` (a set gets one more than it has tasks, if that is more).
 
-    Comparisons run over `steps` agent steps. With `whole_episodes` the rollout goes on past the
-    longest time limit, so that the limit itself is seen. `workers` processes (or threads) step the
-    repetition; everything else runs in this process.
+    Comparisons run over `steps` agent steps; with `whole_episodes` the rollout goes on past the longest time limit.
+    `workers` processes (or threads) step the repetition, this process the rest.
     """
 
     config: TaskConfig

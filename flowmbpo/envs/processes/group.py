@@ -83,19 +83,6 @@ class SharedSteps:
         return np.ctypeslib.as_array(self._busy)
 
 
-@dataclass(frozen=True)
-class _Env:
-    """One simulator with its views of the shared rows.
-
-    A task that is narrower than the set sees only its own entries of a row; nothing it does can
-    depend on the padding, and the padding of its observations stays 0.
-    """
-
-    simulator: Simulator
-    action: np.ndarray
-    obs: np.ndarray
-
-
 def checked_simulator(make: SimulatorFactory, task: TaskInfo) -> Simulator:
     """A simulator whose widths are the task table's; raises EnvironmentFailure where they are not."""
     simulator = make()
@@ -116,16 +103,20 @@ def replay(simulator: Simulator, seed: np.random.SeedSequence, actions: np.ndarr
 
 
 class EnvironmentGroup:
-    """The environments of one worker: started, stepped and replayed as the parent says, which judges their numbers."""
+    """The environments of one worker: started, stepped and replayed as the parent says, which judges their numbers.
+
+    A task that is narrower than the set sees only its own entries of a row; nothing it does can
+    depend on the padding, and the padding of its observations stays 0.
+    """
 
     def __init__(self, members: Members, memory: SharedSteps, worker: int) -> None:
         self._rows = rows = memory.rows()
         self._busy = memory.busy()[worker : worker + 1]
-        self._envs: dict[int, _Env] = {}
+        self._envs: dict[int, tuple[Simulator, np.ndarray, np.ndarray]] = {}  # with views of its action and observation
         for index in self._each(members):
             make, task = members[index]
             action, obs = rows["action"][index, : task.action_dim], rows["obs"][index, : task.obs_dim]
-            self._envs[index] = _Env(checked_simulator(make, task), action, obs)
+            self._envs[index] = (checked_simulator(make, task), action, obs)
 
     def start(self, seeds: dict[int, np.random.SeedSequence]) -> dict[int, str] | None:
         """Start an episode in each of these environments; returns those that refused, and why, or None.
@@ -134,9 +125,9 @@ class EnvironmentGroup:
         """
         failures = {}
         for index in self._each(seeds):
-            env = self._envs[index]
+            simulator, _, obs = self._envs[index]
             try:
-                env.simulator.reset(seeds[index], env.obs)
+                simulator.reset(seeds[index], obs)
             except EnvironmentFailure as error:
                 failures[index] = str(error)
         return failures or None
@@ -145,9 +136,9 @@ class EnvironmentGroup:
         """One agent step of every environment; returns those that broke in it, and why, or None."""
         failures = {}
         for index in self._each(self._envs):
-            env = self._envs[index]
+            simulator, action, obs = self._envs[index]
             try:
-                outcome = env.simulator.step(env.action, env.obs)
+                outcome = simulator.step(action, obs)
             except EnvironmentFailure as error:
                 failures[index] = str(error)
                 continue
@@ -158,11 +149,12 @@ class EnvironmentGroup:
     def replay(self, episodes: dict[int, tuple[np.random.SeedSequence, np.ndarray]]) -> None:
         """Put environments back to where they were: a seeded reset, then the same actions."""
         for index in self._each(episodes):
-            replay(self._envs[index].simulator, *episodes[index], self._envs[index].obs)
+            simulator, _, obs = self._envs[index]
+            replay(simulator, *episodes[index], obs)
 
     def describe(self, index: int) -> str | None:
         """What the simulator of an environment says of its state; None where it is another worker's."""
-        return self._envs[index].simulator.describe() if index in self._envs else None
+        return self._envs[index][0].describe() if index in self._envs else None
 
     def _each(self, indices: Iterable[int]) -> Iterator[int]:
         """These environments in turn, each marked while the worker is at it: a failure leaves the mark."""

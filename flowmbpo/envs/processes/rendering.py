@@ -1,8 +1,7 @@
 """Pictures from a process of its own, started when the first one is asked for.
 
-A broken OpenGL driver then cannot touch a simulation, and the choice of a driver, which the
-simulators make once at import, stays out of every other process. The picture is exact because the
-episode is replayed, one more step for each frame of a video.
+A broken OpenGL driver then cannot touch a simulation, and the simulators' choice of one, made once at import, stays
+out of every other process. The picture is exact because the episode is replayed.
 """
 
 from __future__ import annotations

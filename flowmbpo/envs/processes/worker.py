@@ -1,8 +1,7 @@
 """A worker process, from both sides: its loop (read a command, do it, answer) and the handle that its parent holds.
 
-A message is one byte of command followed by a pickled payload, or by nothing: a step, the command
-that matters, is a single byte each way. Waiting is a blocking read, so an idle worker costs nothing,
-and a parent that dies in any way closes the pipe and thereby ends the worker.
+A message is one byte of command and a pickled payload, or nothing: a step is a single byte each way. Waiting is a
+blocking read, so an idle worker costs nothing, and a parent that dies closes the pipe and thereby ends the worker.
 """
 
 from __future__ import annotations
@@ -50,13 +49,12 @@ def decode(message: bytes) -> tuple[bytes, Any]:
 def answer(handlers: Handlers, message: bytes) -> bytes:
     """Do what `message` asks and return the reply: a WorkerError for whatever a simulator raises.
 
-    Which exceptions a simulator has cannot be known, and a worker that merely died with one would
-    leave the parent with an exit code instead of a reason. SystemExit and the like pass through.
+    A worker that merely died would leave the parent with an exit code instead of a reason.
     """
     try:
         kind, payload = decode(message)
         return encode(DONE, handlers[kind](payload))
-    except Exception as error:  # noqa: BLE001  see above
+    except Exception as error:  # noqa: BLE001  which exceptions a simulator has cannot be known
         line = str(error) if isinstance(error, EnvironmentFailure) else traceback.format_exception_only(error)[-1]
         return encode(FAILED, WorkerError(line.strip(), "".join(traceback.format_exception(error))))
 
@@ -64,9 +62,8 @@ def answer(handlers: Handlers, message: bytes) -> bytes:
 def serve(connection: Connection, variables: dict[str, str], build: Callable[[], Handlers]) -> None:
     """Body of a worker process: build the handlers, say so, then serve until the pipe closes.
 
-    `variables` are environment variables of this process alone, set before anything of a simulator
-    is imported. `PARENTS_SIGNALS` are ignored: a worker that died of one would cost the parent the
-    checkpoint that it is about to write.
+    `variables` are environment variables of this process, set before a simulator is imported. A worker that died of
+    one of `PARENTS_SIGNALS` would cost the parent the checkpoint that it is about to write.
     """
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -114,8 +111,7 @@ def _close_open_workers() -> None:
 class ProcessWorker:
     """Handlers in a process of their own, started fresh (spawn), ended with its parent.
 
-    Takes one command at a time; every `send` is followed by one `receive`. The constructor returns at once; the
-    first `receive` waits until the worker is ready.
+    Every `send` is followed by one `receive`; a first `receive`, before any, waits until the worker is ready.
     """
 
     def __init__(self, build: Callable[[], Handlers], variables: dict[str, str]) -> None:

@@ -16,8 +16,7 @@ from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 def logistic(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """1 / (1 + exp(-x)) as (1 + tanh(x/2)) / 2, to absolute rounding.
 
-    On the CPU `torch.sigmoid` rounds the rows that do not fill a vector register otherwise than the
-    rest, so a copy's reward would depend on how many copies run beside it.
+    `torch.sigmoid` rounds rows that fill no vector register otherwise: a reward would depend on the other copies.
     """
     return 0.5 + 0.5 * torch.tanh(0.5 * x)
 

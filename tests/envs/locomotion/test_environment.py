@@ -134,7 +134,7 @@ def test_a_diverged_environment_restarts_and_the_others_notice_nothing(name, spe
     assert [fault.index for fault in step.faults] == [1]
     # The state before the step, to the last digit that is shown; nothing of MuJoCo's in the working directory.
     before = saved["simulator"]["physics"][1].numpy()
-    positions = 1 + env.simulator._physics.num_positions
+    positions = 1 + env.simulator._qpos.shape[1]
     shown = np.array2string(before[1:positions], precision=4, max_line_width=10_000)
     assert f"qpos {shown}, qvel " in step.faults[0].state
     assert list(tmp_path.iterdir()) == []
