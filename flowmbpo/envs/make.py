@@ -48,11 +48,15 @@ def make_env(
     if workers is None:
         workers = cores() if config.workers is None else config.workers
     ids = assign_tasks(spec, count, seed, only)
-    families = _families(spec, ids)
-    parts = [_part(spec, [ids[row] for row in rows], workers, config.perturbation, device) for rows in families]
+    families: dict[str, list[int]] = {}  # the environments that one vector environment can step together
+    for row, task_id in enumerate(ids):
+        info = spec.tasks[task_id]
+        families.setdefault("processes" if info.simulator in IN_PROCESSES else info.name, []).append(row)
+    groups = list(families.values())
+    parts = [_part(spec, [ids[row] for row in rows], workers, config.perturbation, device) for rows in groups]
     if len(parts) == 1 and (only is None or len(spec.tasks) == 1):
         return parts[0]
-    return MixedVectorEnv(spec, parts, families, ids)
+    return MixedVectorEnv(spec, parts, groups, ids)
 
 
 def cores() -> int:
@@ -60,15 +64,6 @@ def cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _families(spec: EnvSpec, ids: list[int]) -> list[list[int]]:
-    """The environments that one vector environment can step together, in the order of their first tasks."""
-    rows: dict[str, list[int]] = {}
-    for row, task in enumerate(ids):
-        info = spec.tasks[task]
-        rows.setdefault("processes" if info.simulator in IN_PROCESSES else info.name, []).append(row)
-    return list(rows.values())
 
 
 def _part(spec: EnvSpec, ids: list[int], workers: int, perturbation: PerturbationConfig, device: str) -> VectorEnv:

@@ -63,13 +63,7 @@ class DMControlSimulator(MuJoCoSimulator):
         low, high = (np.broadcast_to(bound, spec.shape).astype(np.float64) for bound in (spec.minimum, spec.maximum))
         self._scale = action_scale(low, high)
         self.action_dim = int(np.prod(spec.shape))
-        self._slices: list[tuple[str, slice | int]] = []
-        self.obs_dim = 0
-        for key, value in environment.reset().observation.items():
-            size = int(np.size(value))
-            stop = self.obs_dim + size
-            self._slices.append((key, self.obs_dim if np.ndim(value) == 0 else slice(self.obs_dim, stop)))
-            self.obs_dim = stop
+        self.obs_dim = sum(int(np.size(value)) for value in environment.reset().observation.values())
         self._fast: FastTask | None = None
         if read_fast and name in READERS:
             self._fast = READERS[name](self._model, self._data)
@@ -97,12 +91,15 @@ class DMControlSimulator(MuJoCoSimulator):
             control = self._scale[0] + control * self._scale[1]
         if self._impulses is not None:
             self._push(*self._impulses)
-        if self._fast is not None:
-            return self._step_fast(self._fast, control, obs)
         task, physics = self._task, self._physics
         reward = 0.0
         terminated = False
         for _ in range(self._repeat):
+            if self._fast is not None:
+                self._control[:] = control  # suite tasks do no more than this before a step, and nothing after it
+                self._advance()
+                reward += self._fast.reward()
+                continue
             task.before_step(control, physics)
             self._advance()
             task.after_step(physics)
@@ -146,15 +143,6 @@ class DMControlSimulator(MuJoCoSimulator):
         self._runge_kutta = self._model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4.value
         self._control: np.ndarray = self._data.ctrl
 
-    def _step_fast(self, fast: FastTask, control: np.ndarray, obs: np.ndarray) -> StepOutcome:
-        self._control[:] = control  # suite tasks do no more than this before a step, and nothing after it
-        reward = 0.0
-        for _ in range(self._repeat):
-            self._advance()
-            reward += fast.reward()
-        fast.observe(obs)
-        return StepOutcome(reward, False, math.nan)
-
     def _advance(self) -> None:
         """One control step. As in dm_control, positions and velocities are up to date after it."""
         model, data = self._model, self._data
@@ -170,8 +158,6 @@ class DMControlSimulator(MuJoCoSimulator):
     def _observe(self, obs: np.ndarray) -> None:
         if self._fast is not None:
             self._fast.observe(obs)
-            return
-        values = self._task.get_observation(self._physics)
-        for key, place in self._slices:
-            value = values[key]
-            obs[place] = value if np.ndim(value) < 2 else np.ravel(value)
+        else:
+            values = self._task.get_observation(self._physics).values()
+            np.concatenate([np.ravel(value) for value in values], out=obs, casting="same_kind")

@@ -1,7 +1,6 @@
 """The robots: start, observation, reward and termination, which a locomotion task adds to the physics.
 
-Everything is arithmetic on whole columns, element by element: a copy's numbers then never depend on
-how many environments there are.
+All arithmetic is element by element: a copy's numbers never depend on how many environments there are.
 """
 
 from __future__ import annotations
@@ -77,9 +76,8 @@ class Ant(Body):
     def start(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """0.75 m high in the rest pose, facing +x, with uniform noise.
 
-        Within +-0.1 m in position, +-7.5 degrees about a random axis, +-0.2 rad in each joint and
-        +-0.25 (m/s, rad/s) in each velocity, the root's as a twist about the world's origin, as dflex
-        draws it: the torso's own speed is v + spin x place.
+        Within +-0.1 m in position, +-7.5 degrees about a random axis, +-0.2 rad in each joint and +-0.25 (m/s, rad/s)
+        in each velocity, the root's as a twist about the world's origin, as dflex draws it.
         """
         place = np.array([0.0, 0.0, _START_HEIGHT]) + rng.uniform(-_POSITION_NOISE, _POSITION_NOISE, 3)
         angle = rng.uniform(-_ANGLE_NOISE, _ANGLE_NOISE)
