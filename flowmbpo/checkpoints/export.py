@@ -28,9 +28,9 @@ SUMS = "SHA256SUMS"
 FORMAT = "flowmbpo-export"
 VERSION = "2"
 
-_AGENT = "agent."
 NETWORKS = ("pi", "q")  # the planner's
 _RECORDS = ("imported", "initial")  # where weights came from; plain values
+_COUNTS = ("epoch", "agent_steps", "env_steps")
 
 
 def is_export(path: Path) -> bool:
@@ -96,9 +96,9 @@ def read_export(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    states = {_AGENT: payload["agent"]}
-    if payload.get("planner") is not None:
-        states |= {f"planner.{network}.": payload["planner"][network] for network in NETWORKS}
+    """All weights by the names `agent.*`, `planner.pi.*` and `planner.q.*`."""
+    planner = payload.get("planner") or {}
+    states = {"agent.": payload["agent"], **{f"planner.{name}.": planner[name] for name in NETWORKS if planner}}
     # safetensors refuses tensors that share memory, and views of it.
     return {
         prefix + name: tensor.detach().cpu().contiguous().clone()
@@ -108,17 +108,14 @@ def _tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
-    planner = payload.get("planner")
     records = {name: payload[name] for name in _RECORDS if payload.get(name) is not None}
-    if planner is not None:
-        records["planner"] = {name: value for name, value in planner.items() if name not in NETWORKS}
+    if payload.get("planner") is not None:
+        records["planner"] = {name: value for name, value in payload["planner"].items() if name not in NETWORKS}
     return {
         "format": FORMAT,
         "version": VERSION,
         "config_sha256": hashlib.sha256(yaml).hexdigest(),
-        "epoch": str(int(payload["epoch"])),
-        "agent_steps": str(int(payload["agent_steps"])),
-        "env_steps": str(int(payload["env_steps"])),
+        **{name: str(int(payload[name])) for name in _COUNTS},
         "records": json.dumps(records),
     }
 
@@ -126,23 +123,17 @@ def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
 def _payload(folder: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         records = json.loads(metadata["records"])
-        counts = {name: int(metadata[name]) for name in ("epoch", "agent_steps", "env_steps")}
+        counts = {name: int(metadata[name]) for name in _COUNTS}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: its header is incomplete ({error}). Fetch it again.") from error
-    payload: dict[str, Any] = {
-        "config": load_experiment(folder / CONFIG).model_dump(mode="json"),
-        **counts,
-        "agent": _starting_with(tensors, _AGENT),
-        **records,
-    }
+
+    def state(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
     if "planner" in records:
-        networks = {name: _starting_with(tensors, f"planner.{name}.") for name in NETWORKS}
-        payload["planner"] = {**records["planner"], **networks}
-    return payload
-
-
-def _starting_with(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        records["planner"] |= {name: state(f"planner.{name}.") for name in NETWORKS}
+    config = load_experiment(folder / CONFIG).model_dump(mode="json")
+    return {"config": config, **counts, "agent": state("agent."), **records}
 
 
 def _check_sums(folder: Path) -> None:
@@ -150,15 +141,13 @@ def _check_sums(folder: Path) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
-    listed = set()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
+    lines = [line.partition("  ") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    for digest, _, name in lines:
         if name not in (WEIGHTS, CONFIG):
             raise CheckpointError(f"{path}: names {name!r}, which belongs to no export. Fetch the folder again.")
         if file_sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: does not have the SHA-256 in {SUMS}: damaged. Fetch it again.")
-        listed.add(name)
-    if listed != {WEIGHTS, CONFIG}:
+    if {line[2] for line in lines} != {WEIGHTS, CONFIG}:
         raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG}: truncated. Fetch the folder again.")
 
 
@@ -171,19 +160,34 @@ def _model_card(payload: Mapping[str, Any], config: ExperimentConfig, parts: Map
         f"`{config.actor.kind}` policy, saved by flowmbpo. {config.description}".rstrip()
     )
     rows = [f"| {name.replace('_', ' ')} | {number:,} |" for name, number in parts.items() if number]
-    rows = ["| part | parameters |", "|---|---:|", *rows, f"| total | {sum(parts.values()):,} |"]
+    table = "\n".join(("| part | parameters |", "|---|---:|", *rows, f"| total | {sum(parts.values()):,} |"))
     planner = "" if payload.get("planner") is None else " --planner mppi"
-    use = (
-        "```\n"
-        f"flowmbpo checkpoint import THIS_FOLDER --out {config.name}.pt\n"
-        f"flowmbpo eval {config.name}.pt{planner}\n"
-        "```\n\n"
-        "`model.safetensors` holds the agent's tensors as `agent.*` (and a planner's as `planner.pi.*` and "
-        "`planner.q.*`), `config.yaml` all that is needed to build it. Optimisers and replay are not part of it."
-    )
-    licence = "None is stated: ask whoever trained these weights (and made the data they were trained on)."
-    sections = (f"# {config.name}", summary, "## Training", _training(payload, config), "## Parts", "\n".join(rows))
-    return "\n\n".join((*sections, "## Use", use, "## Licence", licence)) + "\n"
+    return f"""# {config.name}
+
+{summary}
+
+## Training
+
+{_training(payload, config)}
+
+## Parts
+
+{table}
+
+## Use
+
+```
+flowmbpo checkpoint import THIS_FOLDER --out {config.name}.pt
+flowmbpo eval {config.name}.pt{planner}
+```
+
+`model.safetensors` holds the agent's tensors as `agent.*` (and a planner's as `planner.pi.*` and `planner.q.*`), \
+`config.yaml` all that is needed to build it. Optimisers and replay are not part of it.
+
+## Licence
+
+None is stated: ask whoever trained these weights (and made the data they were trained on).
+"""
 
 
 def _training(payload: Mapping[str, Any], config: ExperimentConfig) -> str:

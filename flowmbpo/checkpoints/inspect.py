@@ -93,7 +93,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "latent_dim": model.latent_dim,
         "task_dim": model.task_dim,
         "bins": model.bins,
-        "q_functions": None if model.q is None else model.q[0].weight.shape[0],
+        "q_functions": model.networks["q_functions"][0].weight.shape[0] if "q_functions" in model.networks else None,
         "parameters": part_parameters(model),
         "kept": _kept(model),
         "dropped": dropped_parts(model, keep_planner=True),
@@ -107,5 +107,4 @@ def _kept(model: ForeignModel) -> list[str]:
     names = {"planner" if name in planner else name: None for name in model.parts}
     if not planner <= model.parts.keys():
         names.pop("planner", None)
-    running = {"obs_rms": model.obs_statistics, "rew_rms": model.reward_statistics, "ret_rms": model.return_statistics}
-    return [*names, *(name for name, part in running.items() if part is not None)]
+    return [*names, *model.statistics]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import zipfile
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION
-from flowmbpo.data.foreign import UNREADABLE
+from flowmbpo.data.foreign import UNREADABLE, ForeignFileError, check_archive
 from flowmbpo.errors import CheckpointError
 
 _PUBLISHED = " A published TD-MPC2, PWM or Newt file is imported first: `flowmbpo checkpoint import FILE`."
@@ -71,7 +70,7 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
             sha256 = _sha256(file)
             accepted = CheckpointManifest.read(path.parent).files.get(path.name)
             if accepted is None:
-                _check_archive(path, file)
+                _check_lone(path, file)
             elif all(entry.sha256 != sha256 for entry in accepted):
                 if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
                     continue
@@ -157,31 +156,14 @@ def _advice(path: Path) -> str:
     return "No other checkpoint in its folder is known to be intact: restore it from a copy."
 
 
-def _check_archive(path: Path, file: BufferedReader) -> None:
-    """Check the CRC and the directory entry of every member.
-
-    torch itself reads flipped bits without a word, and a member flagged as a directory as uninitialised memory.
-    """
-    file.seek(0)
+def _check_lone(path: Path, file: BufferedReader) -> None:
     try:
-        with zipfile.ZipFile(file) as archive:
-            odd = (member.filename for member in archive.infolist() if not _stored(member))
-            broken = next(odd, None) or archive.testzip()
-    except UNREADABLE as error:
+        check_archive(file)
+    except ForeignFileError as error:
         raise CheckpointError(
-            f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another "
-            f"kind of file. {_advice(path)}"
+            f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another kind of file. "
+            f"{_advice(path)}"
         ) from error
-    if broken is not None:
-        raise CheckpointError(
-            f"{path}: is damaged or another kind of archive (checksum or entry of {broken}). {_advice(path)}"
-        )
-
-
-def _stored(member: zipfile.ZipInfo) -> bool:
-    """Whether a directory entry is of the one kind that torch writes: plain bytes, no attributes."""
-    plain = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
-    return plain and member.external_attr == 0
 
 
 def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:

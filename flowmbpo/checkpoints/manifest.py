@@ -53,8 +53,7 @@ class CheckpointManifest:
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of `folder` in one step. Raises StorageError."""
-        files = {name: [asdict(entry) for entry in entries] for name, entries in sorted(self.files.items())}
-        document = {"format": FORMAT, "version": VERSION, "files": files}
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         write_bytes_atomic(folder / NAME, (json.dumps(document, indent=1) + "\n").encode())
 
 

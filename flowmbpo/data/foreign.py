@@ -2,7 +2,7 @@
 
 torch's restricted unpickler refuses every name outside its own list of tensors and plain values. The few others that
 published files hold are replaced by inert stand-ins, so that nothing of tensordict (of any version) or of anything
-else is called. Torch itself checks no checksums and reads flipped bits without a word; the archive's are compared here.
+else is called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from flowmbpo.errors import DataError
 
+DIRECTORY = 0x10  # of a member's attributes
 MOST_ENTRIES = 1 << 16  # a dictionary that holds another one twice, and so on, never ends
 
 # All that zipfile and torch raise on damaged bytes; MemoryError comes of sizes that damage made huge.
@@ -72,19 +73,23 @@ def _allowed(stand_ins: Mapping[str, Any]) -> Iterator[None]:
         torch.serialization.add_safe_globals(others)
 
 
-def check_archive(path: Path, *, checksums: bool = True) -> str:
+def check_archive(file: Path | BinaryIO, *, checksums: bool = True) -> str:
     """Look at an archive's directory and, with `checksums`, read all of it and compare its CRC-32.
 
-    Returns what identifies it: a SHA-256 over the names, sizes and checksums of its members. Raises ForeignFileError.
+    torch itself reads flipped bits without a word, packed bytes as numbers, and a member that is flagged as a directory
+    as memory that was never written. Returns what identifies the archive: a SHA-256 over the names, sizes and checksums
+    of its members. Raises ForeignFileError.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise ForeignFileError("two of its members have the same name")
-            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
-            if packed:  # torch would map the packed bytes
-                raise ForeignFileError(f"its member {packed[0]} is compressed, which torch.save never does")
+            for member in members:
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                    raise ForeignFileError(f"its member {member.filename} is compressed, which torch.save never does")
+                if member.external_attr & DIRECTORY:
+                    raise ForeignFileError(f"its member {member.filename} is flagged as a directory")
             broken = archive.testzip() if checksums else None
     except UNREADABLE as error:
         raise ForeignFileError(_cause(error)) from error

@@ -48,7 +48,15 @@ def import_checkpoint(
         form, source_sha256 = EXPORT, file_sha256(source / WEIGHTS)
         parameters = parameter_counts(build_meta_agent(config, resolve(config.task).spec))
     else:
-        file, model = _published(source)
+        if source.is_dir():
+            raise CheckpointError(
+                f"{source}: is a folder without model.safetensors. Name a checkpoint file, or a folder that "
+                "`flowmbpo checkpoint export` wrote."
+            )
+        file = read_foreign(source)
+        if file.content.get("format") == FORMAT:
+            raise CheckpointError(f"{source}: is a checkpoint of flowmbpo already; use it as it is.")
+        model = foreign_model(file)
         config, payload = _converted(file, model, task_set, task, keep_planner)
         form, source_sha256, parameters = model.format, file.sha256, part_parameters(model)
     target = out or Path(f"{config.name}.pt")
@@ -74,25 +82,13 @@ def import_checkpoint(
 
 def dropped_parts(model: ForeignModel, *, keep_planner: bool) -> list[str]:
     """Names of what the file holds and an import leaves out."""
-    held = [name for name, part in (("_pi", model.pi), ("_Qs", model.q)) if part is not None]
+    held = [name for name, part in (("_pi", "policy_prior"), ("_Qs", "q_functions")) if part in model.networks]
     return [*model.dropped, *([] if keep_planner and len(held) == 2 else held)]
 
 
 def untrained_parts(model: ForeignModel) -> list[str]:
     """Parts of the agent that the file does not hold: they start as a new run's would."""
-    return [name for name, part in (("actor", model.actor), ("critic", model.critic)) if part is None]
-
-
-def _published(source: Path) -> tuple[ForeignFile, ForeignModel]:
-    if source.is_dir():
-        raise CheckpointError(
-            f"{source}: is a folder without model.safetensors. Name a checkpoint file, or a folder that "
-            "`flowmbpo checkpoint export` wrote."
-        )
-    file = read_foreign(source)
-    if file.content.get("format") == FORMAT:
-        raise CheckpointError(f"{source}: is a checkpoint of flowmbpo already; use it as it is.")
-    return file, foreign_model(file)
+    return [name for name in ("actor", "critic") if name not in model.networks]
 
 
 def _converted(

@@ -6,7 +6,7 @@ ordered [obs, task] and [z, task, action].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -70,79 +70,47 @@ class RunningStatistics:
         return self.count >= 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class ForeignModel:
-    """Weights of one file. `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1.
+    """Weights of one file: its networks by part, TD-MPC2's (see `tdmpc2.PARTS`) or PWM's; and what their shapes say.
 
-    Policy prior `pi` and `q` functions are TD-MPC2's; actor (activation before LayerNorm), critic (always there) and
-    running statistics are PWM's own.
+    `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1. PWM's own are the actor (activation
+    before LayerNorm) with its `logstd`, the critic, which is always there, and running `statistics` by its names.
     """
 
     format: str
-    encoder: Network
-    dynamics: Network
-    reward: Network
-    embeddings: Tensor | None = None
+    networks: dict[str, Network]
+    embeddings: Tensor | None
     capped: bool = True
-    termination: Network | None = None
-    pi: Network | None = None
-    q: Network | None = None
     action_masks: Tensor | None = None
     log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS
-    actor: Network | None = None
     logstd: Tensor | None = None
-    critic: Network | None = None
-    obs_statistics: RunningStatistics | None = None
-    reward_statistics: RunningStatistics | None = None
-    return_statistics: RunningStatistics | None = None
+    statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def latent_dim(self) -> int:
-        """Width of z."""
-        return self.encoder[-1].outputs
+    def __post_init__(self) -> None:
+        """Raises CheckpointError where the embeddings are no table."""
+        table = self.embeddings
+        if table is not None and (table.ndim != 2 or 0 in table.shape):
+            raise CheckpointError(f"_task_emb.weight: is {tuple(table.shape)}, a matrix is needed")
+        self.tasks, self.task_dim = (1, 0) if table is None else table.shape
+        self.latent_dim = self.networks["encoder"][-1].outputs
+        self.obs_dim = self.networks["encoder"][0].inputs - self.task_dim
+        self.action_dim = self.networks["dynamics"][0].inputs - self.latent_dim - self.task_dim
+        self.bins = self.networks["reward"][-1].outputs
 
     @property
-    def task_dim(self) -> int:
-        """Width of the task embedding, 0 without one."""
-        return 0 if self.embeddings is None else self.embeddings.shape[1]
-
-    @property
-    def tasks(self) -> int:
-        """Tasks that it knows."""
-        return 1 if self.embeddings is None else self.embeddings.shape[0]
-
-    @property
-    def obs_dim(self) -> int:
-        """Width of the observation."""
-        return self.encoder[0].inputs - self.task_dim
-
-    @property
-    def action_dim(self) -> int:
-        """Width of the action."""
-        return self.dynamics[0].inputs - self.latent_dim - self.task_dim
-
-    @property
-    def bins(self) -> int:
-        """Outputs of the reward head."""
-        return self.reward[-1].outputs
-
-    @property
-    def parts(self) -> dict[str, Network | Tensor]:
-        """Networks and tables that it holds, by name."""
-        parts = {
-            "encoder": self.encoder,
-            "dynamics": self.dynamics,
-            "reward": self.reward,
-            "task_embedding": self.embeddings,
-            "termination": self.termination,
-            "policy_prior": self.pi,
-            "q_functions": self.q,
-            "actor": self.actor,
-            "critic": self.critic,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+    def parts(self) -> dict[str, list[Tensor]]:
+        """Learnable tensors of the networks and the table that it holds."""
+        parts = {}
+        for name, network in self.networks.items():
+            parts[name] = [tensor for layer in network for tensor in layer.tensors]
+            if name == "reward" and self.embeddings is not None:
+                parts["task_embedding"] = [self.embeddings]
+        if self.logstd is not None:
+            parts["actor"].append(self.logstd)
+        return parts
 
 
 def hidden_units(network: Network) -> list[int]:
@@ -152,27 +120,22 @@ def hidden_units(network: Network) -> list[int]:
 
 def size_class(model: ForeignModel) -> str | None:
     """TD-MPC2's size (`48M`), Newt's (`B`), or None for a model of other widths."""
-    widths = (hidden_units(model.encoder)[0], hidden_units(model.dynamics)[0], len(model.encoder))
+    encoder, dynamics = model.networks["encoder"], model.networks["dynamics"]
+    widths = (hidden_units(encoder)[0], hidden_units(dynamics)[0], len(encoder))
     name = _SIZES.get(widths)
     return _NEWT_SIZES.get(name, name) if name is not None and model.format == "newt" else name
 
 
 def part_parameters(model: ForeignModel) -> dict[str, int]:
     """Learnable scalars by part; `total` as TD-MPC2 counts them (no copies of the Q functions)."""
-    counts = {
-        name: sum(t.numel() for t in ([part] if isinstance(part, Tensor) else [t for lay in part for t in lay.tensors]))
-        for name, part in model.parts.items()
-    }
-    if model.logstd is not None:
-        counts["actor"] += model.logstd.numel()
+    counts = {name: sum(tensor.numel() for tensor in tensors) for name, tensors in model.parts.items()}
     return counts | {"total": sum(counts.values())}
 
 
 def check_model(model: ForeignModel) -> None:
     """Make sure that the parts of a model fit each other. Raises CheckpointError."""
-    if model.embeddings is not None and (model.embeddings.ndim != 2 or 0 in model.embeddings.shape):
-        raise CheckpointError(f"_task_emb.weight: is {tuple(model.embeddings.shape)}, a matrix is needed")
-    if min(len(model.encoder), len(model.dynamics), len(model.reward)) < 2:
+    networks = model.networks
+    if min(len(networks[name]) for name in ("encoder", "dynamics", "reward")) < 2:
         raise CheckpointError("encoder, dynamics and reward need a hidden layer each: another architecture")
     z, e, a = model.latent_dim, model.task_dim, model.action_dim
     if model.obs_dim < 1 or a < 1 or z % GROUP:
@@ -180,24 +143,25 @@ def check_model(model: ForeignModel) -> None:
             f"the shapes leave {model.obs_dim} observations, {a} actions and a latent of {z}, which must be a "
             f"multiple of {GROUP}: another architecture"
         )
-    widths = [("_dynamics's last layer", model.dynamics[-1].outputs, z)]
-    for whose, network, inputs, outputs in (
-        ("_reward's", model.reward, z + e + a, model.bins),
-        ("_termination's", model.termination, z + e, None),
-        ("_pi's", model.pi, z + e, 2 * a),
-        ("_Qs'", model.q, z + e + a, model.bins),
-        ("the actor's", model.actor, z, a),
-        ("the critic's", model.critic, z, 1),
+    widths = [("_dynamics's last layer", networks["dynamics"][-1].outputs, z)]
+    for part, whose, inputs, outputs in (
+        ("reward", "_reward's", z + e + a, model.bins),
+        ("termination", "_termination's", z + e, None),
+        ("policy_prior", "_pi's", z + e, 2 * a),
+        ("q_functions", "_Qs'", z + e + a, model.bins),
+        ("actor", "the actor's", z, a),
+        ("critic", "the critic's", z, 1),
     ):
-        if network is not None:
-            widths.append((f"{whose} input", network[0].inputs, inputs))
-            widths.append((f"{whose} output", network[-1].outputs, network[-1].outputs if outputs is None else outputs))
+        if part in networks:
+            widths.append((f"{whose} input", networks[part][0].inputs, inputs))
+            if outputs is not None:
+                widths.append((f"{whose} output", networks[part][-1].outputs, outputs))
     for what, width, needed in widths:
         if width != needed:
             raise CheckpointError(
                 f"{what} is {width} wide where the other shapes ask for {needed}: another architecture"
             )
-    if model.bins == 2 or (model.bins == 1 and model.critic is None):
+    if model.bins == 2 or (model.bins == 1 and "critic" not in networks):
         raise CheckpointError(
             f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
             "single output) are known"

@@ -7,7 +7,7 @@ input columns are cut to the task's widths; nothing else of the function changes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from flowmbpo.spec import EnvSpec
 
 State = dict[str, Tensor]
 
-NORM = ("weight", "bias")  # of a LayerNorm, where a layer has one
+KINDS = ("weight", "bias")
 
 
 def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
@@ -41,22 +41,29 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
     ConfigError where the shapes allow none.
     """
     size = size_class(model)
+    units = {part: hidden_units(network) for part, network in model.networks.items()}
     options: dict[str, Any] = {
         "latent_dim": model.latent_dim,
         "simnorm_dim": GROUP,
         "task_dim": model.task_dim,
-        "encoder": {"kind": "mlp", "units": hidden_units(model.encoder)},
-        "dynamics": {"kind": "mlp", "units": hidden_units(model.dynamics), "geometry": "tangent"},
-        "reward": _reward_options(model),
+        "encoder": {"kind": "mlp", "units": units["encoder"]},
+        "dynamics": {"kind": "mlp", "units": units["dynamics"], "geometry": "tangent"},
+        "reward": {"kind": "scalar", "units": units["reward"]},
     }
-    if model.termination is not None:
-        options["termination"] = {"units": hidden_units(model.termination)}
+    critics = model.networks.get("critic")
+    if model.bins != 1:
+        low, high = BIN_RANGE
+        # PWM's actor and critic are in units of the reward without its symexp.
+        decode = "symexp" if critics is None else "symlog"
+        options["reward"] |= {"kind": "two_hot", "bins": model.bins, "low": low, "high": high, "decode": decode}
+    if "termination" in units:
+        options["termination"] = {"units": units["termination"]}
     actor: dict[str, Any] = {"kind": "gaussian", "init_logstd": -1.0, "min_logstd": -1.427}
-    if model.actor is not None:
-        actor["units"] = hidden_units(model.actor)
+    if "actor" in units:
+        actor["units"] = units["actor"]
     critic: dict[str, Any] = {"units": [400, 200], "ensemble": 3, "reduction": "min"}
-    if model.critic is not None:
-        critic |= {"units": hidden_units(model.critic), "ensemble": model.critic[0].weight.shape[0]}
+    if critics is not None:
+        critic |= {"units": units["critic"], "ensemble": critics[0].weight.shape[0]}
     document = {
         "name": "-".join(part for part in (model.format, task.set or task.name, size and size.lower()) if part),
         "phase": "stage-a",
@@ -66,22 +73,12 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
         "actor": actor,
         "critic": critic,
         "training": {
-            "gamma": 0.99 if model.critic is not None else "task",
+            "gamma": "task" if critics is None else 0.99,
             "actor_input_gradient": "detached",
-            "reward_normalization": "none" if model.reward_statistics is None else "standardize",
+            "reward_normalization": "standardize" if "rew_rms" in model.statistics else "none",
         },
     }
     return experiment_from_dict(document, f"the shapes of this {model.format} file")
-
-
-def _reward_options(model: ForeignModel) -> dict[str, Any]:
-    units = hidden_units(model.reward)
-    if model.bins == 1:
-        return {"kind": "scalar", "units": units}
-    # PWM's actor and critic are in units of the reward without its symexp.
-    decode = "symlog" if model.critic is not None else "symexp"
-    low, high = BIN_RANGE
-    return {"kind": "two_hot", "units": units, "bins": model.bins, "low": low, "high": high, "decode": decode}
 
 
 def map_agent(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> State:
@@ -93,29 +90,30 @@ def map_agent(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> State:
     state: State = {}
     if model.embeddings is not None:
         state["world_model.tasks.embeddings"] = model.embeddings[list(rows)] / axes.embedding_scale
-    first = axes.observed(model.encoder[0])
-    if model.obs_statistics is not None and model.obs_statistics.seen:
-        first = _fold_normalisation(first, model.obs_statistics, spec.obs_dim)
-    state |= _named("world_model.encoder.", axes.to_latent((first, *model.encoder[1:])))
-    state |= _named("world_model.dynamics.network.", axes.to_latent(axes.from_latent(model.dynamics)))
-    state |= _named("world_model.reward_head.network.", axes.from_latent(model.reward))
-    if model.termination is not None:
-        state |= _named("world_model.termination_head.", axes.from_latent(model.termination))
-    return state | _pwm_actor(model, axes) | _pwm_critic(model, axes) | _scales(model)
+    networks, observed = model.networks, model.statistics.get("obs_rms")
+    first = axes.observed(networks["encoder"][0])
+    if observed is not None and observed.seen:
+        first = _fold_normalisation(first, observed, spec.obs_dim)
+    state |= _named("world_model.encoder.", axes.to_latent((first, *networks["encoder"][1:])))
+    state |= _named("world_model.dynamics.network.", axes.to_latent(axes.from_latent(networks["dynamics"])))
+    state |= _named("world_model.reward_head.network.", axes.from_latent(networks["reward"]))
+    if "termination" in networks:
+        state |= _named("world_model.termination_head.", axes.from_latent(networks["termination"]))
+    return state | _pwm_networks(model, axes) | _scales(model)
 
 
 def map_planner(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> dict[str, Any] | None:
     """The policy prior and the Q functions, for planning; None where the file lacks one of them."""
-    if model.pi is None or model.q is None:
+    if not {"policy_prior", "q_functions"} <= model.networks.keys():
         return None
     axes = _Axes(model, spec, rows)
     means = torch.arange(spec.action_dim)
-    pi = axes.from_latent(model.pi)
+    pi = axes.from_latent(model.networks["policy_prior"])
     low, high = model.log_std_bounds
     return {
         "kind": "tdmpc2",
         "pi": _named("", (*pi[:-1], _select_outputs(pi[-1], torch.cat([means, model.action_dim + means])))),
-        "q": _named("", axes.from_latent(model.q)),
+        "q": _named("", axes.from_latent(model.networks["q_functions"])),
         "log_std_min": low,
         "log_std_max": high,
         "bins": model.bins,
@@ -157,8 +155,10 @@ class _Axes:
         """A network whose output is a latent."""
         return (*network[:-1], _select_outputs(network[-1], self.order))
 
-    def with_task_columns(self, network: Network) -> Network:
+    def with_task_columns(self, network: Network | None) -> Network:
         """A network on z alone as one on [z, task]: PWM's actor and critic, whose task columns are 0."""
+        if network is None:
+            return ()
         first, *others = self.from_latent(network)
         zeros = first.weight.new_zeros(*first.weight.shape[:-1], len(self.task))
         return (replace(first, weight=torch.cat([first.weight, zeros], dim=-1)), *others)
@@ -180,13 +180,14 @@ def _named(prefix: str, network: Network) -> State:
     state: State = {}
     for number, layer in enumerate(network):
         linear = f"{prefix}{number}.linear." if layer.norm else f"{prefix}{number}."
-        state |= {f"{linear}weight": layer.weight, f"{linear}bias": layer.bias}
-        state |= {f"{prefix}{number}.norm.{kind}": tensor for kind, tensor in zip(NORM, layer.norm, strict=False)}
-    return _copied(state)
+        names = (*(f"{linear}{kind}" for kind in KINDS), *(f"{prefix}{number}.norm.{kind}" for kind in KINDS))
+        state |= _copied(names, layer.tensors)
+    return state
 
 
-def _copied(state: State) -> State:
-    return {name: tensor.contiguous().clone() for name, tensor in state.items()}
+def _copied(names: Iterable[str], tensors: Iterable[Tensor]) -> State:
+    """Copies under these names; a layer without a LayerNorm has tensors for the first two alone."""
+    return {name: tensor.contiguous().clone() for name, tensor in zip(names, tensors, strict=False)}
 
 
 def _fold_normalisation(layer: Layer, statistics: RunningStatistics, obs_dim: int) -> Layer:
@@ -197,25 +198,19 @@ def _fold_normalisation(layer: Layer, statistics: RunningStatistics, obs_dim: in
     return replace(layer, weight=torch.cat([columns, weight[:, obs_dim:]], dim=-1).float(), bias=bias.float())
 
 
-def _pwm_actor(model: ForeignModel, axes: _Axes) -> State:
-    if model.actor is None or model.logstd is None:
-        return {}
-    state = {"actor.logstd": model.logstd}
-    for number, layer in enumerate(axes.with_task_columns(model.actor)):
-        place = 3 * number
-        state |= {f"actor.mean.{place}.weight": layer.weight, f"actor.mean.{place}.bias": layer.bias}
-        state |= {f"actor.mean.{place + 2}.{kind}": tensor for kind, tensor in zip(NORM, layer.norm, strict=False)}
-    return _copied(state)
-
-
-def _pwm_critic(model: ForeignModel, axes: _Axes) -> State:
+def _pwm_networks(model: ForeignModel, axes: _Axes) -> State:
+    """PWM's actor, whose LayerNorms stand behind the activation, and its critics, transposed for batched products."""
     state: State = {}
-    for number, layer in enumerate(() if model.critic is None else axes.with_task_columns(model.critic)):
-        state[f"critic.network.weights.{number}"] = layer.weight.transpose(-1, -2)
-        state[f"critic.network.biases.{number}"] = layer.bias.unsqueeze(-2)
-        for kind, tensor in zip(("weights", "biases"), layer.norm, strict=False):
-            state[f"critic.network.norm_{kind}.{number}"] = tensor.unsqueeze(-2)
-    return _copied(state)
+    if model.logstd is not None:
+        state |= _copied(["actor.logstd"], [model.logstd])
+    for number, layer in enumerate(axes.with_task_columns(model.networks.get("actor"))):
+        places = (f"actor.mean.{3 * number + place}.{kind}" for place in (0, 2) for kind in KINDS)
+        state |= _copied(places, layer.tensors)
+    for number, layer in enumerate(axes.with_task_columns(model.networks.get("critic"))):
+        names = (f"critic.network.{kind}.{number}" for kind in ("weights", "biases", "norm_weights", "norm_biases"))
+        rows = (tensor.unsqueeze(-2) for tensor in layer.tensors[1:])
+        state |= _copied(names, (layer.weight.transpose(-1, -2), *rows))
+    return state
 
 
 def _scales(model: ForeignModel) -> State:
@@ -224,7 +219,7 @@ def _scales(model: ForeignModel) -> State:
     The square takes in the epsilon that PWM adds to the variance, so that the scales agree exactly.
     """
     state: State = {}
-    reward, returns = model.reward_statistics, model.return_statistics
+    reward, returns = (model.statistics.get(name) for name in ("rew_rms", "ret_rms"))
     if reward is not None and reward.seen:
         count = torch.tensor(reward.count, dtype=torch.float64)
         mean, square = _moments(reward)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.importers.foreign import ForeignModel, Layer, Network, RunningStatistics, check_model
-from flowmbpo.checkpoints.importers.state_dict import check_chain, finite, plain_tensors, take_network
+from flowmbpo.checkpoints.importers.foreign import ForeignModel, Network, RunningStatistics, check_model
+from flowmbpo.checkpoints.importers.state_dict import LAYER_TENSORS, MOST_LAYERS, finite, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 PWM = "pwm"
@@ -20,6 +19,19 @@ EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
 PICKLED_NAME = "pwm.utils.running_mean_std.RunningMeanStd"
 _FIELDS = {"shape", "mean", "var", "count"}
 _KEYS = {"actor", "critic", "world_model"}
+# The actor's layers stand at 0, 3, 6, ..., their LayerNorms two places on, behind the activation; the critic's tensors
+# are numbered through.
+_ACTOR = {
+    f"mu_net.{3 * layer + place}.{kind}": f"{layer}.{norm}{kind}"
+    for layer in range(MOST_LAYERS)
+    for place, norm in ((0, ""), (2, "ln."))
+    for kind in ("weight", "bias")
+}
+_CRITIC = {
+    f"params.{4 * layer + place}": f"{layer}.{name}"
+    for layer in range(MOST_LAYERS)
+    for place, name in enumerate(LAYER_TENSORS)
+}
 _OPTIMISERS = ("actor_opt", "critic_opt", "world_model_opt")
 _CLIP_NOTE = (
     f"Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-{CLIP:g}."
@@ -49,15 +61,18 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
     tensors = plain_tensors(content["world_model"], "world_model")
     embeddings = tensors.pop("_task_emb.weight", None)
     actor, logstd, dropped = _actor(plain_tensors(content["actor"], "actor"))
+    networks = {
+        "encoder": take_network(tensors, "_encoder.", normed_output=True),
+        "dynamics": take_network(tensors, "_dynamics.", normed_output=True),
+        "reward": take_network(tensors, "_reward.", normed_output=False),
+        **actor,
+        "critic": _take_part(plain_tensors(content["critic"], "critic"), "critic layer ", _CRITIC, ensemble=True),
+    }
     model = ForeignModel(
         format=PWM,
-        encoder=take_network(tensors, "_encoder.", normed_output=True),
-        dynamics=take_network(tensors, "_dynamics.", normed_output=True),
-        reward=take_network(tensors, "_reward.", normed_output=False),
+        networks=networks,
         embeddings=None if embeddings is None else finite("_task_emb.weight", embeddings),
-        actor=actor,
         logstd=logstd,
-        critic=_critic(plain_tensors(content["critic"], "critic")),
         dropped=(*dropped, *(key for key in _OPTIMISERS if content.get(key) is not None)),
     )
     if tensors:
@@ -65,66 +80,38 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
             f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files: another architecture"
         )
     check_model(model)
-    obs = _statistics(content, "obs_rms", model.obs_dim)
-    notes = ((_MASK_NOTE, embeddings is not None), (_CLIP_NOTE, obs is not None and obs.seen))
-    return replace(
-        model,
-        obs_statistics=obs,
-        reward_statistics=_statistics(content, "rew_rms", 1),
-        return_statistics=_statistics(content, "ret_rms", 1),
-        notes=tuple(note for note, applies in notes if applies),
-    )
+    widths = {"obs_rms": model.obs_dim, "rew_rms": 1, "ret_rms": 1}
+    for key, width in widths.items():
+        if content.get(key) is not None:
+            model.statistics[key] = _statistics(content[key], key, width)
+    clipped = "obs_rms" in model.statistics and model.statistics["obs_rms"].seen
+    notes = ((_MASK_NOTE, embeddings is not None), (_CLIP_NOTE, clipped))
+    model.notes = tuple(note for note, applies in notes if applies)
+    return model
 
 
-def _actor(tensors: dict[str, Tensor]) -> tuple[Network | None, Tensor | None, tuple[str, ...]]:
-    """Layers at 0, 3, 6, ... with their LayerNorm two places on, behind the activation; and the log-std."""
+def _actor(tensors: dict[str, Tensor]) -> tuple[dict[str, Network], Tensor | None, tuple[str, ...]]:
+    """The actor's network, its log-std, and what is dropped."""
     if "logstd" not in tensors or "mu_net.0.weight" not in tensors:
-        return None, None, ("actor (not PWM's Gaussian)",)
-    layers = []
-    place = 0
-    while f"mu_net.{place}.weight" in tensors:
-        names = [f"mu_net.{place}.weight", f"mu_net.{place}.bias"]
-        if f"mu_net.{place + 2}.weight" in tensors:
-            names += [f"mu_net.{place + 2}.weight", f"mu_net.{place + 2}.bias"]
-        missing = [name for name in names if name not in tensors]
-        if missing:
-            raise CheckpointError(f"actor: {missing[0]} is missing: another architecture")
-        weight, bias, *norm = (finite(f"actor {name}", tensors.pop(name)) for name in names)
-        layers.append(Layer(weight, bias, tuple(norm)))
-        place += 3
+        return {}, None, ("actor (not PWM's Gaussian)",)
     logstd = finite("actor logstd", tensors.pop("logstd"))
-    if tensors:
-        raise CheckpointError(f"actor: {', '.join(sorted(tensors)[:4])}: not known in PWM's files")
-    network = tuple(layers)
-    _check_norms(network, "actor mu_net layer ", ensemble=False)
+    network = _take_part(tensors, "actor layer ", _ACTOR)
     if tuple(logstd.shape) != (network[-1].outputs,):
         raise CheckpointError(f"actor: logstd is {tuple(logstd.shape)}, the policy has {network[-1].outputs} actions")
-    return network, logstd, ()
+    return {"actor": network}, logstd, ()
 
 
-def _critic(tensors: dict[str, Tensor]) -> Network:
-    """Stacked `params.{n}`, in the order weight, bias, LayerNorm weight, bias per hidden layer."""
-    names = [f"params.{number}" for number in range(len(tensors))]
-    if not names or set(names) != set(tensors) or len(names) % 4 != 2:
-        raise CheckpointError(f"critic: holds {', '.join(sorted(tensors)[:4])}, not PWM's params.0, params.1, ...")
-    values = [finite(f"critic {name}", tensors[name]) for name in names]
-    starts = range(0, len(values), 4)
-    network = tuple(Layer(values[i], values[i + 1], tuple(values[i + 2 : i + 4])) for i in starts)
-    _check_norms(network, "critic layer ", ensemble=True)
+def _take_part(tensors: dict[str, Tensor], prefix: str, names: Mapping[str, str], *, ensemble: bool = False) -> Network:
+    """The one network of a part, whose tensors have other names than the world model's."""
+    renamed = {f"{prefix}{names.get(name, name)}": tensor for name, tensor in tensors.items()}
+    network = take_network(renamed, prefix, normed_output=False, ensemble=ensemble)
+    if renamed:
+        raise CheckpointError(f"{', '.join(sorted(renamed)[:4])}: not known in PWM's files: another architecture")
     return network
 
 
-def _check_norms(network: Network, where: str, *, ensemble: bool) -> None:
-    check_chain(network, where, ensemble=ensemble)
-    if any(bool(layer.norm) == (layer is network[-1]) for layer in network):
-        raise CheckpointError(f"{where}*: a LayerNorm is expected behind every hidden layer and none at the end")
-
-
-def _statistics(content: Mapping[str, Any], key: str, width: int) -> RunningStatistics | None:
+def _statistics(value: object, key: str, width: int) -> RunningStatistics:
     """Running statistics that can be computed with, of `width` numbers. Raises CheckpointError."""
-    value = content.get(key)
-    if value is None:
-        return None
     if not isinstance(value, PickledStatistics):
         raise CheckpointError(f"{key}: is a {type(value).__name__}, not PWM's running statistics")
     if value.state is None:
@@ -141,12 +128,12 @@ def _statistics(content: Mapping[str, Any], key: str, width: int) -> RunningStat
     if mean.shape != var.shape:
         raise CheckpointError(f"{key}: is a {PICKLED_NAME} of mean {tuple(mean.shape)} and var {tuple(var.shape)}")
     advice = "a damaged file: fetch it again, or import another"
-    for name, tensor in (("mean", mean), ("var", var)):
-        if tensor.numel() != width:
-            raise CheckpointError(f"{key}.{name}: has {tensor.numel()} numbers, {width} are needed: {advice}")
-        values = finite(f"{key}.{name}", tensor).flatten()
-        if name == "var" and bool((values < 0.0).any()):
-            raise CheckpointError(f"{key}.var: holds {float(values.min()):g}, where 0 or more is needed: {advice}")
+    if mean.numel() != width:
+        raise CheckpointError(f"{key}.mean: has {mean.numel()} numbers, {width} are needed: {advice}")
+    finite(f"{key}.mean", mean)
+    least = float(finite(f"{key}.var", var).min())
+    if least < 0.0:
+        raise CheckpointError(f"{key}.var: holds {least:g}, where 0 or more is needed: {advice}")
     if not 0.0 <= samples < math.inf:
         raise CheckpointError(f"{key}.count: is {samples:g}, where a finite 0 or more is needed: {advice}")
     scale = torch.sqrt(var.double().flatten() + EPSILON)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from flowmbpo.checkpoints.importers.foreign import Layer, Network
 from flowmbpo.errors import CheckpointError
+
+LAYER_TENSORS = ("weight", "bias", "ln.weight", "ln.bias")
+MOST_LAYERS = 32  # of a network whose tensors are renamed
 
 
 def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
@@ -44,31 +47,25 @@ def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, 
         )
     layers = []
     for number in numbers:
-        normed = normed_output or number < numbers[-1]
-        name = f"{prefix}{number}."
-        norm = tuple(_take(state, f"{name}ln.{kind}") for kind in ("weight", "bias") if normed)
-        layers.append(Layer(_take(state, f"{name}weight"), _take(state, f"{name}bias"), norm))
-    network = tuple(layers)
-    check_chain(network, prefix, ensemble=ensemble)
-    return network
+        count = 4 if normed_output or number < numbers[-1] else 2
+        weight, bias, *norm = (_take(state, f"{prefix}{number}.{name}") for name in LAYER_TENSORS[:count])
+        layers.append(Layer(weight, bias, tuple(norm)))
+    _check_chain(layers, prefix, ensemble=ensemble)
+    return tuple(layers)
 
 
-def check_chain(network: Network, where: str, *, ensemble: bool) -> None:
+def _check_chain(network: Sequence[Layer], where: str, *, ensemble: bool) -> None:
     """Make sure that a network's layers fit each other, as those of an `ensemble` or alone. Raises CheckpointError."""
     needed = "[members, out, in]" if ensemble else "[out, in]"
-    members = network[0].weight.shape[:-2]
     for number, layer in enumerate(network):
-        weight = layer.weight.shape
-        if len(weight) != (3 if ensemble else 2) or 0 in weight or weight[:-2] != members:
-            raise CheckpointError(
-                f"{where}{number}.weight: is {tuple(weight)}, {needed} is needed: another architecture"
-            )
-        shape = (*layer.weight.shape[:-2], layer.outputs)
+        weight = tuple(layer.weight.shape)
+        if len(weight) != (3 if ensemble else 2) or 0 in weight or weight[:-2] != network[0].weight.shape[:-2]:
+            raise CheckpointError(f"{where}{number}.weight: is {weight}, {needed} is needed: another architecture")
         for tensor in layer.tensors[1:]:
-            if tuple(tensor.shape) != shape:
+            if tuple(tensor.shape) != weight[:-1]:
                 raise CheckpointError(
-                    f"{where}{number}: a tensor is {tuple(tensor.shape)} beside a weight of "
-                    f"{tuple(layer.weight.shape)}; {shape} is needed: another architecture"
+                    f"{where}{number}: a tensor is {tuple(tensor.shape)} beside a weight of {weight}; {weight[:-1]} is "
+                    "needed: another architecture"
                 )
     for number, (first, second) in enumerate(pairwise(network)):
         if first.outputs != second.inputs:

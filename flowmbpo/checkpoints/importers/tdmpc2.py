@@ -7,14 +7,15 @@ layers as `_Qs.{layer}.{name}`, stacked.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Set
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from flowmbpo.checkpoints.importers.foreign import LOG_STD_BOUNDS, ForeignModel, Network, check_model
-from flowmbpo.checkpoints.importers.state_dict import finite, plain_tensors, take_network
+from flowmbpo.checkpoints.importers.foreign import LOG_STD_BOUNDS, ForeignModel, check_model
+from flowmbpo.checkpoints.importers.state_dict import LAYER_TENSORS, finite, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 TDMPC2 = "tdmpc2"
@@ -22,10 +23,21 @@ CURRENT = "tdmpc2-current"
 OLDEST = "tdmpc2-oldest"
 NEWT = "newt"
 
+PARTS = {
+    "encoder": "_encoder.state.",
+    "dynamics": "_dynamics.",
+    "reward": "_reward.",
+    "termination": "_termination.",
+    "policy_prior": "_pi.",
+    "q_functions": "_Qs.",
+}
+"""Networks by the prefixes of their common names; those that are not required are Newt's, or a planner's."""
+REQUIRED = ("encoder", "dynamics", "reward")
+NORMED = ("encoder", "dynamics")  # behind their last layer, too
+
 COPIES = ("_target_Qs", "_detach_Qs", "_Qs.target.")
 """Prefixes of what repeats the Q functions: slow averages, and copies without gradient."""
 
-_LAYER_NAMES = ("weight", "bias", "ln.weight", "ln.bias")
 # The oldest networks are written out as Linear, LayerNorm, activation, Linear, ...; the dynamics' last
 # LayerNorm stands apart, and the encoder begins with a layer that has no weights.
 _OLDEST = {
@@ -37,9 +49,7 @@ _OLDEST = {
     },
 }
 _NEWT_Q = re.compile(r"_Qs\.online\._Qs\.(\d{1,3})\.(.+)")
-_FLAT_Q = re.compile(r"_Qs\.params\.(\d{1,3})")
-_NAMED_Q = re.compile(r"_Qs\.params\.(\d{1,3}\..+)")
-
+_Q = re.compile(r"_Qs\.params\.(\d{1,3})(\..+)?")  # a number counts layers where a name follows, else tensors
 
 _OLDEST_NOTE = (
     "The oldest files have a layer without weights ahead of the encoder that no published code names. It is taken "
@@ -69,38 +79,36 @@ def common_names(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor
 
 
 def _name_of_oldest(name: str) -> str:
-    for prefix, places in _OLDEST.items():
-        if name.startswith(prefix):
-            place, _, kind = name.removeprefix(prefix).rpartition(".")
-            if place not in places:
-                raise CheckpointError(f"{name}: is no layer of the oldest TD-MPC2 files: another architecture")
-            return f"{prefix}{places[place]}.{kind}"
-    return name
+    prefix = next((prefix for prefix in _OLDEST if name.startswith(prefix)), None)
+    if prefix is None:
+        return name
+    place, _, kind = name.removeprefix(prefix).rpartition(".")
+    if place not in _OLDEST[prefix]:
+        raise CheckpointError(f"{name}: is no layer of the oldest TD-MPC2 files: another architecture")
+    return f"{prefix}{_OLDEST[prefix][place]}.{kind}"
 
 
 def _q_name(name: str) -> str:
-    flat, named = _FLAT_Q.fullmatch(name), _NAMED_Q.fullmatch(name)
-    if flat:
-        layer, kind = divmod(int(flat[1]), len(_LAYER_NAMES))
-        return f"_Qs.{layer}.{_LAYER_NAMES[kind]}"
-    return f"_Qs.{named[1]}" if named else name
+    match = _Q.fullmatch(name)
+    if match is None:
+        return name
+    layer, kind = divmod(int(match[1]), len(LAYER_TENSORS))
+    return f"_Qs.{match[1]}{match[2]}" if match[2] else f"_Qs.{layer}.{LAYER_TENSORS[kind]}"
 
 
 def _stack_members(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Newt's Q networks, one per member, as one network with a leading ensemble axis."""
-    members: dict[str, dict[int, Tensor]] = {}
-    rest = {}
-    for name, tensor in tensors.items():
-        match = _NEWT_Q.fullmatch(name)
+    matches = {name: _NEWT_Q.fullmatch(name) for name in tensors}
+    members: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for name, match in matches.items():
         if match:
-            members.setdefault(match[2], {})[int(match[1])] = tensor
-        else:
-            rest[name] = tensor
+            members[match[2]][int(match[1])] = tensors[name]
+    stacked = {name: tensor for name, tensor in tensors.items() if not matches[name]}
     for name, held in members.items():
         if sorted(held) != list(range(len(held))) or len({t.shape for t in held.values()}) != 1:
             raise CheckpointError(f"_Qs.online._Qs.*.{name}: members {sorted(held)} do not make one ensemble")
-        rest[f"_Qs.{name}"] = torch.stack([held[member] for member in range(len(held))])
-    return rest
+        stacked[f"_Qs.{name}"] = torch.stack([held[member] for member in range(len(held))])
+    return stacked
 
 
 def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
@@ -114,16 +122,16 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     }
     log_std_bounds = _take_log_std_bounds(tensors)
     embeddings = tensors.pop("_task_emb.weight", None)
+    networks = {
+        name: take_network(tensors, prefix, normed_output=name in NORMED, ensemble=name == "q_functions")
+        for name, prefix in PARTS.items()
+        if name in REQUIRED or any(tensor.startswith(prefix) for tensor in tensors)
+    }
     model = ForeignModel(
         format=layout,
-        encoder=take_network(tensors, "_encoder.state.", normed_output=True),
-        dynamics=take_network(tensors, "_dynamics.", normed_output=True),
-        reward=take_network(tensors, "_reward.", normed_output=False),
+        networks=networks,
         embeddings=None if embeddings is None else finite("_task_emb.weight", embeddings),
         capped=layout != NEWT,
-        termination=_take_optional(tensors, "_termination."),
-        pi=_take_optional(tensors, "_pi."),
-        q=_take_optional(tensors, "_Qs.", ensemble=True),
         action_masks=_take_masks(tensors),
         log_std_bounds=log_std_bounds,
         dropped=tuple(sorted(copies)),
@@ -133,12 +141,6 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
         raise CheckpointError(f"{', '.join(sorted(tensors)[:4])}: not known in this layout: another architecture")
     check_model(model)
     return model
-
-
-def _take_optional(tensors: dict[str, Tensor], prefix: str, *, ensemble: bool = False) -> Network | None:
-    if not any(name.startswith(prefix) for name in tensors):
-        return None
-    return take_network(tensors, prefix, normed_output=False, ensemble=ensemble)
 
 
 def _take_masks(tensors: dict[str, Tensor]) -> Tensor | None:

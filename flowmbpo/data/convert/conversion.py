@@ -13,7 +13,7 @@ from flowmbpo.data.convert.source import Source, spread
 from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
-from flowmbpo.data.foreign import Archive
+from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError, StorageError
 
 CHECKPOINT_BYTES = 512 << 20
@@ -34,13 +34,18 @@ def convert(source: Source, dest: Path, *, limit: int | None = None, report: Rep
     Raises DataError on sources that do not fit their format, on a `dest` that is taken or was begun from another
     source, StorageError on a full disk: the same call goes on from the last checkpoint.
     """
-    check_apart(dest, source.files)
-    files = range(len(source.files))
-    counts = None if limit is None else np.array([source.count(number) for number in files])
+    target = dest.resolve()
+    for folder in (path.resolve().parent for path in source.files):
+        if target == folder or folder.is_relative_to(target):
+            raise DataError(f"{dest}: holds the source, which is never written to. Name another folder.")
+    counts = None
+    if limit is not None:
+        tasks = [source.index(open_archive(path), number).task for number, path in enumerate(source.files)]
+        counts = np.array([np.bincount(held, minlength=len(source.tasks)) for held in tasks])
     try:
         with _begin(source, dest, limit) as writer:
             first = 0
-            for number in files:
+            for number in range(len(source.files)):
                 first = _convert_file(writer, source, number, first, counts, report)
             return writer.finish()
     except StorageError as error:
@@ -87,8 +92,9 @@ def _convert_file(
     episodes, behind = len(kept), 0
     for begin, end in source.chunks(archive, index):
         wanted = kept[begin:end] & ~writer.holds(np.arange(first + begin, first + end))
-        for block in source.read(archive, index, begin, end, wanted):
-            writer.add_many(block.task, block.obs, block.action, block.reward, block.terminated, first + block.numbers)
+        for task, numbers, fields in source.read(archive, index, begin, end, wanted):
+            ended = fields.get("terminated")
+            writer.add_many(task, fields["obs"], fields["action"], fields["reward"], ended, first + numbers)
         if end == episodes or (end - behind) * archive.size >= CHECKPOINT_BYTES * episodes:
             writer.checkpoint()
             behind = end
@@ -111,12 +117,3 @@ def _register(writer: DatasetWriter, archive: Archive, number: int) -> None:
         raise DataError(f"{archive.path}: is a copy of {twin}: its episodes would be there twice. Remove one.")
     files[number] = identity
     writer.source = {**writer.source, "files": files}
-
-
-def check_apart(dest: Path, files: tuple[Path, ...]) -> None:
-    """Raises DataError where writing to `dest` could touch the source."""
-    target = dest.resolve()
-    for path in files:
-        folder = path.resolve().parent
-        if target == folder or folder.is_relative_to(target):
-            raise DataError(f"{dest}: holds the source, which is never written to. Name another folder.")

@@ -38,34 +38,30 @@ def open_source(
     if path.is_dir() and (path / MANIFEST).is_file():
         raise DataError(f"{path}: is a dataset of flowmbpo already; train on it as it is.")
     kind = _looks_like(path) if form == "auto" else form
-    if kind == "tdmpc2":
-        if task is not None:
-            raise DataError(f"--task {task}: the chunks in {path} hold all tasks of a set; leave it away.")
-        return TDMPC2Source(_chunks(path), set_name, drop_padding=drop_padding)
+    if kind == "pwm-dflex":
+        if set_name is not None:
+            raise DataError(f"--set {set_name}: PWM's dflex data are of one task, which --task names; leave it away.")
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; PWM's dflex data are one file per task. Name one of {_some(path)}.")
+        return DflexSource(path, _dflex_task(path, task), squash)
+    source: Source
     if kind == "mmbench":
-        return _mmbench(path, set_name, task, drop_padding)
-    if set_name is not None:
-        raise DataError(f"--set {set_name}: PWM's dflex data are of one task, which --task names; leave it away.")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; PWM's dflex data are one file per task. Name one of {_some(path)}.")
-    return DflexSource(path, _dflex_task(path, task), squash)
+        source = _mmbench(path, set_name, task)
+    elif task is not None:
+        raise DataError(f"--task {task}: the chunks in {path} hold all tasks of a set; leave it away.")
+    else:
+        source = TDMPC2Source(_chunks(path), set_name)
+    source.drop_padding = drop_padding
+    return source
 
 
 def _looks_like(path: Path) -> Format:
-    if path.is_file():
-        if CHUNK.fullmatch(path.name):
-            return "tdmpc2"
-        return _file_format(path)
-    if chunk_files(path):
+    if CHUNK.fullmatch(path.name) if path.is_file() else chunk_files(path):
         return "tdmpc2"
-    files = _archives(path)
-    if files:
-        return _file_format(files[0])
-    raise DataError(f"{path}: holds neither chunk_*.pt nor other .pt files.{_near(path)} {_WHERE}")
-
-
-def _file_format(path: Path) -> Format:
-    tensors = open_archive(path).tensors
+    files = [path] if path.is_file() else _archives(path)
+    if not files:
+        raise DataError(f"{path}: holds neither chunk_*.pt nor other .pt files.{_near(path)} {_WHERE}")
+    tensors = open_archive(files[0]).tensors
     if "episode" in tensors:
         return "mmbench"
     if {"obs", "action", "reward"} <= tensors.keys():
@@ -73,7 +69,7 @@ def _file_format(path: Path) -> Format:
     names = list(tensors)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     raise DataError(
-        f"{path}: is no published set of episodes. Checkpoints are read by `flowmbpo checkpoint import`; a set of "
+        f"{files[0]}: is no published set of episodes. Checkpoints are read by `flowmbpo checkpoint import`; a set of "
         f"episodes holds obs, action and reward, and this file {', '.join(names[:_SHOWN]) or 'no tensor'}{more}."
     )
 
@@ -103,27 +99,24 @@ def _archives(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix == ".pt")
 
 
-def _mmbench(path: Path, set_name: str | None, task: str | None, drop_padding: bool) -> Source:
+def _mmbench(path: Path, set_name: str | None, task: str | None) -> Source:
     if path.is_file():
         name = task or path.stem
-        columns = known_columns(name)
-        return MMBenchSource(columns.name if columns else name, [name], [path], drop_padding=drop_padding)
+        return MMBenchSource(_plain(name), [name], [path])
     files = {_plain(file.stem): file for file in _archives(path)}
     if not files:
         raise DataError(f"{path}: holds no <task>.pt. {_WHERE}")
+    label, names = set_name or "mmbench", list(files)
     if task is not None:
-        if _plain(task) not in files:
+        label, names = _plain(task), [_plain(task)]
+        if label not in files:
             raise DataError(f"{path}: holds no demonstrations of {task}; it has {_some(path)}.")
-        return MMBenchSource(_plain(task), [task], [files[_plain(task)]], drop_padding=drop_padding)
-    if set_name is None:
-        return MMBenchSource("mmbench", list(files), list(files.values()), drop_padding=drop_padding)
-    wanted = [columns.name for columns in set_columns(set_name)]
-    missing = [name for name in wanted if name not in files]
-    if missing:
-        raise DataError(
-            f"{path}: --set {set_name} needs files that are not there: {', '.join(f'{name}.pt' for name in missing)}."
-        )
-    return MMBenchSource(set_name, wanted, [files[name] for name in wanted], drop_padding=drop_padding)
+    elif set_name is not None:
+        names = [columns.name for columns in set_columns(set_name)]
+        missing = ", ".join(f"{name}.pt" for name in names if name not in files)
+        if missing:
+            raise DataError(f"{path}: --set {set_name} needs files that are not there: {missing}.")
+    return MMBenchSource(label, names, [files[name] for name in names])
 
 
 def _plain(name: str) -> str:

@@ -32,11 +32,9 @@ class MMBenchSource(Source):
     format: ClassVar[str] = "mmbench"
     flat: ClassVar[bool] = True
 
-    def __init__(
-        self, set_name: str, names: Sequence[str], files: Sequence[Path], *, drop_padding: bool = False
-    ) -> None:
+    def __init__(self, set_name: str, names: Sequence[str], files: Sequence[Path]) -> None:
         tasks = [known_columns(name) or _columns_of(name, path) for name, path in zip(names, files, strict=True)]
-        super().__init__(set_name, tasks, files, drop_padding=drop_padding)
+        super().__init__(set_name, tasks, files)
 
     def index(self, archive: Archive, number: int) -> Index:
         starts = _starts(archive)

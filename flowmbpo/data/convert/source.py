@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from flowmbpo.data.dataset.format import TaskRecord
+from flowmbpo.data.dataset.format import TaskRecord, first_place
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import task_info, task_names
@@ -48,16 +48,9 @@ class Index:
     rows: Int[NDArray[np.int64], " E"]  # L + 1
 
 
-@dataclass(frozen=True)
-class Block:
-    """Whole episodes of one task and length, aligned as a dataset keeps them; `numbers` are theirs in the file."""
-
-    task: int
-    numbers: Int[NDArray[np.int64], " E"]
-    obs: Rows
-    action: Float[NDArray[np.float32], "E L A"]
-    reward: Float[NDArray[np.float32], "E L"]
-    terminated: Bool[NDArray[np.bool_], "E L"] | None
+Block = tuple[int, IntArray, dict[str, NDArray[Any]]]
+"""Whole episodes of one task and length, aligned as a dataset keeps them: the task, their numbers in the file [E], and
+`obs` [E, L+1, O], `action` [E, L, A], `reward` [E, L] and, where the file has it, `terminated` [E, L]."""
 
 
 class Source(ABC):
@@ -69,13 +62,13 @@ class Source(ABC):
     format: ClassVar[str]
     flat: ClassVar[bool] = False
 
-    def __init__(
-        self, set_name: str, tasks: Sequence[TaskRecord], files: Sequence[Path], *, drop_padding: bool = False
-    ) -> None:
+    drop_padding = False
+    """Whether columns beyond a task's own are cut off whatever they hold."""
+
+    def __init__(self, set_name: str, tasks: Sequence[TaskRecord], files: Sequence[Path]) -> None:
         self.set_name = set_name
         self.tasks = tuple(tasks)
         self.files = tuple(files)
-        self._drop_padding = drop_padding
 
     def open(self, number: int) -> Archive:
         """File `number`, its checksums verified. Raises DataError."""
@@ -83,7 +76,7 @@ class Source(ABC):
 
     def options(self) -> dict[str, Any]:
         """What was asked for and changes the result, for the dataset's record."""
-        return {"drop_padding": True} if self._drop_padding else {}
+        return {"drop_padding": True} if self.drop_padding else {}
 
     @abstractmethod
     def index(self, archive: Archive, number: int) -> Index:
@@ -95,11 +88,6 @@ class Source(ABC):
     def actions(self, values: Rows) -> Rows:
         """Stored actions as the environment took them."""
         return values
-
-    def count(self, number: int) -> list[int]:
-        """Episodes of each task in file `number`."""
-        tasks = self.index(open_archive(self.files[number]), number).task
-        return [int(count) for count in np.bincount(tasks, minlength=len(self.tasks))]
 
     def chunks(self, archive: Archive, index: Index) -> Iterator[tuple[int, int]]:
         """Episodes `begin` to before `end`, all of one length, that are read at once."""
@@ -125,73 +113,57 @@ class Source(ABC):
         span = (begin, end) if not self.flat else (int(index.first[begin]), int(index.first[end - 1]) + shape[1])
         names = ["obs", "action", "reward"] + (["terminated"] if self.flat and "terminated" in archive.tensors else [])
         fields = {name: archive.floats(name, *span).reshape(*shape, -1) for name in names}
+        fields["action"] = self.actions(fields["action"])
         tasks = index.task[begin:end]
         for task in np.unique(tasks[wanted]).tolist():
             own = np.flatnonzero(wanted & (tasks == task))
-            place = _Place(archive.path, index.first[begin + own], self.flat)
-            yield Block(
-                task,
-                begin + own,
-                self._columns("obs", fields["obs"][own], self.tasks[task].obs_dim, task, place),
-                self._columns("action", self.actions(fields["action"][own]), self.tasks[task].action_dim, task, place),
-                self._columns("reward", fields["reward"][own], 1, task, place)[..., 0],
-                _flags(fields["terminated"][own, :, 0], place) if "terminated" in fields else None,
-            )
+            first = index.first[begin + own]
+            columns = {name: self._own_columns(name, fields[name][own], task, archive, first) for name in fields}
+            yield task, begin + own, columns
 
-    def _columns(self, name: str, rows: Rows, width: int, task: int, place: _Place) -> Rows:
-        """The task's own columns, without index 0 where that is left out."""
+    def _own_columns(self, name: str, rows: Rows, task: int, archive: Archive, first: IntArray) -> NDArray[Any]:
+        """The task's own columns of a field, without index 0 where that is left out; `first` [E] as in `Index`."""
+        record = self.tasks[task]
+        width = {"obs": record.obs_dim, "action": record.action_dim}.get(name, 1)
         shift = 0 if name == "obs" else 1
-        rows, known = rows[:, shift:], self.tasks[task].name
+        rows = rows[:, shift:]
+
+        def place(episode: int, step: int) -> str:
+            """`chunk_0.pt, row 17, step 3`; steps of rows one after the other are counted into the row."""
+            row, step = int(first[episode]), step + shift
+            return f"{archive.path}, row {row + step}" if self.flat else f"{archive.path}, row {row}, step {step}"
+
+        if name == "terminated":
+            wrong = first_place(~np.isin(rows, (0.0, 1.0)))
+            if wrong:
+                raise DataError(
+                    f"{place(wrong[0], wrong[1])}: terminated is {rows[wrong]:g}, which is neither 0 nor 1."
+                )
+            ended: NDArray[np.bool_] = rows[..., 0] != 0
+            return ended
         if rows.shape[2] < width:
             raise DataError(
-                f"{place.path}: wrong widths: {name} has {rows.shape[2]} columns, but {known} has {width} of "
-                "its own. Is this the data of another set?"
+                f"{archive.path}: wrong widths: {name} has {rows.shape[2]} columns, but "
+                f"{record.name} has {width} of its own. Is this the data of another set?"
             )
-        beyond = rows[..., width:]
-        if not self._drop_padding and beyond.any():
-            episode, step, column = (int(values[0]) for values in beyond.nonzero())
+        beyond = None if self.drop_padding else first_place(rows[..., width:])
+        if beyond:
+            episode, step, column = beyond
             raise DataError(
-                f"{place.at(episode, step + shift)}: wrong widths: {known} has {width} columns of {name}, but column "
-                f"{width + column} holds {beyond[episode, step, column]:g} where padding must be 0. Is this the data "
-                "of another set? --drop-padding cuts such columns off unseen."
+                f"{place(episode, step)}: wrong widths: {record.name} has {width} columns of {name}, but "
+                f"column {width + column} holds {rows[episode, step, width + column]:g} where padding must be 0. Is "
+                "this the data of another set? --drop-padding cuts such columns off unseen."
             )
         own = np.ascontiguousarray(rows[..., :width])
-        if not np.isfinite(own).all():
-            episode, step, column = (int(values[0]) for values in (~np.isfinite(own)).nonzero())
+        wrong = first_place(~np.isfinite(own))
+        if wrong:
+            episode, step, column = wrong
             where = "" if name == "reward" else f"[{column}]"
             raise DataError(
-                f"{place.at(episode, step + shift)}: {name}{where} is {own[episode, step, column]:g}. Only the action "
-                "and the reward of an episode's first row may be NaN: the file is damaged, or of another alignment."
+                f"{place(episode, step)}: {name}{where} is {own[wrong]:g}. Only the action and the reward of "
+                "an episode's first row may be NaN: the file is damaged, or of another alignment."
             )
-        return own
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where episodes come from, for messages: row `rows[e]` of the file is episode e's first or only one.
-
-    Steps of an episode are counted on from there where `flat`, and named beside the row elsewhere.
-    """
-
-    path: Path
-    rows: NDArray[np.int64]
-    flat: bool
-
-    def at(self, episode: int, step: int) -> str:
-        """`chunk_0.pt, row 17, step 3`."""
-        row = int(self.rows[episode])
-        return f"{self.path}, row {row + step}" if self.flat else f"{self.path}, row {row}, step {step}"
-
-
-def _flags(ended: Float[NDArray[np.float32], "E L+1"], place: _Place) -> Bool[NDArray[np.bool_], "E L"]:
-    """`terminated` as flags; what an episode's first row holds does not matter. Raises DataError."""
-    wrong = ~np.isin(ended, (0.0, 1.0))
-    wrong[:, 0] = False
-    if wrong.any():
-        episode, step = (int(values[0]) for values in wrong.nonzero())
-        raise DataError(f"{place.at(episode, step)}: terminated is {ended[episode, step]:g}, which is neither 0 nor 1.")
-    flags: NDArray[np.bool_] = ended[:, 1:] != 0
-    return flags
+        return own[..., 0] if name == "reward" else own
 
 
 def spread(tasks: Int[NDArray[np.int64], " E"], seen: IntArray, totals: IntArray, limit: int) -> NDArray[np.bool_]:

@@ -59,9 +59,9 @@ class TDMPC2Source(Source):
 
     format: ClassVar[str] = "tdmpc2"
 
-    def __init__(self, files: Sequence[Path], set_name: str | None = None, *, drop_padding: bool = False) -> None:
+    def __init__(self, files: Sequence[Path], set_name: str | None = None) -> None:
         found = _layout_of(open_archive(files[0]), set_name)
-        super().__init__(found, set_columns(found), files, drop_padding=drop_padding)
+        super().__init__(found, set_columns(found), files)
         expected = LAYOUTS[found].chunks
         missing = sorted(set(range(expected)) - {int(CHUNK.fullmatch(path.name)[1]) for path in files})  # type: ignore[index]
         if missing:

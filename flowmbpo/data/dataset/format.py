@@ -141,9 +141,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder}: not a dataset, there is no {MANIFEST}.{_advice(folder)}")
     try:
         data = path.read_bytes()
+        content = json.loads(data)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    content = _parse(path, data)
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
+        raise DataError(f"{path}: damaged: it is not JSON ({error}). {RESTORE}") from error
+    form = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if form != FORMAT:
+        raise DataError(f"{path}: no dataset of this program: its format is {form!r}, not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise DataError(
+            f"{path}: written in version {content.get('version')!r} of the format, this program reads {VERSION}: "
+            "convert or collect the data again"
+        )
     content.pop("sha256", None)
     try:
         manifest = Manifest.model_validate(content)
@@ -158,22 +168,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _dump(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1, allow_nan=False).encode("ascii")
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
-        raise DataError(f"{path}: damaged: it is not JSON ({error}). {RESTORE}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path}: no dataset of this program: its format is {found!r}, not {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise DataError(
-            f"{path}: written in version {content.get('version')!r} of the format, this program reads {VERSION}: "
-            "convert or collect the data again"
-        )
-    return content
 
 
 def _advice(folder: Path) -> str:
@@ -192,6 +186,11 @@ def row_starts(length: Array) -> npt.NDArray[np.int64]:
     starts = np.zeros(len(length), np.int64)
     np.cumsum(length[:-1] + 1, out=starts[1:])
     return starts
+
+
+def first_place(wrong: Array) -> tuple[int, ...] | None:
+    """Indices of the first entry that is not zero; None where all are."""
+    return tuple(np.argwhere(wrong)[0].tolist()) if wrong.any() else None
 
 
 def check_episodes(task: TaskRecord, fields: dict[str, Array], ids: Array, source: int) -> None:
@@ -216,19 +215,17 @@ def check_episodes(task: TaskRecord, fields: dict[str, Array], ids: Array, sourc
                 f"task {task.name}: {name} has the shape {values.shape}, expected {shape} for {count} episodes of "
                 f"{length} transitions: the task has obs_dim {task.obs_dim} and action_dim {task.action_dim}"
             )
-        finite = np.isfinite(values)
-        if not finite.all():
-            episode, step, *column = (int(place) for place in np.argwhere(~finite)[0])
-            where = f" column {column[0]}" if column else ""
+        place = first_place(~np.isfinite(values))
+        if place:
+            where = f" column {place[2]}" if len(place) > 2 else ""
             raise DataError(
-                f"task {task.name}, episode {ids[episode]}, step {step}: {name}{where} is "
-                f"{values[(episode, step, *column)]}: only finite values are stored; leave the episode out or mend it"
+                f"task {task.name}, episode {ids[place[0]]}, step {place[1]}: {name}{where} is {values[place]}: only "
+                "finite values are stored; leave the episode out or mend it"
             )
-    early = fields["terminated"][:, :-1]
-    if early.any():
-        episode, step = (int(place) for place in np.argwhere(early)[0])
+    early = first_place(fields["terminated"][:, :-1])
+    if early:
         raise DataError(
-            f"task {task.name}, episode {ids[episode]}, step {step}: terminated before its last transition "
+            f"task {task.name}, episode {ids[early[0]]}, step {early[1]}: terminated before its last transition "
             f"({length - 1}): an episode ends where it terminates, cut it there"
         )
     if source < 0:

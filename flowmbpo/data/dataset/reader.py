@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowmbpo.data.dataset.format import (
+    EPISODE,
     RESTORE,
     ROW_FIELDS,
     Manifest,
@@ -24,9 +25,7 @@ from flowmbpo.data.dataset.format import (
 )
 from flowmbpo.errors import DataError, nearest
 
-EPISODE_TABLE = np.dtype(
-    [("start", "<i8"), ("length", "<i8"), ("id", "<i8"), ("return", "<f8"), ("source", "<i8"), ("shard", "<i8")]
-)
+EPISODE_TABLE = np.dtype([("start", "<i8"), *EPISODE.descr, ("shard", "<i8")])
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,10 @@ class Dataset:
         self.tasks = manifest.tasks  # in the order of their ids
         self.obs_dim, self.action_dim = manifest.obs_dim, manifest.action_dim  # the widest ones
         self.source = manifest.source  # where the data come from, as the writer put it
+        self.episodes = sum(task.episodes for task in self.tasks)
+        self.transitions = sum(task.transitions for task in self.tasks)
+        listing = "".join(f"{record.name} {record.sha256}\n" for record in manifest.files)
+        self.fingerprint = hashlib.sha256(listing.encode("ascii")).hexdigest()  # equal for equal data
         self._shards = [manifest.shards(task) for task in range(len(manifest.tasks))]
 
     @classmethod
@@ -92,22 +95,6 @@ class Dataset:
                 found = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
                 raise DataError(f"{file} {found}: the dataset is damaged. {RESTORE}")
         return cls(path, manifest)
-
-    @property
-    def episodes(self) -> int:
-        """Episodes of all tasks."""
-        return sum(task.episodes for task in self.tasks)
-
-    @property
-    def transitions(self) -> int:
-        """Transitions of all tasks."""
-        return sum(task.transitions for task in self.tasks)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over names and hashes of all files: equal for equal data."""
-        listing = "".join(f"{record.name} {record.sha256}\n" for record in self.manifest.files)
-        return hashlib.sha256(listing.encode("ascii")).hexdigest()
 
     def task_id(self, name: str) -> int:
         """The id of the task with this name (what a perturbation added to it does not count).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,14 +21,8 @@ LOGGER = logging.getLogger(__name__)
 MEGABYTE = 2**20
 
 
-@dataclass(frozen=True)
-class _Pick:
-    """Some columns of a batch: windows number `position` of a group of the task with id `task`."""
-
-    group: Future[LoadedGroup]
-    columns: Int64s  # [b]
-    position: Int64s  # [b]
-    task: int
+# Some columns [b] of a batch: windows number `position` [b] of a group of the task with an id of the spec's.
+_Pick = tuple[Future[LoadedGroup], Int64s, Int64s, int]
 
 
 class WindowSampler:
@@ -68,9 +61,10 @@ class WindowSampler:
         assert horizon > 0 and batch_size > 0 and seed >= 0 and threads > 0 and prefetch > 0
         self.dataset = dataset
         self.device = torch.device(device)
+        ids = match_tasks(dataset, spec, only)
         self._identity: dict[str, Any] = {
             "fingerprint": dataset.fingerprint,
-            "tasks": [spec.tasks[task].plain_name for task in _chosen(spec, only)],
+            "tasks": [spec.tasks[task].plain_name for task in ids],
             "horizon": horizon,
             "batch_size": batch_size,
             "seed": seed,
@@ -78,12 +72,16 @@ class WindowSampler:
             "memory_mb": memory_mb,
         }
         self._spec, self._horizon, self._batch_size = spec, horizon, batch_size
-        self._tasks = self._open_tasks(match_tasks(dataset, spec, only), seed, memory_mb)
-        self._sizes = np.array([task.starts for task in self._tasks], np.int64)
+        self._tasks = [
+            TaskWindows(dataset, own, horizon=horizon, seed=seed, spec_id=spec_id) for spec_id, own in ids.items()
+        ]
+        self._share_memory(memory_mb)
+        sizes = np.array([task.starts for task in self._tasks], np.int64)
+        self.starts = int(sizes.sum())  # windows in the data: those of one pass through all tasks
         # Every task equally often in a seeded order, or as often as it has something to draw.
         count = len(self._tasks)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, len(spec.tasks)))))
-        self._rates = np.ones(count, np.int64) if balance == "tasks" else self._sizes
+        self._rates = np.ones(count, np.int64) if balance == "tasks" else sizes
         # Below 1 after rounding, too: a pass ends with the pass.
         self._offsets = rng.permutation(count) / count if balance == "tasks" else 0.999 * rng.random(count)
         self._ahead = prefetch
@@ -91,11 +89,6 @@ class WindowSampler:
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="batch")
         self._dealt = np.zeros(count, np.int64)  # draws of each task in the batches handed out
         self._restart()
-
-    @property
-    def starts(self) -> int:
-        """Windows in the data: those of one pass through all tasks."""
-        return int(self._sizes.sum())
 
     def next(self) -> Batch:
         """The next batch, on the sampler's device. Raises DataError where a file turns out damaged."""
@@ -141,7 +134,8 @@ class WindowSampler:
 
     def close(self) -> None:
         """End the threads and let go of the memory."""
-        self._drop()
+        for task in self._tasks:
+            task.drop()
         self._workers.shutdown(cancel_futures=True)
         self._reader.shutdown(cancel_futures=True)
 
@@ -151,32 +145,28 @@ class WindowSampler:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _open_tasks(self, ids: dict[int, int], seed: int, memory_mb: int) -> list[TaskWindows]:
-        options: dict[str, Any] = {"horizon": self._horizon, "seed": seed}
-        tasks = [TaskWindows(self.dataset, own, spec_id=spec_id, **options) for spec_id, own in ids.items()]
-        needed = -(-max(task.least_bytes for task in tasks) * len(tasks) // MEGABYTE)
-        shares = share_memory(np.array([task.bytes.sum() for task in tasks]), memory_mb * MEGABYTE)
-        for task, share in zip(tasks, shares.tolist(), strict=True):
-            if share < task.least_bytes:
-                raise ConfigError(
-                    f"data.memory_mb {memory_mb} is too small for {len(tasks)} tasks of {self.dataset.path}, of each "
-                    f"of which two blocks of episodes must be held: set it to {needed} or more"
-                )
-            task.share = share
-        return tasks
+    def _share_memory(self, memory_mb: int) -> None:
+        """Give a task what it needs where an equal part is more: that leaves more for others. Raises ConfigError."""
+        left = memory_mb * MEGABYTE
+        for position, task in enumerate(sorted(self._tasks, key=lambda task: task.bytes)):
+            task.share = min(task.bytes, left // (len(self._tasks) - position))
+            left -= task.share
+        if any(task.share < task.least_bytes for task in self._tasks):
+            needed = -(-max(task.least_bytes for task in self._tasks) * len(self._tasks) // MEGABYTE)
+            raise ConfigError(
+                f"data.memory_mb {memory_mb} is too small for {len(self._tasks)} tasks of {self.dataset.path}, of each "
+                f"of which two blocks of episodes must be held: set it to {needed} or more"
+            )
 
     def _restart(self) -> None:
         """Begin to plan after the batches that were handed out."""
-        self._drop()
+        for task in self._tasks:
+            task.drop()
         self._planned = self._dealt.copy()
         self._pending: deque[tuple[Future[Batch], Int64s]] = deque()
         # Up to where the groups reach that may be in memory: the one being dealt and the one after it.
         self._current = np.zeros_like(self._dealt)
         self._limit = np.zeros_like(self._dealt)
-
-    def _drop(self) -> None:
-        for task in self._tasks:
-            task.drop()
 
     def _release(self) -> None:
         """Forget groups that are dealt; have the ones after them read, as far as planning may go."""
@@ -203,7 +193,7 @@ class WindowSampler:
         for task, columns in zip(self._tasks, by_task, strict=True):
             for group, some in task.split(draws[columns]):
                 position = draws[columns[some]] - group.begin
-                picks.append(_Pick(task.load(group, self._reader), columns[some], position, task.spec_id))
+                picks.append((task.load(group, self._reader), columns[some], position, task.spec_id))
         self._planned = self._planned + counts
         self._pending.append((self._workers.submit(self._assemble, picks), self._planned))
         return True
@@ -222,9 +212,9 @@ class WindowSampler:
         valid = np.zeros((horizon, size), np.bool_)
         task = np.zeros(size, np.int64)
         steps = np.arange(horizon + 1)[:, None]
-        for pick in picks:
-            group, columns = pick.group.result(), pick.columns
-            first = group.first[pick.position]
+        for loading, columns, position, task_id in picks:
+            group = loading.result()
+            first = group.first[position]
             last = group.final[first]
             row = np.minimum(first + steps, last)  # [T + 1, b]
             valid[:, columns] = row[:-1] < last
@@ -233,7 +223,7 @@ class WindowSampler:
             action[:, columns, : rows.action.shape[1]] = rows.action[row[:-1]]
             reward[:, columns] = rows.reward[row[:-1]]
             terminated[:, columns] = rows.terminated[row[:-1]] != 0
-            task[columns] = pick.task
+            task[columns] = task_id
         return Batch(*map(torch.from_numpy, (obs, action, reward, terminated, valid, task)))
 
 
@@ -255,33 +245,16 @@ def deal(rates: Int64s, offsets: npt.NDArray[np.float64], draws: Int64s, rows: i
     return task[first], draw[first]
 
 
-def share_memory(needs: Int64s, memory: int) -> Int64s:
-    """[n]: bytes for each task: what it needs where an equal share is more, which leaves more for the others."""
-    shares = np.zeros(len(needs), np.int64)
-    left = memory
-    for position, task in enumerate(np.argsort(needs, kind="stable")):
-        shares[task] = min(int(needs[task]), left // (len(needs) - position))
-        left -= int(shares[task])
-    return shares
-
-
-def _chosen(spec: EnvSpec, only: int | None) -> list[int]:
-    """The spec's task ids that are wanted."""
-    if only is None:
-        return list(range(len(spec.tasks)))
-    if not 0 <= only < len(spec.tasks):
-        raise DataError(f"{spec.label} has no task id {only}: it has 0 to {len(spec.tasks) - 1}")
-    return [only]
-
-
 def match_tasks(dataset: Dataset, spec: EnvSpec, only: int | None) -> dict[int, int]:
     """The dataset's id of every task of the spec (of task id `only` alone, if given).
 
     Raises DataError where one is not in the dataset or has other widths there.
     """
+    if only is not None and not 0 <= only < len(spec.tasks):
+        raise DataError(f"{spec.label} has no task id {only}: it has 0 to {len(spec.tasks) - 1}")
     # The first of a name counts, as in `Dataset.task_id`.
     held = {record.plain_name: number for number, record in reversed(list(enumerate(dataset.tasks))) if record.episodes}
-    wanted = {task: spec.tasks[task] for task in _chosen(spec, only)}
+    wanted = {number: task for number, task in enumerate(spec.tasks) if only in (None, number)}
     missing = [task.plain_name for task in wanted.values() if task.plain_name not in held]
     if missing:
         raise DataError(

@@ -19,6 +19,7 @@ from flowmbpo.data.dataset.format import (
     Manifest,
     ShardRecord,
     TaskRecord,
+    first_place,
     open_shard,
     read_index,
     read_manifest,
@@ -56,32 +57,31 @@ def verify(path: Path | str) -> list[Finding]:
     except DataError as error:
         if not (path / MANIFEST).is_file():
             raise  # it says where the dataset is instead
-        text = str(error).removeprefix(f"{path / MANIFEST}: ")
-        problem = text.removesuffix(f". {RESTORE}")
-        return [Finding(MANIFEST, problem, _RESTORE if problem != text else "")]
+        return [Finding(MANIFEST, _bare(error, path / MANIFEST), _RESTORE if str(error).endswith(RESTORE) else "")]
     findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished", _GO_ON)]
     findings += _check_listing(path, manifest)
-    sums: dict[str, dict[str, Any]] = {task.name: defaultdict(int) for task in manifest.tasks}
     tasks = {task.name: task for task in manifest.tasks}
+    sums: dict[str, dict[str, Any]] = {name: defaultdict(int) for name in tasks}
     ids: dict[str, Array] = {}
     for record in manifest.files:
-        task = tasks.get(record.task)
-        if task is None:
-            findings.append(Finding(record.name, f"belongs to task {record.task}, which the manifest does not have"))
-            continue
-        problem = _changed_bytes(path / record.name, record)
-        if problem:  # what became of its content follows from that
-            findings.append(Finding(record.name, problem))
-            continue
+        file, task = path / record.name, tasks.get(record.task)
         try:
-            problems = list(_check_content(path / record.name, record, task, sums[task.name], ids))
+            if task is None:
+                problems = [f"belongs to task {record.task}, which the manifest does not have"]
+            else:  # what became of the content of a file with other bytes follows from that
+                problems = _changed_bytes(file, record) or list(_check_content(file, record, task, sums, ids))
         except DataError as error:
-            problems = [str(error).removeprefix(f"{path / record.name}: ").removesuffix(f". {RESTORE}")]
+            problems = [_bare(error, file)]
         findings += [Finding(record.name, problem) for problem in problems]
     findings += _check_ids(ids)
     if manifest.complete and not findings:
         findings += [Finding(MANIFEST, text) for task in manifest.tasks for text in _compare(task, sums[task.name])]
     return findings
+
+
+def _bare(error: DataError, path: Path) -> str:
+    """What is wrong, without the file's name and the advice."""
+    return str(error).removeprefix(f"{path}: ").removesuffix(f". {RESTORE}")
 
 
 def _check_listing(path: Path, manifest: Manifest) -> Iterator[Finding]:
@@ -96,25 +96,25 @@ def _check_listing(path: Path, manifest: Manifest) -> Iterator[Finding]:
                 yield Finding(name, "is not in the manifest", _REMOVE)
 
 
-def _changed_bytes(path: Path, record: ShardRecord) -> str:
+def _changed_bytes(path: Path, record: ShardRecord) -> list[str]:
     """How a file differs from what was written; empty where it does not."""
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
     except FileNotFoundError:
-        return "is missing"
+        return ["is missing"]
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return [f"cannot be read: {error.strerror or error}"]
     if size != record.size:
-        return f"has {size} bytes instead of {record.size}"
-    return "" if digest == record.sha256 else f"has SHA-256 {digest} instead of {record.sha256}"
+        return [f"has {size} bytes instead of {record.size}"]
+    return [] if digest == record.sha256 else [f"has SHA-256 {digest} instead of {record.sha256}"]
 
 
 def _check_content(
-    path: Path, record: ShardRecord, task: TaskRecord, sums: dict[str, Any], ids: dict[str, Array]
+    path: Path, record: ShardRecord, task: TaskRecord, sums: dict[str, dict[str, Any]], ids: dict[str, Array]
 ) -> Iterator[str]:
-    """What is wrong inside a file; its figures are added to `sums`, its episodes to `ids`."""
+    """What is wrong inside a file; its figures are added to its task's `sums`, its episodes to `ids`."""
     index = read_index(path)
     length, start = index["length"], index["start"]
     if len({len(values) for values in index.values()}) > 1 or not len(length) or (length < 1).any():
@@ -139,10 +139,10 @@ def _check_content(
             return
         values = {name: file[name][:] for name in ROW_FIELDS}
     for name in ("obs", "action", "reward"):
-        wrong = np.argwhere(~np.isfinite(values[name]))
-        if len(wrong):
-            row, *column = wrong[0].tolist()
-            yield f"{name} is {values[name][(row, *column)]} in row {row}{f', column {column[0]}' if column else ''}"
+        place = first_place(~np.isfinite(values[name]))
+        if place:
+            column = f", column {place[1]}" if len(place) > 1 else ""
+            yield f"{name} is {values[name][place]} in row {place[0]}{column}"
     final = ends - 1
     reward, terminated = values["reward"].astype(np.float64), values["terminated"]
     if values["action"][final].any():
@@ -155,11 +155,12 @@ def _check_content(
     wrong_return = ~(np.abs(np.add.reduceat(reward, start) - index["return"]) <= SUM_TOLERANCE * (1 + size))
     if wrong_return.any():
         yield f"the return of episode {int(index['id'][wrong_return][0])} is not the sum of its rewards"
-    sums["episodes"] += len(final)
-    sums["transitions"] += int(length.sum())
-    sums["reward_sum"] += float(reward.sum())
-    sums["reward_square_sum"] += float(np.square(reward).sum())
-    sums["size"] += float(size.sum())  # what rounding is measured by
+    total = sums[task.name]
+    total["episodes"] += len(final)
+    total["transitions"] += int(length.sum())
+    total["reward_sum"] += float(reward.sum())
+    total["reward_square_sum"] += float(np.square(reward).sum())
+    total["size"] += float(size.sum())  # what rounding is measured by
 
 
 def _check_ids(ids: dict[str, Array]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,10 @@ from flowmbpo.data.dataset.format import read_index, row_starts
 from flowmbpo.data.dataset.reader import Dataset, RowArrays
 
 BLOCK_ROWS = 4096  # as much as one compressed chunk holds: reading less costs the same
-FINAL_BYTES = 4  # per row: the final row of its episode, int32
 WINDOW_BYTES = 8  # per window: its place in the order of two passes, int32
 MAX_ROWS = 2**31 - 1  # of a group: rows are counted in int32
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
-
 
 BLOCK = np.dtype([(name, "<i8") for name in ("shard", "first_row", "rows", "first_episode", "episodes", "starts")])
 """A run of whole episodes of one shard: where it begins and how much it holds; windows begin at `starts` rows."""
@@ -47,23 +46,6 @@ def cut_blocks(dataset: Dataset, task: int, horizon: int) -> npt.NDArray[Any]:
 def _window_starts(length: Int64s, horizon: int) -> Int64s:
     """[E]: windows of `horizon` transitions inside episodes of `length`; a shorter episode gives one, padded."""
     return np.maximum(length - horizon, 0) + 1
-
-
-def cut_groups(order: Int64s, size: Int64s, share: int) -> list[Int64s]:
-    """`order` [K] of blocks of `size` bytes in consecutive groups of which two fit into `share`; one if all do.
-
-    Groups are about equally large. `share` is at least twice the largest block.
-    """
-    size = size[order]
-    total, largest = int(size.sum()), int(size.max())
-    if total <= share:
-        return [order]
-    # Cutting at even distances misses the mark by up to a block.
-    count = min(-(-total // max(share // 2 - largest, 1)), len(order))
-    if count == len(order):
-        return np.split(order, np.arange(1, count))
-    cuts = np.searchsorted(np.cumsum(size), np.arange(1, count) * (total / count), side="right")
-    return [group for group in np.split(order, cuts) if len(group)]
 
 
 @dataclass(frozen=True)
@@ -94,41 +76,40 @@ class TaskWindows:
 
     def __init__(self, dataset: Dataset, task: int, *, horizon: int, seed: int, spec_id: int) -> None:
         """`task` is the dataset's id and `spec_id` the run's. Set `share` before anything is loaded."""
-        self.dataset = dataset
-        self.task = task
-        self.spec_id = spec_id
+        self.dataset, self.task, self.spec_id = dataset, task, spec_id
         self.blocks = cut_blocks(dataset, task, horizon)
         self.starts = int(self.blocks["starts"].sum())  # windows in a pass
         record = dataset.tasks[task]
-        self._row_bytes = 4 * (record.obs_dim + record.action_dim + 1) + 1 + FINAL_BYTES
-        self.bytes: Int64s = self.blocks["rows"] * self._row_bytes + self.blocks["starts"] * WINDOW_BYTES  # [K]
+        self._row_bytes = 4 * (record.obs_dim + record.action_dim + 1) + 1 + 4  # the last: the row's final one, int32
+        self._block_bytes: Int64s = self.blocks["rows"] * self._row_bytes + self.blocks["starts"] * WINDOW_BYTES  # [K]
+        self.bytes = int(self._block_bytes.sum())
+        # Without which the task cannot be read: all of it, or two of its largest blocks.
+        self.least_bytes = min(self.bytes, 2 * int(self._block_bytes.max()))
         self.share = 0  # bytes, which hold two groups, or all
         self.loaded: dict[tuple[int, int], Future[LoadedGroup]] = {}
-        self._horizon = horizon
-        self._seed = seed
+        self.groups = lru_cache(maxsize=2)(self._cut_groups)
+        self._horizon, self._seed = horizon, seed
         self._whole: tuple[RowArrays, Int32s, Int64s] | None = None
-        self._groups: dict[int, list[Int64s]] = {}
         self._last: Group | None = None
 
     @property
-    def least_bytes(self) -> int:
-        """Without which the task cannot be read: all of it, or two of its largest blocks."""
-        return min(int(self.bytes.sum()), 2 * int(self.bytes.max()))
+    def _room(self) -> int:
+        """Bytes that may be loaded."""
+        return min(self.share, MAX_ROWS * self._row_bytes)
 
-    @property
-    def _resident(self) -> bool:
-        """Whether all of the task stays in memory."""
-        return int(self.bytes.sum()) <= min(self.share, MAX_ROWS * self._row_bytes)
-
-    def groups(self, pass_: int) -> list[Int64s]:
-        """The blocks of each group of a pass."""
-        if pass_ not in self._groups:
-            order = np.arange(len(self.blocks))
-            if not self._resident:  # else loaded once, so that the order must not depend on the pass
-                order = self._rng(pass_, -1).permutation(len(order))
-            self._groups = {known: groups for known, groups in self._groups.items() if known >= pass_ - 1}
-            self._groups[pass_] = cut_groups(order, self.bytes, min(self.share, MAX_ROWS * self._row_bytes))
-        return self._groups[pass_]
+    def _cut_groups(self, pass_: int) -> list[Int64s]:
+        """The blocks of each group of a pass: of about equal size, two of them within the room; one if all are."""
+        count, largest = len(self.blocks), int(self._block_bytes.max())
+        if self.bytes <= self._room:
+            return [np.arange(count)]  # loaded once, so that the order must not depend on the pass
+        order = self._rng(pass_, -1).permutation(count)
+        # Cutting at even distances misses the mark by up to a block.
+        groups = min(-(-self.bytes // max(self._room // 2 - largest, 1)), count)
+        if groups == count:
+            return np.split(order, np.arange(1, count))
+        marks = np.arange(1, groups) * (self.bytes / groups)
+        cuts = np.searchsorted(np.cumsum(self._block_bytes[order]), marks, side="right")
+        return [group for group in np.split(order, cuts) if len(group)]
 
     def group(self, draw: int) -> Group:
         """The group in which a draw lies."""
@@ -171,7 +152,7 @@ class TaskWindows:
     def _load(self, group: Group) -> LoadedGroup:
         """Read and shuffle a group. Raises DataError."""
         rows, final, length = self._whole or self._read(group.blocks)
-        if self._resident:
+        if self.bytes <= self._room:
             self._whole = rows, final, length
         counts = _window_starts(length, self._horizon)
         # In int32 and in place: these arrays are a good part of what a narrow task takes.
@@ -200,6 +181,5 @@ class TaskWindows:
         return rows, final, lengths
 
     def _rng(self, pass_: int, group: int) -> np.random.Generator:
-        return np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence((self._seed, self.spec_id, pass_, group + 1)))
-        )
+        seeds = np.random.SeedSequence((self._seed, self.spec_id, pass_, group + 1))
+        return np.random.Generator(np.random.PCG64(seeds))
