@@ -95,11 +95,12 @@ class StagedFile:
         self.temporary.unlink(missing_ok=True)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step. Raises StorageError; the old file then remains."""
+def write_bytes_atomic(path: Path, data: bytes) -> str:
+    """Replace `path` by `data` in one step; its SHA-256. Raises StorageError; the old file then remains."""
     with StagedFile(path) as staged:
         staged.write(data)
         staged.commit()
+    return staged.sha256
 
 
 def sync_folder(folder: Path) -> None:

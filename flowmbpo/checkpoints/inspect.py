@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flowmbpo.checkpoints.export import NETWORKS, WEIGHTS, is_export, read_export
-from flowmbpo.checkpoints.importers.conversion import dropped_parts, untrained_parts
-from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
+from flowmbpo.checkpoints.importers.conversion import import_facts
+from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters
 from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
 from flowmbpo.checkpoints.importers.target import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.load import file_sha256, load, resolve
@@ -84,8 +84,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "kind": "published",
         "file": str(file.path),
         "sha256": file.sha256,
-        "format": model.format,
-        "size": size_class(model),
+        **import_facts(model, keep_planner=True),
         "tasks": model.tasks,
         "task_set": "mt30 (of Newt's own 200 tasks)" if of_newt else guess_set(model) if model.task_dim else None,
         "obs_dim": model.obs_dim,
@@ -96,9 +95,6 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "q_functions": model.networks["q_functions"][0].weight.shape[0] if "q_functions" in model.networks else None,
         "parameters": part_parameters(model),
         "kept": _kept(model),
-        "dropped": dropped_parts(model, keep_planner=True),
-        "untrained": untrained_parts(model),
-        "notes": list(model.notes),
     }
 
 

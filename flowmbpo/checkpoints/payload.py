@@ -17,10 +17,7 @@ REPLAY_FORMAT = "flowmbpo-replay"
 VERSION, REPLAY_VERSION = 2, 1
 REQUIRED = ("config", "epoch", "agent_steps", "env_steps", "agent")
 
-_SCALARS = (bool, int, float, str, type(None))
-_TENSORS = (Tensor, torch.nn.Parameter)
-_MAPPINGS = (dict, OrderedDict)
-_SEQUENCES = (list, tuple)
+_LEAVES = (bool, int, float, str, type(None), Tensor, torch.nn.Parameter)
 _SHOWN = 4
 
 
@@ -31,14 +28,14 @@ def check_plain(value: Any, where: str) -> None:
     Raises TypeError naming the place (an error of the program, not of its user).
     """
     kind = type(value)
-    if kind in _SCALARS or kind in _TENSORS:
+    if kind in _LEAVES:
         return
-    if kind in _MAPPINGS:
+    if kind in (dict, OrderedDict):
         for key, item in value.items():
             if type(key) not in (str, int):
                 raise TypeError(f"{where}: key {key!r} is a {type(key).__name__}; checkpoints hold str and int keys")
             check_plain(item, f"{where}.{key}")
-    elif kind in _SEQUENCES:
+    elif kind in (list, tuple):
         for index, item in enumerate(value):
             check_plain(item, f"{where}[{index}]")
     else:
@@ -76,13 +73,12 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """States of the named generators, of torch's global one and, where a generator is on one, of every CUDA device."""
-    on_cuda = any(generator.device.type == "cuda" for generator in generators.values())
-    cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+    devices = {name: generator.device.type for name, generator in generators.items()}
     return {
         "generators": {name: generator.get_state() for name, generator in generators.items()},
-        "devices": {name: generator.device.type for name, generator in generators.items()},
+        "devices": devices,
         "torch": torch.get_rng_state(),
-        "cuda": list(cuda),
+        "cuda": list(torch.cuda.get_rng_state_all() if "cuda" in devices.values() else []),
     }
 
 

@@ -112,9 +112,10 @@ class _Collection:
 
     state: dict[str, Any]
 
-    def __new__(cls, *_: Any) -> _Collection:  # unpickling calls no __init__
+    def __new__(cls, *arguments: Any) -> _Collection:  # unpickling calls no __init__; `_make_td` is given the state
         made = super().__new__(cls)
         made.state = {}
+        made.__setstate__(arguments)
         return made
 
     def __setstate__(self, state: Any) -> None:
@@ -124,13 +125,7 @@ class _Collection:
                 self.state.update(part)
 
 
-def _make_collection(_cls: Any, state: Any) -> _Collection:
-    made = _Collection()
-    made.__setstate__(state)
-    return made
-
-
-_TENSORDICT = {"tensordict._reductions._make_td": _make_collection, "tensordict.utils._StringOnlyDict": dict}
+_TENSORDICT = {"tensordict.utils._StringOnlyDict": dict}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ def fill_with_episodes(buffer: ReplayBuffer, dataset: Dataset, names: Sequence[s
     A task's episodes are taken evenly spaced over the dataset, other ones at each of its indices. All end with the
     shortest, because a buffer's environments advance together.
     """
-    columns = []
-    for env, name in enumerate(names):
-        columns.append(_episodes(dataset, name, list(names[:env]).count(name), list(names).count(name), buffer))
+    columns = [
+        _episodes(dataset, name, list(names[:env]).count(name), list(names).count(name), buffer)
+        for env, name in enumerate(names)
+    ]
     steps = min(len(column["reward"]) for column in columns)
     fields = {name: torch.stack([column[name][:steps] for column in columns], dim=1) for name in columns[0]}
     buffer.start(fields["obs"][0])
@@ -54,15 +55,15 @@ def _episodes(dataset: Dataset, name: str, turn: int, turns: int, buffer: Replay
     for place in range(wanted):
         episode = (turn + turns * place) * record.episodes // (turns * wanted)
         block = dataset.read_episodes(task, range(episode, episode + 1))
-        length = int(block.length[0])
-        obs = nn.functional.pad(torch.from_numpy(block.obs), (0, buffer.obs.shape[-1] - record.obs_dim))
-        action = torch.from_numpy(block.action[:length])
+        rows = {name: torch.from_numpy(getattr(block, name)) for name in ("obs", "action", "reward", "terminated")}
+        obs = nn.functional.pad(rows["obs"], (0, buffer.obs.shape[-1] - record.obs_dim))
+        action = nn.functional.pad(rows["action"], (0, buffer.action.shape[-1] - record.action_dim))
         parts["obs"].append(obs[:-1])
         parts["final_obs"].append(obs[1:])
-        parts["action"].append(nn.functional.pad(action, (0, buffer.action.shape[-1] - record.action_dim)))
-        parts["reward"].append(torch.from_numpy(block.reward[:length]))
-        parts["terminated"].append(torch.from_numpy(block.terminated[:length].astype(bool)))
-        parts["done"].append(torch.arange(length) == length - 1)
+        parts["action"].append(action[:-1])
+        parts["reward"].append(rows["reward"][:-1])
+        parts["terminated"].append(rows["terminated"][:-1].bool())
+        parts["done"].append(torch.arange(len(obs) - 1) == len(obs) - 2)
     whole = {name: torch.cat(values) for name, values in parts.items()}
     # What is acted on next: where an episode ended, the next one's first observation.
     whole["next_obs"] = torch.cat([whole["obs"][1:], whole["final_obs"][-1:]])

@@ -80,15 +80,16 @@ def import_checkpoint(
     }
 
 
-def dropped_parts(model: ForeignModel, *, keep_planner: bool) -> list[str]:
-    """Names of what the file holds and an import leaves out."""
-    held = [name for name, part in (("_pi", "policy_prior"), ("_Qs", "q_functions")) if part in model.networks]
-    return [*model.dropped, *([] if keep_planner and len(held) == 2 else held)]
-
-
-def untrained_parts(model: ForeignModel) -> list[str]:
-    """Parts of the agent that the file does not hold: they start as a new run's would."""
-    return [name for name in ("actor", "critic") if name not in model.networks]
+def import_facts(model: ForeignModel, *, keep_planner: bool) -> dict[str, Any]:
+    """What an import of a model would say of it: what the file holds and is left out, and parts that start as new."""
+    planner = [name for name, part in (("_pi", "policy_prior"), ("_Qs", "q_functions")) if part in model.networks]
+    return {
+        "format": model.format,
+        "size": size_class(model),
+        "dropped": [*model.dropped, *([] if keep_planner and len(planner) == 2 else planner)],
+        "untrained": [name for name in ("actor", "critic") if name not in model.networks],
+        "notes": list(model.notes),
+    }
 
 
 def _converted(
@@ -104,21 +105,15 @@ def _converted(
         fresh = seeded_agent(config, resolve(config.task).spec).state_dict()
     agent = fresh | map_agent(model, purpose.spec, purpose.rows)
     _check_architecture(config, agent, file.path, "Nothing was imported")
+    facts = import_facts(model, keep_planner=keep_planner)
+    facts["notes"] += purpose.notes
     payload: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "epoch": 0,
         "agent_steps": 0,
         "env_steps": 0,
         "agent": agent,
-        "imported": {
-            "format": model.format,
-            "size": size_class(model),
-            "file": file.path.name,
-            "sha256": file.sha256,
-            "dropped": dropped_parts(model, keep_planner=keep_planner),
-            "untrained": untrained_parts(model),
-            "notes": [*model.notes, *purpose.notes],
-        },
+        "imported": {"file": file.path.name, "sha256": file.sha256, **facts},
     }
     planner = map_planner(model, purpose.spec, purpose.rows) if keep_planner else None
     return config, payload if planner is None else {**payload, "planner": planner}

@@ -70,18 +70,10 @@ def recognise_layout(names: Set[str]) -> str | None:
     return TDMPC2
 
 
-def common_names(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """The same tensors by the common names. Raises CheckpointError on a name that has none."""
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(COPIES)}
-    if layout == OLDEST:
-        kept = {_name_of_oldest(name): tensor for name, tensor in kept.items()}
-    return _stack_members(kept) if layout == NEWT else {_q_name(name): tensor for name, tensor in kept.items()}
-
-
 def _name_of_oldest(name: str) -> str:
     prefix = next((prefix for prefix in _OLDEST if name.startswith(prefix)), None)
     if prefix is None:
-        return name
+        return _q_name(name)
     place, _, kind = name.removeprefix(prefix).rpartition(".")
     if place not in _OLDEST[prefix]:
         raise CheckpointError(f"{name}: is no layer of the oldest TD-MPC2 files: another architecture")
@@ -113,13 +105,16 @@ def _stack_members(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     """The model of a state dict in `layout`. Raises CheckpointError naming the tensor that does not fit."""
-    stored = plain_tensors(state, "model")
-    tensors = common_names(stored, layout)
-    copies = {
-        "_Qs.target" if name.startswith("_Qs.") else name.split(".", maxsplit=1)[0]
-        for name in stored
-        if name.startswith(COPIES)
-    }
+    tensors = plain_tensors(state, "model")
+    copied = [name for name in tensors if name.startswith(COPIES)]
+    copies = {"_Qs.target" if name.startswith("_Qs.") else name.partition(".")[0] for name in copied}
+    for name in copied:
+        del tensors[name]
+    if layout == NEWT:
+        tensors = _stack_members(tensors)
+    else:
+        rename = _name_of_oldest if layout == OLDEST else _q_name
+        tensors = {rename(name): tensor for name, tensor in tensors.items()}
     log_std_bounds = _take_log_std_bounds(tensors)
     embeddings = tensors.pop("_task_emb.weight", None)
     networks = {

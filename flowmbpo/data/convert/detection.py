@@ -86,13 +86,11 @@ def _chunks(path: Path) -> list[Path]:
 
 def _near(path: Path) -> str:
     """A hint at chunks one level below or above."""
-    below = [child for child in sorted(path.iterdir()) if child.is_dir() and chunk_files(child)]
+    below = [str(child) for child in sorted(path.iterdir()) if child.is_dir() and chunk_files(child)]
     if below:
-        return f" It is one level too high; name one of: {', '.join(map(str, below[:4]))}."
+        return f" It is one level too high; name one of: {', '.join(below[:4])}."
     above = path.absolute().parent
-    if chunk_files(above):
-        return f" It is one level too low; name {above}."
-    return ""
+    return f" It is one level too low; name {above}." if chunk_files(above) else ""
 
 
 def _archives(folder: Path) -> list[Path]:
@@ -128,16 +126,14 @@ def _dflex_task(path: Path, task: str | None) -> TaskRecord:
     """The dflex task that `task` or the file's name says. Raises DataError."""
     from flowmbpo.envs.tasks import all_tasks
 
-    known = {info.name: TaskRecord.of(info) for info in all_tasks("dflex")}
+    known = {re.sub("^dflex|[-_]", "", info.name): info for info in all_tasks("dflex")}
     recorded = _DFLEX_FILE.fullmatch(path.stem)
     asked = task or (recorded[1] if recorded else path.stem)
-    flat = asked.lower().removeprefix("dflex").replace("-", "").replace("_", "")
-    found = [columns for name, columns in known.items() if name.removeprefix("dflex").replace("-", "") == flat]
-    if not found:
-        raise DataError(
-            f"{path}: '{asked}' is no task of dflex. Say which one it is with --task; there are {', '.join(known)}."
-        )
-    return found[0]
+    found = known.get(re.sub("^dflex|[-_]", "", asked.lower()))
+    if found is None:
+        names = ", ".join(info.name for info in known.values())
+        raise DataError(f"{path}: '{asked}' is no task of dflex. Say which one it is with --task; there are {names}.")
+    return TaskRecord.of(found)
 
 
 def _some(folder: Path) -> str:

@@ -14,12 +14,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 from numpy.typing import NDArray
 
 from flowmbpo.data.convert.source import Index, Source, refuse_empty, set_columns
@@ -31,18 +29,16 @@ log = logging.getLogger("flowmbpo")
 CHUNK = re.compile(r"chunk_(\d+)\.pt")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A published set's shapes: rows of an episode, columns, and how many files and episodes there are in all."""
+class Layout(NamedTuple):
+    """A published set's shapes: rows of an episode, columns, and how many files there are in all."""
 
     rows: int
     obs_dim: int
     action_dim: int
     chunks: int
-    episodes: int
 
 
-LAYOUTS = {"mt30": Layout(501, 24, 6, 4, 690_000), "mt80": Layout(101, 39, 6, 20, 5_450_000)}
+LAYOUTS = {"mt30": Layout(501, 24, 6, 4), "mt80": Layout(101, 39, 6, 20)}
 
 
 def chunk_files(folder: Path) -> list[Path]:
@@ -79,38 +75,35 @@ class TDMPC2Source(Source):
                 "Keep every set in a folder of its own and name that."
             )
         episodes = archive.tensors["obs"].shape[0]
-        task = self._ids(archive, 0, archive.column("task").reshape(episodes, -1)[:, :1])
+        first = archive.column("task").reshape(episodes, -1)[:, :1]
+        task = first[:, 0].astype(np.int64)
+        unknown = (task < 0) | (task >= len(self.tasks)) | (task != first[:, 0])
+        self._refuse(archive, 0, first, unknown, "its task id is unknown")
         return Index(task, np.arange(episodes), np.full(episodes, LAYOUTS[self.set_name].rows))
 
     def check_chunk(self, archive: Archive, begin: int, end: int) -> None:
-        self._ids(archive, begin, archive.column("task")[begin:end].reshape(end - begin, -1))
+        task = archive.column("task")[begin:end].reshape(end - begin, -1)
+        self._refuse(archive, begin, task, (task != task[:, :1]).any(axis=1), "its task changes within the episode")
 
-    def _ids(self, archive: Archive, begin: int, task: NDArray[Any]) -> Int[NDArray[np.int64], " E"]:
-        """The one task id of every episode."""
-        first = task[:, 0]
-        whole = first.astype(np.int64)
-        mixed = (task != first[:, None]).any(axis=1)
-        wrong = (whole < 0) | (whole >= len(self.tasks)) | (whole != first)
-        for bad, what in ((mixed, "its task changes within the episode"), (wrong, "its task id is unknown")):
-            if bad.any():
-                row = int(bad.argmax())
-                ids = ", ".join(map(str, np.unique(task[row])[:4].tolist()))
-                raise DataError(
-                    f"{archive.path}, row {begin + row}: {what} ({ids}); "
-                    f"{self.set_name} has the ids 0 to {len(self.tasks) - 1}. The file is damaged or of another set."
-                )
-        return whole
+    def _refuse(self, archive: Archive, begin: int, task: NDArray[Any], bad: NDArray[np.bool_], what: str) -> None:
+        """Raises DataError for the first bad one of the episodes from `begin` on, whose task ids are given."""
+        if bad.any():
+            row = int(bad.argmax())
+            ids = ", ".join(map(str, np.unique(task[row])[:4].tolist()))
+            raise DataError(
+                f"{archive.path}, row {begin + row}: {what} ({ids}); {self.set_name} has the ids 0 to "
+                f"{len(self.tasks) - 1}. The file is damaged or of another set."
+            )
 
 
 def _layout_of(archive: Archive, wanted: str | None) -> str:
     """The set whose shapes a chunk has. Raises DataError."""
     archive.need("obs", "action", "reward", "task")
-    shapes = {name: archive.tensors[name].shape for name in ("obs", "action", "reward", "task")}
+    shapes = {name: tuple(archive.tensors[name].shape) for name in ("obs", "action", "reward", "task")}
     for name, layout in LAYOUTS.items():
         rows = (*shapes["obs"][:1], layout.rows)
-        expected = {"obs": (*rows, layout.obs_dim), "action": (*rows, layout.action_dim)}
-        columns = all(shapes[key] in (rows, (*rows, 1)) for key in ("reward", "task"))
-        if columns and all(shapes[key] == shape for key, shape in expected.items()):
+        wide = shapes["obs"] == (*rows, layout.obs_dim) and shapes["action"] == (*rows, layout.action_dim)
+        if wide and all(shapes[key] in (rows, (*rows, 1)) for key in ("reward", "task")):
             if wanted not in (None, name):
                 raise DataError(f"{archive.path}: is a chunk of {name}, not of {wanted} as --set says.")
             refuse_empty(archive)

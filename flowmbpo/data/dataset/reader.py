@@ -101,14 +101,12 @@ class Dataset:
 
         Raises DataError naming what there is.
         """
-        plain = name.partition("+")[0]
-        for wanted, names in (
-            (name, [task.name for task in self.tasks]),
-            (plain, [task.plain_name for task in self.tasks]),
-        ):
-            if wanted in names:
-                return names.index(wanted)
-        held = [task.name for task in self.tasks]
+        plain, held = name.partition("+")[0], [task.name for task in self.tasks]
+        if name in held:
+            return held.index(name)
+        for number, task in enumerate(self.tasks):
+            if task.plain_name == plain:
+                return number
         raise DataError(f"{self.path}: holds no task '{name}'.{nearest(plain, held)} It holds: {', '.join(held)}")
 
     def reward_moments(self, names: Sequence[str], *, balanced: bool) -> tuple[int, float, float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +47,7 @@ def _window_starts(length: Int64s, horizon: int) -> Int64s:
     return np.maximum(length - horizon, 0) + 1
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Draws `begin` to before `end` of a task come from these blocks: group `number` of pass `pass_`."""
 
     pass_: int
@@ -59,8 +57,7 @@ class Group:
     end: int
 
 
-@dataclass(frozen=True)
-class LoadedGroup:
+class LoadedGroup(NamedTuple):
     """A group in memory: its windows in the order in which they are dealt."""
 
     rows: RowArrays  # [R]

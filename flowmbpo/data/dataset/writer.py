@@ -31,7 +31,7 @@ from flowmbpo.data.dataset.format import (
 )
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.errors import DataError, StorageError
-from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
+from flowmbpo.files import refused, remove_leftovers, sync_folder, write_bytes_atomic
 from flowmbpo.spec import TaskInfo
 
 SHARD_BYTES = 64 * 2**20  # of rows before compression
@@ -149,9 +149,9 @@ class DatasetWriter:
         source: int = 0,
     ) -> None:
         """Add one episode: obs [L + 1, O], action [L, A], reward and terminated [L]; see `add_many`."""
+        obs, action, reward, terminated = (np.asarray(values)[None] for values in (obs, action, reward, terminated))
         ids = None if episode_id is None else [episode_id]
-        one = [np.asarray(values)[None] for values in (obs, action, reward, terminated)]
-        self.add_many(task_id, one[0], one[1], one[2], one[3], ids, source=source)
+        self.add_many(task_id, obs, action, reward, terminated, ids, source=source)
 
     def add_many(
         self,
@@ -177,22 +177,18 @@ class DatasetWriter:
             raise DataError(
                 f"{self.path}: unknown task id {task_id}: set {self._manifest.set_name} has 0 to {len(self._tasks) - 1}"
             )
-        rewards = np.asarray(reward, np.float32)
+        values = {"obs": obs, "action": action, "reward": reward}
+        fields: dict[str, Array] = {name: np.asarray(value, np.float32) for name, value in values.items()}
+        ended = np.zeros(fields["reward"].shape) if terminated is None else terminated
+        fields["terminated"] = np.asarray(ended, np.bool_)
+        count = len(fields["reward"])
         if episode_ids is None:
-            first = np.flatnonzero(self._taken).max(initial=-1) + 1
-            episode_ids = np.arange(first, first + len(rewards))
+            episode_ids = np.arange(count) + np.flatnonzero(self._taken).max(initial=-1) + 1
         ids = np.asarray(episode_ids, np.int64)
-        ended = np.zeros(rewards.shape, np.bool_) if terminated is None else np.asarray(terminated, np.bool_)
-        fields = {
-            "obs": np.asarray(obs, np.float32),
-            "action": np.asarray(action, np.float32),
-            "reward": rewards,
-            "terminated": ended,
-        }
         record = self._manifest.tasks[task_id]
-        if ids.shape != (len(rewards),):
-            raise DataError(f"task {record.name}: {ids.size} episode ids for {len(rewards)} episodes")
-        if not len(ids):
+        if ids.shape != (count,):
+            raise DataError(f"task {record.name}: {ids.size} episode ids for {count} episodes")
+        if not count:
             return
         check_episodes(record, fields, ids, source)
         self._take(record.name, ids)
@@ -269,14 +265,14 @@ class DatasetWriter:
             task.rows.append(rows)
             task.index.append(index)
             task.count += len(rows)
-            record, squares = task.added, np.square(now["reward"], dtype=np.float64)
             added = {
-                "episodes": record.episodes + len(index),
-                "transitions": record.transitions + len(index) * (rows_each - 1),
-                "reward_sum": record.reward_sum + float(index["return"].sum()),
-                "reward_square_sum": record.reward_square_sum + float(squares.sum()),
+                "episodes": len(index),
+                "transitions": len(index) * (rows_each - 1),
+                "reward_sum": float(index["return"].sum()),
+                "reward_square_sum": float(np.square(now["reward"], dtype=np.float64).sum()),
             }
-            task.added = record.model_copy(update=added)
+            update = {name: getattr(task.added, name) + figure for name, figure in added.items()}
+            task.added = task.added.model_copy(update=update)
             if task.count >= shard_rows:
                 self._seal(task)
             begin = end
@@ -320,23 +316,14 @@ def _write_shard(dataset: Path, task: TaskRecord, number: int, rows: list[Array]
     index = np.concatenate(episodes)
     data = encode_shard(task.name, task.obs_dim, np.concatenate(rows), index)
     name = f"{task.name}/{number:05d}.h5"
-    path = dataset / name
     try:
-        path.parent.mkdir(exist_ok=True)
-        with StagedFile(path) as staged:
-            staged.write(data)
-            staged.commit()
+        (dataset / task.name).mkdir(exist_ok=True)
+        digest = write_bytes_atomic(dataset / name, data)
         sync_folder(dataset)
     except OSError as error:
-        raise refused(path, error) from error
-    return ShardRecord(
-        name=name,
-        task=task.name,
-        sha256=staged.sha256,
-        size=len(data),
-        episodes=len(index),
-        transitions=int(index["length"].sum()),
-    )
+        raise refused(dataset / name, error) from error
+    counts = {"episodes": len(index), "transitions": int(index["length"].sum())}
+    return ShardRecord(name=name, task=task.name, sha256=digest, size=len(data), **counts)
 
 
 def _read_unfinished(path: Path) -> Manifest:
