@@ -53,9 +53,8 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: exists and is not empty. Name a new folder.")
     yaml = to_yaml(config).encode()
     weights = safetensors.torch.save(_tensors(payload), _metadata(payload, yaml))
-    sums = "".join(
-        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in ((WEIGHTS, weights), (CONFIG, yaml))
-    )
+    hashed = ((WEIGHTS, weights), (CONFIG, yaml))
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in hashed)
     folder.mkdir(parents=True, exist_ok=True)
     card = _model_card(payload, config, parts)
     for name, content in ((CONFIG, yaml), (CARD, card.encode()), (SUMS, sums.encode()), (WEIGHTS, weights)):

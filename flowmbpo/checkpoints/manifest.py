@@ -47,9 +47,8 @@ class CheckpointManifest:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path}: is damaged ({error}). Remove it to load the checkpoints by their own checksums."
-            ) from error
+            advice = "Remove it to load the checkpoints by their own checksums."
+            raise CheckpointError(f"{path}: is damaged ({error}). {advice}") from error
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of `folder` in one step. Raises StorageError."""

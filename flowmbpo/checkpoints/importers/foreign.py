@@ -158,9 +158,7 @@ def check_model(model: ForeignModel) -> None:
                 widths.append((f"{whose} output", networks[part][-1].outputs, outputs))
     for what, width, needed in widths:
         if width != needed:
-            raise CheckpointError(
-                f"{what} is {width} wide where the other shapes ask for {needed}: another architecture"
-            )
+            raise CheckpointError(f"{what} is {width} wide where other shapes ask for {needed}: another architecture")
     if model.bins == 2 or (model.bins == 1 and "critic" not in networks):
         raise CheckpointError(
             f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "

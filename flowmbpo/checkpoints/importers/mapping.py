@@ -61,9 +61,7 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
     actor: dict[str, Any] = {"kind": "gaussian", "init_logstd": -1.0, "min_logstd": -1.427}
     if "actor" in units:
         actor["units"] = units["actor"]
-    critic: dict[str, Any] = {"units": [400, 200], "ensemble": 3, "reduction": "min"}
-    if critics is not None:
-        critic |= {"units": units["critic"], "ensemble": critics[0].weight.shape[0]}
+    ensemble = 3 if critics is None else critics[0].weight.shape[0]
     document = {
         "name": "-".join(part for part in (model.format, task.set or task.name, size and size.lower()) if part),
         "phase": "stage-a",
@@ -71,7 +69,7 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
         "task": task.model_dump(mode="json"),
         "model": options,
         "actor": actor,
-        "critic": critic,
+        "critic": {"units": units.get("critic", [400, 200]), "ensemble": ensemble, "reduction": "min"},
         "training": {
             "gamma": "task" if critics is None else 0.99,
             "actor_input_gradient": "detached",

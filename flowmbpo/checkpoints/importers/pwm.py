@@ -14,7 +14,6 @@ from flowmbpo.checkpoints.importers.state_dict import LAYER_TENSORS, MOST_LAYERS
 from flowmbpo.errors import CheckpointError
 
 PWM = "pwm"
-CLIP = 5.0  # of observations and rewards, which PWM clips to +-CLIP
 EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
 PICKLED_NAME = "pwm.utils.running_mean_std.RunningMeanStd"
 _FIELDS = {"shape", "mean", "var", "count"}
@@ -33,9 +32,7 @@ _CRITIC = {
     for place, name in enumerate(LAYER_TENSORS)
 }
 _OPTIMISERS = ("actor_opt", "critic_opt", "world_model_opt")
-_CLIP_NOTE = (
-    f"Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-{CLIP:g}."
-)
+_CLIP_NOTE = "Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-5."
 _MASK_NOTE = "PWM never masked actions: where a task has fewer than the widest, its policy's spare ones are now 0."
 
 
@@ -76,9 +73,7 @@ def read_pwm(content: Mapping[str, Any]) -> ForeignModel:
         dropped=(*dropped, *(key for key in _OPTIMISERS if content.get(key) is not None)),
     )
     if tensors:
-        raise CheckpointError(
-            f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files: another architecture"
-        )
+        raise CheckpointError(f"world_model: {', '.join(sorted(tensors)[:4])}: not known in PWM's files")
     check_model(model)
     widths = {"obs_rms": model.obs_dim, "rew_rms": 1, "ret_rms": 1}
     for key, width in widths.items():

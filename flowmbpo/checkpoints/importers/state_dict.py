@@ -42,9 +42,7 @@ def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, 
     """
     numbers = sorted(_layer_numbers(state, prefix))
     if not numbers or numbers != list(range(len(numbers))):
-        raise CheckpointError(
-            f"{prefix}*: holds layers {numbers or 'none'}, where 0, 1, 2, ... are expected: another architecture"
-        )
+        raise CheckpointError(f"{prefix}*: holds layers {numbers or 'none'}, not 0, 1, 2, ...: another architecture")
     layers = []
     for number in numbers:
         count = 4 if normed_output or number < numbers[-1] else 2

@@ -74,14 +74,15 @@ def newt_rows(mt80: Sequence[str]) -> dict[str, int]:
 
 
 def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
+    fitting = _tasks_of_width(model)
     if set_name is not None:
         raise CheckpointError(
             f"--task-set {set_name}: this file holds no task embedding, so it was trained on one task. Name that with "
-            f"--task; {_tasks_of_width(model)}"
+            f"--task; {fitting}"
         )
     if task is None:
         raise CheckpointError(
-            f"the file was trained on one task, and does not say which. Name it with --task; {_tasks_of_width(model)}"
+            f"the file was trained on one task, and does not say which. Name it with --task; {fitting}"
         )
     config = TaskConfig(name=task)
     spec = resolve(config).spec
@@ -89,7 +90,7 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
     if padded and spec.obs_dim <= NEWT_OBS_DIM and spec.action_dim <= NEWT_ACTION_DIM:
         padding = f"{NEWT_OBS_DIM} observations and {NEWT_ACTION_DIM} actions"
         return Purpose(config, spec, (), (f"Newt pads every task to {padding}; {task}'s columns are kept.",))
-    _check_widths(model, spec, f"--task {task}: ", _tasks_of_width(model))
+    _check_widths(model, spec, f"--task {task}: ", fitting)
     return Purpose(config, spec, ())
 
 
@@ -137,8 +138,9 @@ def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> P
     rows = newt_rows(task_set("mt80"))
     missing = [each.name for each in spec.tasks if each.name not in rows]
     if missing:
+        lacking = ", ".join(missing)
         raise CheckpointError(
-            f"{spec.label}: Newt was not trained on {', '.join(missing)}. Choose --task-set mt30, or one --task."
+            f"{spec.label}: Newt was not trained on {lacking}. Choose --task-set mt30, or one --task."
         )
     note = (
         f"Of Newt's {NEWT_TASKS} tasks those of {spec.label} are kept, with their columns of its {model.obs_dim} "

@@ -136,9 +136,8 @@ class Source(ABC):
         if name == "terminated":
             wrong = first_place(~np.isin(rows, (0.0, 1.0)))
             if wrong:
-                raise DataError(
-                    f"{place(wrong[0], wrong[1])}: terminated is {rows[wrong]:g}, which is neither 0 nor 1."
-                )
+                where = place(wrong[0], wrong[1])
+                raise DataError(f"{where}: terminated is {rows[wrong]:g}, which is neither 0 nor 1.")
             ended: NDArray[np.bool_] = rows[..., 0] != 0
             return ended
         if rows.shape[2] < width:

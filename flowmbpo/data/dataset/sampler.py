@@ -72,9 +72,7 @@ class WindowSampler:
             "memory_mb": memory_mb,
         }
         self._spec, self._horizon, self._batch_size = spec, horizon, batch_size
-        self._tasks = [
-            TaskWindows(dataset, own, horizon=horizon, seed=seed, spec_id=spec_id) for spec_id, own in ids.items()
-        ]
+        self._tasks = [TaskWindows(dataset, own, horizon=horizon, seed=seed, spec_id=id_) for id_, own in ids.items()]
         self._share_memory(memory_mb)
         sizes = np.array([task.starts for task in self._tasks], np.int64)
         self.starts = int(sizes.sum())  # windows in the data: those of one pass through all tasks
@@ -189,8 +187,8 @@ class WindowSampler:
         if self._pending and (self._planned + counts > self._limit).any():
             return False
         picks: list[_Pick] = []
-        by_task = np.split(np.argsort(tasks, kind="stable"), np.cumsum(counts)[:-1])
-        for task, columns in zip(self._tasks, by_task, strict=True):
+        for number, task in enumerate(self._tasks):
+            columns = np.flatnonzero(tasks == number)
             for group, some in task.split(draws[columns]):
                 position = draws[columns[some]] - group.begin
                 picks.append((task.load(group, self._reader), columns[some], position, task.spec_id))
@@ -255,11 +253,9 @@ def match_tasks(dataset: Dataset, spec: EnvSpec, only: int | None) -> dict[int, 
     # The first of a name counts, as in `Dataset.task_id`.
     held = {record.plain_name: number for number, record in reversed(list(enumerate(dataset.tasks))) if record.episodes}
     wanted = {number: task for number, task in enumerate(spec.tasks) if only in (None, number)}
-    missing = [task.plain_name for task in wanted.values() if task.plain_name not in held]
+    missing = ", ".join(task.plain_name for task in wanted.values() if task.plain_name not in held)
     if missing:
-        raise DataError(
-            f"{dataset.path}: holds no episodes of {', '.join(missing)}. It holds: {', '.join(reversed(held))}"
-        )
+        raise DataError(f"{dataset.path}: holds no episodes of {missing}. It holds: {', '.join(reversed(held))}")
     ids = {number: held[task.plain_name] for number, task in wanted.items()}
     for number, task in wanted.items():
         record = dataset.tasks[ids[number]]

@@ -174,9 +174,8 @@ class DatasetWriter:
         """
         self._check_open()
         if not 0 <= task_id < len(self._tasks):
-            raise DataError(
-                f"{self.path}: unknown task id {task_id}: set {self._manifest.set_name} has 0 to {len(self._tasks) - 1}"
-            )
+            held = f"set {self._manifest.set_name} has 0 to {len(self._tasks) - 1}"
+            raise DataError(f"{self.path}: unknown task id {task_id}: {held}")
         values = {"obs": obs, "action": action, "reward": reward}
         fields: dict[str, Array] = {name: np.asarray(value, np.float32) for name, value in values.items()}
         ended = np.zeros(fields["reward"].shape) if terminated is None else terminated
