@@ -82,7 +82,7 @@ def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purp
         )
     if task is None:
         raise CheckpointError(
-            f"the file was trained on one task, and does not say which. Name it with --task; {fitting}"
+            f"the file was trained on one task and does not say which. Name it with --task; {fitting}"
         )
     config = TaskConfig(name=task)
     spec = resolve(config).spec
