@@ -57,7 +57,7 @@ def test_every_flipped_bit_is_noticed_beside_a_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["anywhere", "a fifth of the directory", pytest.param("directory", marks=pytest.mark.slow)]
+    "part", ["anywhere", "parts of the directory", pytest.param("directory", marks=pytest.mark.slow)]
 )
 def test_flipped_bits_of_a_lone_file_change_nothing_unnoticed(tmp_path: Path, part: str) -> None:
     path = tmp_path / "lone.pt"
@@ -66,7 +66,7 @@ def test_flipped_bits_of_a_lone_file_change_nothing_unnoticed(tmp_path: Path, pa
     data = path.read_bytes()
     entries = [place for place in range(len(data)) if data.startswith(b"PK\x01\x02", place)]
     attributes = [bit for entry in entries for bit in range(8 * (entry + 38), 8 * (entry + 42))]
-    directory = range(8 * entries[0], 8 * len(data), 1 if part == "directory" else 5)
+    directory = range(8 * entries[0], 8 * len(data), 1 if part == "directory" else 13)
     bits = sorted({*directory, *attributes})
     for position in flips(path, None if part == "anywhere" else bits):
         try:

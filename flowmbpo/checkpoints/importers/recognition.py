@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,6 @@ def read_foreign(path: Path) -> ForeignFile:
     try:
         if zipped:
             check_archive(path)
-    except ForeignFileError as error:
-        cause = str(error).removesuffix(": damaged; fetch it again")
-        raise CheckpointError(f"{path}: is truncated or damaged ({cause}). Fetch it again.") from error
-    try:
         content = load_inert(path, {PICKLED_NAME: PickledStatistics})
     except UnsafeFileError as error:
         raise CheckpointError(
@@ -72,18 +68,18 @@ def read_foreign(path: Path) -> ForeignFile:
 def foreign_model(file: ForeignFile) -> ForeignModel:
     """The model that a file holds. Raises CheckpointError where it is not known or does not fit."""
     state = file.content.get("model", file.content)
+    model: ForeignModel | None = None
     try:
         if is_pwm(file.content):
-            model: ForeignModel | None = read_pwm(file.content)
+            model = read_pwm(file.content)
         elif isinstance(state, Mapping) and all(isinstance(name, str) for name in state):
             layout = recognise_layout({name.removeprefix("module.") for name in state})
             model = None if layout is None else read_tdmpc2(state, layout)
-        else:
-            model = None
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}. Nothing was imported.") from error
     if model is not None:
-        return model if file.checksums else replace(model, notes=(*model.notes, _UNCHECKED_NOTE))
+        model.notes += () if file.checksums else (_UNCHECKED_NOTE,)
+        return model
     names = state.keys() if isinstance(state, Mapping) else file.content.keys()
     if any(str(name).startswith("_encoder.rgb") for name in names):
         raise CheckpointError(f"{file.path}: is a model of images; those of states can be imported.")

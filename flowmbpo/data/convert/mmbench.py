@@ -78,8 +78,7 @@ def _columns_of(name: str, path: Path) -> TaskRecord:
         values = archive.floats(key, 0, int(starts[-1]))
         if key == "action":
             values[starts[:-1]] = 0.0  # an episode's first action was never taken
-        used = np.flatnonzero(values.any(axis=0))
-        widths.append(int(used[-1]) + 1 if len(used) else 1)
+        widths.append(1 + int(np.flatnonzero(values.any(axis=0)).max(initial=0)))
     try:
         return TaskRecord(name=name, obs_dim=widths[0], action_dim=widths[1])
     except ValidationError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,42 +85,38 @@ class TaskWindows:
         # Without which the task cannot be read: all of it, or two of its largest blocks.
         self.least_bytes = min(self.bytes, 2 * int(self._block_bytes.max()))
         self.share = 0  # bytes, which hold two groups, or all
-        self.loaded: dict[tuple[int, int], Future[LoadedGroup]] = {}
+        self.loaded: dict[int, Future[LoadedGroup]] = {}
         self.groups = lru_cache(maxsize=2)(self._cut_groups)
         self._horizon, self._seed = horizon, seed
         self._whole: tuple[RowArrays, Int32s, Int64s] | None = None
-        self._last: Group | None = None
 
     @property
     def _room(self) -> int:
         """Bytes that may be loaded."""
         return min(self.share, MAX_ROWS * self._row_bytes)
 
-    def _cut_groups(self, pass_: int) -> list[Int64s]:
-        """The blocks of each group of a pass: of about equal size, two of them within the room; one if all are."""
+    def _cut_groups(self, pass_: int) -> list[Group]:
+        """The groups of a pass, about equally large: two of them fit into the room; one group if all blocks do."""
         count, largest = len(self.blocks), int(self._block_bytes.max())
         if self.bytes <= self._room:
-            return [np.arange(count)]  # loaded once, so that the order must not depend on the pass
-        order = self._rng(pass_, -1).permutation(count)
-        # Cutting at even distances misses the mark by up to a block.
-        groups = min(-(-self.bytes // max(self._room // 2 - largest, 1)), count)
-        if groups == count:
-            return np.split(order, np.arange(1, count))
-        marks = np.arange(1, groups) * (self.bytes / groups)
-        cuts = np.searchsorted(np.cumsum(self._block_bytes[order]), marks, side="right")
-        return [group for group in np.split(order, cuts) if len(group)]
+            parts = [np.arange(count)]  # loaded once, so that the order must not depend on the pass
+        else:
+            order = self._rng(pass_, -1).permutation(count)
+            # Cutting at even distances misses the mark by up to a block.
+            groups = min(-(-self.bytes // max(self._room // 2 - largest, 1)), count)
+            marks = np.arange(1, groups) * (self.bytes / groups)
+            even = np.searchsorted(np.cumsum(self._block_bytes[order]), marks, side="right")
+            parts = np.split(order, np.arange(1, count) if groups == count else even)
+        held = [blocks for blocks in parts if len(blocks)]
+        counts = np.array([self.blocks["starts"][blocks].sum() for blocks in held])
+        ends = pass_ * self.starts + np.cumsum(counts)
+        spans = zip((ends - counts).tolist(), ends.tolist(), strict=True)
+        return [Group(pass_, number, held[number], *span) for number, span in enumerate(spans)]
 
     def group(self, draw: int) -> Group:
         """The group in which a draw lies."""
-        if self._last is None or not self._last.begin <= draw < self._last.end:
-            pass_, rest = divmod(draw, self.starts)
-            groups = self.groups(pass_)
-            ends = np.cumsum([self.blocks["starts"][group].sum() for group in groups])
-            number = int(np.searchsorted(ends, rest, side="right"))
-            begin = int(ends[number - 1]) if number else 0
-            first = pass_ * self.starts
-            self._last = Group(pass_, number, groups[number], first + begin, first + int(ends[number]))
-        return self._last
+        groups = self.groups(draw // self.starts)
+        return groups[bisect_right(groups, draw, key=attrgetter("end"))]
 
     def split(self, draws: Int64s) -> Iterator[tuple[Group, slice]]:
         """Which group each of some consecutive draws comes from: runs of them."""
@@ -131,14 +129,13 @@ class TaskWindows:
 
     def load(self, group: Group, reader: Executor) -> Future[LoadedGroup]:
         """Have a group read (one at a time for all tasks: `reader` has one thread), unless it is there."""
-        key = (group.pass_, group.number)
-        if key not in self.loaded:
-            self.loaded[key] = reader.submit(self._load, group)
-        return self.loaded[key]
+        if group.begin not in self.loaded:
+            self.loaded[group.begin] = reader.submit(self._load, group)
+        return self.loaded[group.begin]
 
     def release(self, group: Group) -> None:
         """Forget what comes before a group."""
-        self.loaded = {key: value for key, value in self.loaded.items() if key >= (group.pass_, group.number)}
+        self.loaded = {begin: value for begin, value in self.loaded.items() if begin >= group.begin}
 
     def drop(self) -> None:
         """Forget everything that is loaded or about to be."""
