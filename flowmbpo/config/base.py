@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class FrozenConfig(BaseModel):
@@ -14,13 +14,14 @@ class FrozenConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
-def path_part(value: str) -> str:
-    """`value`, which names a folder. Raises ValueError where it could name another place or none."""
+def _path_part(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
         raise ValueError(f"'{value}' names a folder: use letters, digits, '.', '_', '+' and '-' only")
     return value
 
 
+FolderName = Annotated[str, AfterValidator(_path_part)]
+"""Text that can be one part of a path, and name no other place than its folder."""
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]

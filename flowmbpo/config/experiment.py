@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from flowmbpo.config.actors import ActorConfig, GaussianActorConfig
-from flowmbpo.config.base import FrozenConfig, path_part
+from flowmbpo.config.base import FolderName, FrozenConfig
 from flowmbpo.config.model import CriticConfig, ModelConfig
 from flowmbpo.config.sections import (
     CheckpointConfig,
@@ -31,8 +31,8 @@ class ExperimentConfig(FrozenConfig):
     checkpoint that it starts from.
     """
 
-    name: Annotated[str, Field(min_length=1)]
-    phase: Annotated[str, Field(min_length=1)]
+    name: FolderName
+    phase: FolderName
     description: str = ""
     cost: str = ""
     high_cost: bool = False
@@ -50,11 +50,6 @@ class ExperimentConfig(FrozenConfig):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     compute: ComputeConfig = ComputeConfig()
-
-    @field_validator("name", "phase")
-    @classmethod
-    def _is_a_path_part(cls, value: str) -> str:
-        return path_part(value)
 
     @property
     def own_training(self) -> TrainingConfig:
@@ -97,6 +92,5 @@ def _items(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def config_differences(a: ExperimentConfig, b: ExperimentConfig) -> list[Difference]:
     """The keys that differ, in the schema's order; empty for equal configs."""
     left, right = flatten(a), flatten(b)
-    keys = list(dict.fromkeys([*left, *right]))
-    pairs = [Difference(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in keys]
+    pairs = [Difference(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in {**left, **right}]
     return [pair for pair in pairs if pair.a != pair.b]

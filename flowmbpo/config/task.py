@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from flowmbpo.config.base import FrozenConfig, PositiveInt, UnitInterval, path_part
+from flowmbpo.config.base import FolderName, FrozenConfig, PositiveInt, UnitInterval
 
 
 class PerturbationConfig(FrozenConfig):
@@ -41,18 +41,13 @@ class TaskConfig(FrozenConfig):
     """
 
     name: str | None = "toy-pendulum-swingup"
-    set: str | None = None
+    set: FolderName | None = None
     tasks: tuple[str, ...] | None = None
     only: str | None = None
     backend: str = "auto"
     perturbation: PerturbationConfig = PerturbationConfig()
     num_envs: PositiveInt = 128
     workers: PositiveInt | None = None
-
-    @field_validator("set")
-    @classmethod
-    def _set_is_a_path_part(cls, value: str | None) -> str | None:
-        return None if value is None else path_part(value)
 
     @model_validator(mode="after")
     def _one_task_or_one_set(self) -> TaskConfig:

@@ -33,9 +33,9 @@ from typing import Annotated, Any, Literal
 import h5py
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, path_part
+from flowmbpo.config.base import FolderName, FrozenConfig, NonNegativeInt, PositiveInt
 from flowmbpo.errors import DataError
 from flowmbpo.files import write_bytes_atomic
 from flowmbpo.spec import TaskInfo
@@ -56,7 +56,6 @@ EPISODE_FIELDS = ("length", "id", "return", "source")
 EPISODE = np.dtype(list(zip(EPISODE_FIELDS, ("<i8", "<i8", "<f8", "<i8"), strict=True)))
 
 # A manifest from elsewhere names no file outside its folder.
-FolderName = Annotated[str, AfterValidator(path_part)]
 ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*/[0-9]+\.h5$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
