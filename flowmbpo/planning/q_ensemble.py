@@ -27,42 +27,36 @@ KIND = "tdmpc2"
 MEMBERS_DRAWN = 2
 
 
-class PolicyPrior(nn.Module):
-    """The Gaussian prior pi(a | z, e_task), squashed by tanh and masked."""
+class ImportedPlanner(nn.Module):
+    """The Gaussian prior pi(a | z, e_task), and Q_1..Q_N(z, e_task, a) as logits of `bins`, decoded to real units."""
 
-    def __init__(self, network: nn.Sequential, low: float, high: float) -> None:
+    bins: Tensor
+
+    def __init__(
+        self, pi: nn.Sequential, members: list[nn.Sequential], bins: Tensor, log_std_bounds: tuple[float, float]
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.low = low
-        self.high = high
+        self.pi, self.members = pi, nn.ModuleList(members)
+        self.log_std_bounds = log_std_bounds
+        self.register_buffer("bins", bins, persistent=False)
 
-    def forward(
+    def policy(
         self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None
     ) -> Float[Tensor, "B A"]:
-        """A sample; without a generator tanh of the mean."""
-        mean, raw = self.network(context.append_to(z)).chunk(2, dim=-1)
+        """A sample of the prior, squashed by tanh and masked; without a generator tanh of the mean."""
+        mean, raw = self.pi(context.append_to(z)).chunk(2, dim=-1)
         if generator is not None:
-            log_std = self.low + 0.5 * (self.high - self.low) * (raw.tanh() + 1.0)
+            low, high = self.log_std_bounds
+            log_std = low + 0.5 * (high - low) * (raw.tanh() + 1.0)
             mean = mean + log_std.exp() * standard_normal(mean, generator)
         action: Tensor = mean.tanh() * context.action_mask
         return action
 
-
-class QEnsemble(nn.Module):
-    """Q_1..Q_N(z, e_task, a) as bin logits, decoded to real units."""
-
-    bins: Tensor
-
-    def __init__(self, members: list[nn.Sequential], bins: int, low: float, high: float) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.register_buffer("bins", torch.linspace(low, high, bins), persistent=False)
-
-    def forward(
-        self, z: Float[Tensor, "B D"], action: Float[Tensor, "B A"], context: TaskContext, generator: torch.Generator
+    def terminal(
+        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
     ) -> Float[Tensor, " B"]:
-        """The average of two members drawn without replacement, the same two for every row."""
-        inputs = torch.cat([z, context.embedding, action], dim=-1)
+        """The average, at a sample of the prior, of two members drawn without replacement, the same for every row."""
+        inputs = torch.cat([z, context.embedding, self.policy(z, context, generator)], dim=-1)
         order = torch.randperm(len(self.members), generator=generator, device=generator.device)
         drawn = [self.members[index] for index in order[:MEMBERS_DRAWN].tolist()]
         values = [symexp(two_hot_expectation(member(inputs), self.bins)) for member in drawn]
@@ -84,29 +78,24 @@ def imported_objective(agent: Agent, saved: Mapping[str, Any], where: str) -> Ob
     context_dim = config.latent_dim + config.task_dim
     try:
         pi, q, bins = dict(saved["pi"]), dict(saved["q"]), int(saved["bins"])
-        bounds = [float(saved[key]) for key in ("log_std_min", "log_std_max", "low", "high")]
+        low, high, *log_std = (float(saved[key]) for key in ("low", "high", "log_std_min", "log_std_max"))
         members = len(q["0.linear.weight"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{where}: its planner is incomplete ({error}); import the original file again."
         ) from error
-    prior = PolicyPrior(_loaded(pi, context_dim, 2 * action_dim, f"{where}: planner.pi"), bounds[0], bounds[1])
-    networks = [
-        _loaded(
-            {name: value[member] for name, value in q.items()}, context_dim + action_dim, bins, f"{where}: planner.q"
-        )
-        for member in range(members)
-    ]
-    critics = QEnsemble(networks, bins, bounds[2], bounds[3])
-    device = agent.world_model.tasks.action_masks.device
-    prior, critics = prior.eval().to(device), critics.eval().to(device)
+    prior = _loaded(pi, context_dim, 2 * action_dim, f"{where}: planner.pi")
+    states = [{name: value[member] for name, value in q.items()} for member in range(members)]
+    networks = [_loaded(state, context_dim + action_dim, bins, f"{where}: planner.q") for state in states]
+    planner = ImportedPlanner(prior, networks, torch.linspace(low, high, bins), (log_std[0], log_std[1]))
+    planner.eval().to(agent.world_model.tasks.action_masks.device)
     model, real_reward = agent.world_model, agent.reward_normalizer.inverse
     return Objective(
         name=KIND,
         model=model,
-        policy=prior,
+        policy=planner.policy,
         reward=lambda z, action, context: real_reward(model.reward(z, action, context)),
-        terminal=lambda z, context, generator: critics(z, prior(z, context, generator), context, generator),
+        terminal=planner.terminal,
         gamma=lambda context: context.discount,
     )
 
