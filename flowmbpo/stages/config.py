@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.config.sections import DataConfig, InitialConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.envs.resolve import resolve
@@ -27,8 +26,6 @@ LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes)
 DEFAULT_PRESET = "quickstart"
 OFFLINE_STARTS = 512
 """Start states of an actor update without an environment, where the config names none (PWM's)."""
-
-
 STAGES: dict[Stage, tuple[str, dict[str, str]]] = {
     "pretrain": ("stage-a", {"mode": "offline"}),
     "finetune": ("stage-b", {"mode": "online", "learn": "all"}),
@@ -61,6 +58,11 @@ class Request:
         """Whether it is a training from scratch that no stage changes: a preset as it is, by default the smallest."""
         return self.stage == "train" and self.checkpoint is None and self.data is None
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The command line's own settings, which win over preset and overrides."""
+        return {"seed": self.seed, "device": self.device, "track": self.track}
+
 
 def stage_config(request: Request) -> ExperimentConfig:
     """The resolved config of the run. Raises ConfigError.
@@ -69,31 +71,27 @@ def stage_config(request: Request) -> ExperimentConfig:
     what flags change of the experiment marks it as overrides do (`config_name`).
     """
     if request.is_plain:
-        return load_experiment(
-            request.preset or DEFAULT_PRESET,
-            request.overrides,
-            task=request.task,
-            seed=request.seed,
-            device=request.device,
-            track=request.track,
-        )
+        preset = request.preset or DEFAULT_PRESET
+        return load_experiment(preset, request.overrides, task=request.task, **request.flags)
     base = _base(request)
-    changes: dict[str, Any] = {"task": _task(request, base.task).model_dump(mode="json")}
-    changes["training"] = _training(request, base)
-    changes["data"] = _data(request, base.data)
-    changes["initial"] = _initial(request, base.initial)
+    document = base.model_dump(mode="json")
+    document |= {"task": _task(request, base.task).model_dump(mode="json"), "training": _training(request, base)}
+    if request.data is not None:
+        path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
+        document["data"] = (document["data"] or {}) | {"path": path}
     if request.checkpoint is not None:
-        changes["evaluation"] = base.evaluation.model_dump(mode="json") | {"at_start": True}
-    staged = experiment_from_dict(base.model_dump(mode="json") | changes, base.name)
-    asked = [*_flags(request), *request.overrides]
-    config = override(staged, asked, seed=request.seed, device=request.device, track=request.track)
+        begun = {"checkpoint": str(request.checkpoint.absolute()), "sha256": None}
+        document["initial"] = (document["initial"] or {}) | begun
+        document["evaluation"]["at_start"] = True
+    staged = experiment_from_dict(document, base.name)
+    config = override(staged, [*_settings(request), *request.overrides], **request.flags)
     name = config_name(staged, config)
     if request.source is not None:
         name = chained_name(name, request.source.name)
     return config.model_copy(update={"name": name, "task": resolve(config.task).config})
 
 
-def _flags(request: Request) -> list[str]:
+def _settings(request: Request) -> list[str]:
     """Flags that change the experiment, as overrides. Raises ConfigError."""
     flags = [] if request.learn is None else [f"training.learn={request.learn}"]
     if request.checkpoint is not None:  # what is asked for by name holds for a policy that is taken over too
@@ -138,16 +136,15 @@ def _base(request: Request) -> ExperimentConfig:
             f"`{request.stage}` needs a preset (--preset NAME, see `flowmbpo presets list`) "
             "or a checkpoint to take the config from (--from CKPT)"
         )
-    phase = STAGES[request.stage][0]
+    source, phase = request.source, STAGES[request.stage][0]
     fresh: dict[str, Any] = {"name": phase, "phase": phase, "description": "", "cost": "", "high_cost": False}
-    source = request.source
-    everywhere = source.task.model_copy(update={"only": None})
+    fresh |= {"task": source.task.model_copy(update={"only": None}), "data": None, "initial": None}
     # Widths that an earlier stage adopted are adopted anew; another kind that is asked for may not have them.
     dynamics = source.model.dynamics.model_copy(update={"solved_units": None})
     fresh["model"] = source.model.model_copy(update={"dynamics": dynamics})
     if isinstance(source.actor, FlowActorConfig):
         fresh["actor"] = source.actor.model_copy(update={"solved_units": None})
-    return source.model_copy(update={**fresh, "task": everywhere, "data": None, "initial": None})
+    return source.model_copy(update=fresh)
 
 
 def _task(request: Request, own: TaskConfig) -> TaskConfig:
@@ -191,17 +188,3 @@ def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
         training["pretrain_steps"] = 0
         training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
     return training
-
-
-def _data(request: Request, own: DataConfig | None) -> dict[str, Any] | None:
-    if request.data is not None:
-        path = str(request.data.expanduser().absolute())  # the run may be resumed or diagnosed from elsewhere
-        own = (own or DataConfig(path=path)).model_copy(update={"path": path})
-    return None if own is None else own.model_dump(mode="json")
-
-
-def _initial(request: Request, own: InitialConfig | None) -> dict[str, Any] | None:
-    if request.checkpoint is not None:
-        path = str(request.checkpoint.absolute())
-        own = (own or InitialConfig(checkpoint=path)).model_copy(update={"checkpoint": path, "sha256": None})
-    return None if own is None else own.model_dump(mode="json")

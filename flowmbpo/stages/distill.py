@@ -17,7 +17,6 @@ from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.dynamics.base import Transition
 from flowmbpo.models.open_loop import squared_errors, unroll_samples
-from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
 from flowmbpo.stages.transfer.agent import transfer
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
@@ -70,25 +69,20 @@ def distill_dynamics(
     updates: int,
     config: TrainingConfig,
     generator: torch.Generator,
-    lr: float | None = None,
 ) -> DistillReport:
     """Teach the student's dynamics the teacher's map, by the student's own loss; nothing else of it moves.
 
     The teacher takes the environment's place: from the encoding of a window's first observation it plays the window's
     actions (drawing from `generator`, where it is stochastic), and its states are the targets. Both share encoder and
-    embeddings; states go from one geometry to the other over the latent. The rate falls from `lr` (None:
-    `config.model_lr`) to `config.final_lr`. Windows that errors are measured on are drawn first.
+    embeddings; states go from one geometry to the other over the latent. The rate falls from `config.model_lr` to
+    `config.final_lr`. Windows that errors are measured on are drawn first.
 
     Raises NonFiniteError past `config.max_nonfinite` bad updates, or where the student's predictions are not finite.
     """
     began = time.perf_counter()
-    initial = config.model_lr if lr is None else lr
+    initial = config.model_lr
     optimiser = GuardedOptimiser(
-        student.dynamics,
-        lr=initial,
-        betas=config.model_betas,
-        weight_decay=config.weight_decay,
-        clip=config.clip.model,
+        student.dynamics, lr=initial, betas=config.model_betas, weight_decay=config.weight_decay, clip=config.clip.model
     )
     held_out = [batches() for _ in range(HELD_OUT)]
     modes = teacher.training, student.dynamics.training
@@ -124,8 +118,11 @@ def _loss(
 ) -> Float[Tensor, ""]:
     """The student's dynamics loss along the teacher's rollout, weighted as in the model's own loss."""
     horizon, width = batch.reward.shape
-    context = _context(student, batch)
-    played = _student_states(teacher, student, _play(teacher, batch, generator))
+    with torch.no_grad():  # encoder and embeddings are the teacher's and stay so
+        context = student.context(batch.task)
+        played = _play(teacher, batch, generator)
+        if student.config.dynamics.geometry != teacher.config.dynamics.geometry:
+            played = student.geometry.from_latent(teacher.latent(played))
     action = batch.action * context.action_mask
     if student.dynamics.config.source == "teacher":
         transition = Transition(
@@ -149,14 +146,7 @@ def _loss(
     return (config.dynamics_weight or 1.0) * weighted
 
 
-@torch.no_grad()  # encoder and embeddings are the teacher's and stay so
-def _context(model: WorldModel, batch: Batch) -> TaskContext:
-    return model.context(batch.task)
-
-
-@torch.no_grad()  # the teacher is not taught
 def _play(teacher: WorldModel, batch: Batch, generator: torch.Generator) -> Float[Tensor, "H+1 B D"]:
-    """The teacher's states on the window's actions."""
     context = teacher.context(batch.task)
     states = [teacher.encode(batch.obs[0], context)]
     for action in batch.action:
@@ -164,30 +154,20 @@ def _play(teacher: WorldModel, batch: Batch, generator: torch.Generator) -> Floa
     return torch.stack(states)
 
 
-def _student_states(
-    teacher: WorldModel, student: WorldModel, states: Float[Tensor, "H+1 B D"]
-) -> Float[Tensor, "H+1 B D"]:
-    """The teacher's states in the student's geometry."""
-    if student.config.dynamics.geometry == teacher.config.dynamics.geometry:
-        return states
-    return student.geometry.from_latent(teacher.latent(states))
-
-
 @torch.no_grad()  # a measurement
 def _errors(teacher: WorldModel, student: WorldModel, batches: list[Batch]) -> tuple[Tensor, Tensor]:
     """Squared latent errors [H] of the student's and of no step, against the teacher's; means over samples of both."""
     student.dynamics.eval()
-    model_sum, trivial_sum, count = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    sums = []
     for batch in batches:
         generator = torch.Generator(batch.obs.device).manual_seed(0)  # the same noise before and after
         z, predicted = (
             unroll_samples(model, model.encode(batch.obs[0], context), batch.action, context, generator).mean(1)
             for model, context in ((each, each.context(batch.task)) for each in (teacher, student))
         )
-        model_error, trivial_error = squared_errors(predicted, z, batch.valid)
-        model_sum = model_sum.to(z) + model_error.sum(-1)
-        trivial_sum = trivial_sum.to(z) + trivial_error.sum(-1)
-        count = count.to(z) + batch.valid.to(z.dtype).sum(-1)
+        errors = *squared_errors(predicted, z, batch.valid), batch.valid.to(z.dtype)
+        sums.append(torch.stack([error.sum(-1) for error in errors]))
+    model_sum, trivial_sum, count = sum(sums, torch.zeros(()))
     return model_sum / count.clamp(min=1.0), trivial_sum / count.clamp(min=1.0)
 
 

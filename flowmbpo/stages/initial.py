@@ -25,6 +25,7 @@ from flowmbpo.stages.transfer.report import TransferReport
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent, adopt_widths
 from flowmbpo.training.learner import Warmstart
 
+log = logging.getLogger("flowmbpo")
 POLICY = ("actor", "critic")  # parts of an agent that a world model alone is trained without
 
 
@@ -63,7 +64,7 @@ class Origins:
     @property
     def began_with_policy(self) -> bool:
         """Whether the run took over a trained policy, so that it can be asked what it retained of its return."""
-        return self.initial is not None and not set(POLICY[:1]) & _reinitialised(self.initial)
+        return self.initial is not None and "actor" not in _reinitialised(self.initial)
 
     def lineage(self, epoch: int, steps: Mapping[str, int]) -> list[dict[str, Any]]:
         """The ancestors, and this run as it stands, after `steps` (`agent_steps` and `env_steps`)."""
@@ -81,11 +82,6 @@ class Origins:
     def payload(self, epoch: int, steps: Mapping[str, int]) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {"lineage": self.lineage(epoch, steps), "initial": self.initial, "data": self.data}
-
-
-log = logging.getLogger("flowmbpo")
-
-ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ class Initial:
     def take_over(self, agent: Agent) -> TransferReport:
         """Copy what fits into `agent`. Raises ConfigError where not even the encoder does."""
         report = transfer(self.source, agent, embedding_from=self.options.embedding_from)
-        unfit = [row.detail for row in report.rows if row.part == ENCODER and row.action == "reinitialised"]
+        unfit = [row.detail for row in report.rows if row.part == "encoder" and row.action == "reinitialised"]
         if unfit:
             raise ConfigError(
                 f"--from {self.options.checkpoint}: nothing of it fits this run: {unfit[0]}. Take a preset of the "
@@ -130,8 +126,7 @@ class Initial:
             "phase": self.config.phase,
             "transfer": report.to_dict(),
             "optimisers": "reinitialised",
-            "replay": "dropped" if payload.get("replay") is not None else "none",
-            "planner": "dropped" if payload.get("planner") is not None else "none",
+            **{part: "none" if payload.get(part) is None else "dropped" for part in ("replay", "planner")},
         }
 
     def warmstart(self, agent: Agent, config: ExperimentConfig, report: TransferReport) -> Warmstart | None:
@@ -144,12 +139,7 @@ class Initial:
             teacher = teacher_model(self.source, agent, embedding_from=self.options.embedding_from)
             log.info("distilling the checkpoint's dynamics into this run's: %d updates", updates)
             result = distill_dynamics(
-                teacher,
-                agent.world_model,
-                batches,
-                updates=updates,
-                config=config.training,
-                generator=generator,
+                teacher, agent.world_model, batches, updates=updates, config=config.training, generator=generator
             )
             for line in result.lines():
                 log.info("%s", line)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from flowmbpo.errors import CheckpointError
+from flowmbpo.json_documents import plain
 from flowmbpo.models.agent import Agent
 from flowmbpo.stages.transfer.columns import adapt, fold_task
-from flowmbpo.stages.transfer.embeddings import TABLE, TaskStart, effective_embedding, match_tasks, take_embeddings
+from flowmbpo.stages.transfer.embeddings import TABLE, TaskStart, match_tasks, take_embeddings
 from flowmbpo.stages.transfer.layout import EMBEDDING, PARTS, PREFIXES, PartLayout, TakenTensor, bias_of, describe
 from flowmbpo.stages.transfer.report import TransferReport, TransferRow
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent
@@ -79,7 +80,9 @@ class _Transfer:
         self.folded = held.model.task_dim > 0 and wanted.model.task_dim == 0 and len(starts) == 1
         if self.folded:  # the embedding into the biases
             said = f"embedding of {starts[0].source} folded into the bias"
-            self.state = fold_task(self.state, self.old, effective_embedding(self.state[TABLE], starts[0].row))
+            embedding = self.state[TABLE][starts[0].row]
+            embedding = embedding / embedding.norm().clamp(min=1.0)  # as the networks read it
+            self.state = fold_task(self.state, self.old, embedding)
             weights = [name for part in self.old.values() for name in part.first_weights if name in self.state]
             self.notes |= {name: said for weight in weights for name in (weight, bias_of(weight))}
             self.old = describe(replace(held, model=held.model.model_copy(update={"task_dim": 0})))
@@ -95,23 +98,16 @@ class _Transfer:
     def rows(self, stored: State, trainable: Mapping[str, int]) -> Iterator[TransferRow]:
         """Every tensor of the target once, and every one of the source's `stored` ones that was not taken."""
         for part in PARTS:
-            groups: dict[tuple[str, str], list[tuple[str, TakenTensor]]] = {}
-            for name in _tensor_names(self.fresh, part):
-                tensor = self._take(part, name)
-                self.result[name] = tensor.tensor
-                groups.setdefault((tensor.action, tensor.detail), []).append((name, tensor))
-            taken: set[str] = set()
-            reason = "this agent has none"
-            for members in groups.values():
-                names, first = tuple(name for name, _ in members), members[0][1]
-                copied = sum(each.copied for name, each in members if name in trainable)
-                yield TransferRow(part, first.action, first.detail, names, copied)
-                if first.action == "reinitialised":
-                    reason = first.detail
-                else:
-                    taken.update(names)
-            left = tuple(name for name in _tensor_names(stored, part) if name not in taken)
+            taken = {name: self._take(part, name) for name in _tensor_names(self.fresh, part)}
+            self.result |= {name: each.tensor for name, each in taken.items()}
+            for action, detail in dict.fromkeys((each.action, each.detail) for each in taken.values()):
+                names = tuple(name for name, each in taken.items() if (each.action, each.detail) == (action, detail))
+                copied = sum(taken[name].copied for name in names if name in trainable)
+                yield TransferRow(part, action, detail, names, copied)
+            fresh = {name: each.detail for name, each in taken.items() if each.action == "reinitialised"}
+            left = tuple(name for name in _tensor_names(stored, part) if name not in taken or name in fresh)
             if left:
+                reason = next(iter(fresh.values()), "this agent has none")
                 yield TransferRow(part, "dropped", reason, left, 0)
 
     def _take(self, part: str, name: str) -> TakenTensor:
@@ -142,16 +138,15 @@ def _misfits(
     for name, part in new.items():
         if name != "encoder" and not _tensor_names(fresh, name):
             continue  # the target has no such part
+        needed = [other for other in DEPENDS_ON.get(name, ()) if other in reasons]
         if name in untrained:
-            reason: str | None = UNTRAINED
+            reasons[name] = UNTRAINED
         elif name in READ_THE_LATENT and "encoder" in reasons:
-            reason = f"the latent that it reads is another: {reasons['encoder']}"
-        else:
-            reason = _own_reason(old[name], part, state, fresh)
-        if reason is None:
-            reason = next((f"goes with the {other}" for other in DEPENDS_ON.get(name, ()) if other in reasons), None)
-        if reason is not None:
-            reasons[name] = reason
+            reasons[name] = f"the latent that it reads is another: {reasons['encoder']}"
+        elif own := _own_reason(old[name], part, state, fresh):
+            reasons[name] = own
+        elif needed:
+            reasons[name] = f"goes with the {needed[0]}"
     return reasons
 
 
@@ -161,7 +156,7 @@ def _own_reason(old: PartLayout, new: PartLayout, state: State, fresh: State) ->
         return "the source has none"
     # Keys that only one side has belong to its kind, which then differs too.
     changed = [
-        f"{key} {_said(old.meaning[key])} -> {_said(value)}"
+        f"{key} {plain(old.meaning[key])} -> {plain(value)}"
         for key, value in new.meaning.items()
         if key in old.meaning and old.meaning[key] != value
     ]
@@ -174,10 +169,6 @@ def _own_reason(old: PartLayout, new: PartLayout, state: State, fresh: State) ->
         if before != after:
             return f"hidden widths differ: {name.removeprefix(PREFIXES[new.name])} {before} -> {after}"
     return None
-
-
-def _said(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _fixed_shape(tensor: Tensor, part: PartLayout, name: str) -> list[int | str]:

@@ -23,14 +23,17 @@ def adapt(source: Tensor, fresh: Tensor, old: Sequence[Axis], new: Sequence[Axis
         assert before.dim == after.dim
         if before.blocks == after.blocks:
             continue
-        kept, places = _matching(before, after)
-        copied = copied // source.shape[before.dim] * len(kept) if source.shape[before.dim] else 0
-        shape = list(taken.shape)
-        shape[after.dim] = after.width
-        base = fresh.clone() if after.fill == "fresh" else taken.new_zeros(shape)
-        index = torch.tensor(places, dtype=torch.long, device=fresh.device)
-        kept_index = torch.tensor(kept, dtype=torch.long, device=fresh.device)
-        taken = base.index_copy(after.dim, index, taken.index_select(after.dim, kept_index))
+        shape, width = list(taken.shape), taken.shape[after.dim]
+        shape[after.dim] = sum(room for _, room in after.blocks)
+        mapped, kept = fresh.clone() if after.fill == "fresh" else taken.new_zeros(shape), 0
+        for name, room in after.blocks:
+            start, held = before.place(name)
+            shared = min(held, room)
+            part = taken.narrow(after.dim, start, shared)
+            mapped.narrow(after.dim, after.place(name)[0], shared).copy_(part)
+            kept += shared
+        copied = copied // width * kept if width else 0
+        taken = mapped
         changes.extend(_changes(before, after))
     return TakenTensor(taken, "adapted" if changes else "loaded", "; ".join(changes), copied)
 
@@ -57,25 +60,12 @@ def fold_task(
     return folded
 
 
-def _matching(old: Axis, new: Axis) -> tuple[list[int], list[int]]:
-    """Positions in the source and in the target of the entries that both have."""
-    kept: list[int] = []
-    places: list[int] = []
-    for name, _ in new.blocks:
-        (start, width), (place, room) = old.place(name), new.place(name)
-        shared = min(width, room)
-        kept.extend(range(start, start + shared))
-        places.extend(range(place, place + shared))
-    return kept, places
-
-
 def _changes(old: Axis, new: Axis) -> list[str]:
-    said = []
     what, begin = ("columns", "at zero") if new.fill == "zero" else ("outputs", "as initialised")
-    for name in dict.fromkeys(name for name, _ in (*old.blocks, *new.blocks)):
-        before, after = old.place(name)[1], new.place(name)[1]
-        if after > before:
-            said.append(f"{name} {before} -> {after} {what}: {after - before} new, {begin}")
-        elif after < before:
-            said.append(f"{name} {before} -> {after} {what}: {before - after} dropped")
-    return said
+    widths = {name: (old.place(name)[1], new.place(name)[1]) for name, _ in (*old.blocks, *new.blocks)}
+    return [
+        f"{name} {before} -> {after} {what}: "
+        + (f"{after - before} new, {begin}" if after > before else f"{before - after} dropped")
+        for name, (before, after) in widths.items()
+        if after != before
+    ]

@@ -41,17 +41,17 @@ def match_tasks(target: EnvSpec, source: EnvSpec, embedding_from: str | None) ->
             f"initial.embedding_from: the checkpoint knows no task '{embedding_from}'.{nearest(embedding_from, rows)}"
             f" Its tasks: {', '.join(rows)}."
         )
-    return tuple(_start(task, source, rows, embedding_from) for task in target.tasks)
-
-
-def _start(task: TaskInfo, source: EnvSpec, rows: dict[str, int], embedding_from: str | None) -> TaskStart:
-    name = task.plain_name
-    if name in rows:
-        return TaskStart(name, name, rows[name], "known")
-    if embedding_from is not None:
-        return TaskStart(name, embedding_from, rows[embedding_from], "named")
-    chosen = max(rows, key=lambda other: (*_nearness(task, source.tasks[rows[other]]), -rows[other]))
-    return TaskStart(name, chosen, rows[chosen], "nearest")
+    starts = []
+    for task in target.tasks:
+        name = task.plain_name
+        if name in rows:
+            starts.append(TaskStart(name, name, rows[name], "known"))
+        elif embedding_from is not None:
+            starts.append(TaskStart(name, embedding_from, rows[embedding_from], "named"))
+        else:
+            nearest_row = max(rows.values(), key=lambda row: (*_nearness(task, source.tasks[row]), -row))
+            starts.append(TaskStart(name, source.tasks[nearest_row].plain_name, nearest_row, "nearest"))
+    return tuple(starts)
 
 
 def _nearness(task: TaskInfo, other: TaskInfo) -> tuple[bool, bool, float]:
@@ -59,12 +59,6 @@ def _nearness(task: TaskInfo, other: TaskInfo) -> tuple[bool, bool, float]:
     same_body = name.partition("-")[0] == known.partition("-")[0]
     same_widths = (task.obs_dim, task.action_dim) == (other.obs_dim, other.action_dim)
     return same_body, same_widths, difflib.SequenceMatcher(None, name, known, autojunk=False).ratio()
-
-
-def effective_embedding(table: Float[Tensor, "M E"], row: int) -> Float[Tensor, " E"]:
-    """As the networks read it: scaled down to norm 1 where longer."""
-    embedding: Tensor = table[row] / table[row].norm().clamp(min=1.0)
-    return embedding
 
 
 def take_embeddings(

@@ -15,8 +15,6 @@ from flowmbpo.flows.paths import tau_width
 from flowmbpo.stages.transfer.source import Architecture
 
 Action = Literal["loaded", "adapted", "reinitialised", "dropped"]
-
-
 TASK = "task"  # the block of the task embedding
 EMBEDDING = "task_embedding"
 PREFIXES = {
@@ -58,11 +56,6 @@ class Axis:
     blocks: Blocks
     fill: Literal["zero", "fresh"]
 
-    @property
-    def width(self) -> int:
-        """Entries of all blocks."""
-        return sum(width for _, width in self.blocks)
-
     def place(self, block: str) -> tuple[int, int]:
         """First entry and width of a block; width 0 where there is none."""
         start = 0
@@ -87,31 +80,41 @@ class PartLayout:
         return [name for name, axes in self.axes.items() if axes[0].fill == "zero"]
 
 
-def describe(architecture: Architecture) -> dict[str, PartLayout]:
+def bias_of(weight: str) -> str:
+    """The bias beside a weight: `x.bias` of `x.weight`, and a critic's `x.biases.0` of `x.weights.0`."""
+    return weight.replace(".weights.", ".biases.").replace(".weight", ".bias")
+
+
+def describe(a: Architecture) -> dict[str, PartLayout]:
     """Every part that agents of this architecture may have, by name; the embedding table is no network."""
-    units = {"reward_normalization": architecture.reward_normalization}
+    reward, units = a.model.reward, {"reward_normalization": a.reward_normalization}
+    meaning: dict[str, object] = {"kind": reward.kind, **units}
+    if isinstance(reward, TwoHotRewardConfig):
+        meaning |= {"bins": reward.bins, "low": reward.low, "high": reward.high}
+    symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
+    returns = {"ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
+    features = _features(a)
     parts = (
-        _encoder(architecture),
-        _dynamics(architecture),
-        _reward(architecture, units),
-        PartLayout("termination", {}, _reads("termination", "0.linear.weight", _features(architecture))),
-        _actor(architecture),
-        _critic("critic", architecture, units),
-        _critic("target_critic", architecture, units),
+        _encoder(a),
+        _dynamics(a),
+        _reader("reward", meaning, "network.0.linear.weight", *features, ("action", a.spec.action_dim)),
+        _reader("termination", {}, "0.linear.weight", *features),
+        _actor(a),
+        _reader("critic", returns, "network.weights.0", *features),
+        _reader("target_critic", returns, "network.weights.0", *features),
         PartLayout("reward_normalizer", units),
         PartLayout("return_scale", units),
     )
     return {part.name: part for part in parts}
 
 
-def bias_of(weight: str) -> str:
-    """The bias beside a weight: `x.bias` of `x.weight`, and a critic's `x.biases.0` of `x.weights.0`."""
-    return weight.replace(".weights.", ".biases.").replace(".weight", ".bias")
+def _features(a: Architecture) -> Blocks:
+    return (("z", a.model.latent_dim), (TASK, a.model.task_dim))
 
 
-def _reads(part: str, weight: str, inputs: Blocks) -> dict[str, tuple[Axis, ...]]:
-    """Axes of a part's weight that reads `inputs`."""
-    return {PREFIXES[part] + weight: (Axis(1, inputs, "zero"),)}
+def _reader(name: str, meaning: Mapping[str, object], weight: str, *inputs: tuple[str, int]) -> PartLayout:
+    """The part that reads `inputs` by its weight of this name."""
+    return PartLayout(name, meaning, {PREFIXES[name] + weight: (Axis(1, inputs, "zero"),)})
 
 
 def _encoder(a: Architecture) -> PartLayout:
@@ -120,15 +123,14 @@ def _encoder(a: Architecture) -> PartLayout:
     if not isinstance(encoder, EncoderConfig):  # the observation is the state: no groups, no weights
         return PartLayout("encoder", meaning)
     meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units}
-    inputs: Blocks = (("obs", a.spec.obs_dim), (TASK, a.model.task_dim))
-    return PartLayout("encoder", meaning, _reads("encoder", "0.linear.weight", inputs))
+    return _reader("encoder", meaning, "0.linear.weight", ("obs", a.spec.obs_dim), (TASK, a.model.task_dim))
 
 
 def _dynamics(a: Architecture) -> PartLayout:
     config = a.model.dynamics
     meaning: dict[str, object] = {key: getattr(config, key) for key in ("kind", "geometry", "spectral_norm")}
     inputs: Blocks = (("state", a.model.latent_dim), (TASK, a.model.task_dim), ("action", a.spec.action_dim))
-    layer = "network.0.linear"
+    weight = "network.0.linear.weight"
     if isinstance(config, FlowDynamicsConfig):
         meaning["mode"] = config.mode
         if config.mode == "generative":
@@ -136,45 +138,24 @@ def _dynamics(a: Architecture) -> PartLayout:
     if isinstance(config, _ODEDynamicsConfig):
         meaning["tau_features"] = config.tau_features
         inputs = (*inputs, ("tau", tau_width(config.tau_features)))
-        layer = "velocity.network.0.linear"
-    return PartLayout("dynamics", meaning, _reads("dynamics", f"{layer}.weight", inputs))
-
-
-def _reward(a: Architecture, units: Mapping[str, object]) -> PartLayout:
-    config = a.model.reward
-    meaning = {"kind": config.kind, **units}
-    if isinstance(config, TwoHotRewardConfig):
-        meaning |= {"bins": config.bins, "low": config.low, "high": config.high}
-    inputs = (*_features(a), ("action", a.spec.action_dim))
-    return PartLayout("reward", meaning, _reads("reward", "network.0.linear.weight", inputs))
-
-
-def _features(a: Architecture) -> Blocks:
-    """[z, task]."""
-    return (("z", a.model.latent_dim), (TASK, a.model.task_dim))
+        weight = f"velocity.{weight}"
+    return _reader("dynamics", meaning, weight, *inputs)
 
 
 def _actor(a: Architecture) -> PartLayout:
     config = a.actor
     meaning: dict[str, object] = {"kind": config.kind}
-    actions = Axis(0, (("action", a.spec.action_dim),), "fresh")
-    inputs, network, noise = _features(a), "mean", "logstd"
+    action = ("action", a.spec.action_dim)
+    inputs, network, outputs = _features(a), "mean", ["logstd"]
+    axes: dict[str, tuple[Axis, ...]] = {}
     if isinstance(config, FlowActorConfig):
-        inputs, network, noise = (*inputs, ("action", a.spec.action_dim), ("tau", 1)), "velocity", "log_noise_std"
+        inputs, network, outputs = (*inputs, action, ("tau", 1)), "velocity", ["log_noise_std"]
         meaning["linear_start"] = config.linear_start
+        if config.linear_start:
+            axes = {"start.weight": (Axis(1, _features(a), "zero"),)}
+            outputs += ["start.weight", "start.bias"]
     head = 3 * len(config.units)  # Linear, Mish and LayerNorm per hidden layer
-    axes = _reads("actor", f"{network}.0.weight", inputs)
-    outputs = [f"{network}.{head}.weight", f"{network}.{head}.bias", noise]
-    if isinstance(config, FlowActorConfig) and config.linear_start:
-        axes |= _reads("actor", "start.weight", _features(a))
-        outputs += ["start.weight", "start.bias"]
-    for name in outputs:
-        axes[PREFIXES["actor"] + name] = (*axes.get(PREFIXES["actor"] + name, ()), actions)
-    return PartLayout("actor", meaning, axes)
-
-
-def _critic(name: str, a: Architecture, units: Mapping[str, object]) -> PartLayout:
-    reward = a.model.reward
-    symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
-    meaning = {"ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
-    return PartLayout(name, meaning, _reads(name, "network.weights.0", _features(a)))
+    axes[f"{network}.0.weight"] = (Axis(1, inputs, "zero"),)
+    for name in (f"{network}.{head}.weight", f"{network}.{head}.bias", *outputs):
+        axes[name] = (*axes.get(name, ()), Axis(0, (action,), "fresh"))
+    return PartLayout("actor", meaning, {PREFIXES["actor"] + name: axis for name, axis in axes.items()})

@@ -55,17 +55,16 @@ class TransferReport:
 
     def lines(self) -> list[str]:
         """For people: totals, one line per row, and the tasks that the source never saw."""
-        lines = [f"{self.loaded:,} of {self.total:,} parameters taken over"]
         fresh = {(row.part, row.detail) for row in self.rows if row.action == "reinitialised"}
-        for row in self.rows:
-            if row.action == "dropped" and (row.part, row.detail) in fresh:
-                continue  # said by the line of what stands in its place
-            lines.append(f"{row.part}: {row.group} {row.action}" + (f" ({row.detail})" if row.detail else ""))
-        known = sum(start.how == "known" for start in self.tasks)
-        lines.append(f"tasks: {known} of {len(self.tasks)} known to the source")
-        for start in self.tasks:
-            if start.how != "known":
-                lines.append(f"task {start.task}: new, starts as {start.source} ({start.how})")
-        if self.dropped_tasks:
-            lines.append(f"tasks left behind: {', '.join(self.dropped_tasks)}")
-        return lines
+        new = [start for start in self.tasks if start.how != "known"]
+        return [
+            f"{self.loaded:,} of {self.total:,} parameters taken over",
+            *(
+                f"{row.part}: {row.group} {row.action}" + (f" ({row.detail})" if row.detail else "")
+                for row in self.rows
+                if row.action != "dropped" or (row.part, row.detail) not in fresh  # a line tells what stands there now
+            ),
+            f"tasks: {len(self.tasks) - len(new)} of {len(self.tasks)} known to the source",
+            *(f"task {start.task}: new, starts as {start.source} ({start.how})" for start in new),
+            *([f"tasks left behind: {', '.join(self.dropped_tasks)}"] if self.dropped_tasks else []),
+        ]

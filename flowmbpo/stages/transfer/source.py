@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.config.actors import ActorConfig, FlowActorConfig
 from flowmbpo.config.dynamics import DynamicsConfig, DynamicsDims
 from flowmbpo.config.model import CriticConfig, ModelConfig
@@ -17,8 +18,6 @@ from flowmbpo.models.agent import Agent
 from flowmbpo.models.build import build_actor, build_dynamics
 from flowmbpo.models.reward_normalizer import Normalization
 from flowmbpo.spec import EnvSpec
-
-SHOWN = 4  # names in an error
 
 Solved = TypeVar("Solved", DynamicsConfig, FlowActorConfig)
 
@@ -60,19 +59,11 @@ class SourceAgent:
         """Raises CheckpointError where the tensors are not those of the sections, or are not finite."""
         with torch.device("meta"):
             outline = self.architecture.build().state_dict()
-        expected, held = (
-            {name: tuple(tensor.shape) for name, tensor in state.items()} for state in (outline, self.state)
-        )
-        wrong = [
-            f"{name} is {held.get(name, 'missing')}, its config says {expected.get(name, 'none')}"
-            for name in sorted(expected.keys() | held.keys())
-            if held.get(name) != expected.get(name)
-        ]
-        if wrong:
-            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        mismatch = architecture_mismatch(outline, self.state)
+        if mismatch is not None:
             raise CheckpointError(
-                f"the checkpoint's weights do not fit its own config: {'; '.join(wrong[:SHOWN])}{more}. Take another"
-                " checkpoint of that run, or import the file again"
+                f"the checkpoint's weights do not fit its own config ({mismatch}). Take another checkpoint of that"
+                " run, or import the file again"
             )
         for name, tensor in self.state.items():
             if not bool(torch.isfinite(tensor).all()):
