@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flowmbpo_cli.output import Json, only_document, people, print_document
-from flowmbpo_cli.sources import complete_task
+from flowmbpo_cli.output import Json, answer
+from flowmbpo_cli.sources import task_option
 
 app = typer.Typer(help="Inspect, import and export checkpoint files.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,9 +27,7 @@ def inspect(
     """Show what a checkpoint holds, and of a published one what an import would keep and drop."""
     from flowmbpo.checkpoints.inspect import inspect_checkpoint
 
-    with only_document(json_):
-        document = inspect_checkpoint(file.expanduser())
-    _present("checkpoint", document, json_)
+    answer(inspect_checkpoint(file.expanduser()), json_, partial(_show, "checkpoint"))
 
 
 @app.command("import")
@@ -43,10 +42,7 @@ def import_(
         str | None, typer.Option(metavar="SET", help="The set it was trained on. [default: told by the shapes]")
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a single-task file: its task. Of a set's: the one member to run.", autocompletion=complete_task
-        ),
+        str | None, task_option("Of a single-task file: its task. Of a set's: the one member to run.")
     ] = None,
     keep_planner: Annotated[
         bool, typer.Option("--keep-planner/--no-planner", help="Take along what `eval --planner mppi` plans with.")
@@ -57,16 +53,15 @@ def import_(
     """Make a published checkpoint one that every command here accepts. Nothing in it is ever executed."""
     from flowmbpo.checkpoints.importers.conversion import import_checkpoint
 
-    with only_document(json_):
-        document = import_checkpoint(
-            file.expanduser(),
-            out=None if out is None else out.expanduser(),
-            task_set=task_set,
-            task=task,
-            keep_planner=keep_planner,
-            overwrite=overwrite,
-        )
-    _present("imported", document, json_)
+    document = import_checkpoint(
+        file.expanduser(),
+        out=None if out is None else out.expanduser(),
+        task_set=task_set,
+        task=task,
+        keep_planner=keep_planner,
+        overwrite=overwrite,
+    )
+    answer(document, json_, partial(_show, "imported"))
 
 
 @app.command("export")
@@ -78,26 +73,20 @@ def export(
     """Write safetensors, config and a model card; `checkpoint import DIR` reads them back bit for bit."""
     from flowmbpo.checkpoints.export import export_checkpoint
 
-    with only_document(json_):
-        document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())
-    _present("exported", document, json_)
+    document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())
+    answer(document, json_, partial(_show, "exported"))
 
 
-def _present(title: str, document: dict[str, Any], json_wanted: bool) -> None:
-    """The document; for people its plain values under each other, then what is nested, then notes in full."""
-    if json_wanted:
-        print_document(document)
-        return
+def _show(title: str, document: dict[str, Any]) -> None:
+    """Plain values under each other, then what is nested, then notes in full."""
     from flowmbpo_cli.tables import print_pairs, print_table
 
-    console = people(json_wanted)
     nested = {key: value for key, value in document.items() if isinstance(value, dict)}
-    flat = {key: value for key, value in document.items() if key not in nested and key != "notes"}
-    print_pairs(console, title, flat)
+    print_pairs(title, {key: value for key, value in document.items() if key not in nested and key != "notes"})
     for key, value in nested.items():
         if key == "parameters":
-            print_table(console, key, ["part", "number"], [[name, number] for name, number in value.items()])
+            print_table(key, ["part", "number"], list(value.items()))
         else:
-            print_pairs(console, key, value)
+            print_pairs(key, value)
     for note in document.get("notes", ()):
-        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+        typer.echo(f"Note: {note}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,30 @@ import numpy as np
 
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.errors import DataError
-from flowmbpo.files import write_bytes_atomic
+from flowmbpo.files import StagedFile
+from flowmbpo_cli.tables import print_pairs, print_table, show
 
 READ_EPISODES = 256  # at once
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def inspect(dataset: Dataset) -> list[dict[str, Any]]:
-    """Figures of every task that has episodes; reads all rows, a few hundred episodes at a time."""
-    return [_task_figures(dataset, task) for task, record in enumerate(dataset.tasks) if record.episodes]
+def inspect(dataset: Dataset) -> dict[str, Any]:
+    """What `data inspect --json` prints; reads all rows, a few hundred episodes at a time."""
+    return {
+        "path": str(dataset.path),
+        "set": dataset.set_name,
+        "tasks_of_the_set": len(dataset.tasks),
+        "obs_dim": dataset.obs_dim,
+        "action_dim": dataset.action_dim,
+        "episodes": dataset.episodes,
+        "transitions": dataset.transitions,
+        "files": len(dataset.manifest.files),
+        "bytes": sum(record.size for record in dataset.manifest.files),
+        "fingerprint": dataset.fingerprint,
+        "tasks": [_task_figures(dataset, task) for task, record in enumerate(dataset.tasks) if record.episodes],
+        "without_episodes": [record.name for record in dataset.tasks if not record.episodes],
+        "source": dict(dataset.source),
+    }
 
 
 def _task_figures(dataset: Dataset, task: int) -> dict[str, Any]:
@@ -49,42 +64,51 @@ def _task_figures(dataset: Dataset, task: int) -> dict[str, Any]:
     }
 
 
-def document(dataset: Dataset, figures: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `data inspect --json` prints."""
-    return {
-        "path": str(dataset.path),
-        "set": dataset.set_name,
-        "tasks_of_the_set": len(dataset.tasks),
-        "obs_dim": dataset.obs_dim,
-        "action_dim": dataset.action_dim,
-        "episodes": dataset.episodes,
-        "transitions": dataset.transitions,
-        "files": len(dataset.manifest.files),
-        "bytes": sum(record.size for record in dataset.manifest.files),
-        "fingerprint": dataset.fingerprint,
-        "tasks": figures,
-        "without_episodes": [record.name for record in dataset.tasks if not record.episodes],
-        "source": dict(dataset.source),
-    }
+_SHOWN = ("set", "episodes", "transitions", "obs_dim", "action_dim", "files", "bytes", "fingerprint")
+_RETURNS = ["return", "least", "25%", "50%", "75%", "most"]
+_COLUMNS = ["task", "episodes", "transitions", "length", *_RETURNS, "reward", "obs", "action", "terminated"]
 
 
-def source_rows(source: Mapping[str, Any]) -> list[list[Any]]:
-    """One row for every policy or file that the data come from: number, what, details."""
-    if source.get("kind") == "collected":
-        return [
-            [place, policy.get("checkpoint", policy["kind"]), _details(policy, ("kind", "checkpoint"))]
-            for place, policy in enumerate(source["policies"])
+def show_dataset(document: dict[str, Any]) -> None:
+    """The document of `inspect` for people."""
+    print_pairs(document["path"], {key: document[key] for key in _SHOWN})
+    rows = [
+        [
+            *(task[key] for key in ("name", "episodes", "transitions")),
+            _span(task["length"]),
+            task["return_mean"],
+            *task["return_quantiles"],
+            *(_span(task[key]) for key in ("reward", "obs", "action")),
+            task["terminated"],
         ]
-    files = source.get("files", [])
-    return [[place, file["name"], _details(file, ("name",))] for place, file in enumerate(files)]
+        for task in document["tasks"]
+    ]
+    print_table("tasks", _COLUMNS, rows)
+    if document["without_episodes"]:
+        print(f"Without episodes: {', '.join(document['without_episodes'])}")
+    source = document["source"]
+    if source.get("kind") == "collected":
+        policies = source["policies"]
+        rows = [
+            [policy.get("checkpoint", policy["kind"]), _details(policy, "kind", "checkpoint")] for policy in policies
+        ]
+    else:
+        rows = [[file["name"], _details(file, "name")] for file in source.get("files", [])]
+    if rows:
+        print_table("sources", ["source", "name", "details"], [[place, *row] for place, row in enumerate(rows)])
 
 
-def _details(record: Mapping[str, Any], known: tuple[str, ...]) -> str:
+def _span(pair: list[float]) -> str:
+    low, high = (show(value) for value in pair)
+    return low if low == high else f"{low} to {high}"
+
+
+def _details(record: Mapping[str, Any], *known: str) -> str:
     parts = []
     for key, value in record.items():
         if key not in known and value not in (None, False, 0.0):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            parts.append(f"{key} {shown[:12] if 'sha256' in key else shown}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{key} {text[:12] if 'sha256' in key else text}")
     return "; ".join(parts)
 
 
@@ -127,9 +151,9 @@ def draw(dataset: Dataset, figures: list[dict[str, Any]], title: str, out: Path)
     ranges.set_ylim(rows - 0.5, -0.5)
     ranges.tick_params(axis="x", labelsize=7)
     ranges.set_title("reward of a step: least, mean, most", fontsize=9, loc="left")
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    write_bytes_atomic(out, data.getvalue())
+    with StagedFile(out) as staged:
+        figure.savefig(staged, format="png")  # type: ignore[arg-type]  # it writes, which is all that is asked
+        staged.commit()
 
 
 @dataclass(frozen=True)
@@ -145,77 +169,46 @@ class Published:
     note: str = ""
 
 
-_TDMPC2 = "https://www.tdmpc2.com"
-_HUB = "https://huggingface.co"
-PUBLISHED = (
-    Published(
-        name="TD-MPC2 MT30",
-        kind="dataset",
-        page=f"{_TDMPC2}/dataset",
-        size="about 20 GB, 690,000 episodes",
-        layout="mt30/chunk_0.pt ... mt30/chunk_3.pt",
-        command="flowmbpo data convert mt30 data/mt30",
-        note="30 tasks of DMControl, 501 rows an episode",
-    ),
-    Published(
-        name="TD-MPC2 MT80",
-        kind="dataset",
-        page=f"{_TDMPC2}/dataset",
-        size="about 34 GB, 5,450,000 episodes",
-        layout="mt80/chunk_0.pt ... mt80/chunk_19.pt",
-        command="flowmbpo data convert mt80 data/mt80",
-        note="MT30's tasks and 50 of Meta-World (v2 physics; this project simulates v3), 101 rows an episode",
-    ),
-    Published(
-        name="PWM dflex data",
-        kind="dataset",
-        page=f"{_HUB}/imgeorgiev/pwm/tree/main/dflex/data",
-        size="see the page",
-        layout="one .pt per task",
-        command="flowmbpo data convert FILE.pt data/dflex-ant --format pwm-dflex --task dflex-ant",
-        note="read as the published recorder writes them; the files themselves could not be tried",
-    ),
-    Published(
-        name="MMBench demonstrations (Newt)",
-        kind="dataset",
-        page=f"{_HUB}/datasets/nicklashansen/mmbench",
-        size="see the page",
-        layout="<task>.pt in one folder",
-        command="flowmbpo data convert mmbench data/mmbench --set mt30",
-        note="--task NAME reads one; without --set every file of the folder",
-    ),
-    Published(
-        name="TD-MPC2 checkpoints",
-        kind="checkpoint",
-        page=f"{_HUB}/nicklashansen/tdmpc2",
-        size="1M to 317M parameters",
-        layout="multitask/mt30-48M.pt, ...; single-task files in a folder per domain",
-        command="flowmbpo checkpoint import mt30-48M.pt",
-    ),
-    Published(
-        name="PWM multi-task world models",
-        kind="checkpoint",
-        page=f"{_HUB}/imgeorgiev/pwm/tree/main/multitask",
-        size="48M parameters",
-        layout="one .pt per model",
-        command="flowmbpo checkpoint import FILE.pt",
-        note="TD-MPC2's format, trained with horizon 16",
-    ),
-    Published(
-        name="PWM dflex world models",
-        kind="checkpoint",
-        page=f"{_HUB}/imgeorgiev/pwm/tree/main/dflex/pretrained",
-        size="see the page",
-        layout="one .pt per task",
-        command="flowmbpo checkpoint import FILE.pt",
-        note="PWM's own format, with pickled statistics that are never run",
-    ),
-    Published(
-        name="Newt checkpoints",
-        kind="checkpoint",
-        page=f"{_HUB}/nicklashansen/newt",
-        size="S 2M, B 5M, L 20M, XL 80M parameters",
-        layout="soup-*.pt for all tasks, <task>.pt for one (B)",
-        command="flowmbpo checkpoint import FILE.pt",
-    ),
-)
+_PUBLISHED = """
+TD-MPC2 MT30 | dataset | https://www.tdmpc2.com/dataset
+about 20 GB, 690,000 episodes | mt30/chunk_0.pt ... mt30/chunk_3.pt
+flowmbpo data convert mt30 data/mt30 | 30 tasks of DMControl, 501 rows an episode
+
+TD-MPC2 MT80 | dataset | https://www.tdmpc2.com/dataset
+about 34 GB, 5,450,000 episodes | mt80/chunk_0.pt ... mt80/chunk_19.pt
+flowmbpo data convert mt80 data/mt80
+MT30's tasks and 50 of Meta-World (v2 physics; this project simulates v3), 101 rows an episode
+
+PWM dflex data | dataset | https://huggingface.co/imgeorgiev/pwm/tree/main/dflex/data
+see the page | one .pt per task
+flowmbpo data convert FILE.pt data/dflex-ant --format pwm-dflex --task dflex-ant
+read as the published recorder writes them; the files themselves could not be tried
+
+MMBench demonstrations (Newt) | dataset | https://huggingface.co/datasets/nicklashansen/mmbench
+see the page | <task>.pt in one folder
+flowmbpo data convert mmbench data/mmbench --set mt30 | --task NAME reads one; without --set every file of the folder
+
+TD-MPC2 checkpoints | checkpoint | https://huggingface.co/nicklashansen/tdmpc2
+1M to 317M parameters | multitask/mt30-48M.pt, ...; single-task files in a folder per domain
+flowmbpo checkpoint import mt30-48M.pt
+
+PWM multi-task world models | checkpoint | https://huggingface.co/imgeorgiev/pwm/tree/main/multitask
+48M parameters | one .pt per model
+flowmbpo checkpoint import FILE.pt | TD-MPC2's format, trained with horizon 16
+
+PWM dflex world models | checkpoint | https://huggingface.co/imgeorgiev/pwm/tree/main/dflex/pretrained
+see the page | one .pt per task
+flowmbpo checkpoint import FILE.pt | PWM's own format, with pickled statistics that are never run
+
+Newt checkpoints | checkpoint | https://huggingface.co/nicklashansen/newt
+S 2M, B 5M, L 20M, XL 80M parameters | soup-*.pt for all tasks, <task>.pt for one (B)
+flowmbpo checkpoint import FILE.pt
+"""
+"""A paragraph each, in the order of the fields."""
+PUBLISHED = tuple(Published(*re.split(r" \| |\n", entry)) for entry in _PUBLISHED.strip().split("\n\n"))
+
+
+def show_published(document: dict[str, Any]) -> None:
+    """Where everything is, for people."""
+    for entry in document["published"]:
+        print_pairs(entry["name"], {key: value for key, value in entry.items() if key != "name" and value})

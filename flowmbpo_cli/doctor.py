@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from flowmbpo import __version__
-from flowmbpo_cli.output import Json, only_document, people, print_document
+from flowmbpo_cli.output import Json, answer
 
 if TYPE_CHECKING:
     from flowmbpo.envs.simulators import SimulatorInfo
@@ -28,7 +28,7 @@ _LEAST_DISK_GIB = 5
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One line of the report, with `advice` where it is not `ok`. `core`: without it nothing can be trained."""
+    """One line of the report; `advice` is for where it is not `ok`. `core`: without it nothing can be trained."""
 
     section: str
     name: str
@@ -37,36 +37,29 @@ class MachineCheck:
     advice: str = ""
     core: bool = False
 
-    def __post_init__(self) -> None:
-        if self.ok:
-            object.__setattr__(self, "advice", "")
-
 
 def doctor(json_: Json = False) -> None:
     """Say what works on this machine, and what to do about what does not."""
-    with only_document(json_):
-        report = list(checks(Path.cwd()))
-    core_works = all(check.ok for check in report if check.core)
-    if json_:
-        print_document({"ok": core_works, "checks": [asdict(check) for check in report]})
-    else:
-        from flowmbpo_cli.tables import print_table
-
-        console = people(json_)
-        rows = [[c.section, c.name, "ok" if c.ok else "missing", c.detail, c.advice] for c in report]
-        print_table(console, "doctor", ["section", "what", "state", "found", "what to do"], rows)
-        console.print("The core works." if core_works else "The core does not work: see the lines above.")
+    report = [asdict(check) | ({"advice": ""} if check.ok else {}) for check in checks(Path.cwd())]
+    core_works = all(check["ok"] for check in report if check["core"])
+    answer({"ok": core_works, "checks": report}, json_, _show)
     raise typer.Exit(0 if core_works else 1)
+
+
+def _show(document: dict[str, Any]) -> None:
+    from flowmbpo_cli.tables import print_records
+
+    columns = {"section": "section", "name": "what", "state": "state", "detail": "found", "advice": "what to do"}
+    rows = [{**check, "state": "ok" if check["ok"] else "missing"} for check in document["checks"]]
+    print_records("doctor", columns, rows)
+    typer.echo("The core works." if document["ok"] else "The core does not work: see the lines above.")
 
 
 def version(json_: Json = False) -> None:
     """Print the versions of flowmbpo, Python and torch."""
     versions = {"flowmbpo": __version__, "python": platform.python_version(), "torch": package_version("torch")}
-    if json_:
-        print_document(versions)
-    else:
-        torch = versions["torch"] or "not installed"
-        typer.echo(f"flowmbpo {__version__} (Python {versions['python']}, torch {torch})")
+    line = f"flowmbpo {__version__} (Python {versions['python']}, torch {versions['torch'] or 'not installed'})"
+    answer(versions, json_, line)
 
 
 def checks(folder: Path) -> Iterator[MachineCheck]:
@@ -159,13 +152,10 @@ def _rendering() -> Iterator[MachineCheck]:
 
 def _loads(library: str) -> bool:
     path = ctypes.util.find_library(library)
-    if path is None:
-        return False
     try:
-        ctypes.CDLL(path)
+        return path is not None and ctypes.CDLL(path) is not None
     except OSError:
         return False
-    return True
 
 
 def _wandb() -> Iterator[MachineCheck]:

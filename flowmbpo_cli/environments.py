@@ -6,60 +6,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+import typer
 
-from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.simulators import SIMULATORS
 from flowmbpo.envs.task_sets import TASK_SETS
-from flowmbpo.envs.tasks import ALIASES, all_tasks, task_info, task_names
+from flowmbpo.envs.tasks import ALIASES, all_tasks, task_info
 from flowmbpo.errors import ConfigError, nearest
-from flowmbpo.presets.library import is_file_path
 from flowmbpo.spec import TaskInfo
-from flowmbpo_cli.sources import config_of
-from flowmbpo_cli.tables import print_pairs, print_table
+from flowmbpo_cli.sources import find_environment
+from flowmbpo_cli.tables import print_pairs, print_records, print_table
 
 if TYPE_CHECKING:
     from flowmbpo.envs.inspection.conformance import CheckResult
 
 Document = dict[str, Any]
-
-
-def environment_names() -> list[str]:
-    """Every name that means an environment: tasks, aliases, task sets."""
-    return [*task_names(), *TASK_SETS]
-
-
-def complete_environment(incomplete: str) -> list[str]:
-    """Shell completion: the names of tasks, aliases and task sets."""
-    return [name for name in environment_names() if name.startswith(incomplete)]
-
-
-def find_environment(name: str) -> TaskConfig:
-    """The config that `name` means: a task, an alias, a task set, or the `task` of a YAML file.
-
-    Raises ConfigError, with the nearest name, where there is none.
-    """
-    if name in TASK_SETS:
-        return TaskConfig(name=None, set=name)
-    if is_file_path(name):
-        return config_of(name).task
-    if name not in task_names():
-        raise ConfigError(
-            f"no task, alias or task set is called '{name}'.{nearest(name, environment_names())} "
-            "`flowmbpo envs list` shows all; a file of your own ends in .yaml."
-        )
-    return TaskConfig(name=name)
+_NUMBERS = {
+    "obs_dim": "obs",
+    "action_dim": "act",
+    "episode_length": "steps",
+    "action_repeat": "repeat",
+    "discount": "discount",
+    "can_terminate": "terminates",
+}
+_SETS = {"name": "name", "tasks": "tasks", "obs_dim": "obs", "action_dim": "act", "run_here": "tasks that run here"}
 
 
 def task_row(task: TaskInfo) -> Document:
     """One task in numbers, and whether it can run here."""
     return {**asdict(task), "runs_here": SIMULATORS[task.simulator].installed}
-
-
-def alias_row(name: str) -> Document:
-    """An alias: the task that it means here, and by which backend it can mean another."""
-    return {"name": name, "runs_as": task_info(name).name, "backends": dict(ALIASES[name])}
 
 
 def listing(simulator: str | None = None) -> Document:
@@ -69,34 +44,30 @@ def listing(simulator: str | None = None) -> Document:
             f"--simulator: none is called '{simulator}'.{nearest(simulator, SIMULATORS)} "
             f"Simulators: {', '.join(SIMULATORS)}."
         )
-    tasks = {name: all_tasks(name) for name in SIMULATORS if simulator in (None, name)}
+    shown = ("name", "title", "licence", "installed", "install")
     document: Document = {
         "simulators": [
-            {
-                "name": name,
-                "title": SIMULATORS[name].title,
-                "licence": SIMULATORS[name].licence,
-                "installed": SIMULATORS[name].installed,
-                "install": SIMULATORS[name].install,
-                "tasks": len(rows),
-            }
-            for name, rows in tasks.items()
+            {**{key: getattr(info, key) for key in shown}, "tasks": len(all_tasks(name))}
+            for name, info in SIMULATORS.items()
+            if simulator in (None, name)
         ],
         "tasks": [task_row(task) for task in all_tasks(simulator)],
     }
     if simulator is None:
-        document["aliases"] = [alias_row(name) for name in ALIASES]
-        sets = {name: resolve(find_environment(name)).spec for name in TASK_SETS}
+        document["aliases"] = [
+            {"name": name, "runs_as": task_info(name).name, "backends": dict(backends)}
+            for name, backends in ALIASES.items()
+        ]
         document["sets"] = [
             {
-                "name": name,
+                "name": spec.name,
                 "tasks": len(spec.tasks),
                 "obs_dim": spec.obs_dim,
                 "action_dim": spec.action_dim,
                 "run_here": sum(SIMULATORS[task.simulator].installed for task in spec.tasks),
                 "simulators": sorted({task.simulator for task in spec.tasks}),
             }
-            for name, spec in sets.items()
+            for spec in (resolve(find_environment(name)).spec for name in TASK_SETS)
         ]
     return document
 
@@ -109,11 +80,18 @@ def description(name: str) -> Document:
     kind = "task set" if config.set is not None else "alias" if name in ALIASES else "task"
     document: Document = {"name": name, "kind": kind, "runs_as": spec.label}
     if len(spec.tasks) == 1:
-        document |= _task_description(spec.tasks[0])
+        (task,) = spec.tasks
+        document |= asdict(task) | {
+            "name": name,
+            "control_steps": task.episode_length * task.action_repeat,
+            "physics": SIMULATORS[task.simulator].title,
+            "licence": SIMULATORS[task.simulator].licence,
+            "task_ids": {name: tasks.index(task.name) for name, tasks in TASK_SETS.items() if task.name in tasks},
+        }
     else:
         document |= {"tasks": len(spec.tasks), "obs_dim": spec.obs_dim, "action_dim": spec.action_dim}
     if name in ALIASES:
-        document["backends"] = alias_row(name)["backends"]
+        document["backends"] = dict(ALIASES[name])
     elif kind == "task":
         document["aliases"] = [alias for alias, backends in ALIASES.items() if name in backends.values()]
     if config.perturbation.suffix:
@@ -131,121 +109,75 @@ def description(name: str) -> Document:
     return document
 
 
-def _task_description(task: TaskInfo) -> Document:
-    numbers = asdict(task)
-    del numbers["name"]
-    return {
-        **numbers,
-        "control_steps": task.episode_length * task.action_repeat,
-        "physics": SIMULATORS[task.simulator].title,
-        "licence": SIMULATORS[task.simulator].licence,
-        "task_ids": {name: tasks.index(task.name) for name, tasks in TASK_SETS.items() if task.name in tasks},
-    }
-
-
-_COLUMNS = {
-    "obs_dim": "obs",
-    "action_dim": "act",
-    "episode_length": "steps",
-    "action_repeat": "repeat",
-    "discount": "discount",
-    "can_terminate": "terminates",
-}
-
-
 def checks_row(label: str, results: Sequence[CheckResult], wall_s: float) -> Document:
     """What the checks of one environment found."""
-    checks = [asdict(result) for result in results]
-    for check in checks:
-        del check["environment"]  # it stands once, above them
+    checks = [{key: value for key, value in asdict(result).items() if key != "environment"} for result in results]
     cpu_s = sum(result.cpu_s for result in results)
     return {"name": label, "ok": not _failed(checks), "wall_s": wall_s, "cpu_s": cpu_s, "checks": checks}
-
-
-def checks_line(row: Document) -> str:
-    """The same in one line."""
-    failed = ", ".join(check["name"] for check in _failed(row["checks"]))
-    return f"{f'FAILED: {failed}' if failed else 'passed'} ({row['cpu_s']:.1f} CPU-s)"
 
 
 def _failed(checks: Sequence[Document]) -> list[Document]:
     return [check for check in checks if check["verdict"] == "failed"]
 
 
-def print_listing(console: Console, document: Mapping[str, Any]) -> None:
+def show_listing(document: Document) -> None:
     """One table of tasks for each simulator, then aliases, sets, and what runs here."""
     for simulator in document["simulators"]:
         rows = [task for task in document["tasks"] if task["simulator"] == simulator["name"]]
         if rows:
-            print_table(
-                console,
-                _title(simulator, len(rows)),
-                ["name", *_COLUMNS.values()],
-                [[row["name"], *(row[key] for key in _COLUMNS)] for row in rows],
-            )
+            licence = f", {simulator['licence']}" if simulator["licence"] else ""
+            here = "runs here" if simulator["installed"] else "NOT INSTALLED"
+            title = f"{simulator['name']}: {simulator['title']}{licence} - {len(rows)} tasks, {here}"
+            print_records(title, {"name": "name", **_NUMBERS}, rows)
     if "sets" in document:
-        columns = ["name", "means here", "other backends"]
-        rows = [[row["name"], row["runs_as"], _others(row)] for row in document["aliases"]]
-        print_table(console, "aliases (task.backend: auto)", columns, rows)
-        columns = ["name", "tasks", "obs", "act", "tasks that run here"]
-        keys = ("name", "tasks", "obs_dim", "action_dim", "run_here")
-        print_table(console, "task sets", columns, [[row[key] for key in keys] for row in document["sets"]])
+        rows = []
+        for alias in document["aliases"]:
+            others = [f"{name}: {task}" for name, task in alias["backends"].items() if task != alias["runs_as"]]
+            rows.append([alias["name"], alias["runs_as"], ", ".join(others)])
+        print_table("aliases (task.backend: auto)", ["name", "means here", "other backends"], rows)
+        print_records("task sets", _SETS, document["sets"])
     tasks = document["tasks"]
     here = sum(task["runs_here"] for task in tasks)
-    console.print(f"{here} of {len(tasks)} tasks run here. Steps are agent steps, each of `repeat` control steps.")
+    typer.echo(f"{here} of {len(tasks)} tasks run here. Steps are agent steps, each of `repeat` control steps.")
     for simulator in document["simulators"]:
         if not simulator["installed"]:
             licence = f" ({simulator['licence']})" if simulator["licence"] else ""
-            console.print(f"For {simulator['name']}{licence}: {simulator['install']}", markup=False, soft_wrap=True)
+            typer.echo(f"For {simulator['name']}{licence}: {simulator['install']}")
 
 
-def print_description(console: Console, document: Mapping[str, Any]) -> None:
+def show_description(document: Document) -> None:
     """One environment; a set's members as a table."""
-    members: Sequence[Mapping[str, Any]] = document.get("members", ())
     pairs = {
         key: ", ".join(f"{name}: {item}" for name, item in value.items()) if isinstance(value, Mapping) else value
         for key, value in document.items()
         if key not in ("name", "members") and value not in ("", [], {})
     }
-    print_pairs(console, document["name"], pairs)
-    if members:
-        keys = ("task_id", "name", "simulator", *_COLUMNS, "runs_here")
-        columns = ["id", "name", "simulator", *_COLUMNS.values(), "runs here"]
-        print_table(console, "tasks", columns, [[row[key] for key in keys] for row in members])
+    print_pairs(document["name"], pairs)
+    if "members" in document:
+        columns = {"task_id": "id", "name": "name", "simulator": "simulator", **_NUMBERS, "runs_here": "runs here"}
+        print_records("tasks", columns, document["members"])
 
 
-def print_checks(
-    console: Console, inspected: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]]
-) -> None:
+def show_checks(document: Document) -> None:
     """Every check of a single environment; of several, one line each and then what failed."""
-    if len(inspected) == 1:
-        rows = [[check["name"], check["verdict"], check["detail"], check["cpu_s"]] for check in inspected[0]["checks"]]
-        print_table(console, inspected[0]["name"], ["check", "verdict", "seen", "cpu s"], rows)
-    elif inspected:
+    checked, left_out = document["environments"], document["left_out"]
+    if len(checked) == 1:
+        columns = {"name": "check", "verdict": "verdict", "detail": "seen", "cpu_s": "cpu s"}
+        print_records(checked[0]["name"], columns, checked[0]["checks"])
+    elif checked:
         rows = []
-        for env in inspected:
+        for env in checked:
             verdicts = [check["verdict"] for check in env["checks"]]
             counts = [verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")]
             rows.append([env["name"], *counts, env["wall_s"], env["cpu_s"]])
-        print_table(console, "environments", ["name", "passed", "failed", "skipped", "wall s", "cpu s"], rows)
-        rows = [[env["name"], check["name"], check["detail"]] for env in inspected for check in _failed(env["checks"])]
+        print_table("environments", ["name", "passed", "failed", "skipped", "wall s", "cpu s"], rows)
+        rows = [[env["name"], check["name"], check["detail"]] for env in checked for check in _failed(env["checks"])]
         if rows:
-            print_table(console, "failed", ["name", "check", "seen"], rows)
+            print_table("failed", ["name", "check", "seen"], rows)
     if left_out:
-        print_table(console, "not checked", ["name", "why"], [[env["name"], env["reason"]] for env in left_out])
-    if not inspected:
-        console.print(f"Nothing was checked: none of {len(left_out)} environments runs here.", markup=False)
+        print_records("not checked", {"name": "name", "reason": "why"}, left_out)
+    if not checked:
+        typer.echo(f"Nothing was checked: none of {len(left_out)} environments runs here.")
         return
-    kept = f"{sum(env['ok'] for env in inspected)} of {len(inspected)} environments keep the contract"
-    console.print(f"{kept}; {len(left_out)} were not checked.", markup=False)
-
-
-def _title(simulator: Mapping[str, Any], count: int) -> str:
-    licence = f", {simulator['licence']}" if simulator["licence"] else ""
-    here = "runs here" if simulator["installed"] else "NOT INSTALLED"
-    return f"{simulator['name']}: {simulator['title']}{licence} - {count} tasks, {here}"
-
-
-def _others(alias: Mapping[str, Any]) -> str:
-    others = {backend: task for backend, task in alias["backends"].items() if task != alias["runs_as"]}
-    return ", ".join(f"{backend}: {task}" for backend, task in others.items())
+    kept = f"{sum(env['ok'] for env in checked)} of {len(checked)} environments keep the contract"
+    typer.echo(f"{kept}; {len(left_out)} were not checked.")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from flowmbpo_cli.output import Json, only_document, people, print_document
-from flowmbpo_cli.sources import complete_task
+from flowmbpo_cli.output import Json, answer
+from flowmbpo_cli.sources import check_target, task_option
 
 
 def evaluate(
@@ -21,10 +21,7 @@ def evaluate(
         int | None,
         typer.Option(min=0, max=1_000_000_000, help="Seed of the episodes, never training's. [default: the run's]"),
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="One task of the set, or another task of the same dimensions.", autocompletion=complete_task),
-    ] = None,
+    task: Annotated[str | None, task_option("One task of the set, or another task of the same dimensions.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks compute.")] = "auto",
     video: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Film real episodes.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the run's learning curve.")] = None,
@@ -47,55 +44,32 @@ def evaluate(
         from flowmbpo.envs.tasks import task_info
 
         task_info(task)
-    check_suffix("--video", video, ".mp4")
-    check_suffix("--plot", plot, ".png")
+    check_target("--video", video, ".mp4")
+    check_target("--plot", plot, ".png")
     from flowmbpo.checkpoints.load import resolve
 
     file = resolve(checkpoint.expanduser())
     from flowmbpo.runs.evaluate import evaluate_checkpoint
 
-    with only_document(json_):
-        outcome = evaluate_checkpoint(
-            file,
-            episodes=episodes,
-            seed=seed,
-            task=task,
-            device=device,
-            video=video,
-            plot=plot,
-            planner=settings,
-        ).to_dict()
-    if json_:
-        print_document(outcome)
-        return
+    outcome = evaluate_checkpoint(
+        file, episodes=episodes, seed=seed, task=task, device=device, video=video, plot=plot, planner=settings
+    )
+    answer(outcome.to_dict(), json_, partial(_show, [path for path in (video, plot) if path is not None]))
+
+
+def _show(written: list[Path], outcome: dict[str, Any]) -> None:
+    """How often a planner found nothing finite is said in words."""
+    from flowmbpo.evaluation.results import planner_label
     from flowmbpo_cli.tables import print_pairs, print_table
 
-    console = people(json_)
+    planner = outcome["planner"]
     shown = {key: value for key, value in outcome.items() if key not in ("per_task", "tasks")}
-    print_pairs(console, "evaluation", shown | _planner_lines(outcome["planner"]))
+    shown["planner"] = planner_label(planner)
+    if "counts" in planner:
+        shown["planned"] = ", ".join(f"{count} {name}" for name, count in planner["counts"].items())
+    print_pairs("evaluation", shown)
     if len(outcome["per_task"]) > 1:
         rows = [[task, *figures.values()] for task, figures in outcome["per_task"].items()]
-        print_table(console, "per task", ["task", "episodes", "return", "success"], rows)
-    for path in (video, plot):
-        if path is not None:
-            console.print(f"Wrote {path}", markup=False)
-
-
-def _planner_lines(planner: Mapping[str, Any]) -> dict[str, str]:
-    """What acted, and how often a planner found nothing finite, in words."""
-    from flowmbpo.evaluation.results import planner_label
-
-    lines = {"planner": planner_label(planner)}
-    if "counts" in planner:
-        lines["planned"] = ", ".join(f"{count} {name}" for name, count in planner["counts"].items())
-    return lines
-
-
-def check_suffix(flag: str, path: Path | None, suffix: str) -> None:
-    """Refuse a file that could not be written, before minutes of episodes are run for it."""
-    if path is None:
-        return
-    if path.suffix != suffix:
-        raise typer.BadParameter(f"'{path}' must end in {suffix}.", param_hint=flag)
-    if not path.absolute().parent.is_dir():
-        raise typer.BadParameter(f"the folder '{path.parent}' does not exist. Create it first.", param_hint=flag)
+        print_table("per task", ["task", "episodes", "return", "success"], rows)
+    for path in written:
+        typer.echo(f"Wrote {path}")

@@ -27,21 +27,20 @@ class ContractGroup(TyperGroup):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         """Run one command line and exit with its code."""
         given = list(sys.argv[1:] if args is None else args)
-        debug, json_wanted = "--debug" in given, "--json" in given
         line = [arg for arg in given if arg != "--debug"]
         try:
             code = super().main(line, prog_name or "flowmbpo", *rest, **(extra | {"standalone_mode": False}))
         except FlowMBPOError as error:
-            code = _fail(error.kind, str(error), error.exit_code, json_wanted, debug)
+            code = _fail(given, error.kind, str(error), error, error.exit_code)
         except typer.TyperException as error:
-            code = _fail("usage", _usage_message(error), 2, json_wanted, debug)
+            code = _fail(given, "usage", _usage_message(error), error, 2)
         except OSError as error:
             message = storage_message(error)
             if message is None:
                 raise
-            code = _fail("storage", message, 1, json_wanted, debug)
+            code = _fail(given, "storage", message, error)
         if code == _INTERRUPTED:
-            code = _fail("interrupted", "before there was anything to save.", 1, json_wanted, debug)
+            code = _fail(given, "interrupted", "before there was anything to save.")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -57,29 +56,22 @@ def storage_message(error: OSError) -> str | None:
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook` of the command line: an unexpected exception is our bug, said in one message."""
-    json_wanted, debug = "--json" in sys.argv, "--debug" in sys.argv
-    if debug:
-        traceback.print_exception(kind, error, trace)
     first_line = str(error).strip().partition("\n")[0]
     what = f"{kind.__name__}: {first_line}" if first_line else kind.__name__
-    again = "" if debug else " Add --debug for the traceback and please report it with that."
-    _say("bug", f"{what}\nThis is a bug in flowmbpo, not a mistake of yours.{again}", json_wanted)
+    again = "" if "--debug" in sys.argv else " Add --debug for the traceback and please report it with that."
+    _fail(sys.argv, "bug", f"{what}\nThis is a bug in flowmbpo, not a mistake of yours.{again}", error)
 
 
-def _fail(kind: str, message: str, code: int, json_wanted: bool, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    _say(kind, message, json_wanted)
-    return code
-
-
-def _say(kind: str, message: str, json_wanted: bool) -> None:
+def _fail(given: Sequence[str], kind: str, message: str, error: BaseException | None = None, code: int = 1) -> int:
+    """Say what failed in the way that the command line `given` asks for; returns the exit code."""
     from flowmbpo_cli.output import print_document
 
-    prefix = "Stopped" if kind == "interrupted" else "Error"
-    print(f"{prefix}: {message}", file=sys.stderr, flush=True)
-    if json_wanted:
+    if "--debug" in given:
+        traceback.print_exception(error)
+    print(f"{'Stopped' if kind == 'interrupted' else 'Error'}: {message}", file=sys.stderr, flush=True)
+    if "--json" in given:
         print_document({"error": {"kind": kind, "message": message}})
+    return code
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -12,12 +12,10 @@ import typer
 
 from flowmbpo_cli import checkpoint, data, diagnose, doctor, envs, evaluate, parity, presets, train
 from flowmbpo_cli.failures import ContractGroup, report_bug
-from flowmbpo_cli.run_options import TrainCommand
 
 app = typer.Typer(
     name="flowmbpo",
     cls=ContractGroup,
-    help="Flow-matching world models and flow policies beside PWM's baselines.",
     epilog="Start with `flowmbpo train`, then `flowmbpo eval RUN_DIR`.",
     rich_markup_mode=None,  # plain help: rich alone would take most of the start-up time
     pretty_exceptions_enable=False,
@@ -40,7 +38,7 @@ def root(
 
 
 for command in (train.train, train.pretrain, train.finetune, train.specialize):
-    app.command(cls=TrainCommand)(command)
+    app.command(cls=train.TrainCommand)(command)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(presets.app, name="presets")
 app.add_typer(envs.app, name="envs")
@@ -60,7 +58,3 @@ def main() -> None:
 
         reserve_stdout()
     typer.main.get_command(app).main(prog_name="flowmbpo")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,37 +5,51 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from flowmbpo.json_documents import json_value
 
-if TYPE_CHECKING:
-    from rich.console import Console
+_DOCUMENTS: ContextVar[TextIO | None] = ContextVar("documents", default=None)  # where they go; None: to sys.stdout
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+@contextmanager
+def _stdout_for_documents() -> Iterator[None]:
+    token = _DOCUMENTS.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _DOCUMENTS.reset(token)
+
+
+def _reserve(context: typer.Context, wanted: bool) -> bool:
+    """From here to the command's end, whatever Python code prints goes to stderr if a document is wanted."""
+    if wanted:
+        context.find_root().with_resource(_stdout_for_documents())
+    return wanted
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", callback=_reserve)]
 
 
 def print_document(document: Any) -> None:
     """The JSON document, on one line of stdout. JSON has no nan or infinity: they become null."""
-    print(json.dumps(json_value(document), allow_nan=False), flush=True)
+    print(json.dumps(json_value(document), allow_nan=False), file=_DOCUMENTS.get(), flush=True)
 
 
-def people(json_wanted: bool) -> Console:
-    """The console for people: stdout, or stderr where stdout carries a document."""
-    from rich.console import Console
-
-    stream = sys.stderr if json_wanted else sys.stdout
-    width = None if stream.isatty() else 160  # a pipe has no width of its own: do not wrap at 80
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
-
-
-def only_document(json_wanted: bool) -> AbstractContextManager[Any]:
-    """Inside, whatever Python code prints goes to stderr if a document is wanted on stdout."""
-    return redirect_stdout(sys.stderr) if json_wanted else nullcontext()
+def answer(document: Any, json_wanted: bool, show: Callable[[Any], object] | str) -> None:
+    """A command's outcome: as JSON for programs, by `show` (a function, or the text itself) for people."""
+    if json_wanted:
+        print_document(document)
+    elif isinstance(show, str):
+        typer.echo(show)
+    else:
+        show(document)
 
 
 def reserve_stdout() -> None:
@@ -47,3 +61,20 @@ def reserve_stdout() -> None:
     document = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = open(document, "w", encoding="utf-8", closefd=True)  # noqa: SIM115 - lives as long as the process
+
+
+def command_group(help_text: str) -> typer.Typer:
+    """A group of commands that without one shows its help."""
+    group = typer.Typer(
+        help=help_text,
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @group.callback()
+    def root(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    return group

@@ -6,18 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flowmbpo_cli.output import Json, only_document, people, print_document
+from flowmbpo_cli.output import Json, print_document
 from flowmbpo_cli.sources import complete_preset, config_of
 
 _SOURCE = "A preset's name, a .yaml file, a run directory or a checkpoint."
 _COSTS = {
-    "velocity evaluations per model step": ("nfe",),
-    "velocity evaluations per action": ("actor_nfe",),
-    "compute index": ("compute_index",),
-    "FLOPs of a model update": ("flops", "model_update"),
-    "FLOPs of an actor update": ("flops", "actor_update"),
-    "FLOPs of a critic update": ("flops", "critic_update"),
-    "FLOPs of an epoch": ("flops", "epoch"),
+    "nfe": "velocity evaluations per model step",
+    "actor_nfe": "velocity evaluations per action",
+    "compute_index": "compute index",
+    "model_update": "FLOPs of a model update",
+    "actor_update": "FLOPs of an actor update",
+    "critic_update": "FLOPs of a critic update",
+    "epoch": "FLOPs of an epoch",
 }
 
 
@@ -40,49 +40,36 @@ def parity(
     left, right = (config.model_copy(update={"task": task.config}) for config, task in sides)
     from flowmbpo.parity.comparison import compare  # imports torch: after what can be refused without
 
-    with only_document(json_):
-        comparison = compare(left, right, sides[0][1].spec, sides[1][1].spec, allow or ())
+    comparison = compare(left, right, sides[0][1].spec, sides[1][1].spec, allow or ())
     document = comparison.to_dict()
     if not json_:
-        _print(document)
+        _show(document)
     if strict:
         comparison.check()
     if json_:
         print_document(document)
 
 
-def _print(document: dict[str, Any]) -> None:
-    from flowmbpo_cli.tables import print_table, print_tree
+def _show(document: dict[str, Any]) -> None:
+    from flowmbpo_cli.tables import print_records, print_table, print_tree
 
-    console = people(False)
     a, b = document["a"], document["b"]
     compared = {**document["model"], "part": "encoder + dynamics + reward"}
-    rows = [[row[key] for key in ("part", "a", "b", "gap_percent")] for row in (*document["parts"], compared)]
-    print_table(console, "parameters", ["part", a, b, "gap %"], rows)
-    print_tree(console, "solved widths", document["solved_widths"])
-    compute = document["compute"]
-    costs = [[name, *(_at(compute[side], path) for side in ("a", "b", "ratio"))] for name, path in _COSTS.items()]
-    print_table(console, "compute", ["cost", a, b, "ratio"], costs)
+    columns = {"part": "part", "a": a, "b": b, "gap_percent": "gap %"}
+    print_records("parameters", columns, (*document["parts"], compared))
+    print_tree("solved widths", document["solved_widths"])
+    sides = [document["compute"][side] for side in ("a", "b", "ratio")]
+    costs = [[name, *({**side, **side["flops"]}[key] for side in sides)] for key, name in _COSTS.items()]
+    print_table("compute", ["cost", a, b, "ratio"], costs)
     differences = [
         [row["key"], row["a"], row["b"], verdict]
         for verdict in ("unintended", "intended")
         for row in document["differences"][verdict]
     ]
     if differences:
-        print_table(console, "differences", ["key", a, b, ""], differences)
+        print_table("differences", ["key", a, b, ""], differences)
     limit = document["largest_gap_percent"]
     verdict = "at most" if document["within"] else "WARNING: more than"
-    console.print(f"Model and actor differ by {verdict} {limit:g}%.", markup=False)
-    unintended = [row["key"] for row in document["differences"]["unintended"]]
-    text = (
-        f"WARNING: keys differ that are not compared: {', '.join(unintended)}."
-        if unintended
-        else "No other key differs."
-    )
-    console.print(text, markup=False)
-
-
-def _at(document: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        document = document[key]
-    return document
+    typer.echo(f"Model and actor differ by {verdict} {limit:g}%.")
+    unintended = ", ".join(row["key"] for row in document["differences"]["unintended"])
+    typer.echo(f"WARNING: keys differ that are not compared: {unintended}." if unintended else "No other key differs.")

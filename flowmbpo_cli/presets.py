@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowmbpo.errors import ConfigError
-from flowmbpo_cli.output import Json, people, print_document
+from flowmbpo_cli.output import Json, answer, command_group, print_document
 from flowmbpo_cli.sources import complete_preset
 
 if TYPE_CHECKING:
     from flowmbpo.presets.library import Library, Preset
+    from flowmbpo.presets.load import PresetInfo
 
-app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app = command_group("List, show and copy the presets.")
 _FIRST = ("quickstart", "mini-cartpole", "mini-ant", "mini3", "dmc")  # what a laptop finishes comes first
 _NAME = typer.Argument(metavar="NAME|FILE", help="A preset's name or a .yaml file.", autocompletion=complete_preset)
-
-
-@app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    """List, show and copy the presets."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command("list")
@@ -44,7 +39,6 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the presets by family: what each is for and what it costs."""
-    from flowmbpo.presets.controls import CONTROLS
     from flowmbpo.presets.load import preset_info
 
     infos = [
@@ -54,29 +48,29 @@ def list_(
         and task in ("", info.task)
         and (cost is None or _cpu_minutes(info.cost) <= cost)
     ]
-    if json_:
-        print_document(infos)
-        return
-    from flowmbpo_cli.tables import print_table
+    answer(infos, json_, partial(_show_list, controls))
 
-    console = people(json_)
+
+def _show_list(controls: bool, infos: list[PresetInfo]) -> None:
+    from flowmbpo.presets.controls import CONTROLS
+    from flowmbpo_cli.tables import print_records
+
     families = {info.family: [other for other in infos if other.family == info.family] for info in infos}
     for name in sorted(families, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
-        rows = [[info.name, info.task, info.description] for info in families[name]]
-        print_table(console, name, ["name", "task", "for"], rows)
+        columns = {"name": "name", "task": "task", "description": "for"}
+        print_records(name, columns, [vars(info) for info in families[name]])
         for text in dict.fromkeys(info.cost for info in families[name]):
-            console.print(f"cost: {text}", style="dim", markup=False)
-        console.print()
+            typer.secho(f"cost: {text}", dim=True)
+        typer.echo()
     if not infos:
-        console.print("No preset is like that. Without options all are listed.")
+        typer.echo("No preset is like that. Without options all are listed.")
     if not controls:
         endings = ", ".join(f"-{control}" for control in CONTROLS)
-        console.print(
+        typer.echo(
             f"Every preset with a flow world model has controls, by its name and {endings}; "
-            "`flowmbpo presets list --controls` lists them.",
-            markup=False,
+            "`flowmbpo presets list --controls` lists them."
         )
-    console.print("Train one: flowmbpo train --preset NAME.  Make your own: flowmbpo presets copy NAME FILE.yaml")
+    typer.echo("Train one: flowmbpo train --preset NAME.  Make your own: flowmbpo presets copy NAME FILE.yaml")
 
 
 def _cpu_minutes(cost: str) -> float:
@@ -141,10 +135,8 @@ def copy(
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
-    if json_:
-        print_document({"preset": name, "path": str(target), "extends": extend})
-    else:
-        typer.echo(f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}")
+    line = f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}"
+    answer({"preset": name, "path": str(target), "extends": extend}, json_, line)
 
 
 def _target(name: str, dest: Path) -> Path:

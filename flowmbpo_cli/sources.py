@@ -1,16 +1,22 @@
-"""Where a config comes from: a preset's name, a YAML file, a run directory, or a checkpoint."""
+"""Where a config comes from: a preset's name, a YAML file, a run directory, a checkpoint, or an environment's name."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flowmbpo.errors import RunDirectoryError
+import typer
+
+from flowmbpo.errors import ConfigError, RunDirectoryError, nearest
 
 if TYPE_CHECKING:
     from flowmbpo.config.experiment import ExperimentConfig
+    from flowmbpo.config.task import TaskConfig
+
+
+def _completed(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -21,20 +27,66 @@ def complete_preset(incomplete: str) -> list[str]:
     names = library.names()
     typed = [name for name in names if incomplete.startswith(name)]  # only their controls are within reach
     controls = [control.name for name in typed for control in library.controls_of(name)]
-    return [name for name in (*names, *controls) if name.startswith(incomplete)]
+    return _completed((*names, *controls), incomplete)
 
 
 def complete_task(incomplete: str) -> list[str]:
     """Shell completion: the names of the tasks."""
     from flowmbpo.envs.tasks import task_names
 
-    return [name for name in task_names() if name.startswith(incomplete)]
+    return _completed(task_names(), incomplete)
 
 
-def is_stored(source: str | Path) -> bool:
-    """Whether `source` means a run directory or a checkpoint file rather than a preset."""
-    path = Path(source)
-    return path.suffix == ".pt" or (path / "config.yaml").is_file()
+def task_option(help_text: str, metavar: str | None = None) -> Any:
+    """An option that takes a task."""
+    return typer.Option(metavar=metavar, help=help_text, autocompletion=complete_task)
+
+
+def environment_names() -> list[str]:
+    """Every name that means an environment: tasks, aliases, task sets."""
+    from flowmbpo.envs.task_sets import TASK_SETS
+    from flowmbpo.envs.tasks import task_names
+
+    return [*task_names(), *TASK_SETS]
+
+
+def complete_environment(incomplete: str) -> list[str]:
+    """Shell completion: the names of tasks, aliases and task sets."""
+    return _completed(environment_names(), incomplete)
+
+
+def find_environment(name: str) -> TaskConfig:
+    """The config that `name` means: a task, an alias, a task set, or the `task` of a YAML file.
+
+    Raises ConfigError, with the nearest name, where there is none.
+    """
+    from flowmbpo.config.task import TaskConfig
+    from flowmbpo.envs.task_sets import TASK_SETS
+    from flowmbpo.presets.library import is_file_path
+
+    if name in TASK_SETS:
+        return TaskConfig(name=None, set=name)
+    if is_file_path(name):
+        return config_of(name).task
+    names = environment_names()
+    if name not in names:
+        raise ConfigError(
+            f"no task, alias or task set is called '{name}'.{nearest(name, names)} "
+            "`flowmbpo envs list` shows all; a file of your own ends in .yaml."
+        )
+    return TaskConfig(name=name)
+
+
+def check_target(flag: str, path: Path | None, *suffixes: str, said: str = "") -> None:
+    """Refuse a file that could not be written, before minutes are spent on it. `said` names the suffixes in words."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise typer.BadParameter(f"'{path}' must end in {said or suffixes[0]}.", param_hint=flag)
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder '{path.parent}' does not exist. Create it first.", param_hint=flag)
+    if path.is_dir():
+        raise typer.BadParameter(f"'{path}' is a folder. Name a file.", param_hint=flag)
 
 
 def stored_config(path: Path) -> ExperimentConfig:
@@ -56,8 +108,9 @@ def stored_config(path: Path) -> ExperimentConfig:
 
 def config_of(source: str) -> ExperimentConfig:
     """The config behind a preset's name, a YAML file, a run directory or a checkpoint file."""
-    if is_stored(source):
-        return stored_config(Path(source))
+    path = Path(source)
+    if path.suffix == ".pt" or (path / "config.yaml").is_file():
+        return stored_config(path)
     from flowmbpo.presets.load import load_experiment
 
     return load_experiment(source)
@@ -81,12 +134,11 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
         places = list(_run_places(config, backend))
         existing = [path for path in places if (path / "run.json").is_file()]
         if existing:
-            others = ", ".join(str(path) for path in existing[1:])
-            if others:
-                print(f"--resume: goes on with {existing[0]}; there is also {others}", file=sys.stderr)
-            elif existing[0] != places[0]:
-                print(f"--resume: goes on with {existing[0]}; there is no {places[0]}", file=sys.stderr)
-            return existing[0]
+            chosen, *others = existing
+            if others or chosen != places[0]:
+                rest = f"also {', '.join(map(str, others))}" if others else f"no {places[0]}"
+                typer.echo(f"--resume: goes on with {chosen}; there is {rest}", err=True)
+            return chosen
     return None
 
 
@@ -96,9 +148,9 @@ def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
     from flowmbpo.envs.tasks import ALIASES
     from flowmbpo.runs.directory import default_path
 
-    task = config.task.model_copy(update={"backend": backend})
-    backends = [resolve(task).config.backend]
-    if backend == "auto" and task.name is not None and task.name in ALIASES:
-        backends += [other for other in ALIASES[task.name] if other != backends[0]]
+    backends = [resolve(config.task.model_copy(update={"backend": backend})).config.backend]
+    if backend == "auto":
+        backends += [other for other in ALIASES.get(config.task.name or "", ()) if other != backends[0]]
     for choice in backends:
-        yield default_path(Path(), config, resolve(task.model_copy(update={"backend": choice})).label)
+        task = config.task.model_copy(update={"backend": choice})
+        yield default_path(Path(), config, resolve(task).label)

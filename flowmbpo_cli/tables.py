@@ -1,8 +1,9 @@
-"""Documents as tables and trees for people."""
+"""Documents as tables and trees for people, on stdout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -27,7 +28,7 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table; columns of numbers are right-aligned."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
@@ -36,24 +37,34 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequ
         table.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*(Text(show(value)) for value in row))
-    console.print(table)
+    _print(table)
 
 
-def print_pairs(console: Console, title: str, document: Mapping[str, Any]) -> None:
+def print_records(title: str, columns: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
+    """A table of documents: `columns` maps the keys that are shown to what stands above them."""
+    print_table(title, list(columns.values()), [[record[key] for key in columns] for record in records])
+
+
+def print_pairs(title: str, document: Mapping[str, Any]) -> None:
     """Keys and values under each other."""
     table = Table(title=title, title_justify="left", box=None, show_header=False, title_style="bold", pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in document.items():
         table.add_row(Text(key.replace("_", " "), style="dim"), Text(show(value)))
-    console.print(table)
+    _print(table)
 
 
-def print_tree(console: Console, title: str, content: Any) -> None:
+def print_tree(title: str, content: Any) -> None:
     """A nested document."""
     tree = Tree(Text(title, style="bold"))
     _grow(tree, content)
-    console.print(tree)
+    _print(tree)
+
+
+def _print(content: Table | Tree) -> None:
+    width = None if sys.stdout.isatty() else 160  # a pipe has no width of its own: do not wrap at 80
+    Console(file=sys.stdout, width=width, highlight=False).print(content)
 
 
 def _grow(tree: Tree, content: Any) -> None:

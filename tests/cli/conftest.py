@@ -75,7 +75,7 @@ class Outcome:
 def engine(monkeypatch):
     """An engine that trains nothing, in place of the modules of `flowmbpo.runs`."""
     stand_in = Engine()
-    for place, name in (("train", "train"), ("evaluate", "evaluate_checkpoint"), ("dry_run", "dry_run")):
+    for place, name in (("train", "train"), ("evaluate", "evaluate_checkpoint"), ("start", "dry_run")):
         module = ModuleType(f"flowmbpo.runs.{place}")
         setattr(module, name, stand_in.answer(name))
         monkeypatch.setitem(sys.modules, module.__name__, module)

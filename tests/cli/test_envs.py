@@ -17,7 +17,7 @@ from flowmbpo.envs.task_sets import MT30, TASK_SETS
 from flowmbpo.envs.tasks import ALIASES, task_names
 from flowmbpo.errors import EnvironmentUnavailableError
 from flowmbpo_cli import environments as catalogue
-from flowmbpo_cli.environments import complete_environment
+from flowmbpo_cli.sources import complete_environment
 
 SET_FILE = "extends: quickstart\ntask: {name: null, set: mine, tasks: [toy-lqr, toy-gust, toy-pendulum-swingup]}\n"
 

@@ -10,7 +10,7 @@ import pytest
 
 from flowmbpo.errors import CheckpointError, Interrupted, NonFiniteError, StorageError
 
-MODULE = [sys.executable, "-m", "flowmbpo_cli.main"]
+MODULE = [sys.executable, "-m", "flowmbpo_cli"]
 
 
 def run(*args, cwd, code=None):

@@ -7,8 +7,8 @@ import pytest
 
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.presets.load import load_experiment, to_yaml
-from flowmbpo_cli.run_options import with_resume_value
 from flowmbpo_cli.sources import existing_run
+from flowmbpo_cli.train import with_resume_value
 
 
 @pytest.fixture

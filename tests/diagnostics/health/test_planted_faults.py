@@ -2,16 +2,16 @@
 
 import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 from planted.catalogue import all_faults
 from planted.saved import write_broken_run
-from rich.console import Console
 from typer.testing import CliRunner
 
 from flowmbpo.diagnostics.health.engine import light_health, measure_health
 from flowmbpo.diagnostics.interface import Effort
-from flowmbpo_cli.diagnose import print_brief
+from flowmbpo_cli.diagnose import show_brief
 from flowmbpo_cli.main import app
 
 FAULTS = {(fault.finding, fault.variant): fault for fault in all_faults()}
@@ -59,11 +59,19 @@ def test_faults_of_different_parts_are_all_found_at_once(load_small):
     assert len(lines_of(health.brief())) <= 24
 
 
+class Terminal(io.StringIO):
+    """One of 80 columns, which a dumb one counts as."""
+
+    def isatty(self):
+        return True
+
+
 def lines_of(brief):
-    """As a terminal of 80 columns shows it, under the line that names the checkpoint."""
-    console = Console(width=80, file=io.StringIO())
-    print_brief(console, brief)
-    printed = console.file.getvalue().rstrip().splitlines()
+    """As a terminal shows it, under the line that names the checkpoint."""
+    with redirect_stdout(Terminal()) as terminal, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", "dumb")
+        show_brief(brief)
+    printed = terminal.getvalue().rstrip().splitlines()
     return [line[at : at + 80] for line in printed for at in range(0, max(len(line), 1), 80)]
 
 
