@@ -14,7 +14,7 @@ from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.library import Library, Preset
-from flowmbpo.presets.schema import dotted_keys, merge, merge_documents, takes_text_only, validate
+from flowmbpo.presets.schema import dotted_keys, merge, merge_documents, validate
 from flowmbpo.presets.yaml import KeyPath, PresetDocument, dump_document, parse_value
 
 # These are in the run directory's path already, or have a flag of their own that leaves the name alone.
@@ -154,13 +154,25 @@ def parse_settings(
 
     Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
     """
-    document = PresetDocument()
+    document, known = PresetDocument(), dotted_keys(schema)
+    usage = f"write key=value, for instance {flag} {example}"
     for text in texts:
-        path, delta = _parse_setting(text, schema, flag, f"write key=value, for instance {flag} {example}")
+        said, (key, equals, raw) = f"{flag} {text}", (part.strip() for part in text.partition("="))
+        path = tuple(key.split("."))
+        if not equals or not key:
+            raise ConfigError(f"{said}: {usage}.")
+        if key == "extends":
+            raise ConfigError(f"{said}: 'extends' belongs in a preset file; choose another preset with --preset.")
+        if key not in known:
+            raise ConfigError(f"{said}: unknown key '{key}'.{_suggestion(key, list(known))}")
+        as_written = known[key]
+        if not raw and not as_written:
+            raise ConfigError(f"{said}: no value; {usage}, or 'null' where a key may be empty.")
+        delta: Any = _text(raw) if as_written else parse_value(raw, said)
         for part in reversed(path):
             delta = {part: delta}
         document.data.update(merge(document.data, delta, None))
-        document.origins.update(dict.fromkeys(_paths(delta), f"{flag} {text}"))
+        document.origins.update(dict.fromkeys(_paths(delta), said))
     return document
 
 
@@ -169,22 +181,6 @@ def _paths(data: Mapping[str, Any], above: KeyPath = ()) -> Iterator[KeyPath]:
         yield (*above, key)
         if isinstance(value, Mapping):
             yield from _paths(value, (*above, key))
-
-
-def _parse_setting(text: str, schema: type[FrozenConfig], flag: str, usage: str) -> tuple[KeyPath, Any]:
-    key, equals, raw = (part.strip() for part in text.partition("="))
-    if not equals or not key:
-        raise ConfigError(f"{flag} {text}: {usage}.")
-    if key == "extends":
-        raise ConfigError(f"{flag} {text}: 'extends' belongs in a preset file; choose another preset with --preset.")
-    if key not in dotted_keys(schema):
-        raise ConfigError(f"{flag} {text}: unknown key '{key}'.{_suggestion(key, dotted_keys(schema))}")
-    path = tuple(key.split("."))
-    if takes_text_only(schema, path):
-        return path, _text(raw)
-    if not raw:
-        raise ConfigError(f"{flag} {text}: no value; {usage}, or 'null' where a key may be empty.")
-    return path, parse_value(raw, f"{flag} {text}")
 
 
 def _text(raw: str) -> str:

@@ -65,24 +65,15 @@ def variant(model: type[FrozenConfig], key: str, data: Mapping[str, Any]) -> typ
 
 
 @cache
-def dotted_keys(model: type[FrozenConfig]) -> tuple[str, ...]:
-    """Every full key path of every variant, sections included, in the schema's order."""
-    keys: dict[str, None] = {}
-    for key in model.model_fields:
-        keys[key] = None
+def dotted_keys(model: type[FrozenConfig]) -> dict[str, bool]:
+    """Every full key path of every variant, sections included, in the schema's order, and whether it is free text."""
+    keys: dict[str, bool] = {}
+    for key, info in model.model_fields.items():
+        keys[key] = info.annotation is str
         for cls in options(model, key):
-            keys.update({f"{key}.{rest}": None for rest in dotted_keys(cls)})
-    return tuple(keys)
-
-
-def takes_text_only(model: type[FrozenConfig], path: tuple[str, ...]) -> bool:
-    """Whether the field at `path` is free text, in any variant."""
-    key, *rest = path
-    if key not in model.model_fields:
-        return False
-    if rest:
-        return any(takes_text_only(cls, tuple(rest)) for cls in options(model, key))
-    return model.model_fields[key].annotation is str
+            for rest, is_text in dotted_keys(cls).items():
+                keys[f"{key}.{rest}"] = is_text or keys.get(f"{key}.{rest}", False)
+    return keys
 
 
 def allowed(model: type[FrozenConfig], key: str) -> str:

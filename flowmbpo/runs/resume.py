@@ -17,7 +17,7 @@ from flowmbpo.checkpoints.load import Loaded, load, load_replay, names, resolve
 from flowmbpo.checkpoints.payload import architecture_mismatch, restore_rng
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.base import FrozenConfig
-from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
+from flowmbpo.config.experiment import ExperimentConfig, config_differences
 from flowmbpo.envs.resolve import ResolvedTask
 from flowmbpo.errors import CheckpointError, ConfigError, Interrupted, RunDirectoryError, StorageError
 from flowmbpo.presets.load import experiment_from_dict, to_yaml
@@ -119,8 +119,10 @@ def load_for_resume(checkpoint: Path, config: ExperimentConfig) -> tuple[Loaded,
     """
     loaded = load(checkpoint)
     stored = experiment_from_dict(loaded.payload["config"], str(checkpoint))
-    config = as_started(config, stored)
-    refused = [d for d in config_differences(stored, config) if not _accepted(d, int(loaded.payload["epoch"]))]
+    config, epoch = as_started(config, stored), int(loaded.payload["epoch"])
+    free = (*FREE_SECTIONS, EPOCHS) if config.training.epochs >= max(stored.training.epochs, epoch) else FREE_SECTIONS
+    differences = (each for each in config_differences(stored, config) if each.key not in FREE_KEYS)
+    refused = [each for each in differences if not each.key.startswith(free)]
     if refused:
         shown = "\n".join(f"  {difference}" for difference in refused)
         raise ConfigError(
@@ -212,9 +214,3 @@ def opened_run(
         run_dir.update_status("running", **facts, error=None, outcome=None)
         run_dir.write_config(to_yaml(config))
         yield run_dir
-
-
-def _accepted(difference: Difference, epoch: int) -> bool:
-    if difference.key == EPOCHS:
-        return int(difference.b) >= int(difference.a) and int(difference.b) >= epoch
-    return difference.key in FREE_KEYS or difference.key.startswith(FREE_SECTIONS)

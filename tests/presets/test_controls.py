@@ -33,14 +33,17 @@ KINDS = {
 }
 
 
+LIBRARY = Library()  # reads each file once for all tests
+
+
 @cache
 def resolved():
     """Every flow preset with its derived controls: {base name: (config, {control: config})}."""
-    library, flows = Library(), {}
-    for control in library.controls():
+    flows = {}
+    for control in LIBRARY.controls():
         if control.flow.name not in flows:
-            flows[control.flow.name] = (validate(*library.resolve(control.flow), ExperimentConfig), {})
-        flows[control.flow.name][1][control.control] = validate(*library.resolve(control), ExperimentConfig)
+            flows[control.flow.name] = (validate(*LIBRARY.resolve(control.flow), ExperimentConfig), {})
+        flows[control.flow.name][1][control.control] = validate(*LIBRARY.resolve(control), ExperimentConfig)
     return flows
 
 
@@ -53,8 +56,7 @@ def dynamics_of(name):
 
 
 def test_every_flow_preset_has_every_control():
-    library = Library()
-    shipped = {name: validate(*library.resolve(library.find(name)), ExperimentConfig) for name in library.names()}
+    shipped = {name: validate(*LIBRARY.resolve(LIBRARY.find(name)), ExperimentConfig) for name in LIBRARY.names()}
     flows = {name for name, config in shipped.items() if config.model.dynamics.kind == "flow"}
     assert set(resolved()) == flows and len(flows) > 40
     for name, (_, controls) in resolved().items():
@@ -244,8 +246,8 @@ def test_a_file_of_that_name_wins_over_the_derived_control(other_presets):
     )
     assert load_experiment("quickstart-residual").model.dynamics.units == (64, 64)
     assert Library().find("quickstart-residual").path == other_presets / "quickstart-residual.yaml"
-    assert "quickstart-residual" in {info.name for info in preset_info()}
-    derived = {info.name for info in preset_info(controls=True)}
+    assert "quickstart-residual" in {info.name for info in preset_info("quickstart")}
+    derived = {info.name for info in preset_info("quickstart", controls=True)}
     assert "quickstart-residual" not in derived and "quickstart-gaussian" in derived
 
 

@@ -17,7 +17,8 @@ from flowmbpo.presets.library import Library, presets_folder
 from flowmbpo.presets.load import all_presets, load_experiment, preset_info, to_yaml
 from flowmbpo.presets.yaml import dump_document
 
-PAPER = [name for name in Library().names() if name.startswith(("phase", "canonical"))]
+LIBRARY = Library()  # reads each file once for all tests
+PAPER = [name for name in LIBRARY.names() if name.startswith(("phase", "canonical"))]
 MINI = ("mlp", "residual", "gaussian", "neuralode", "flow", "genflow", "fullflow")
 PHASES = {"quickstart", "mini", "dmc", "phase1", "phase1p5", "phase2", "phase3", "phase4", "phase6"}
 PHASES |= {"stage-a", "stage-b", "stage-c"}
@@ -43,35 +44,33 @@ def test_every_name_resolves_to_the_recorded_configuration():
 
 
 def test_every_preset_says_what_it_is_and_what_it_costs():
-    for name in Library().names():
+    for name in LIBRARY.names():
         config = presets()[name]
         assert config.phase in PHASES and config.cost, name
         assert config.description and "\n" not in config.description and "{" not in config.description, name
         assert resolve(config.task).spec.tasks
-    shown = [presets()[name].description for name in Library().names()]
+    shown = [presets()[name].description for name in LIBRARY.names()]
     assert len(set(shown)) == len(shown)
 
 
 def test_a_preset_without_a_file_is_the_file_that_its_own_text_says(tmp_path):
-    library = Library()
-    derived = [preset for preset in map(library.find, Library().names()) if preset.parts]
+    derived = [preset for preset in map(LIBRARY.find, LIBRARY.names()) if preset.parts]
     assert len(derived) > 140
     for preset in derived[::5]:
         path = tmp_path / f"{preset.name}.yaml"
-        path.write_text(dump_document(library.own(preset)))
+        path.write_text(dump_document(LIBRARY.own(preset)))
         assert load_experiment(path) == presets()[preset.name]
 
 
 def test_every_preset_can_be_stored_and_read_back(tmp_path):
-    for name in Library().names()[::5]:
+    for name in LIBRARY.names()[::5]:
         (tmp_path / "config.yaml").write_text(to_yaml(presets()[name]))
         assert load_experiment(tmp_path / "config.yaml") == presets()[name]
 
 
 def test_family_of_a_name_is_the_file_that_it_begins_with():
-    library = Library()
     names = ("quickstart-baseline", "phase1p5-h8-base", "canonical-flow-48m", "mini-cartpole-flow", "stage-a-residual")
-    assert [library.family(name) for name in names] == [
+    assert [LIBRARY.family(name) for name in names] == [
         *("quickstart", "phase1p5", "canonical-flow", "mini-cartpole", "stage"),
     ]
 
@@ -132,7 +131,7 @@ def test_every_preset_of_the_study_is_there():
     ablations = "h3 k2 k8 euler midpoint-tau jacobian-penalty substep-noise two-hot teacher"
     ablations += " spectral-norm truncated-h4 adaptive-horizon through"
     expected |= {f"phase1p5-{arm}" for arm in ablations.split()}
-    assert expected <= set(Library().names())
+    assert expected <= set(LIBRARY.names())
 
 
 def test_baseline_holds_pwms_published_values():
@@ -261,7 +260,7 @@ def test_correction_is_the_only_difference_of_a_sibling(name):
     "family", ["mini-cartpole-", "mini-ant-", "quickstart", "dmc-walker-stand-", "dmc-reacher-easy-"]
 )
 def test_arms_of_one_task_share_everything_but_the_compared_part(family):
-    first, *others = [name for name in Library().names() if name.startswith(family)]
+    first, *others = [name for name in LIBRARY.names() if name.startswith(family)]
     assert others
     for other in others:
         differing = keys_that_differ(first, other)
@@ -276,7 +275,7 @@ def test_dmc_presets_of_one_arm_differ_in_the_task_alone():
 
 def test_info_lists_runnable_presets_only():
     infos = {info.name: asdict(info) for info in preset_info()}
-    assert set(infos) == set(Library().names())
+    assert set(infos) == set(LIBRARY.names())
     assert not any(name.startswith("_") for name in infos)
     assert set(infos["quickstart"]) == {"name", "family", "phase", "task", "description", "cost"}
     assert infos["dmc-cheetah-run-fullflow"]["task"] == "cheetah-run"
