@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class DiagnoseOutcome:
     windows: str
     device: str
     folder: Path
-    measured: tuple[Measured, ...]
+    measured: list[Measured] = field(default_factory=list)
 
     @property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
@@ -112,14 +112,25 @@ def diagnose(
     """
     chosen = effort or Effort()
     subject = load_subject(checkpoint, task=task, device=device, seed=seed, episodes=chosen.episodes)
+    config, spec = subject.config, subject.agent.spec
+    label = spec.label if subject.only is None else spec.tasks[subject.only].name
+    outcome = DiagnoseOutcome(
+        origin=subject.origin,
+        config=config.name,
+        task=label,
+        seed=subject.seed,
+        episodes=subject.episode_count,
+        windows=subject.windows_source,
+        device=str(subject.device),
+        folder=Path("results") / config.phase / label / config.name / f"seed{config.seed}",
+    )
     if prepare is not None:
-        prepare(_outcome(subject, ()))
-    measured = []
+        prepare(outcome)
     for name in names:
         if progress is not None:
             progress(name)
-        measured.append(_measure(name, subject, chosen, keep_going=keep_going))
-    return _outcome(subject, tuple(measured))
+        outcome.measured.append(_measure(name, subject, chosen, keep_going=keep_going))
+    return outcome
 
 
 def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -> Measured:
@@ -137,23 +148,6 @@ def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -
             log.exception("%s failed", name)
             told = FlowMBPOError(f"{type(error).__name__}: {error} (a bug of flowmbpo; the traceback is on stderr)")
         return Measured(name, time.monotonic() - began, None, told)
-
-
-def _outcome(subject: Subject, measured: tuple[Measured, ...]) -> DiagnoseOutcome:
-    config = subject.config
-    spec = subject.agent.spec
-    label = spec.label if subject.only is None else spec.tasks[subject.only].name
-    return DiagnoseOutcome(
-        origin=subject.origin,
-        config=config.name,
-        task=label,
-        seed=subject.seed,
-        episodes=subject.episode_count,
-        windows=subject.windows_source,
-        device=str(subject.device),
-        folder=Path("results") / config.phase / label / config.name / f"seed{config.seed}",
-        measured=measured,
-    )
 
 
 _IDENTITY = ("schema_version", "checkpoint_sha256", "task", "seed", "episodes")

@@ -83,10 +83,7 @@ def load_subject(checkpoint: Path, *, task: str | None, device: str, seed: int, 
         seed=seed,
         make_env=open_env,
         origin=Origin(
-            checkpoint=str(path),
-            sha256=loaded.sha256,
-            **steps_of(loaded),
-            nonfinite=int(payload.get("nonfinite", 0)),
+            checkpoint=str(path), sha256=loaded.sha256, **steps_of(loaded), nonfinite=int(payload.get("nonfinite", 0))
         ),
         replay=replay,
         replay_trouble=trouble,

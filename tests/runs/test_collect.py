@@ -147,13 +147,22 @@ class _Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("kill_at", [0, 3, 5])
-def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeypatch, kill_at):
-    def call(name, seed=0):
-        policies = [parse_policy("random"), parse_policy("noise")]
-        return collect(tmp_path / name, PAIR, policies, episodes=2, seed=seed, **SMALL)
+def by_two_policies(folder, seed=0):
+    return collect(folder, PAIR, [parse_policy("random"), parse_policy("noise")], episodes=2, seed=seed, **SMALL)
 
-    whole, real, added = call("whole"), DatasetWriter.add, []
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What comes of it without an interruption."""
+    return by_two_policies(tmp_path_factory.mktemp("whole") / "data")
+
+
+@pytest.mark.parametrize("kill_at", [0, 3, 5])
+def test_an_interrupted_collection_goes_on_to_the_same_dataset(tmp_path, monkeypatch, whole, kill_at):
+    def call(name, seed=0):
+        return by_two_policies(tmp_path / name, seed)
+
+    real, added = DatasetWriter.add, []
 
     def killing(self, *arguments, **options):
         if len(added) == kill_at:
