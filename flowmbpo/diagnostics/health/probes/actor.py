@@ -1,16 +1,10 @@
-"""Does the gradient of the imagined return reach the actor, whole and of a useful size?
-
-The objective under the magnifying glass: what autograd says of it, and what it really does.
-
-Letters: B start states, A action, D latent.
-"""
+"""Does the gradient of the imagined return reach the actor, whole and of a useful size?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +26,8 @@ LARGEST_TENSOR_MISMATCH = 0.05  # healthy runs: below 2e-4
 JUDGED_SHARE = 1e-3  # of the whole slope; below it a tensor's own slope is not judged
 LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy runs: 0.15 and more
 
-_Move = tuple[nn.Parameter, Tensor]  # a tensor and a direction within it
+Slopes = dict[str, tuple[float, float]]
+"""d loss along a random direction within one tensor of the actor: by autograd, and by finite difference."""
 
 
 def measure_actor(subject: Subject, *, light: bool = False) -> Figures:
@@ -61,32 +56,23 @@ def measure_actor(subject: Subject, *, light: bool = False) -> Figures:
     }
 
 
-@dataclass(frozen=True)
-class Slope:
-    """d loss along one random direction within one tensor of the actor: by autograd and by finite difference."""
-
-    tensor: str
-    autograd: float
-    difference: float
-
-
-def match_slopes(slopes: list[Slope]) -> Figures:
+def match_slopes(slopes: Slopes) -> Figures:
     """Autograd's slopes against finite differences: the share that is wrong, and the share that arrives.
 
     `gradient_arrives` is 1 where autograd is right, 0 where the gradient is cut, 1e-3 where it is scaled by that.
     """
-    size = math.hypot(*(slope.difference for slope in slopes))
-    error = math.hypot(*(slope.autograd - slope.difference for slope in slopes))
+    size = math.hypot(*(difference for _, difference in slopes.values()))
+    error = math.hypot(*(autograd - difference for autograd, difference in slopes.values()))
     if size == 0.0:
         mismatch, arrives = (0.0, 1.0) if error == 0.0 else (math.inf, math.inf)
         return {"gradient_mismatch": mismatch, "gradient_arrives": arrives, "wrong_tensors": []}
-    wrong = []
-    for slope in slopes:
-        largest = max(abs(slope.autograd), abs(slope.difference))
-        off = abs(slope.autograd - slope.difference) > LARGEST_TENSOR_MISMATCH * largest
-        if largest > JUDGED_SHARE * size and off:
-            wrong.append(slope.tensor)
-    arrives = sum(slope.autograd * slope.difference for slope in slopes) / size**2
+    largest = {name: max(map(abs, both)) for name, both in slopes.items()}
+    wrong = [
+        name
+        for name, (autograd, difference) in slopes.items()
+        if largest[name] > JUDGED_SHARE * size and abs(autograd - difference) > LARGEST_TENSOR_MISMATCH * largest[name]
+    ]
+    arrives = sum(autograd * difference for autograd, difference in slopes.values()) / size**2
     return {"gradient_mismatch": error / size, "gradient_arrives": arrives, "wrong_tensors": wrong}
 
 
@@ -103,13 +89,12 @@ class DoubleObjective:
         parts = (context.embedding, context.action_mask, context.discount)
         self.context = TaskContext(*(x.detach().double() for x in parts))
 
-    def slopes(self, fixed: set[str], *, joint: bool = False) -> list[Slope]:
-        """One random direction within every tensor of the actor that is not `fixed`, or one for all of them.
+    def slopes(self, fixed: set[str], *, joint: bool = False) -> Slopes:
+        """One random direction within every tensor of the actor that is not `fixed`, or (`joint`) one for all of them.
 
         A direction changes every weight by the same share of its tensor's RMS, up or down. With
-        `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were: that is
-        the derivative which the config asks for. Gradients are taken by `backward`, as training takes them, so
-        that every hook has its say.
+        `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were. Gradients are
+        taken by `backward`, as training takes them, so that every hook has its say.
         """
         generator = torch.Generator().manual_seed(self.subject.seed)
         actor = self.agent.actor
@@ -119,14 +104,14 @@ class DoubleObjective:
                 loss = self._objective().loss
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-            moves: dict[str, list[_Move]] = {}
+            moves: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
             for name, p in actor.named_parameters():
                 if name not in fixed:
                     signs = (torch.randint(0, 2, p.shape, generator=generator) * 2.0 - 1.0).to(p.data)
                     size = max(float(p.data.square().mean().sqrt()), SMALLEST_WEIGHT)
                     moves.setdefault("all" if joint else name, []).append((p, signs * size))
-            replayed = inputs if self.config.actor_input_gradient == "detached" else None
-            return [Slope(name, *self._slopes_along(group, replayed)) for name, group in moves.items()]
+            replayed = inputs if self.config.actor_input_gradient == "detached" else []
+            return {name: self._slopes_along(group, replayed) for name, group in moves.items()}
 
     def sensitivity(self) -> Figures:
         """How the imagined return depends on the action of every step, through model and critic.
@@ -147,8 +132,8 @@ class DoubleObjective:
                 returns = self._objective().returns
             norms = [0.0] * len(shifts)
             if returns.requires_grad:
-                found = torch.autograd.grad(returns.sum(), shifts, allow_unused=True)
-                norms = [0.0 if g is None else float(g.square().sum(-1).mean().sqrt()) for g in found]
+                found = torch.autograd.grad(returns.sum(), shifts, allow_unused=True, materialize_grads=True)
+                norms = [float(g.square().sum(-1).mean().sqrt()) for g in found]
         return sensitivity_figures(norms, returns.detach())
 
     def _objective(self) -> updates.ActorObjective:
@@ -157,7 +142,7 @@ class DoubleObjective:
         return updates.actor_objective(self.agent, self.start, self.context, self.config, generator)
 
     @torch.no_grad()  # two values of the function; its gradient is what they are compared with
-    def _slopes_along(self, moves: list[_Move], replayed: list[Tensor] | None) -> tuple[float, float]:
+    def _slopes_along(self, moves: list[tuple[nn.Parameter, Tensor]], replayed: list[Tensor]) -> tuple[float, float]:
         """By the gradients in `.grad`, and by the difference."""
         autograd = sum(float((p.grad * direction).sum()) for p, direction in moves if p.grad is not None)
         weights = [p.data for p, _ in moves]
@@ -165,16 +150,16 @@ class DoubleObjective:
         for step in (STEP, -STEP):
             for (p, direction), weight in zip(moves, weights, strict=True):
                 p.data = weight + step * direction
-            with nullcontext() if replayed is None else self._replay(replayed):
-                losses.append(float(self._objective().loss))
+            losses.append(self._loss(replayed))
         for (p, _), weight in zip(moves, weights, strict=True):
             p.data = weight
         return autograd, (losses[0] - losses[1]) / (2.0 * STEP)
 
-    def _replay(self, inputs: list[Tensor]) -> AbstractContextManager[Any]:
-        """Inside, call after call, the actor is given these latents."""
-        rest = iter(inputs)
-        return self.agent.actor.register_forward_pre_hook(lambda module, args: (next(rest), *args[1:]))
+    def _loss(self, replayed: list[Tensor]) -> float:
+        """The actor is given these latents, call after call; its own where there are none."""
+        rest = iter(replayed)
+        with self.agent.actor.register_forward_pre_hook(lambda module, args: (next(rest, args[0]), *args[1:])):
+            return float(self._objective().loss)
 
 
 def sensitivity_figures(norms: list[float], returns: Tensor) -> Figures:
@@ -213,7 +198,7 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
     agent, config = subject.agent, subject.config.training
     parameters = {name: parameter for name, parameter in agent.actor.named_parameters() if parameter.requires_grad}
     means = dict.fromkeys(parameters, 0.0)
-    for draw in range(HISTORY_DRAWS if parameters else 0):
+    for draw in range(HISTORY_DRAWS):
         generator = subject.generator(f"actor update {draw}")
         start, context = subject.starts(subject.batch_size, generator)
         with updates.frozen(agent.world_model, agent.critic):
@@ -221,8 +206,8 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
             loss = updates.actor_loss(agent, objective, start, context, config, generator)
             if not loss.requires_grad:
                 continue
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        squares = [0.0 if gradient is None else float(gradient.double().square().sum()) for gradient in gradients]
+            gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, materialize_grads=True)
+        squares = [float(gradient.double().square().sum()) for gradient in gradients]
         total, clip = sum(squares), config.clip.actor
         scale = 1.0 if clip is None or total <= clip**2 else clip**2 / total
         for name, square in zip(parameters, squares, strict=True):
