@@ -102,8 +102,7 @@ def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.
 def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> TransitionWindows:
     """Whole windows among `count` that the replay buffer hands out, as training gets them.
 
-    They are drawn with replacement, so that some rows come twice; which episode a window is of is not
-    known, and each counts as its own.
+    Drawn with replacement; which episode a window is of is not known, and each counts as its own.
     """
     batch = replay.sample(count, width, generator)
     whole = batch.valid.all(0)
@@ -113,13 +112,11 @@ def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: tor
 
 def stored_windows(
     replay: ReplayBuffer,
-    envs: tuple[int, ...],
+    envs: Sequence[int],
     width: int,
     limit: int,
     generator: torch.Generator,
-    *,
-    oldest: float = 0.0,
-    newest: float = 1.0,
+    ages: tuple[float, float] = (0.0, 1.0),
 ) -> TransitionWindows:
     """At most `limit` windows of some environments, drawn without replacement.
 
@@ -137,7 +134,7 @@ def stored_windows(
     whole = torch.zeros_like(ends)
     if len(ends) > width:  # nothing ended between the first row and the last observation
         whole[:-width] = episode[:-width] == episode[width:]
-    inside = (position >= oldest * count) & (position < newest * count)
+    inside = (position >= ages[0] * count) & (position < ages[1] * count)
     at, index = _draw(whole & ~ends & stored & inside, limit, generator)
     steps = at + torch.arange(width + 1, device=device).unsqueeze(1)
     env = column[index]
@@ -152,7 +149,7 @@ def newest_windows(replay: ReplayBuffer, limit: int, generator: torch.Generator)
     longest = int(replay.count.max())
     wanted = -(-limit // replay.num_envs) + 1  # the newest row of an environment has no transition yet
     oldest = max(0.0, 1.0 - wanted / longest) if longest else 0.0
-    return stored_windows(replay, tuple(range(replay.num_envs)), 1, limit, generator, oldest=oldest)
+    return stored_windows(replay, range(replay.num_envs), 1, limit, generator, (oldest, 1.0))
 
 
 def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -176,8 +173,8 @@ def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
 class Paired:
     """The mean log ratio of the other's squared error to the baseline's: 0.7 is twice the error, -0.7 half of it.
 
-    `z` is that mean in its standard errors over `n` blocks (rows of one block are dependent and
-    count as one). Ratios, and not differences: a few rows far off would drown all others.
+    `z` is that mean in its standard errors over `n` blocks (rows of one block are dependent and count as one). Ratios,
+    and not differences: a few rows far off would drown all others.
     """
 
     effect: float
@@ -196,8 +193,8 @@ class Paired:
 def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], block: Int[Tensor, " B"]) -> Paired:
     """Squared errors `other` against `baseline`, row by row.
 
-    Errors below `FLOOR` of the baseline's mean count as that floor: whether they are 1e-9 or 1e-12
-    of it is rounding. `z` is 0 where there are fewer than two blocks, or where nothing differs.
+    Errors below `FLOOR` of the baseline's mean count as that floor: they are rounding. `z` is 0 where there are fewer
+    than two blocks, or where nothing differs.
     """
     floor = max(FLOOR * float(baseline.double().mean()), 1e-300)
     ratio = ((other.double() + floor) / (baseline.double() + floor)).log()
@@ -272,10 +269,7 @@ def predict_held_out(
 
 @dataclass(frozen=True)
 class OneStep:
-    """Real transitions as the model sees them: states, and the latents that followed.
-
-    Of stochastic dynamics the step of zero noise.
-    """
+    """Real transitions as the model sees them: states, and the latents that followed. Steps are of zero noise."""
 
     model: WorldModel
     context: TaskContext

@@ -19,26 +19,11 @@ from flowmbpo.diagnostics.health.probes.dynamics import ROUNDING
 from flowmbpo.diagnostics.health.probes.reward import FLAT_SLOPE
 
 Severity = Literal["broken", "note"]
-Need = Literal["replay", "episodes", "optimiser", "initial"]
 Range = tuple[float, float]
 
 NONE: Range = (0.0, 0.0)
-OPTIMISER: tuple[Need, ...] = ("optimiser",)
-EPISODES: tuple[Need, ...] = ("episodes",)
-REPLAY: tuple[Need, ...] = ("replay",)
-BOTH: tuple[Need, ...] = ("replay", "episodes")
-
-
-def _least(limit: float) -> Range:
-    return limit, math.inf
-
-
-def _most(limit: float) -> Range:
-    return -math.inf, limit
-
-
-def _within(factor: float) -> Range:
-    return 1.0 / factor, factor
+INF = math.inf
+OPTIMISER, EPISODES, REPLAY, BOTH = ("optimiser",), ("episodes",), ("replay",), ("replay", "episodes")
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ class Rule:
     figure: str
     sound: Range
     says: str
-    needs: tuple[Need, ...] = ()
+    needs: tuple[str, ...] = ()
     light: bool = False
     severity: Severity = "broken"
     topic: str = ""
@@ -190,40 +175,40 @@ RULES: tuple[Rule, ...] = (
          "{replay_trouble} What was learnt from it cannot be checked against it.", REPLAY),
 
     # Healthy: slopes 0.75 to 1.04, RMS ratios 0.81 to 1.07, cosines 0.96 and more.
-    *(Rule(_HEAD, "reward", f"{source}.slope_over_reference", _least(FLAT_SLOPE),
+    *(Rule(_HEAD, "reward", f"{source}.slope_over_reference", (FLAT_SLOPE, INF),
            f"On {source.replace('_', ' ')} " "the predicted reward hardly follows the real one: slope {slope:.2g}, "
            "correlation {correlation:.2g}, spread {spread_ratio:.2g} times the real one's, where a regression explains "
            "{reference_r2:.0%} of its variance. The actor has nothing to follow: check the reward head's loss, its "
            "last layer and model.reward.kind.", needs, topic=_HEAD)
       for source, needs in (("fresh_episodes", EPISODES), ("replayed_transitions", REPLAY))),
     # Where leaving out the action costs a regression much, healthy heads respond to it by 0.68 to 1.1 of that.
-    Rule(_HEAD, "reward", "action.response", _least(0.1),
+    Rule(_HEAD, "reward", "action.response", (0.1, INF),
          "The predicted reward is flat in the action: other rows' actions change it by {response:.2g} of what they "
          "change a regression, and that regression errs by {without_action[effect]:.2f} more (log error ratio, z "
          "{without_action[z]:.1f}) without the action. The reward gives the actor no gradient of its own: check the "
          "action's way into the reward head.", EPISODES, topic=_HEAD),
     # Healthy: within 1e-4 of finite differences.
-    *(Rule(_HEAD, "reward", f"gradient_to_{name}.slope", _within(2.0),
+    *(Rule(_HEAD, "reward", f"gradient_to_{name}.slope", (1.0 / 2.0, 2.0),
            f"The reward's gradient to {said} " "is {slope:.3g} times what its predictions change by: something between "
            "head and actor cuts or scales it (a detach, a hook).", topic=_HEAD)
       for name, said in (("z", "the latent"), ("action", "the action"))),
-    *(Rule(_SCALE, "reward", f"{source}.{figure}", _within(3.0),
+    *(Rule(_SCALE, "reward", f"{source}.{figure}", (1.0 / 3.0, 3.0),
            f"On {source.replace('_', ' ')} {_SHAPE_WRONG_SIZE}", needs, topic=_SCALE)
       for source, needs in (("fresh_episodes", EPISODES), ("replayed_transitions", REPLAY))
       for figure in ("size", "size_of_slope")),
     # Healthy: within 4%.
-    Rule(_SCALE, "reward", "stored_over_running_rms", _within(2.0),
+    Rule(_SCALE, "reward", "stored_over_running_rms", (1.0 / 2.0, 2.0),
          "The stored rewards are {value:.3g} times the size that the reward normaliser's moments say: rewards were "
          "scaled on one of the two ways, or the moments were changed. The head learns in a wrong unit.",
          REPLAY, topic=_SCALE),
     # Healthy: 0.8 and more.
-    Rule(_HEAD, "reward", "spread_over_real", _least(0.05),
+    Rule(_HEAD, "reward", "spread_over_real", (0.05, INF),
          "On replayed transitions the predicted reward varies by {value:.2g} of what the real one varies by: the actor "
          "has nothing to follow. `flowmbpo diagnose health` says more.", REPLAY, light=True),
 
     # Healthy: 0.73 at most (a fresh MLP, whose first step is 3.8 times as bad as standing still, because it rebuilds
     # the latent from nothing), mostly below 0.3.
-    Rule("dynamics-worse-than-trivial", "dynamics", "error_over_trivial", _most(1.5),
+    Rule("dynamics-worse-than-trivial", "dynamics", "error_over_trivial", (-INF, 1.5),
          "After {judged_steps} step(s) on real trajectories the dynamics' latent error is {value:.3g} times that of "
          "the better of two trivial predictors (standing still; the mean state). The actor learns in a world that does "
          "not exist: check actions, alignment and the velocity, or train the model longer.", EPISODES),
@@ -232,22 +217,22 @@ RULES: tuple[Rule, ...] = (
          "The dynamics' velocity is never negative and always sums to {total:.3g}: it ends in a softmax "
          "(SimNorm), though a displacement is signed and sums to 0 per group. " + _PLAIN_HEAD, topic=_SIMNORM),
     # Healthy: 1e-6.
-    Rule(_SIMNORM, "latents", "velocity.deviation", _most(1e-3),
+    Rule(_SIMNORM, "latents", "velocity.deviation", (-INF, 1e-3),
          "The dynamics' velocity is not what its linear head puts out (off by {value:.2%} of its size): something like "
          "SimNorm stands behind the head. " + _PLAIN_HEAD, topic=_SIMNORM),
     Rule(_SIMNORM, "latents", "error_with_simnorm_head.certain", NONE,
          "With a SimNorm behind its linear head the dynamics predicts better (log error ratio {effect:.2f}, z "
          "{z:.1f}): the velocity was trained with one. " + _PLAIN_HEAD, topic=_SIMNORM),
-    Rule(_SIMNORM, "latents", "equal_gain", _most(0.0),
+    Rule(_SIMNORM, "latents", "equal_gain", (-INF, 0.0),
          "Every imagined step adds {value:.3g} to the sum of every group of the latent: a velocity that ends in "
          "SimNorm does that. " + _PLAIN_HEAD, topic=_SIMNORM),
     # Sums and drifts are rounding until something adds to them; negative parts of unretracted tangent latents reach
     # 0.1, those of SimNorm velocities 0.3 in one step.
-    Rule("latents-leave-simplex", "latents", "largest_sum_error", _most(ROUNDING), _LEAVE, topic="walk"),
-    Rule("latents-leave-simplex", "latents", "largest_logit_drift", _most(ROUNDING), _LEAVE, topic="walk"),
-    Rule("latents-leave-simplex", "latents", "largest_negative_part", _most(0.5), _LEAVE, topic="walk"),
+    Rule("latents-leave-simplex", "latents", "largest_sum_error", (-INF, ROUNDING), _LEAVE, topic="walk"),
+    Rule("latents-leave-simplex", "latents", "largest_logit_drift", (-INF, ROUNDING), _LEAVE, topic="walk"),
+    Rule("latents-leave-simplex", "latents", "largest_negative_part", (-INF, 0.5), _LEAVE, topic="walk"),
     # Healthy: 4e-3 in episodes of one policy, 5e-2 in replay buffers.
-    Rule("latent-collapse", "latents", "spread_share", _least(1e-4),
+    Rule("latent-collapse", "latents", "spread_share", (1e-4, INF),
          "The encoder maps all states to nearly one latent: their variance is {value:.2g} of its mean square. Nothing "
          "downstream can tell states apart: check the encoder's last layer and the weight of the reward loss."),
 
@@ -257,48 +242,48 @@ RULES: tuple[Rule, ...] = (
            topic=f"encoder {topic}")
       for topic, figure, sound, needs, says in (
         ("gradient", "unreached", NONE, (), "no gradient of the model's loss reaches {value} tensors: {unreached}"),
-        ("gradient", "gradient_over_dynamics", _least(0.02), (), "its gradient is {value:.2g} of the dynamics'"),
-        ("gradient", "gradient_by_chain_rule", _least(0.5), (),
+        ("gradient", "gradient_over_dynamics", (0.02, INF), (), "its gradient is {value:.2g} of the dynamics'"),
+        ("gradient", "gradient_by_chain_rule", (0.5, INF), (),
          "its gradient is {value:.2g} of what its outputs' gradient makes of it"),
         ("memory", "optimiser_lacks_it", NONE, OPTIMISER, "the saved optimiser holds nothing of it"),
-        ("memory", "optimiser_steps_over_others", _least(0.5), OPTIMISER,
+        ("memory", "optimiser_steps_over_others", (0.5, INF), OPTIMISER,
          "the optimiser has stepped it {value:.2g} times as often as the rest of the model"),
-        ("memory", "optimiser_gradient_over_dynamics", _least(0.02), OPTIMISER,
+        ("memory", "optimiser_gradient_over_dynamics", (0.02, INF), OPTIMISER,
          "its gradients over the run were {value:.2g} of the dynamics'"),
         ("values", "tensors_as_constructed", NONE, (),
          "{value} tensors are still exactly as constructed: {tensors_as_constructed}"),
-        ("movement", "least_movement_over_dynamics", _least(0.02), ("initial",),
+        ("movement", "least_movement_over_dynamics", (0.02, INF), ("initial",),
          "{least_moved} has moved {value:.2g} as far as the dynamics' weights"))),
 
     # Healthy: other actions change a prediction by 0.14 to 1.2 of a step, and cost 0.17 (z 12) and more.
-    Rule("action-ignored", "action_columns", "ignored.response", _least(0.05), _IGNORED, EPISODES, topic="columns"),
-    *(Rule(_COLUMNS, "action_columns", f"{source}_rearranged.certain", _least(-BETTER),
+    Rule("action-ignored", "action_columns", "ignored.response", (0.05, INF), _IGNORED, EPISODES, topic="columns"),
+    *(Rule(_COLUMNS, "action_columns", f"{source}_rearranged.certain", (-BETTER, INF),
            f"On {said} the dynamics {_SWAPPED}", needs, topic="columns")
       for source, said, needs in (("explored", "explored real episodes", EPISODES),
                                   ("replay", "the replay buffer", REPLAY))),
-    Rule(_COLUMNS, "action_columns", "reward_rearranged_in_both.certain", _least(-REWARD_BETTER),
+    Rule(_COLUMNS, "action_columns", "reward_rearranged_in_both.certain", (-REWARD_BETTER, INF),
          f"On explored real episodes the reward head {_SWAPPED}", BOTH, topic="columns"),
-    Rule(_COLUMNS, "action_columns", "policy_rearranged.certain", _least(-POLICY_BETTER),
+    Rule(_COLUMNS, "action_columns", "policy_rearranged.certain", (-POLICY_BETTER, INF),
          f"On the replay buffer the policy {_SWAPPED}", REPLAY, topic="columns", when="policy_rearranged.follows"),
     # Healthy models are the worse for every exchange with latents, planted ones -0.15 and beyond.
-    Rule(_COLUMNS, "action_columns", "misplaced_input.certain", _least(-0.08),
+    Rule(_COLUMNS, "action_columns", "misplaced_input.certain", (-0.08, INF),
          f"On explored real episodes the dynamics {_SWAPPED}", EPISODES, topic="columns"),
-    Rule("action-ignored", "action_columns", "ignored.certain", _least(0.03), _IGNORED, EPISODES, topic="columns"),
+    Rule("action-ignored", "action_columns", "ignored.certain", (0.03, INF), _IGNORED, EPISODES, topic="columns"),
 
     *(rule for kind in ("action", "reward") for rule in (
         Rule(_OFF_BY_ONE, "alignment", f"replay_{kind}_alignment.vanished", NONE,
              f"No shift of the {kind}s in the replay buffer explains the observations beside them, though in fresh "
              f"episodes one does. {_STORE}", BOTH, topic="alignment"),
-        Rule(_OFF_BY_ONE, "alignment", f"replay_{kind}_alignment.gap", _most(0.2),
+        Rule(_OFF_BY_ONE, "alignment", f"replay_{kind}_alignment.gap", (-INF, 0.2),
              f"The {kind}s in the replay buffer {_SHIFTED}", BOTH, topic="alignment"))),
     Rule(_OFF_BY_ONE, "alignment", "shifted_parts.names", NONE,
          "The actions in {names} of the replay buffer " + _SHIFTED, BOTH, topic="alignment"),
-    Rule(_OFF_BY_ONE, "alignment", "disagreement.effect", _least(-0.25),
+    Rule(_OFF_BY_ONE, "alignment", "disagreement.effect", (-0.25, INF),
          "In the replay buffer the rewards of {late} stand {steps} step(s) later than those of {early}: a regression "
          "of the reward fitted on either explains the other's better when moved so (log error ratio {effect:.2f}, z "
          "{z:.1f}, at least). Check where transitions are stored, and train anew.", REPLAY, topic="alignment"),
     # Healthy models prefer shift 0, actions by 0.06 and rewards by 0.02.
-    *(Rule(_OFF_BY_ONE, "alignment", f"preference_{source}_{kind}.{figure}", _least(limit),
+    *(Rule(_OFF_BY_ONE, "alignment", f"preference_{source}_{kind}.{figure}", (limit, INF),
            f"On {said} the model agrees better with the {kind} {_PREFERS}", needs, topic="alignment")
       for source, said, kind, figure, limit, needs in (
           ("fresh", "fresh episodes", "action", "effect", -0.05, EPISODES),
@@ -309,18 +294,18 @@ RULES: tuple[Rule, ...] = (
     Rule(_NO_GRADIENT, "actor", "wrong_tensors", NONE,
          _ARRIVES + " Wrong in {wrong_tensors}. " + _CUT, light=True, topic="reach"),
     # Healthy: 2e-6; float64 leaves only the difference's own error.
-    Rule(_NO_GRADIENT, "actor", "gradient_mismatch", _most(0.01),
+    Rule(_NO_GRADIENT, "actor", "gradient_mismatch", (-INF, 0.01),
          f"{_ARRIVES} {_CUT}", light=True, topic="reach"),
     # Healthy: 1e-2 to 0.5 spreads of the return per unit of action, and a growth of 0.6 to 16 over the horizon.
     *(Rule(name, "actor", figure, sound, says, light=True, topic="size") for name, figure, sound, says in (
-        ("actor-gradient-explodes", "sensitivity", _most(1e2), _EXPLODES),
-        (_NO_GRADIENT, "sensitivity", _least(1e-7),
+        ("actor-gradient-explodes", "sensitivity", (-INF, 1e2), _EXPLODES),
+        (_NO_GRADIENT, "sensitivity", (1e-7, INF),
          "The imagined return does not depend on the actions: reward head, dynamics and critic give the actor no "
          "gradient at all. Look at the reward head first."),
-        ("actor-gradient-vanishes", "sensitivity", _least(1e-4),
+        ("actor-gradient-vanishes", "sensitivity", (1e-4, INF),
          "An action moves the imagined return by {value:.2g} of its spread over start states (healthy: 0.01 and more): "
          "the actor learns nothing. Look at the reward head, the dynamics and the critic."),
-        ("actor-gradient-explodes", "growth_through_horizon", _most(1e3), _EXPLODES))),
+        ("actor-gradient-explodes", "growth_through_horizon", (-INF, 1e3), _EXPLODES))),
     Rule(_NO_GRADIENT, "actor", "lost_tensors", NONE,
          "{value} of the actor's {trainable} tensors got a gradient in training and get none now: {lost_tensors}. "
          "Weights behind them are zero, or what they feed is cut off or saturated.", OPTIMISER),
@@ -335,23 +320,23 @@ RULES: tuple[Rule, ...] = (
              "without moments, or still at their initial values): {untrained_tensors}.", ("optimiser", "initial"),
              topic=f"{part} memory"))),
     # Healthy: 0.66 to 3.0.
-    Rule(_NO_GRADIENT, "actor", "saved_over_measured_gradient", _least(0.15),
+    Rule(_NO_GRADIENT, "actor", "saved_over_measured_gradient", (0.15, INF),
          "The gradients that the actor's optimiser remembers are {value:.2g} of those measured now at the same weights "
          "(healthy: 0.7 to 3): during training most of the gradient never arrived.", OPTIMISER, topic="actor memory"),
 
-    Rule(_DEAD, "critic", "spread_over_targets", _least(0.2),
+    Rule(_DEAD, "critic", "spread_over_targets", (0.2, INF),
          _HARDLY_VARIES + ": the critic hardly tells good states from bad ones. " + _LOOK, light=True,
          topic="value", state="flat"),
     # Healthy: up to 1.24.
-    Rule("critic-off", "critic", "rewards_accounted_for.low", _most(3.0),
+    Rule("critic-off", "critic", "rewards_accounted_for.low", (-INF, 3.0),
          _ACCOUNTS + ": it is many times what the rewards come to. Its weights are not those that were trained, or the "
          "reward's scale changed under it.", light=True, topic="value"),
-    Rule(_DEAD, "critic", "rewards_accounted_for.slope", _least(0.35),
+    Rule(_DEAD, "critic", "rewards_accounted_for.slope", (0.35, INF),
          _ACCOUNTS + ": the critic does not tell good states from bad ones. " + _LOOK, light=True, topic="value",
          state="unaccounted"),
-    Rule("critic-young", "critic", "rewards_accounted_for.slope", _least(0.35), f"{_ACCOUNTS}, {_YOUNG}",
+    Rule("critic-young", "critic", "rewards_accounted_for.slope", (0.35, INF), f"{_ACCOUNTS}, {_YOUNG}",
          severity="note", topic="value", state="young and unaccounted"),
-    Rule("critic-young", "critic", "spread_over_targets", _least(0.2), f"{_HARDLY_VARIES}, {_YOUNG}",
+    Rule("critic-young", "critic", "spread_over_targets", (0.2, INF), f"{_HARDLY_VARIES}, {_YOUNG}",
          severity="note", topic="value", state="young and flat"),
     Rule(_DEAD, "critic", "dead_members", NONE,
          "Of the critic's {members} members, {dead_members} (counted from 0) are dead: their values hardly vary over "
@@ -361,7 +346,7 @@ RULES: tuple[Rule, ...] = (
     Rule("critic-off", "critic", "offset_over_size", (-1.0, 1.0), _LEVEL, EPISODES, severity="note", topic="level"),
 
     # Healthy: 0.00, bang-bang policies included; output layer times 30: 0.06 to 1.00.
-    Rule("saturated-policy", "policy", "deeply_saturated_share", _most(0.1),
+    Rule("saturated-policy", "policy", "deeply_saturated_share", (-INF, 0.1),
          "{deeply_saturated_share:.0%} of all sampled actions lie beyond tanh(7) (healthy: 0%) and "
          "{saturated_share:.0%} beyond 0.99; the mean slope of the tanh is {tanh_slope:.2g}. " + _NO_SLOPE,
          light=True, topic="saturation"),
@@ -369,7 +354,7 @@ RULES: tuple[Rule, ...] = (
          "Action dimensions {lost_dimensions} (counted from 0) sit at the ends of their range: the slope of their tanh "
          "is {smallest_tanh_slope:.2g} on average (healthy: 0.02 and more). " + _NO_SLOPE,
          light=True, topic="saturation"),
-    Rule("policy-nearly-saturated", "policy", "saturated_share", _most(0.85),
+    Rule("policy-nearly-saturated", "policy", "saturated_share", (-INF, 0.85),
          "{value:.0%} of all sampled actions lie beyond 0.99: a bang-bang policy, or one about to get stuck.",
          severity="note", topic="saturation"),
 
@@ -377,9 +362,9 @@ RULES: tuple[Rule, ...] = (
     Rule("model-return-off", "imagined_return", "certain_gap", (-0.5, 0.5), _RETURN_OFF, EPISODES, severity="note",
          topic="return"),
 
-    Rule("episodes-end-early", "endings", "ended_early_share", _most(0.5),
+    Rule("episodes-end-early", "endings", "ended_early_share", (-INF, 0.5),
          _EARLY + "; whatever the losses say, it has not learnt the task.", EPISODES, when="grown"),
-    Rule("episodes-end-early", "endings", "ended_early_share", _most(0.5), _EARLY + ", and the run is young.",
+    Rule("episodes-end-early", "endings", "ended_early_share", (-INF, 0.5), _EARLY + ", and the run is young.",
          EPISODES, severity="note", when="young"),
     Rule("broken-episodes", "endings", "broken_episodes", NONE,
          "The simulator broke {value} of {episodes} episodes; they are cut before the broken step.", EPISODES,

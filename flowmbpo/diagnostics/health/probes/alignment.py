@@ -205,16 +205,12 @@ def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows)
 def stored_parts(replay: ReplayBuffer, generator: torch.Generator) -> list[dict[str, TransitionWindows]]:
     """Windows of some of the environments, and of each quarter of the stored time, by name; too few are left out."""
     order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
-    every = tuple(range(replay.num_envs))
     families = (
-        [(f"environment {env}", (env,), 0.0, 1.0) for env in sorted(order[:PARTS])],
-        [(f"quarter {k + 1}", every, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)],
+        [(f"environment {env}", (env,), (0.0, 1.0)) for env in sorted(order[:PARTS])],
+        [(f"quarter {k + 1}", range(replay.num_envs), (k / PERIODS, (k + 1) / PERIODS)) for k in range(PERIODS)],
     )
     parts = [
-        {
-            name: stored_windows(replay, envs, WIDTH, PART_ROWS, generator, oldest=oldest, newest=newest)
-            for name, envs, oldest, newest in family
-        }
+        {name: stored_windows(replay, envs, WIDTH, PART_ROWS, generator, ages) for name, envs, ages in family}
         for family in families
     ]
     return [{name: rows for name, rows in family.items() if enough(rows)} for family in parts]

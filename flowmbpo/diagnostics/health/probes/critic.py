@@ -232,14 +232,13 @@ def discounted_returns(subject: Subject, episodes: Episodes) -> tuple[Float[Tens
     agent = subject.agent
     last = episodes.length, torch.arange(len(episodes.length), device=episodes.length.device)
     s, context = subject.encode(episodes.obs[last], episodes.task)
-    share = (~episodes.terminated).double()
-    tail = agent.critic.value(agent.world_model.latent(s), context).double() * share
+    ongoing = (~episodes.terminated).double()
+    tail = agent.critic.value(agent.world_model.latent(s), context).double() * ongoing
     gamma = updates.discount(context, subject.config.training).double()
     reward = agent.learning_reward(episodes.reward).double()
-    returns, shares = torch.zeros_like(reward), torch.zeros_like(reward)
+    left = episodes.length - torch.arange(len(reward), device=gamma.device).unsqueeze(1)
+    returns = torch.zeros_like(reward)
     for t in reversed(range(len(reward))):
-        valid = episodes.valid[t]
-        tail = torch.where(valid, reward[t] + gamma * tail, tail)
-        share = torch.where(valid, gamma * share, share)
-        returns[t], shares[t] = tail, share
-    return returns, shares
+        tail = torch.where(left[t] > 0, reward[t] + gamma * tail, tail)
+        returns[t] = tail
+    return returns, ongoing * gamma ** left.clamp(min=0)

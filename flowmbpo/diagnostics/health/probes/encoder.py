@@ -54,11 +54,12 @@ def encoder_gradient(subject: Subject) -> Figures:
     named = {name: p for name, p in model.named_parameters() if p.numel()}
     learnt = [name for name, p in named.items() if p.requires_grad]
     outputs = [output for _, output in calls]
-    found: tuple[Tensor | None, ...] = ()
+    found: tuple[Tensor, ...] = ()
     if loss.requires_grad:
-        found = torch.autograd.grad(loss, [*(named[name] for name in learnt), *outputs], allow_unused=True)
+        wanted = [*(named[name] for name in learnt), *outputs]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     gradients, upstream = dict(zip(learnt, found, strict=False)), found[len(learnt) :]
-    reached = {name for name, g in gradients.items() if g is not None and bool(g.any())}
+    reached = {name for name, gradient in gradients.items() if bool(gradient.any())}
     norm, dynamics = _norm(gradients, PREFIX), _norm(gradients, "dynamics.")
     expected = _expected_norm(model.encoder, calls, upstream)
     return {
@@ -68,17 +69,15 @@ def encoder_gradient(subject: Subject) -> Figures:
     }
 
 
-def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor | None]) -> float:
+def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor]) -> float:
     """Norm of the sum over calls of J^T g, on copies of the weights: their hooks see nothing of it."""
     copies = {name: p.detach().clone().requires_grad_() for name, p in encoder.named_parameters()}
-    products = [
-        (torch.func.functional_call(encoder, copies, (inputs.detach(),)) * g).sum()
-        for (inputs, _), g in zip(calls, upstream, strict=False)
-        if g is not None
-    ]
-    if not products:
+    total = torch.zeros(())
+    for (inputs, _), g in zip(calls, upstream, strict=False):
+        total = total + (torch.func.functional_call(encoder, copies, (inputs.detach(),)) * g).sum()
+    if not total.requires_grad:
         return 0.0
-    found = torch.autograd.grad(torch.stack(products).sum(), list(copies.values()), allow_unused=True)
+    found = torch.autograd.grad(total, [*copies.values()], allow_unused=True, materialize_grads=True)
     return _norm(dict(zip(copies, found, strict=True)), "")
 
 
@@ -141,6 +140,5 @@ def movement(subject: Subject) -> Figures:
     return figures
 
 
-def _norm(tensors: Mapping[str, Tensor | None], prefix: str) -> float:
-    found = [x for name, x in tensors.items() if name.startswith(prefix) and x is not None]
-    return math.sqrt(sum(float(x.double().square().sum()) for x in found))
+def _norm(tensors: Mapping[str, Tensor], prefix: str) -> float:
+    return math.sqrt(sum(float(x.double().square().sum()) for name, x in tensors.items() if name.startswith(prefix)))

@@ -16,8 +16,7 @@ from flowmbpo.models.agent import Agent, build_meta_agent
 
 STATES = 256
 STEPS = 8
-LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a larger weight is infinite, and with it
-# every gradient norm and weight decay
+LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a larger weight is infinite
 
 
 def measure_weights(subject: Subject) -> Figures:
@@ -152,11 +151,11 @@ def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]
     norms = {name: _gradient_norm(state, groups[0]["betas"][1]) for name, state in moments.items()}
     gradients = {name: norm for name, norm in norms.items() if norm > 0.0}
     listed = names[: sum(len(group["params"]) for group in groups)]
-    start = {} if subject.initial is None else dict(getattr(subject.initial(), part).named_parameters())
-    # A wrapped module has other names; what has no counterpart is not compared.
-    initial = [name for name in names if name in start and torch.equal(start[name].detach().to(now[name]), now[name])]
     trained = subject.origin.epoch > 0
-    untrained = sorted({*(set(listed) - gradients.keys()), *initial}) if trained else []
+    start = dict(getattr(subject.initial(), part).named_parameters()) if trained and subject.initial else {}
+    # A wrapped module has other names; what has no counterpart is not compared.
+    initial = {name for name in names if name in start and torch.equal(start[name].detach().to(now[name]), now[name])}
+    untrained = sorted((set(listed) - gradients.keys()) | initial) if trained else []
     unlisted = len(names) - len(listed) if trained and subject.optimisers is not None else 0
     figures: Figures = {
         "trainable": len(names),
