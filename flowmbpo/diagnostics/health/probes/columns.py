@@ -1,8 +1,7 @@
 """Whether dynamics, reward head and policy have the action's columns in the order in which the environment has them.
 
-Real transitions are predicted once with the actions as taken and once with columns exchanged, with one's sign
-turned, or with the dynamics' inputs in another order. Where another arrangement predicts better, the columns are
-mixed up somewhere between environment, buffer and network.
+Where real transitions are predicted better with columns exchanged, with one's sign turned, or with the dynamics' inputs
+in another order, the columns are mixed up somewhere between environment, buffer and network.
 
 Letters: B rows, A action.
 """
@@ -164,10 +163,9 @@ def _reward_error(subject: Subject, rows: TransitionWindows) -> Error:
 def compare_policy_columns(subject: Subject, replay: ReplayBuffer) -> Figures | None:
     """Deterministic actions against stored ones, in the newest rows. None where these are too few.
 
-    The newest rows were acted by nearly these weights: the policy's own actions in those states are like the stored
-    ones, unless its columns have changed places since. `follows` says whether the policy, as rearranged, is nearer to
-    the stored actions than no action at all, or nearer to those of a state than to those of others: random actions
-    are no policy's, and say nothing about columns.
+    The newest rows were acted by nearly these weights. `follows` says whether the policy, as rearranged, is nearer to
+    the stored actions than no action at all, or nearer to those of a state than to those of others: random actions say
+    nothing about columns.
     """
     generator = subject.generator("policy columns")
     rows = newest_windows(replay, POLICY_ROWS, generator)
@@ -188,9 +186,9 @@ def compare_policy_columns(subject: Subject, replay: ReplayBuffer) -> Figures | 
 def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | None:
     """The exchange of an action's column with another at the dynamics' input that predicts best, and how well.
 
-    Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a
-    tenth of all exchanges do half as much: then the model is broken in another way, and anything helps it.
-    None where the network begins with no linear layer that could have its columns in another order.
+    Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a tenth of all
+    do half as much: then the model is broken in another way, and anything helps it. None where the network begins with
+    no linear layer that could have its columns in another order.
     """
     dynamics = subject.agent.world_model.dynamics
     linear = next((part for part in dynamics.modules() if isinstance(part, nn.Linear)), None)
@@ -198,23 +196,20 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
     if linear is None or linear.in_features < dims.latent_dim + dims.task_dim + dims.action_dim:
         return None
 
-    def search(rows: TransitionWindows) -> Callable[[list[int]], Paired]:
-        """Errors with the layer's inputs in some order against those as they are."""
+    def compare(rows: TransitionWindows, orders: dict[str, list[int]]) -> dict[str, Paired]:
+        """Errors with the layer's inputs in these orders against those as they are."""
         error, action = OneStep.of(subject, rows).error, rows.action[0]
-        as_is = error(action)
+        as_is, found = error(action), {}
+        for name, order in orders.items():
+            with linear.register_forward_pre_hook(lambda module, inputs, order=order: (inputs[0][..., order],)):
+                found[name] = compare_errors(as_is, error(action), rows.block)
+        return found
 
-        def compare(order: list[int]) -> Paired:
-            with linear.register_forward_pre_hook(lambda module, inputs: (inputs[0][..., order],)):
-                return compare_errors(as_is, error(action), rows.block)
-
-        return compare
-
-    compare = search(rows.first(SEARCH_ROWS))
     orders = _input_orders(dims, linear.in_features)
-    effects = {name: compare(order).effect for name, order in orders.items()}
+    effects = {name: paired.effect for name, paired in compare(rows.first(SEARCH_ROWS), orders).items()}
     best = min(effects, key=lambda name: effects[name])
     alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
-    paired = search(rows)(orders[best])
+    paired = compare(rows, {best: orders[best]})[best]
     whole_block = best.startswith(BLOCK_MOVED)
     doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)
     return _reached(best, replace(paired, effect=0.0, z=0.0) if doubtful else paired)

@@ -126,9 +126,9 @@ def accounted_rewards(
     """The least-squares slope of V - B on R over start states (1 where the value fits), and what is left of V - T.
 
     V is the mean of the members: each is regressed on T, and their minimum lies below it wherever they differ.
-    `standard_error` is the slope's (White 1980: errors may differ in size); the start states are independent draws;
-    `low` and `high` are two of them from it. `residual` and `spread` are the standard deviations of V - T and of V
-    over that of T, and `target_spread` that of T over the RMS of R. nan where R (or T) is the same in all states.
+    `standard_error` is the slope's (White 1980: errors may differ in size); `low` and `high` are two of them from it.
+    `residual` and `spread` are the standard deviations of V - T and of V over that of T, and `target_spread` that of T
+    over the RMS of R. nan where R (or T) is the same in all states.
     """
     value, target, reward = values.double().mean(0), targets.double(), rewards.double()
     centred = reward - reward.mean()
@@ -153,9 +153,8 @@ def accounted_rewards(
 
 def dead_members(spreads: Float[Tensor, " M"], slopes: Float[Tensor, " M"]) -> list[int]:
     """Members that do not vary, or pass no gradient to the latent, while others do."""
-    if bool((slopes == 0.0).all()) and bool((spreads > 0.0).any()):
-        return list(range(len(slopes)))
-    dead = (spreads < SMALLEST_MEMBER * spreads.max()) | (slopes < SMALLEST_MEMBER_GRADIENT * slopes.max())
+    flat = (slopes <= SMALLEST_MEMBER_GRADIENT * slopes.max()) & (spreads.max() > 0.0)
+    dead = (spreads < SMALLEST_MEMBER * spreads.max()) | flat
     return [int(member) for member in dead.nonzero()]
 
 

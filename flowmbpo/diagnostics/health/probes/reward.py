@@ -5,7 +5,6 @@ Letters: B rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -83,12 +82,10 @@ def _predicted(subject: Subject, rows: TransitionWindows | Batch, action: Tensor
 def fit_rewards(real: Float[Tensor, " B"], predicted: Float[Tensor, " B"], reference: Float[Tensor, " B"]) -> Figures:
     """Predicted against real rewards. Ratios are predicted over real; `cosine` is the correlation about 0.
 
-    `slope` is that of the least-squares line of predicted on real. `reference_r2` is the share of the
-    rewards' variance that a regression on (observation, action) explains on held-out rows: what a head
-    could know at least. Constant rewards or predictions leave ratios and correlations at 0.
-
-    `slope_over_reference` is None where that regression knows too little, `size` and `size_of_slope` (the RMS
-    ratio and the slope) where the predictions have not the shape of the rewards.
+    `slope` is that of the least-squares line of predicted on real. `reference_r2` is the share of the rewards' variance
+    that a regression explains on held-out rows: what a head could know at least. Constant rewards or predictions leave
+    ratios and correlations at 0. `slope_over_reference` is None where that regression knows too little, `size` and
+    `size_of_slope` (the RMS ratio and the slope) where the predictions have not the shape of the rewards.
     """
     real, predicted, reference = real.double(), predicted.double(), reference.double()
     dr, dp = real - real.mean(), predicted - predicted.mean()
@@ -145,32 +142,29 @@ def share_of_action(
 
 
 def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: torch.Generator) -> Figures:
-    """Autograd's directional derivatives of the reward against central differences along the same directions.
+    """Autograd's directional derivatives of the reward, in z and in the action, against central differences.
 
-    In z and in the action, along the differences between random rows of the data: `slope` is that of autograd on
-    differences: 1 where they agree, None where predictions do not change.
+    Along the differences between random rows of the data. `slope` is that of autograd on differences: 1 where they
+    agree, None where predictions do not change.
     """
-    model, action = subject.agent.world_model, rows.action[0]
+    model = subject.agent.world_model
     state, context = subject.encode(rows.obs[0], rows.task)
-    z = model.latent(state)
+    at = {"z": model.latent(state), "action": rows.action[0]}
     other = rows.shuffled(generator)
-    at_z, at_action = z.clone().requires_grad_(), action.clone().requires_grad_()
-    total = model.reward(at_z, at_action, context).sum()
-    gradients: Sequence[Tensor | None] = (None, None)
+    leaves = {name: x.clone().requires_grad_() for name, x in at.items()}
+    total = model.reward(*leaves.values(), context).sum()
+    gradients = tuple(torch.zeros_like(x) for x in leaves.values())
     if total.requires_grad:
-        gradients = torch.autograd.grad(total, [at_z, at_action], allow_unused=True)
-    still_z, still = torch.zeros_like(z), torch.zeros_like(action)
-    moves = (("z", z[other] - z, still), ("action", still_z, action[other] - action))
+        gradients = torch.autograd.grad(total, [*leaves.values()], allow_unused=True, materialize_grads=True)
     figures: Figures = {}
-    for (name, dz, da), gradient in zip(moves, gradients, strict=True):
+    for (name, x), gradient in zip(at.items(), gradients, strict=True):
+        ahead = x[other] - x
         with torch.no_grad():  # values for the differences alone
-            plus, minus = (model.reward(z + h * dz, action + h * da, context) for h in (STEP, -STEP))
+            plus, minus = (model.reward(*(at | {name: x + h * ahead}).values(), context) for h in (STEP, -STEP))
         difference = (plus - minus).double() / (2.0 * STEP)
-        ahead = dz if name == "z" else da
-        along = torch.zeros_like(difference) if gradient is None else (gradient * ahead).double().sum(-1)
         # Above rounding; a nan is.
         tells = not float(difference.square().mean().sqrt()) <= 1e-5 * float(plus.abs().amax()) / STEP
-        slope = ratio(float(along @ difference), float(difference @ difference))
+        slope = ratio(float((gradient * ahead).double().sum(-1) @ difference), float(difference @ difference))
         figures[f"gradient_to_{name}"] = {"slope": slope if tells else None}
     return figures
 

@@ -13,6 +13,7 @@ from flowmbpo.diagnostics.health.probes import Figures, in_words
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import Agent, build_meta_agent
+from flowmbpo.training.imagination import imagine
 
 STATES = 256
 STEPS = 8
@@ -83,21 +84,11 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
         obs = torch.randn(STATES, agent.spec.obs_dim, generator=generator, device=generator.device)
         task = torch.arange(STATES, device=generator.device) % len(agent.spec.tasks)
     state, context = subject.encode(obs, task)
-    counts: dict[str, int] = {}
-
-    def look(name: str, output: Tensor) -> None:
-        counts[name] = max(counts.get(name, 0), int(_nonfinite(output.flatten(1)).any(1).sum()))
-
-    look("encoder", state)
-    for _ in range(STEPS):
-        z = agent.world_model.latent(state)
-        action = agent.actor(z, context, generator)
-        look("actor", action)
-        look("reward head", agent.world_model.reward(z, action, context).unsqueeze(-1))
-        look("critic", agent.critic(z, context).T)
-        state = agent.world_model.next(state, action, context, generator)
-        look("dynamics", state)
-    return {name: count for name, count in counts.items() if count}
+    path = imagine(agent.world_model, agent.actor, state, context, horizon=STEPS, generator=generator)
+    values = agent.critic(path.z[:-1].flatten(0, 1), context.repeat(STEPS)).unflatten(-1, (STEPS, -1))
+    outputs = {"encoder": state.unsqueeze(0), "actor": path.actions, "reward head": path.rewards.unsqueeze(-1)}
+    outputs |= {"critic": values.movedim(0, -1), "dynamics": path.z[1:]}  # each [steps, states, width]
+    return _count(outputs.items(), lambda x: _nonfinite(x).any(0).any(-1))
 
 
 def require_finite(subject: Subject) -> None:
@@ -134,10 +125,9 @@ def saved_moments(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, M
 def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]]:
     """Which trainable tensors of `agent.part` show no training, by themselves and by the saved optimiser of that name.
 
-    `frozen_tensors` should learn by the config, and are set not to. `untrained_tensors` have no moments, no steps, or
-    moments (either of the two) of exactly zero, or hold the very values that the run began with; `untrained` counts
-    those that the optimiser does not know too. `learning_rate_zero`: no schedule comes down to that
-    (`training.final_lr` is positive). Epoch 0 misses nothing.
+    `untrained_tensors` have no moments, no steps, or moments (either of the two) of exactly zero, or hold the very
+    values that the run began with; `untrained` counts those that the optimiser does not know too. No schedule comes
+    down to a `learning_rate_zero` (`training.final_lr` is positive). Epoch 0 misses nothing.
 
     Beside the figures, by tensor, the typical norm of its last gradients (after clipping): the root of Adam's second
     moments summed over its entries.
