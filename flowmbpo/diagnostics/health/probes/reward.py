@@ -151,8 +151,12 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
     state, context = subject.encode(rows.obs[0], rows.task)
     at = {"z": model.latent(state), "action": rows.action[0]}
     other = rows.shuffled(generator)
+
+    def predicted(at: dict[str, Tensor]) -> Float[Tensor, " B"]:
+        return model.reward(at["z"], at["action"], context)
+
     leaves = {name: x.clone().requires_grad_() for name, x in at.items()}
-    total = model.reward(*leaves.values(), context).sum()
+    total = predicted(leaves).sum()
     gradients = tuple(torch.zeros_like(x) for x in leaves.values())
     if total.requires_grad:
         gradients = torch.autograd.grad(total, [*leaves.values()], allow_unused=True, materialize_grads=True)
@@ -160,7 +164,7 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
     for (name, x), gradient in zip(at.items(), gradients, strict=True):
         ahead = x[other] - x
         with torch.no_grad():  # values for the differences alone
-            plus, minus = (model.reward(*(at | {name: x + h * ahead}).values(), context) for h in (STEP, -STEP))
+            plus, minus = (predicted({**at, name: x + h * ahead}) for h in (STEP, -STEP))
         difference = (plus - minus).double() / (2.0 * STEP)
         # Above rounding; a nan is.
         tells = not float(difference.square().mean().sqrt()) <= 1e-5 * float(plus.abs().amax()) / STEP
