@@ -7,8 +7,9 @@ F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +32,7 @@ WEIGHT_STD = 1.5
 FURTHEST = 6.0  # standard deviations: a row out there is met as the nearest one that is known
 PENALTIES = tuple(10.0**power for power in range(-7, 1))
 
+Option = TypeVar("Option", bound=Hashable)
 Regression = Callable[[Float[Tensor, "B I"]], Float[Tensor, "B Q"]]
 
 
@@ -203,6 +205,11 @@ def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], bl
     spread = float(means.std()) if n > 1 else 0.0
     z = float(means.mean()) / (spread / math.sqrt(n)) if spread > 0.0 else 0.0
     return Paired(float(ratio.mean()), z, n)
+
+
+def best_of(compared: Mapping[Option, Paired]) -> Option:
+    """The option whose errors are smallest."""
+    return min(compared, key=lambda option: compared[option].effect)
 
 
 def obs_changes(before: Float[Tensor, "B O"], after: Float[Tensor, "B O"]) -> Float[Tensor, "B Q"]:

@@ -11,7 +11,6 @@ Letters: B rows, I inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import permutations, product
 
 import torch
@@ -23,6 +22,7 @@ from flowmbpo.diagnostics.health.experience import (
     OneStep,
     Paired,
     TransitionWindows,
+    best_of,
     compare_errors,
     fit_regression,
     fresh_windows,
@@ -57,34 +57,27 @@ DENIED = 0.25  # by so much fresh rewards are explained worse by the shift that 
 DISAGREE = (0.25, 3.5)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """How much worse (log ratio of squared errors, and z) each shift explains the same rows than shift 0."""
+Profile = dict[int, Paired]
+"""How much worse (log ratio of squared errors, and z) each shift explains the same rows than shift 0."""
 
-    shifts: dict[int, Paired]
 
-    @classmethod
-    def of(cls, error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor, " B"]) -> Profile:
-        """The profile of `error(shift)`, the squared error of every row."""
-        baseline = error(0)
-        return cls({shift: compare_errors(baseline, error(shift), block) for shift in SHIFTS})
+def make_profile(error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor, " B"]) -> Profile:
+    """The profile of `error(shift)`, the squared error of every row."""
+    baseline = error(0)
+    return {shift: compare_errors(baseline, error(shift), block) for shift in SHIFTS}
 
-    @property
-    def depth(self) -> float:
-        """Log error ratio of the worst to the best shift."""
-        effects = [paired.effect for paired in self.shifts.values()]
-        return max(effects) - min(effects)
 
-    @property
-    def best(self) -> int:
-        """The shift that explains best."""
-        return min(self.shifts, key=lambda shift: self.shifts[shift].effect)
+def depth(profile: Profile) -> float:
+    """Log error ratio of the worst to the best shift."""
+    effects = [paired.effect for paired in profile.values()]
+    return max(effects) - min(effects)
 
-    def similarity(self, other: Profile, shift: int) -> float:
-        """Correlation of this profile with `other` moved by `shift`: 1 where this is `other` misaligned by it."""
-        here = [k for k in self.shifts if k + shift in other.shifts]
-        pair = [[self.shifts[k].effect for k in here], [other.shifts[k + shift].effect for k in here]]
-        return float(torch.corrcoef(torch.tensor(pair, dtype=torch.float64))[0, 1])
+
+def similarity(stored: Profile, fresh: Profile, shift: int) -> float:
+    """Correlation of a profile with another one moved by `shift`: 1 where the first is the other misaligned by it."""
+    here = [k for k in stored if k + shift in fresh]
+    pair = [[stored[k].effect for k in here], [fresh[k + shift].effect for k in here]]
+    return float(torch.corrcoef(torch.tensor(pair, dtype=torch.float64))[0, 1])
 
 
 @torch.no_grad()  # errors are measured, nothing is learnt
@@ -117,7 +110,7 @@ def measure_alignment(subject: Subject) -> Figures:
             figures[f"preference_replay_{kind}"] = _preference(stored[f"model_{kind}"])
     if fresh and stored:
         preference = figures["preference_replay_reward"]
-        contradicted = fresh["model_reward"].shifts[preference["shift"]].worse(DENIED, Z)
+        contradicted = fresh["model_reward"][preference["shift"]].worse(DENIED, Z)
         preference["effect_denied_by_fresh"] = preference["effect"] if contradicted else None
     return figures
 
@@ -143,7 +136,7 @@ def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
         "model_action": lambda shift: step.error(rows.action[REACH + shift]),
         "model_reward": lambda shift: (predicted - rows.reward[REACH + shift]).square(),
     }
-    return {name: Profile.of(error, rows.block) for name, error in errors.items()}
+    return {name: make_profile(error, rows.block) for name, error in errors.items()}
 
 
 def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
@@ -153,19 +146,18 @@ def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
     `vanished` that it is flat where the fresh one is not. Nothing is said where the fresh one is flat: then no
     shift could be told from another.
     """
-    if fresh.depth < DEEP or not any(abs(paired.z) >= Z for paired in fresh.shifts.values()):
+    if depth(fresh) < DEEP or not any(abs(paired.z) >= Z for paired in fresh.values()):
         return {"judged": "no: fresh experience does not tell the shifts apart"}
-    similarity = {shift: stored.similarity(fresh, shift) for shift in CANDIDATES}
-    shift = max(similarity, key=lambda k: similarity[k])
-    unshifted = stored.similarity(fresh, 0)
+    alike = {shift: similarity(stored, fresh, shift) for shift in (0, *CANDIDATES)}
+    shift = max(CANDIDATES, key=lambda k: alike[k])
     return {
         "shift": shift,
         "steps": abs(shift),
         "direction": "late" if shift < 0 else "early",
-        "similarity": similarity[shift],
-        "similarity_unshifted": unshifted,
-        "gap": similarity[shift] - unshifted if similarity[shift] >= SIMILAR else None,
-        "vanished": stored.depth < VANISHED * fresh.depth and stored.depth < VANISHED_DEPTH,
+        "similarity": alike[shift],
+        "similarity_unshifted": alike[0],
+        "gap": alike[shift] - alike[0] if alike[shift] >= SIMILAR else None,
+        "vanished": depth(stored) < VANISHED * depth(fresh) and depth(stored) < VANISHED_DEPTH,
     }
 
 
@@ -173,14 +165,14 @@ def denied(stored: Profile, judged: Figures) -> Figures:
     """No gap where the shift that would mend the actions explains the stored rows worse than none: it mends nothing."""
     if "shift" not in judged:
         return {}
-    mended = stored.shifts[-judged["shift"]]
+    mended = stored[-judged["shift"]]
     return {"gap": None} if mended.effect > 0.0 and mended.z >= Z else {}
 
 
 def _preference(profile: Profile) -> Figures:
     """The shift that the model predicts best with, and its log error ratio: 0 where that may be chance."""
-    best = profile.best
-    effect, z = profile.shifts[best].effect, profile.shifts[best].z
+    best = best_of(profile)
+    effect, z = profile[best].effect, profile[best].z
     direction = "later" if best > 0 else "before"
     return {"shift": best, "steps": abs(best), "direction": direction, "effect": effect if z <= -Z else 0.0, "z": z}
 
@@ -196,7 +188,7 @@ def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows)
         profile = _action_profile(rows)
         judged = compare_profiles(profile, reference)
         # Few rows of a noisy task can look like anything: here the shift must stand out by itself as well.
-        stands_out = profile.shifts[profile.best].better(PART_PREFERS, Z)
+        stands_out = profile[best_of(profile)].better(PART_PREFERS, Z)
         if stands_out and judged.get("similarity", 0.0) >= PART_SIMILAR and judged["gap"] >= PART_GAP:
             shifted[name] = judged
     return shifted
@@ -224,7 +216,7 @@ def _action_profile(rows: TransitionWindows) -> Profile:
         inputs = torch.cat([rows.obs[REACH], rows.action[REACH + shift]], dim=-1)
         return (fit_regression(inputs, change)(inputs) - change).square().mean(-1)
 
-    return Profile.of(error, rows.block)
+    return make_profile(error, rows.block)
 
 
 def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
@@ -243,13 +235,13 @@ def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
         """Errors with the rewards of every shift against those with the rewards as stored."""
         rows = parts[part]
         predicted = models[source](inputs(rows)).squeeze(-1)
-        return Profile.of(lambda shift: (predicted - rows.reward[REACH + shift]).square(), rows.block)
+        return make_profile(lambda shift: (predicted - rows.reward[REACH + shift]).square(), rows.block)
 
     models = {
         name: fit_regression(inputs(rows), rows.reward[REACH].unsqueeze(-1), REWARD_FEATURES)
         for name, rows in parts.items()
     }
-    evidence = {pair: asked(*pair).shifts for pair in permutations(parts, 2)}
+    evidence = {pair: asked(*pair) for pair in permutations(parts, 2)}
     found: list[tuple[float, Figures]] = []
     for (early, late), steps in product(evidence, (1, 2)):
         both = evidence[early, late][steps], evidence[late, early][-steps]

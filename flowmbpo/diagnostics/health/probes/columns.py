@@ -22,6 +22,7 @@ from flowmbpo.diagnostics.health.experience import (
     OneStep,
     Paired,
     TransitionWindows,
+    best_of,
     compare_errors,
     fresh_windows,
     newest_windows,
@@ -136,12 +137,12 @@ def improve(
     here: Columns = tuple(range(action.shape[-1]))
     baseline = first = error(action)
     for _ in range(2 * len(here)):
-        tried = [(option, error(_arranged(action, option))) for option in _neighbours(here)]
-        compared = [(compare_errors(baseline, errors, block), option, errors) for option, errors in tried]
-        paired, option, errors = min(compared, key=lambda each: each[0].effect)
-        if not paired.better(effect, Z):
+        errors = {option: error(_arranged(action, option)) for option in _neighbours(here)}
+        compared = {option: compare_errors(baseline, errors[option], block) for option in errors}
+        best = best_of(compared)
+        if not compared[best].better(effect, Z):
             break
-        here, baseline = option, errors
+        here, baseline = best, errors[best]
     words = ", ".join(str(i) if i >= 0 else f"-{~i}" for i in here)
     return here, _reached(f"[{words}]", compare_errors(first, baseline, block))
 
@@ -206,9 +207,9 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
         return found
 
     orders = _input_orders(dims, linear.in_features)
-    effects = {name: paired.effect for name, paired in compare(rows.first(SEARCH_ROWS), orders).items()}
-    best = min(effects, key=lambda name: effects[name])
-    alike = sum(effect <= 0.5 * effects[best] for effect in effects.values())
+    tried = compare(rows.first(SEARCH_ROWS), orders)
+    best = best_of(tried)
+    alike = sum(paired.effect <= 0.5 * tried[best].effect for paired in tried.values())
     paired = compare(rows, {best: orders[best]})[best]
     whole_block = best.startswith(BLOCK_MOVED)
     doubtful = paired.effect > -BLOCK_REPAIRED if whole_block else alike > max(1, len(orders) // 10)

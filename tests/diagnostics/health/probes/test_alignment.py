@@ -3,17 +3,24 @@
 import pytest
 import torch
 
-from flowmbpo.diagnostics.health.experience import Paired, TransitionWindows, fresh_windows, sampled_windows
+from flowmbpo.diagnostics.health.experience import (
+    Paired,
+    TransitionWindows,
+    best_of,
+    fresh_windows,
+    sampled_windows,
+)
 from flowmbpo.diagnostics.health.probes.alignment import (
     CANDIDATES,
     REACH,
     SHIFTS,
     WIDTH,
-    Profile,
     Z,
     compare_profiles,
     denied,
+    depth,
     find_disagreement,
+    make_profile,
     profiles,
     shifted_parts,
     stored_parts,
@@ -21,7 +28,7 @@ from flowmbpo.diagnostics.health.probes.alignment import (
 
 
 def profile_of(*effects, z=20.0):
-    return Profile({shift: Paired(effect, z, 100) for shift, effect in zip(SHIFTS, effects, strict=True)})
+    return {shift: Paired(effect, z, 100) for shift, effect in zip(SHIFTS, effects, strict=True)}
 
 
 SHARP = profile_of(5.0, 4.0, 3.0, 0.0, 2.0, 3.0, 4.5)
@@ -30,8 +37,7 @@ BETRAYED = profile_of(9.0, 8.0, 0.0, 0.0, 7.0, 8.0, 9.0)  # a reward of the next
 
 def moved(profile, by):
     """What a buffer shows whose rows stand `-by` steps late; what lies beyond the window is as its end."""
-    last = {shift: profile.shifts[max(-REACH, min(REACH, shift + by))] for shift in SHIFTS}
-    return Profile(last)
+    return {shift: profile[max(-REACH, min(REACH, shift + by))] for shift in SHIFTS}
 
 
 @pytest.mark.parametrize("reference", [SHARP, BETRAYED])
@@ -45,7 +51,7 @@ def test_a_moved_profile_is_recognised_with_its_shift(reference, by):
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_a_profile_of_another_depth_is_still_the_same(reference, scale):
     """Older experience is explained less well than today's, by every shift alike."""
-    stored = Profile({shift: Paired(scale * p.effect, p.z, p.n) for shift, p in reference.shifts.items()})
+    stored = {shift: Paired(scale * p.effect, p.z, p.n) for shift, p in reference.items()}
     judged = compare_profiles(stored, reference)
     assert judged["similarity_unshifted"] == pytest.approx(1.0)
     assert not judged["vanished"] and (judged["gap"] is None or judged["gap"] < 0.2)
@@ -73,18 +79,18 @@ def test_nothing_is_judged_by_a_fresh_profile_that_is_flat_or_chance():
 
 def test_errors_make_the_profile():
     errors = {shift: torch.full((60,), 1.0 + abs(shift)) for shift in SHIFTS}
-    profile = Profile.of(lambda shift: errors[shift], torch.arange(60) // 2)
-    assert profile.shifts[0].effect == 0.0
-    assert profile.depth == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-3)
-    assert profile.best == 0
+    profile = make_profile(lambda shift: errors[shift], torch.arange(60) // 2)
+    assert profile[0].effect == 0.0
+    assert depth(profile) == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-3)
+    assert best_of(profile) == 0
 
 
 def test_a_shift_that_is_better_by_a_little_is_not_preferred():
     """Beyond doubt, and of no matter."""
     rows = torch.rand(400, generator=torch.Generator().manual_seed(0)) + 1.0
-    profile = Profile.of(lambda shift: rows * (1.0 - 0.01 * (shift == 1)), torch.arange(400))
-    assert not profile.shifts[1].better(0.05, Z)
-    assert profile.best == 1 and profile.shifts[1].better(0.001, Z)
+    profile = make_profile(lambda shift: rows * (1.0 - 0.01 * (shift == 1)), torch.arange(400))
+    assert not profile[1].better(0.05, Z)
+    assert best_of(profile) == 1 and profile[1].better(0.001, Z)
 
 
 def test_the_regression_knows_where_the_actions_belong(sound):
@@ -94,7 +100,7 @@ def test_the_regression_knows_where_the_actions_belong(sound):
     )
     found = profiles(subject, rows)
     for name in ("action", "model_action"):
-        assert min(p.effect for shift, p in found[name].shifts.items() if shift) > 0.5, name
+        assert min(p.effect for shift, p in found[name].items() if shift) > 0.5, name
 
 
 def test_a_sound_buffer_is_aligned(sound_health):
@@ -147,7 +153,7 @@ def test_a_model_that_prefers_shifted_actions_is_found_without_a_buffer(load_sma
 
     monkeypatch.setattr(model, "next", late)
     found = profiles(subject, rows)["model_action"]
-    assert found.best == -1 and found.shifts[-1].better(0.05, Z)
+    assert best_of(found) == -1 and found[-1].better(0.05, Z)
 
 
 def test_windows_of_a_buffer_are_enough_for_its_profile(sound):
