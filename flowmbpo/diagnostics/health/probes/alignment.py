@@ -142,9 +142,8 @@ def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
 def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
     """How the stored profile lies against the fresh one: most like it moved by `shift` (never 0), or as it is.
 
-    `gap` says by how much that similarity exceeds the unshifted one, None where it is not similar at all;
-    `vanished` that it is flat where the fresh one is not. Nothing is said where the fresh one is flat: then no
-    shift could be told from another.
+    `gap` says by how much that similarity exceeds the unshifted one, None where it is not similar at all; `vanished`
+    that it is flat where the fresh one is not. Nothing is said where the fresh one is flat.
     """
     if depth(fresh) < DEEP or not any(abs(paired.z) >= Z for paired in fresh.values()):
         return {"judged": "no: fresh experience does not tell the shifts apart"}
@@ -178,10 +177,7 @@ def _preference(profile: Profile) -> Figures:
 
 
 def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows) -> dict[str, Figures]:
-    """Those parts of the replay buffer whose actions are misaligned, by name.
-
-    Some hundred transitions of a noisy task are not enough to tell.
-    """
+    """Those parts of the replay buffer whose actions are misaligned, by name."""
     reference = _action_profile(fresh.first(PART_ROWS))
     shifted = {}
     for name, rows in parts.items():
@@ -222,10 +218,10 @@ def _action_profile(rows: TransitionWindows) -> Profile:
 def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
     """Whether the rewards of one part of a replay buffer stand as those of another do: the clearest disagreement.
 
-    A regression of reward[t] on (obs[t], action[t], obs[t+1]) is fitted in one part and asked in another, for
-    every shift k, how well it explains reward[t+k] there. Where some environments, or some time, had their rewards
-    stored a row off, the parts contradict each other, and in opposite directions. `effect` and `z` are the weaker
-    evidence of the two. None where all agree or none is sure.
+    A regression of reward[t] on (obs[t], action[t], obs[t+1]) is fitted in one part and asked in another how well it
+    explains reward[t+k] there. Where some environments, or some time, had their rewards stored a row off, the parts
+    contradict each other, and in opposite directions. `effect` and `z` are the weaker evidence of the two. None where
+    all agree or none is sure.
     """
 
     def inputs(rows: TransitionWindows) -> Float[Tensor, "B I"]:

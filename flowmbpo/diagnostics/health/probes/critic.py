@@ -161,8 +161,8 @@ def dead_members(spreads: Float[Tensor, " M"], slopes: Float[Tensor, " M"]) -> l
 def output_travel(subject: Subject) -> float | None:
     """RMS change of the critic's output weights, over the farthest that Adam can have taken them (updates x rate).
 
-    Close to 1 in a young critic, whose every step still goes the same way; it falls once the critic has arrived.
-    None where it is not known: no epochs behind it, or initial weights that are neither zero nor at hand.
+    Close to 1 in a young critic, whose every step goes the same way. None where it is not known: no epochs behind it,
+    or initial weights that are neither zero nor at hand.
     """
     training = subject.config.training
     updates_done = subject.origin.epoch * training.rounds * training.critic_iterations * training.critic_batches
@@ -181,8 +181,8 @@ def state_of_value(figures: Figures, subject: Subject) -> str:
     """What spread, rewards accounted for, and travel of the weights come to: `sound`, or what is the matter.
 
     `flat`: the value hardly varies while its targets (and, where episodes were run, real returns) do. `unaccounted`:
-    beyond doubt it holds too little of the rewards within the horizon, or something else. Where its weights have gone
-    as far as they could, one that varies a little, or is small and grows, is no more than `young`.
+    beyond doubt it holds too little of the rewards within the horizon, or something else. One whose weights have gone
+    as far as they could is no more than `young` where it varies a little, or is small and grows.
     """
     ratio, share = figures["spread_over_targets"], figures["rewards_accounted_for"]
     with_returns = figures.get("returns_vary", False) and figures["spread_over_returns"] < LOW_RETURN_RATIO

@@ -1,9 +1,7 @@
 """The dynamics on real trajectories, through imagination, and inside: errors, latents, velocity, returns.
 
-A displacement is signed and sums to 0 per group. A head that ends in SimNorm hands out points of the
-simplex in its place: nothing negative, every total the same.
-
-Letters: W steps, B windows or states, D latent.
+A displacement is signed and sums to 0 per group. A head that ends in SimNorm hands out points of the simplex in its
+place: nothing negative, every total the same. Letters: B states, D latent.
 """
 
 from __future__ import annotations
@@ -63,10 +61,9 @@ def measure_errors(subject: Subject) -> Figures:
 
 
 def error_over_trivial(subject: Subject, rows: TransitionWindows, steps: int) -> float:
-    """The model's mean squared latent error after so many steps over that of the better of two: standing still, and
-    the mean state. 0 where the latent never moves.
+    """The open loop's mean squared latent error after so many real actions, over the better trivial predictor's.
 
-    Open loop from the encoded first observation with the real actions; stochastic dynamics by the mean of samples.
+    Those are standing still, and the mean state. 0 where the latent never moves.
     """
     model = subject.agent.world_model
     z = torch.stack([model.latent(subject.encode(obs, rows.task)[0]) for obs in rows.obs])
@@ -82,9 +79,8 @@ def error_over_trivial(subject: Subject, rows: TransitionWindows, steps: int) ->
 def measure_imagined_return(subject: Subject) -> Figures:
     """Discounted rewards of one training horizon in real units: imagined and earned, from the same real states.
 
-    Windows of fresh episodes of the sampled policy against rollouts of the same policy in the model. A step after a
-    real end earns nothing; the model has its termination head for that. `certain_gap` is the difference of the means
-    over the size (RMS) of the earned returns, 0 where its interval holds 0.
+    A step after a real end earns nothing; the model has its termination head for that. `certain_gap` is the difference
+    of the means over the size (RMS) of the earned returns, 0 where its interval holds 0.
     """
     agent, config = subject.agent, subject.config.training
     generator = subject.generator("promise")
@@ -109,10 +105,7 @@ def measure_imagined_return(subject: Subject) -> Figures:
 
 @torch.no_grad()  # states and errors are looked at, nothing is learnt
 def measure_latents(subject: Subject) -> Figures:
-    """Simplex violation over 50 imagined steps, the shape of the velocity, and the spread of encoded states.
-
-    Needs no environment where there is a replay buffer.
-    """
+    """Simplex violation over 50 imagined steps, the shape of the velocity, and the spread of encoded states."""
     generator = subject.generator("latents")
     model = subject.agent.world_model
     batch = subject.windows.sample(STATES, 1, generator)
@@ -131,8 +124,8 @@ def measure_latents(subject: Subject) -> Figures:
 def trained_as_simnorm(step: OneStep, action: Tensor, velocity: nn.Module, group: int) -> Figures:
     """One-step errors with a SimNorm behind the velocity's linear head against those without.
 
-    They are smaller only where the head was trained with one. SimNorm makes any velocity small: beside a poor model
-    it wins by hardly moving at all, and must beat standing still as well.
+    SimNorm makes any velocity small: beside a poor model it wins by hardly moving at all, and must beat standing still
+    as well.
     """
     plain = step.error(action)
     with _head(velocity).register_forward_hook(lambda module, inputs, output: simnorm(output, group)):
@@ -167,13 +160,13 @@ def walk(subject: Subject, geometry: SimplexGeometry, generator: torch.Generator
             state = agent.world_model.next(state, agent.actor(z, context, generator), context, generator)
     gained = (grouped(state, geometry.group).sum(-2) - first) / STEPS
     gain = float(gained.mean())
-    spread = float(gained.std()) / abs(gain) if gain != 0.0 else 0.0
+    alike = float(gained.std()) < ALIKE * abs(gain)
     off_sum = max(sums) > ROUNDING or max(drift) > ROUNDING
     return {
         "largest_sum_error": max(sums),
         "largest_negative_part": max(negative),
         "largest_logit_drift": max(drift),
-        "equal_gain": gain if off_sum and spread < ALIKE else 0.0,
+        "equal_gain": gain if off_sum and alike else 0.0,
         "curves": {"violation": [max(parts) for parts in zip(sums, negative, drift, strict=True)]},
     }
 
@@ -181,18 +174,16 @@ def walk(subject: Subject, geometry: SimplexGeometry, generator: torch.Generator
 def spread_share(z: Tensor) -> float:
     """Variance of the latent over states (summed over coordinates), as a share of its mean square."""
     z = z.double()
-    size = float(z.square().sum(-1).mean())
-    return ratio(float(z.var(0, correction=0).sum()), size)
+    return ratio(float(z.var(0, correction=0).sum()), float(z.square().sum(-1).mean()))
 
 
 @torch.no_grad()  # outputs are looked at, nothing is learnt
 def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Tensor, context: TaskContext) -> Figures:
     """One macro step of the given states, its inside recorded; without noise.
 
-    `deviation` is the largest difference of the velocity from its linear head's output (projected where
-    the field is tangent), over the size of the larger of the two; None for dynamics without such a
-    head. `total` and `on_simplex` are those of `describe`, of the velocity itself where it is seen, or of next state
-    minus state.
+    `deviation` is the largest difference of the velocity from its linear head's output (projected where the field is
+    tangent), over the size of the larger of the two; None for dynamics without such a head. `total` and `on_simplex`
+    are those of `describe`, of the velocity itself where it is seen, or of next state minus state.
     """
     heads: list[Tensor] = []
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -216,10 +207,9 @@ def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Ten
 
 
 def describe(x: Float[Tensor, "B D"]) -> Figures:
-    """The mean total of some rows, and whether they are points `on_simplex`.
+    """The mean total of some rows, and whether they are points `on_simplex`: none negative, all of one positive total.
 
-    That is: nothing negative, and every row of the same positive total. What ends in a softmax is like that. Rounding
-    of totals near 0 counts as spread.
+    Rounding of totals near 0 counts as spread.
     """
     totals = x.double().sum(-1)
     total = float(totals.mean())

@@ -19,11 +19,7 @@ PREFIX = "encoder."
 
 
 def measure_encoder(subject: Subject) -> Figures:
-    """Gradient, optimiser state and movement of the encoder.
-
-    Needs no environment where there is a replay buffer. An observation that is the state has no encoder
-    to freeze. Of a checkpoint of epoch 0 only the gradient is measured.
-    """
+    """Gradient, optimiser state and movement of the encoder; of a checkpoint of epoch 0 the gradient alone."""
     if not list(subject.agent.world_model.encoder.parameters()):
         return {"judged": "no: the observation is the state"}
     if not subject.trains_model:
@@ -85,8 +81,8 @@ def optimiser_memory(subject: Subject) -> Figures:
     """What Adam's saved state says of the encoder.
 
     `optimiser_lacks_it` where it holds no moments for it; its fewest steps over the most of the rest; the typical
-    gradient (root of the second moments) over the dynamics'. Nothing without a saved optimiser of the model, or with
-    one whose tensors are not told from their number.
+    gradient (root of the second moments) over the dynamics'. Nothing without a saved optimiser of the model, or where
+    their number does not tell its tensors.
     """
     saved = (subject.optimisers or {}).get("model")
     if saved is None:
@@ -112,9 +108,8 @@ def optimiser_memory(subject: Subject) -> Figures:
 def movement(subject: Subject) -> Figures:
     """How far the weights are from where they began, and tensors still as constructed.
 
-    RMS movement per tensor: the least moved encoder tensor over the dynamics' median tensor, None for a subject that
-    does not know its beginning. As constructed are LayerNorm weights of exactly 1 and biases of exactly 0: no
-    gradient leaves those.
+    RMS movement: the least moved encoder tensor over the dynamics' median tensor, None for a subject that does not know
+    its beginning. As constructed are LayerNorm weights of exactly 1 and biases of exactly 0.
     """
     model = subject.agent.world_model
     untouched = [

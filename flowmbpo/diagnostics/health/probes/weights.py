@@ -23,7 +23,7 @@ LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a l
 def measure_weights(subject: Subject) -> Figures:
     """Counts of NaN and infinite numbers in weights, what they put out, optimiser moments and replayed experience.
 
-    `finite` false: the agent's own weights are broken, and nothing else can be measured.
+    `finite` false: nothing else can be measured.
     """
     weights, overflowing = nonfinite_weights(subject.agent), overflowing_weights(subject.agent)
     outputs = {} if weights else nonfinite_outputs(subject)
