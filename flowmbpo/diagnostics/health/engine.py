@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowmbpo.diagnostics.health.probes import Figures
-from flowmbpo.diagnostics.health.probes.actor import measure_actor
+from flowmbpo.diagnostics.health.probes.actor import measure_actor, measure_endings, measure_saturation
 from flowmbpo.diagnostics.health.probes.alignment import measure_alignment
 from flowmbpo.diagnostics.health.probes.columns import measure_columns
 from flowmbpo.diagnostics.health.probes.critic import measure_critic
 from flowmbpo.diagnostics.health.probes.dynamics import measure_errors, measure_imagined_return, measure_latents
 from flowmbpo.diagnostics.health.probes.encoder import measure_encoder
-from flowmbpo.diagnostics.health.probes.policy import measure_endings, measure_saturation
 from flowmbpo.diagnostics.health.probes.reward import measure_reward
 from flowmbpo.diagnostics.health.probes.weights import measure_weights
 from flowmbpo.diagnostics.health.rules import RULES, Rule, Severity
@@ -105,16 +104,11 @@ def judge(checks: dict[str, Figures], rules: Iterable[Rule]) -> list[JudgedRow]:
 
 @dataclass(frozen=True)
 class HealthDiagnosis(Diagnosis):
-    """The figures of all probes by name, and every rule that was applied to them.
-
-    `measurable` false: its weights or outputs are not finite, and nothing else was measured. `curves` are what a
-    picture draws.
-    """
+    """The figures of all probes by name, and every rule that was applied to them. `curves` are what a picture draws."""
 
     name: ClassVar[str] = "health"
     checks: dict[str, Figures]
     judged: tuple[JudgedRow, ...]
-    measurable: bool = True
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     @property
@@ -137,7 +131,8 @@ class HealthDiagnosis(Diagnosis):
         )
         if not broken:
             return "healthy" + (f"; worth knowing: {', '.join(notes)}" if notes else "")
-        rest = "" if self.measurable else "; its numbers are not finite, so nothing else could be measured"
+        finite = self.checks.get("weights", {}).get("finite", True)
+        rest = "" if finite else "; its numbers are not finite, so nothing else could be measured"
         return f"broken: {', '.join(broken)}{rest}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,7 +185,7 @@ def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
     del effort  # the probes have sample sizes of their own
     checks = _measure(subject)
     curves = {name: figures.pop("curves") for name, figures in checks.items() if "curves" in figures}
-    return HealthDiagnosis(checks, tuple(judge(checks, RULES)), checks["weights"]["finite"], curves)
+    return HealthDiagnosis(checks, tuple(judge(checks, RULES)), curves)
 
 
 def light_health(subject: Subject) -> list[HealthFinding]:

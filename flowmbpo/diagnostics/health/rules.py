@@ -89,11 +89,6 @@ _PLAIN_HEAD = "Give it a plain linear head and train anew."
 _LOOK = "Look at its last layer, its learning rate and its optimiser."
 _YOUNG = "but its weights still move at full speed: it needs more updates."
 _UNFREEZE = "Check what detaches it, requires_grad, and which parameters the model's optimiser has."
-_SHAPE_WRONG_SIZE = (
-    "the predicted reward has the shape of the real one (correlation {correlation:.2f}, cosine {cosine:.2f}) but "
-    "{rms_ratio:.3g} times its size (slope {slope:.3g}): check the reward normaliser's moments and what scales rewards "
-    "before and after the head."
-)
 _LEAVE = (
     "Within 50 imagined steps latents leave the simplex: group sums by {largest_sum_error:.3g}, negative parts of "
     "{largest_negative_part:.3g}, mean logits by {largest_logit_drift:.3g} of their size. Rewards and values are read "
@@ -114,10 +109,6 @@ _STORE = "Check where transitions are stored and windows are cut, and train anew
 _SHIFTED = (
     "stand {steps} step(s) too {direction}: their profile over shifts correlates {similarity:.2f} with that of fresh "
     "episodes when moved so, {similarity_unshifted:.2f} unmoved. " + _STORE
-)
-_PREFERS = (
-    "of {steps} step(s) {direction} (log error ratio {effect:.2f}, z {z:.1f}): it was trained on misaligned rows, or "
-    "these rows are. Check where transitions are stored and windows are cut."
 )
 _HARDLY_VARIES = (
     "The value varies over states by {spread_over_targets:.2g} of what its own targets vary by (healthy: 0.9 to 1.1)"
@@ -193,7 +184,9 @@ RULES: tuple[Rule, ...] = (
            "head and actor cuts or scales it (a detach, a hook).", topic=_HEAD)
       for name, said in (("z", "the latent"), ("action", "the action"))),
     *(Rule(_SCALE, "reward", f"{source}.{figure}", (1.0 / 3.0, 3.0),
-           f"On {source.replace('_', ' ')} {_SHAPE_WRONG_SIZE}", needs, topic=_SCALE)
+           f"On {source.replace('_', ' ')} " "the predicted reward has the shape of the real one (correlation "
+           "{correlation:.2f}, cosine {cosine:.2f}) but {rms_ratio:.3g} times its size (slope {slope:.3g}): check the "
+           "reward normaliser's moments and what scales rewards before and after the head.", needs, topic=_SCALE)
       for source, needs in (("fresh_episodes", EPISODES), ("replayed_transitions", REPLAY))
       for figure in ("size", "size_of_slope")),
     # Healthy: within 4%.
@@ -284,7 +277,9 @@ RULES: tuple[Rule, ...] = (
          "{z:.1f}, at least). Check where transitions are stored, and train anew.", REPLAY, topic="alignment"),
     # Healthy models prefer shift 0, actions by 0.06 and rewards by 0.02.
     *(Rule(_OFF_BY_ONE, "alignment", f"preference_{source}_{kind}.{figure}", (limit, INF),
-           f"On {said} the model agrees better with the {kind} {_PREFERS}", needs, topic="alignment")
+           f"On {said} the model agrees better with the {kind} " "of {steps} step(s) {direction} (log error ratio "
+           "{effect:.2f}, z {z:.1f}): it was trained on misaligned rows, or these rows are. Check where transitions "
+           "are stored and windows are cut.", needs, topic="alignment")
       for source, said, kind, figure, limit, needs in (
           ("fresh", "fresh episodes", "action", "effect", -0.05, EPISODES),
           ("replay", "the replay buffer", "action", "effect", -0.05, REPLAY),

@@ -167,14 +167,11 @@ def output_travel(subject: Subject) -> float | None:
     training = subject.config.training
     updates_done = subject.origin.epoch * training.rounds * training.critic_iterations * training.critic_batches
     now = subject.agent.critic.network.weights[-1].detach()
-    if subject.initial is not None:
-        before = subject.initial().critic.network.weights[-1].detach().to(now)
-    elif subject.config.critic.zero_init:
-        before = torch.zeros_like(now)
-    else:
+    if subject.initial is None and not subject.config.critic.zero_init:
         return None
+    start = now * 0.0 if subject.initial is None else subject.initial().critic.network.weights[-1].detach().to(now)
     farthest = updates_done * training.critic_lr
-    return float((now - before).square().mean().sqrt()) / farthest if farthest > 0.0 else None
+    return float((now - start).square().mean().sqrt()) / farthest if farthest > 0.0 else None
 
 
 def state_of_value(figures: Figures, subject: Subject) -> str:

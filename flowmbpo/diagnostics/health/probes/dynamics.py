@@ -221,10 +221,8 @@ def _velocity(dynamics: Dynamics) -> tuple[nn.Module | None, bool]:
     """The module whose output is the displacement or its velocity, and whether it is projected on the way out."""
     if isinstance(dynamics, ResidualDynamics | GaussianDynamics):
         return dynamics.network, False  # projected outside, when the state is moved
-    for part in dynamics.modules():
-        if isinstance(part, VelocityField):
-            return part, part.tangent
-    return None, False
+    field = next((part for part in dynamics.modules() if isinstance(part, VelocityField)), None)
+    return field, field is not None and field.tangent
 
 
 def _head(velocity: nn.Module) -> nn.Linear:
