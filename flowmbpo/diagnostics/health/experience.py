@@ -240,8 +240,7 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
         return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), (x @ directions + phases).tanh()], dim=1)
 
     phi = featured(inputs)
-    scale = y.std(0)
-    scale = torch.where(scale > 0.0, scale, 1.0)
+    scale = torch.where(y.std(0) > 0.0, y.std(0), 1.0)
     y = y / scale
     squares, basis = torch.linalg.eigh(phi.T @ phi)
     squares = squares.clamp(min=0.0)
@@ -276,11 +275,12 @@ def predict_held_out(
 
 @dataclass(frozen=True)
 class OneStep:
-    """Real transitions as the model sees them: states, and the latents that followed. Steps are of zero noise."""
+    """Real transitions as the model sees them: states, their latents `z`, those that followed. Steps of zero noise."""
 
     model: WorldModel
     context: TaskContext
     state: Float[Tensor, "B D"]
+    z: Float[Tensor, "B D"]
     target: Float[Tensor, "B D"]
 
     @classmethod
@@ -288,12 +288,8 @@ class OneStep:
         """The transitions at step `at` of the windows."""
         model = subject.agent.world_model
         state, context = subject.encode(rows.obs[at], rows.task)
-        return cls(model, context, state, model.latent(subject.encode(rows.obs[at + 1], rows.task)[0]))
-
-    @property
-    def z(self) -> Float[Tensor, "B D"]:
-        """Latents of the states."""
-        return self.model.latent(self.state)
+        reached, _ = subject.encode(rows.obs[at + 1], rows.task)
+        return cls(model, context, state, model.latent(state), model.latent(reached))
 
     def next(self, action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         """Predicted latents after these actions."""
