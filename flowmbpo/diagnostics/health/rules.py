@@ -146,14 +146,12 @@ _HEAD, _SCALE, _COLUMNS, _SIMNORM = "flat-reward-head", "reward-scale", "swapped
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
-    *(Rule("nan-weights", "weights", figure, NONE, f"{says} {{{figure}}}. {_GO_BACK}", needs, light=True, when=when)
-      for figure, says, needs, when in (
-        ("nonfinite_weights", "NaN or infinite entries in", (), ""),
-        ("nonfinite_moments", "NaN or infinite entries in", OPTIMISER, ""),
-        ("overflowing_weights", "Finite weights, but entries above 1.8e+19, whose squares overflow, in", (),
-         "weights_finite"),
-        ("nonfinite_outputs", "Finite weights, but NaN or infinite outputs (in so many states) of", (),
-         "weights_finite"))),
+    *(Rule("nan-weights", "weights", figure, NONE, f"{says} {{{figure}}}. {_GO_BACK}", needs, light=True)
+      for figure, says, needs in (
+        ("nonfinite_weights", "NaN or infinite entries in", ()),
+        ("nonfinite_moments", "NaN or infinite entries in", OPTIMISER),
+        ("overflowing_weights", "Finite weights, but entries above 1.8e+19, whose squares overflow, in", ()),
+        ("nonfinite_outputs", "Finite weights, but NaN or infinite outputs (in so many states) of", ()))),
     Rule("nan-replay", "weights", "nonfinite_replay", NONE,
          "Replay buffer: NaN or infinite entries in {nonfinite_replay}. Every update that draws them is lost; the file "
          "was damaged or written by something else than a run.", REPLAY, light=True),

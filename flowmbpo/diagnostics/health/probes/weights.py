@@ -25,7 +25,8 @@ def measure_weights(subject: Subject) -> Figures:
 
     `finite` false: nothing else can be measured.
     """
-    weights, overflowing = nonfinite_weights(subject.agent), overflowing_weights(subject.agent)
+    weights = nonfinite_weights(subject.agent)
+    overflowing = {} if weights else overflowing_weights(subject.agent)
     outputs = {} if weights else nonfinite_outputs(subject)
     columns = [] if subject.replay is None else [(x, getattr(subject.replay, x)) for x in ("obs", "action", "reward")]
     moments = [
@@ -37,7 +38,6 @@ def measure_weights(subject: Subject) -> Figures:
     ]
     return {
         "finite": not weights and not overflowing and not outputs,
-        "weights_finite": not weights,
         "nonfinite_weights": weights,
         "overflowing_weights": overflowing,
         "nonfinite_outputs": outputs,
