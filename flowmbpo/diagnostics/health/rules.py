@@ -264,7 +264,8 @@ RULES: tuple[Rule, ...] = (
              f"No shift of the {kind}s in the replay buffer explains the observations beside them, though in fresh "
              f"episodes one does. {_STORE}", BOTH, topic="alignment"),
         Rule(_OFF_BY_ONE, "alignment", f"replay_{kind}_alignment.gap", (-INF, 0.2),
-             f"The {kind}s in the replay buffer {_SHIFTED}", BOTH, topic="alignment"))),
+             f"The {kind}s in the replay buffer {_SHIFTED}", BOTH, topic="alignment",
+             when="replay_action_alignment.mends" if kind == "action" else ""))),
     Rule(_OFF_BY_ONE, "alignment", "shifted_parts.names", NONE,
          "The actions in {names} of the replay buffer " + _SHIFTED, BOTH, topic="alignment"),
     Rule(_OFF_BY_ONE, "alignment", "disagreement.effect", (-0.25, INF),

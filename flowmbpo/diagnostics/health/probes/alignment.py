@@ -96,7 +96,6 @@ def measure_alignment(subject: Subject) -> Figures:
     if fresh and stored:
         for kind in ("action", "reward"):
             figures[f"replay_{kind}_alignment"] = compare_profiles(stored[kind], fresh[kind])
-        figures["replay_action_alignment"] |= denied(stored["action"], figures["replay_action_alignment"])
     if subject.replay is not None:
         families = stored_parts(subject.replay, generator)
         if fresh:
@@ -142,30 +141,25 @@ def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
 def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
     """How the stored profile lies against the fresh one: most like it moved by `shift` (never 0), or as it is.
 
-    `gap` says by how much that similarity exceeds the unshifted one, None where it is not similar at all; `vanished`
-    that it is flat where the fresh one is not. Nothing is said where the fresh one is flat.
+    `gap` says by how much that similarity exceeds the unshifted one, None where it is not similar at all; `mends` is
+    false where moving the rows back explains them worse than leaving them; `vanished` says that the profile is flat
+    where the fresh one is not. Nothing is said where the fresh one is flat.
     """
     if depth(fresh) < DEEP or not any(abs(paired.z) >= Z for paired in fresh.values()):
         return {"judged": "no: fresh experience does not tell the shifts apart"}
     alike = {shift: similarity(stored, fresh, shift) for shift in (0, *CANDIDATES)}
     shift = max(CANDIDATES, key=lambda k: alike[k])
+    moved_back = stored[-shift]
     return {
         "shift": shift,
         "steps": abs(shift),
         "direction": "late" if shift < 0 else "early",
         "similarity": alike[shift],
         "similarity_unshifted": alike[0],
+        "mends": not (moved_back.effect > 0.0 and moved_back.z >= Z),
         "gap": alike[shift] - alike[0] if alike[shift] >= SIMILAR else None,
         "vanished": depth(stored) < VANISHED * depth(fresh) and depth(stored) < VANISHED_DEPTH,
     }
-
-
-def denied(stored: Profile, judged: Figures) -> Figures:
-    """No gap where the shift that would mend the actions explains the stored rows worse than none: it mends nothing."""
-    if "shift" not in judged:
-        return {}
-    mended = stored[-judged["shift"]]
-    return {"gap": None} if mended.effect > 0.0 and mended.z >= Z else {}
 
 
 def _preference(profile: Profile) -> Figures:

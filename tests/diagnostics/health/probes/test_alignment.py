@@ -17,7 +17,6 @@ from flowmbpo.diagnostics.health.probes.alignment import (
     WIDTH,
     Z,
     compare_profiles,
-    denied,
     depth,
     find_disagreement,
     make_profile,
@@ -68,8 +67,10 @@ def test_actions_that_are_best_where_they_stand_are_aligned(found_in):
     stored = profile_of(0.33, 0.22, 0.19, 0.0, 0.27, 0.29, 0.32)
     judged = compare_profiles(stored, fresh)
     assert judged["shift"] == 2
+    assert not judged["mends"]
+    assert found_in("alignment", {"replay_action_alignment": judged}) == []
+    judged["mends"] = True
     assert found_in("alignment", {"replay_action_alignment": judged}) == [("off-by-one-replay", "broken")]
-    assert found_in("alignment", {"replay_action_alignment": judged | denied(stored, judged)}) == []
 
 
 def test_nothing_is_judged_by_a_fresh_profile_that_is_flat_or_chance():
