@@ -112,8 +112,8 @@ def test_parts_of_a_buffer_are_its_environments_and_ages():
     replay = make_replay(steps=12, capacity=100)
     env = stored_windows(replay, (1,), 1, 1000, generator())
     assert env.obs.min() == 1000.0 and len(env) == 12
-    old = stored_windows(replay, (0, 1), 1, 1000, generator(), newest=0.5)
-    new = stored_windows(replay, (0, 1), 1, 1000, generator(), oldest=0.5)
+    old = stored_windows(replay, (0, 1), 1, 1000, generator(), (0.0, 0.5))
+    new = stored_windows(replay, (0, 1), 1, 1000, generator(), (0.5, 1.0))
     assert len(old) + len(new) == 24
     assert float((old.obs[0] % 1000).max()) < float((new.obs[0] % 1000).min())
 
