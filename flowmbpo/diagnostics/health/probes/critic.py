@@ -65,25 +65,8 @@ def measure_critic(subject: Subject, *, light: bool = False) -> Figures:
         "dead_members": dead_members(spreads, imagined.slopes),
     }
     if not light:
-        figures |= read_history(subject, "critic")[0] | _value_and_returns(subject)
+        figures |= read_history(subject, "critic")[0] | judge_values(subject, subject.episodes)
     return figures | {"state": state_of_value(figures, subject)}
-
-
-def _value_and_returns(subject: Subject) -> Figures:
-    value, returns, bootstrap = judge_values(subject, subject.episodes)
-    size, spread = max(float(returns.square().mean().sqrt()), 1e-12), float(returns.std())
-    over_returns = ratio(float(value.std()), spread, math.nan)
-    returns_vary = spread > SMALLEST_RETURN_SPREAD * size
-    return {
-        "value_mean": float(value.mean()),
-        "return_mean": float(returns.mean()),
-        "spread_over_returns": over_returns,
-        "offset_over_size": float((value - returns).mean()) / size,
-        "bootstrapped_share": bootstrap,
-        "returns_vary": returns_vary,
-        "curves": {"value": value.tolist(), "return": returns.tolist()},
-        "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
-    }
 
 
 @dataclass(frozen=True)
@@ -204,22 +187,34 @@ def _beyond(share: Figures, limits: tuple[float, float]) -> bool:
 
 
 @torch.no_grad()  # figures of a trained critic
-def judge_values(subject: Subject, episodes: Episodes) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"], float]:
-    """Values and Monte-Carlo returns of states spread evenly over the episodes, in learning rewards.
+def judge_values(subject: Subject, episodes: Episodes) -> Figures:
+    """Values against Monte-Carlo returns of states spread evenly over the episodes, in learning rewards.
 
-    G_t = r_t + gamma G_{t+1}; G_T = V(z_T) at a time limit and 0 where the task ended. The last is the mean share
-    gamma^(T - t) with which that value enters; states that are mostly bootstrap are left out.
+    G_t = r_t + gamma G_{t+1}; G_T = V(z_T) at a time limit and 0 where the task ended. `bootstrapped_share` is the mean
+    share gamma^(T - t) with which that value enters; states that are mostly bootstrap are left out.
     """
     agent = subject.agent
-    returns, share = discounted_returns(subject, episodes)
+    every, share = discounted_returns(subject, episodes)
     t = torch.arange(len(share), device=share.device).unsqueeze(1)
     early = t < (LEAST_SHARE * episodes.length).ceil()
     time, env = (episodes.valid & ((share <= LARGEST_BOOTSTRAP) | early)).nonzero(as_tuple=True)
     kept = torch.linspace(0, len(time) - 1, min(len(time), MOST_STATES), device=time.device).long()
     time, env = time[kept], env[kept]
     s, context = subject.encode(episodes.obs[time, env], episodes.task[env])
-    value = agent.critic.value(agent.world_model.latent(s), context)
-    return value, returns[time, env].float(), float(share[time, env].mean())
+    value, returns = agent.critic.value(agent.world_model.latent(s), context), every[time, env].float()
+    size, spread = max(float(returns.square().mean().sqrt()), 1e-12), float(returns.std())
+    over_returns = ratio(float(value.std()), spread, math.nan)
+    returns_vary = spread > SMALLEST_RETURN_SPREAD * size
+    return {
+        "value_mean": float(value.mean()),
+        "return_mean": float(returns.mean()),
+        "spread_over_returns": over_returns,
+        "offset_over_size": float((value - returns).mean()) / size,
+        "bootstrapped_share": float(share[time, env].mean()),
+        "returns_vary": returns_vary,
+        "curves": {"value": value.tolist(), "return": returns.tolist()},
+        "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
+    }
 
 
 @torch.no_grad()  # real returns, and the value behind a time limit

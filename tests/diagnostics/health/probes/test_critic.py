@@ -61,10 +61,10 @@ def test_returns_are_in_learning_rewards(make_subject):
 def test_states_that_are_mostly_bootstrap_are_left_out(make_subject):
     subject = make_subject("training.gamma=0.5", "training.reward_normalization=none")
     constant_critic(subject, 8.0)
-    value, returns, share = judge_values(subject, made_episodes([[1.0, 2.0, 4.0]] * 2, [3, 3], [False, False]))
-    assert len(returns) == 6  # shares 1/8, 1/4 and 1/2 of each
-    assert share == pytest.approx((1 / 8 + 1 / 4 + 1 / 2) / 3)
-    assert float((value - returns).mean()) == pytest.approx(8.0 - 6.0)
+    figures = judge_values(subject, made_episodes([[1.0, 2.0, 4.0]] * 2, [3, 3], [False, False]))
+    assert len(figures["curves"]["return"]) == 6  # shares 1/8, 1/4 and 1/2 of each
+    assert figures["bootstrapped_share"] == pytest.approx((1 / 8 + 1 / 4 + 1 / 2) / 3)
+    assert figures["value_mean"] - figures["return_mean"] == pytest.approx(8.0 - 6.0)
 
 
 HOLDS_ALL = {"slope": 1.0, "low": 1.0, "high": 1.0, "standard_error": 0.0, "residual": 0.0, "spread": 1.0}
