@@ -78,7 +78,6 @@ def export(
 
 
 def _show(title: str, document: dict[str, Any]) -> None:
-    """Plain values under each other, then what is nested, then notes in full."""
     from flowmbpo_cli.tables import print_pairs, print_table
 
     nested = {key: value for key, value in document.items() if isinstance(value, dict)}

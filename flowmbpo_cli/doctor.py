@@ -64,9 +64,8 @@ def version(json_: Json = False) -> None:
 
 def checks(folder: Path) -> Iterator[MachineCheck]:
     """Every check, in the report's order; `folder` is where runs would be written."""
-    python = sys.version_info >= (3, 11)
-    where = f"{platform.python_version()} at {sys.executable}"
-    yield MachineCheck("python", "python", python, where, "Use Python 3.11 or 3.12.", core=True)
+    enough, where = sys.version_info >= (3, 11), f"{platform.python_version()} at {sys.executable}"
+    yield MachineCheck("python", "python", enough, where, "Use Python 3.11 or 3.12.", core=True)
     yield from _torch()
     yield from _simulators()
     yield from _rendering()
@@ -130,7 +129,6 @@ def _simulators() -> Iterator[MachineCheck]:
 
 
 def _simulator(section: str, simulator: SimulatorInfo, advice: str) -> MachineCheck:
-    """Its packages' versions, how many tasks it runs, and what it is."""
     from flowmbpo.envs.tasks import all_tasks
 
     versions = {module: package_version(module) for module in simulator.modules}

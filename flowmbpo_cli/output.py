@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from contextvars import ContextVar
 from typing import Annotated, Any, TextIO
 
@@ -17,20 +17,12 @@ from flowmbpo.json_documents import json_value
 _DOCUMENTS: ContextVar[TextIO | None] = ContextVar("documents", default=None)  # where they go; None: to sys.stdout
 
 
-@contextmanager
-def _stdout_for_documents() -> Iterator[None]:
-    token = _DOCUMENTS.set(sys.stdout)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _DOCUMENTS.reset(token)
-
-
 def _reserve(context: typer.Context, wanted: bool) -> bool:
     """From here to the command's end, whatever Python code prints goes to stderr if a document is wanted."""
     if wanted:
-        context.find_root().with_resource(_stdout_for_documents())
+        root, token = context.find_root(), _DOCUMENTS.set(sys.stdout)
+        root.call_on_close(lambda: _DOCUMENTS.reset(token))
+        root.with_resource(redirect_stdout(sys.stderr))
     return wanted
 
 

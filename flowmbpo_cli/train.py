@@ -245,7 +245,6 @@ def _new(request: Request) -> ExperimentConfig:
 
 
 def _continued(request: Request, stored: ExperimentConfig) -> ExperimentConfig:
-    """The config of a run that goes on, with what may change of it."""
     from flowmbpo.presets.load import override
 
     if request.is_plain:

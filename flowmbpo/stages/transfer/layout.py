@@ -113,7 +113,6 @@ def _features(a: Architecture) -> Blocks:
 
 
 def _reader(name: str, meaning: Mapping[str, object], weight: str, *inputs: tuple[str, int]) -> PartLayout:
-    """The part that reads `inputs` by its weight of this name."""
     return PartLayout(name, meaning, {PREFIXES[name] + weight: (Axis(1, inputs, "zero"),)})
 
 
