@@ -106,8 +106,16 @@ def convert(
     from flowmbpo.data.convert.conversion import convert as run
     from flowmbpo.data.convert.detection import open_source
 
+    said = time.monotonic()
+
+    def report(path: Path, number: int, files: int, part: float) -> None:
+        nonlocal said
+        if part >= 1.0 or time.monotonic() - said > _REPORT_SECONDS:  # a line now and then, and one for every file
+            said = time.monotonic()
+            typer.echo(f"{path.name} ({number + 1} of {files}): {part:.0%}", err=True)
+
     source = open_source(src.expanduser(), format_, set_name=set_, task=task, drop_padding=drop_padding, squash=squash)
-    dataset = run(source, dest.expanduser(), limit=limit, report=_Progress())
+    dataset = run(source, dest.expanduser(), limit=limit, report=report)
     keys = ("path", "set_name", "episodes", "transitions", "fingerprint", "source")
     document = {key.removesuffix("_name"): getattr(dataset, key) for key in keys} | {"format": source.format}
     held = sum(record.episodes > 0 for record in dataset.tasks)
@@ -159,15 +167,3 @@ def where(json_: Json = False) -> None:
     from flowmbpo_cli.datasets import PUBLISHED, show_published
 
     answer({"published": [vars(entry) for entry in PUBLISHED]}, json_, show_published)
-
-
-class _Progress:
-    """A line now and then, and one for every file."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, path: Path, number: int, files: int, part: float) -> None:
-        if part >= 1.0 or time.monotonic() - self._last > _REPORT_SECONDS:
-            self._last = time.monotonic()
-            typer.echo(f"{path.name} ({number + 1} of {files}): {part:.0%}", err=True)

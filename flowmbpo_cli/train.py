@@ -195,12 +195,10 @@ def _run(
     learn: Literal["all", "model"] | None = None if policy is None else "all" if policy else "model"
     request = Request(stage, overrides=overrides or (), track=sinks, learn=learn, **asked)
     stored = _stored_run(request, out, resume)
-    if stored is None:
-        config = _new(request)
-    else:
-        own = stored_config(stored)
-        named = request.preset is not None or request.checkpoint is not None
-        config = _new(request) if named else _continued(request, own)
+    own = None if stored is None else stored_config(stored)
+    named = request.preset is not None or request.checkpoint is not None
+    config = _new(request) if own is None or named else _continued(request, own)
+    if own is not None:
         config = config.model_copy(update={"name": own.name, "task": pin_as_stored(config.task, own.task)})
     # What is not known is refused here, before torch is imported.
     config = config.model_copy(update={"task": resolve(config.task).config})
