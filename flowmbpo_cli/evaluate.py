@@ -58,7 +58,6 @@ def evaluate(
 
 
 def _show(written: list[Path], outcome: dict[str, Any]) -> None:
-    """How often a planner found nothing finite is said in words."""
     from flowmbpo.evaluation.results import planner_label
     from flowmbpo_cli.tables import print_pairs, print_table
 

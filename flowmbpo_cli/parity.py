@@ -68,8 +68,7 @@ def _show(document: dict[str, Any]) -> None:
     ]
     if differences:
         print_table("differences", ["key", a, b, ""], differences)
-    limit = document["largest_gap_percent"]
     verdict = "at most" if document["within"] else "WARNING: more than"
-    typer.echo(f"Model and actor differ by {verdict} {limit:g}%.")
+    typer.echo(f"Model and actor differ by {verdict} {document['largest_gap_percent']:g}%.")
     unintended = ", ".join(row["key"] for row in document["differences"]["unintended"])
     typer.echo(f"WARNING: keys differ that are not compared: {unintended}." if unintended else "No other key differs.")

@@ -124,7 +124,14 @@ def copy(
     """Write a preset of your own to start from; it is named after its file."""
     from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
 
-    target, config = _target(name, dest.expanduser()), load_experiment(name)
+    target = dest.expanduser()
+    if target.is_dir():
+        target /= f"{Path(name).stem}.yaml"
+    if target.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{target}: a preset file ends in .yaml. Use '{target}.yaml'.")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: the folder '{target.parent}' does not exist. Create it first.")
+    config = load_experiment(name)
     if extend:
         text = _extending(name, config.description, target)
     else:
@@ -137,15 +144,6 @@ def copy(
         raise ConfigError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
     line = f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}"
     answer({"preset": name, "path": str(target), "extends": extend}, json_, line)
-
-
-def _target(name: str, dest: Path) -> Path:
-    target = dest / f"{Path(name).stem}.yaml" if dest.is_dir() else dest
-    if target.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{target}: a preset file ends in .yaml. Use '{target}.yaml'.")
-    if not target.parent.is_dir():
-        raise ConfigError(f"{target}: the folder '{target.parent}' does not exist. Create it first.")
-    return target
 
 
 def _extending(name: str, description: str, target: Path) -> str:

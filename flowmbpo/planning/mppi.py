@@ -160,9 +160,8 @@ class MPPIPlanner:
         )
 
     def _policy_actions(self, start: Tensor, context: TaskContext) -> Float[Tensor, "H N P A"]:
-        config = self.config
+        config, count = self.config, self.config.policy_samples
         num_envs, width = context.action_mask.shape
-        count = config.policy_samples
         if not count:
             return context.action_mask.new_zeros(config.horizon, num_envs, 0, width)
         rows = _rows(num_envs, count, start.device)
