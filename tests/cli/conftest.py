@@ -40,6 +40,13 @@ def command(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="session")
+def listed():
+    """What `presets list` prints: for people, and its JSON document. Every preset is read for each."""
+    text, document = (CliRunner().invoke(app, ["presets", "list", *flags]).stdout for flags in ([], ["--json"]))
+    return text, json.loads(document)
+
+
 @dataclass
 class Engine:
     """Stands for the modules of `flowmbpo.runs`: keeps what it was asked for and answers with `outcome`."""

@@ -11,11 +11,10 @@ from flowmbpo_cli.sources import complete_preset, complete_task, config_of
 from flowmbpo_cli.tables import show
 
 
-def test_list_names_every_preset_once(command):
-    listed = command("presets", "list", "--json").document
-    assert [entry["name"] for entry in listed] == Library().names()
-    assert all(set(entry) == {"name", "family", "phase", "task", "description", "cost"} for entry in listed)
-    text = command("presets", "list").stdout
+def test_list_names_every_preset_once(listed):
+    text, document = listed
+    assert [entry["name"] for entry in document] == Library().names()
+    assert all(set(entry) == {"name", "family", "phase", "task", "description", "cost"} for entry in document)
     assert all(f" {name} " in text for name in Library().names())
     assert text.index(" quickstart ") < text.index(" phase1-baseline ")
 

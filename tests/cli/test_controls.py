@@ -9,11 +9,11 @@ from flowmbpo.presets.load import load_experiment
 from flowmbpo_cli.sources import complete_preset
 
 
-def test_list_says_that_flow_presets_have_controls_and_stays_a_list_of_files(command):
-    text = command("presets", "list").stdout
+def test_list_says_that_flow_presets_have_controls_and_stays_a_list_of_files(listed):
+    text, document = listed
     assert "-residual, -gaussian, -neuralode, -teacher, -widemlp, -jacpen" in text
     assert " quickstart-widemlp " not in text
-    assert [entry["name"] for entry in command("presets", "list", "--json").document] == Library().names()
+    assert [entry["name"] for entry in document] == Library().names()
 
 
 def test_list_of_controls_names_each_flow_presets(command):
