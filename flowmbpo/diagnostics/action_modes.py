@@ -41,18 +41,16 @@ def dip(sample: Floats) -> float:
         above = _hull(x, low, high, convex=False)
         inside = slice(low, high + 1)
         minorant = np.interp(x[inside], x[below], height[below])
-        majorant = np.interp(x[inside], x[above], height[above])
         # The majorant lies over the upper ends of the steps, one above the points that it was drawn through.
-        gap = majorant + 1.0 - minorant
+        majorant = np.interp(x[inside], x[above], height[above]) + 1.0
+        gap = majorant - minorant
         vertices = np.union1d(below, above)
         widest = int(vertices[np.argmax(gap[vertices - low])])
         if gap[widest - low] <= deepest:
             break
-        new_low = int(below[below <= widest].max())
-        new_high = int(above[above >= widest].min())
-        left, right = slice(0, new_low - low + 1), slice(new_high - low, None)
-        rise = (height[inside] + 1.0 - minorant)[left]
-        fall = (majorant + 1.0 - height[inside])[right]
+        new_low, new_high = int(below[below <= widest].max()), int(above[above >= widest].min())
+        rise = (height[inside] + 1.0 - minorant)[: new_low - low + 1]
+        fall = (majorant - height[inside])[new_high - low :]
         deepest = max(deepest, float(rise.max()), float(fall.max()))
         if (new_low, new_high) == (low, high):
             break
@@ -80,9 +78,7 @@ def negentropy(samples: Floats) -> Floats:
     Vasicek's spacing estimate (1976), less its own mean over Gaussian samples of size n: unbiased for a
     Gaussian policy, whatever its mean and variance. nan for a column that takes one value many times.
     """
-    n = len(samples)
-    raw = _raw_negentropy(samples)
-    return raw - _gaussian_bias(n)
+    return _raw_negentropy(samples) - _gaussian_bias(len(samples))
 
 
 @lru_cache(maxsize=8)

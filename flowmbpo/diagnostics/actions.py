@@ -1,8 +1,7 @@
 """What the policy does at real states: spread, saturation and modes of its actions, and what its shape is worth.
 
-The last compares returns: the policy, its deterministic actions, and a Gaussian policy that has the
-same mean and standard deviation at every state. What a flow policy gains over that Gaussian it owes to its
-shape; the rest is noise of a certain size. Letters: B states, S samples of each, A action.
+The last compares returns: the policy, its deterministic actions, and a Gaussian policy of the same mean and standard
+deviation at every state. Letters: B states, S samples of each, A action.
 """
 
 from __future__ import annotations
@@ -53,6 +52,18 @@ class MatchedReturns:
     sampled_minus_deterministic: Interval
     sampled_minus_gaussian: Interval
 
+    def rows(self) -> list[Row]:
+        """Returns of every policy, with what sampling earns more."""
+        mean, kind = self.mean_action, "" if self.mean_action is None else " (zero noise)"
+        deterministic = f"{self.deterministic}; sampled - it: {self.sampled_minus_deterministic}"
+        gaussian = f"{self.gaussian}; sampled - it: {self.sampled_minus_gaussian}"
+        return [
+            ("real return, sampled", f"{self.sampled}  (n {self.n})"),
+            (f"real return, deterministic{kind}", deterministic),
+            *([] if mean is None else [(f"real return, mean of {MATCH_SAMPLES} actions", str(mean))]),
+            ("real return, Gaussian of equal mean and std", gaussian),
+        ]
+
 
 @dataclass(frozen=True)
 class ActionsDiagnosis(Diagnosis):
@@ -87,66 +98,45 @@ class ActionsDiagnosis(Diagnosis):
 
     def rows(self) -> list[Row]:
         """Returns, then the dimensions, the most saturated first where there are many."""
-        rows: list[Row] = [
-            ("judged by", f"{self.samples} actions of the {self.actor} policy at {self.states} states of {self.source}")
-        ]
-        if self.returns is not None:
-            rows += _return_rows(self.returns)
-        shown = list(self.dimensions)
-        if len(shown) > SHOWN:
+        count, shown = len(self.dimensions), list(self.dimensions)
+        judged = f"{self.samples} actions of the {self.actor} policy at {self.states} states of {self.source}"
+        rows: list[Row] = [("judged by", judged), *([] if self.returns is None else self.returns.rows())]
+        if count > SHOWN:
             shown = sorted(shown, key=lambda one: one.saturation.value, reverse=True)[:SHOWN]
-            rows.append(("shown", f"the {SHOWN} most saturated of {len(self.dimensions)} dimensions; all with --json"))
+            rows.append(("shown", f"the {SHOWN} most saturated of {count} dimensions; all with --json"))
         for one in shown:
             rows += one.rows()
         several = sum(one.multimodal.low > SIGNIFICANCE for one in self.dimensions)
-        told = (
-            f"{several} of {len(self.dimensions)} dimensions (more than {SIGNIFICANCE:.0%} of states, by the interval)"
-        )
+        told = f"{several} of {count} dimensions (more than {SIGNIFICANCE:.0%} of states, by the interval)"
         return [*rows, ("more than one mode within a state", told)]
 
     def draw(self, figure: Figure) -> None:
         """Spread, saturation, shape and returns."""
-        axes = figure.subplots(2, 2)
+        (spread, saturation), (modes, earned) = figure.subplots(2, 2)
         at = np.arange(len(self.dimensions))
 
         def values(name: str) -> list[float]:
             return [getattr(one, name).value for one in self.dimensions]
 
-        axes[0, 0].bar(at - 0.2, values("std_within"), 0.4, label="within a state")
-        axes[0, 0].bar(at + 0.2, values("std_across"), 0.4, label="across states")
-        axes[0, 0].set(ylabel="std of actions", xlabel="dimension")
-        axes[0, 0].legend()
-        axes[0, 1].bar(at, values("saturation"), label="|a| > .99")
-        axes[0, 1].plot(at, values("tanh_slope"), "k.", label="mean slope of tanh")
-        axes[0, 1].set(ylim=(0.0, 1.05), xlabel="dimension")
-        axes[0, 1].legend()
-        axes[1, 0].bar(at, values("multimodal"))
-        axes[1, 0].axhline(SIGNIFICANCE, color="grey", linestyle=":")
-        axes[1, 0].set(ylabel="states with several modes", xlabel="dimension")
-        for part in (axes[0, 0], axes[0, 1], axes[1, 0]):
-            part.xaxis.get_major_locator().set_params(integer=True)
+        spread.bar(at - 0.2, values("std_within"), 0.4, label="within a state")
+        spread.bar(at + 0.2, values("std_across"), 0.4, label="across states")
+        spread.set(ylabel="std of actions", xlabel="dimension")
+        spread.legend()
+        saturation.bar(at, values("saturation"), label="|a| > .99")
+        saturation.plot(at, values("tanh_slope"), "k.", label="mean slope of tanh")
+        saturation.set(ylim=(0.0, 1.05), xlabel="dimension")
+        saturation.legend()
+        modes.bar(at, values("multimodal"))
+        modes.axhline(SIGNIFICANCE, color="grey", linestyle=":")
+        modes.set(ylabel="states with several modes", xlabel="dimension")
+        for axes in (spread, saturation, modes):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if self.returns is not None:
             every = (self.returns.sampled, self.returns.deterministic, self.returns.gaussian)
             error = [[one.value - one.low for one in every], [one.high - one.value for one in every]]
-            axes[1, 1].errorbar(range(3), [one.value for one in every], error, fmt="o", capsize=4)
-            axes[1, 1].set_xticks(range(3), ["sampled", "deterministic", "Gaussian of\nthe same std"])
-            axes[1, 1].set(ylabel="real return", xlim=(-0.5, 2.5))
-
-
-def _return_rows(returns: MatchedReturns) -> list[Row]:
-    mean, kind = returns.mean_action, "" if returns.mean_action is None else " (zero noise)"
-    return [
-        ("real return, sampled", f"{returns.sampled}  (n {returns.n})"),
-        (
-            f"real return, deterministic{kind}",
-            f"{returns.deterministic}; sampled - it: {returns.sampled_minus_deterministic}",
-        ),
-        *([] if mean is None else [(f"real return, mean of {MATCH_SAMPLES} actions", str(mean))]),
-        (
-            "real return, Gaussian of equal mean and std",
-            f"{returns.gaussian}; sampled - it: {returns.sampled_minus_gaussian}",
-        ),
-    ]
+            earned.errorbar(range(3), [one.value for one in every], error, fmt="o", capsize=4)
+            earned.set_xticks(range(3), ["sampled", "deterministic", "Gaussian of\nthe same std"])
+            earned.set(ylabel="real return", xlim=(-0.5, 2.5))
 
 
 def measure_actions(subject: Subject, effort: Effort) -> ActionsDiagnosis:
@@ -173,14 +163,12 @@ def measure_actions(subject: Subject, effort: Effort) -> ActionsDiagnosis:
 def match_gaussian(u: Float[Tensor, "S B A"], count: int, generator: torch.Generator) -> Float[Tensor, "M B A"]:
     """`count` draws from the Gaussian of the samples' mean and variance at each state, before the tanh.
 
-    The mean of S samples varies by a share 1/S of their variance; the draws have that much less, so that their
-    variance about the policy's own mean is the policy's.
+    Of a variance less by the share 1/S by which the mean of S samples varies: about the policy's own mean it is right.
     """
     mean, variance = u.mean(0), u.var(0) * (1.0 - 1.0 / len(u))
     return mean + variance.sqrt() * standard_normal(mean.expand(count, *mean.shape), generator)
 
 
-@torch.no_grad()  # episodes are run, nothing is learnt
 def act_matched(
     actor: Actor, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
 ) -> Float[Tensor, "B A"]:
@@ -189,7 +177,6 @@ def act_matched(
     return match_gaussian(u, 1, generator).squeeze(0).tanh() * context.action_mask
 
 
-@torch.no_grad()  # as above
 def act_mean(
     actor: Actor, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
 ) -> Float[Tensor, "B A"]:
@@ -229,13 +216,12 @@ SATURATED = 0.99
 class DimensionFigures:
     """One action dimension of one task, over `states` real states.
 
-    `mean` and `std_within` are means over states of the policy's mean action and of its standard deviation
-    at a state; `std_across` is that of the mean action over states. `saturation` is the share of actions
-    beyond +-.99, `preactivation` the mean |u|, `tanh_slope` the mean of 1 - a^2: what is left of a gradient.
-    `multimodal` is the share of states at which the dip test calls u multimodal (5% at most are false),
-    `negentropy` how far u is from a Gaussian, in nats. `source_ratio` is the std of u within a state over that of
-    the noise that the policy draws: below 1 where a flow contracts its noise (1 for a Gaussian; None for
-    other policies). `matched_std` is the std of actions within a state of the Gaussian of u's mean and variance.
+    `mean`, `std_within` and (of the Gaussian of u's mean and variance) `matched_std` are means over states of the mean
+    action and of its standard deviation at a state; `std_across` is that of the mean action over states. `saturation`
+    is the share of actions beyond +-.99, `preactivation` the mean |u|, `tanh_slope` that of 1 - a^2: what is left of
+    a gradient. `multimodal` is the share of states at which the dip test calls u multimodal (5% at most are false),
+    `negentropy` how far u is from a Gaussian, in nats. `source_ratio` is the std of u within a state over that of the
+    noise that the policy draws: below 1 where a flow contracts it (None for policies that are neither).
     """
 
     task: str
@@ -294,15 +280,12 @@ def measure_dimensions(
     noise = _source_noise(agent.actor)
     figures: list[DimensionFigures] = []
     for one in sorted(set(task.tolist())):
-        info = agent.spec.tasks[one]
-        rows = task == one
+        info, rows = agent.spec.tasks[one], task == one
         counts = resample_counts(int(rows.sum()), resamples, generator)
-        own = slice(0, info.action_dim)
-        across = spread_across(u[:, rows, own].tanh(), counts)
-        for dimension in range(info.action_dim):
+        for dimension, across in enumerate(spread_across(u[:, rows, : info.action_dim].tanh(), counts)):
             std = None if noise is None else float(noise[dimension])
             own_u, own_matched = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
-            figures.append(_figures(info.name, dimension, own_u, own_matched, across[dimension], std))
+            figures.append(_figures(info.name, dimension, own_u, own_matched, across, std))
     return tuple(figures)
 
 

@@ -17,9 +17,7 @@ from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.json_documents import Document
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.parity.cost import ComputeCost, FlopCount, estimate_cost
-from flowmbpo.training.model_loss import model_loss
-from flowmbpo.training.updates import actor_loss, actor_objective, critic_targets, frozen
+from flowmbpo.parity.cost import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,32 +115,23 @@ def measure_compute(subject: Subject, effort: Effort) -> ComputeDiagnosis:
 
 
 def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
-    """One update of each part as training makes it, up to the optimiser's step."""
+    """One update of each part on the subject's own experience."""
     agent, training = subject.agent, subject.config.training
     generator = subject.generator("compute")
     batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
     first = subject.windows.sample(subject.batch_size, 1, generator)
 
-    def model() -> None:
-        losses = model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), training, generator)
-        torch.autograd.grad(losses.total, list(agent.world_model.parameters()), allow_unused=True)
-
     def actor() -> tuple[Tensor, TaskContext, Tensor]:
-        start, context = subject.encode(first.obs[0], first.task)
-        with frozen(agent.world_model, agent.critic):
-            objective = actor_objective(agent, start, context, training, generator)
-            loss = actor_loss(agent, objective, start, context, training, generator)
-            torch.autograd.grad(loss, [p for p in agent.actor.parameters() if p.requires_grad], allow_unused=True)
-        return critic_targets(agent, objective, training)
+        return actor_pass(agent, first.obs[0], first.task, training, generator)
 
-    z, every, targets = actor()
+    z, context, targets = actor()
     rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
-
-    def critic() -> None:
-        loss = (agent.critic(z[rows], every.rows(rows)) - targets[rows]).square().mean()
-        torch.autograd.grad(loss, list(agent.critic.parameters()))
-
-    return {"model": model, "actor": actor, "critic": critic}
+    minibatch = z[rows], context.rows(rows), targets[rows]
+    return {
+        "model": lambda: model_pass(agent, batch, training, generator),
+        "actor": actor,
+        "critic": lambda: critic_pass(agent, *minibatch),
+    }
 
 
 def _measure(run: Callable[[], object], device: torch.device) -> UpdateMeasurement:

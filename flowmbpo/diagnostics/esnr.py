@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -84,43 +85,43 @@ class EsnrDiagnosis(Diagnosis):
         """ESNR, gradient length and PWM's figure of each kind."""
         rows: list[Row] = []
         for name, (snr, drawn) in self._kinds.items():
-            rows.append((f"ESNR: {name}", f"{snr.esnr}, N {snr.batch} {snr.of} ({drawn})"))
-            rows.append((f"  length of a gradient: {name}", f"{snr.esnr.norm}, {snr.size:,} coordinates"))
-            rows.append((f"  per-coordinate SNR (PWM's code): {name}", str(snr.per_coordinate)))
-        rows.append(("imagined steps of the actor's gradient", str(self.horizon)))
-        rows.append(("samples come from", self.samples_from))
-        return rows
+            rows += [
+                (f"ESNR: {name}", f"{snr.esnr}, N {snr.batch} {snr.of} ({drawn})"),
+                (f"  length of a gradient: {name}", f"{snr.esnr.norm}, {snr.size:,} coordinates"),
+                (f"  per-coordinate SNR (PWM's code): {name}", str(snr.per_coordinate)),
+            ]
+        steps = ("imagined steps of the actor's gradient", str(self.horizon))
+        return [*rows, steps, ("samples come from", self.samples_from)]
 
     def draw(self, figure: Figure) -> None:
         """ESNR with its interval, on a scale that is linear near zero and logarithmic beyond."""
         axes = figure.subplots()
         for place, (snr, _) in enumerate(self._kinds.values()):
-            estimate = snr.esnr
-            if estimate.value is None:
+            value, interval = snr.esnr.value, snr.esnr.interval
+            if value is None:
                 axes.annotate("infinite", (place, 1.0), ha="center")
                 continue
-            axes.plot(place, estimate.value, "o", color="#4477aa")
-            if estimate.interval is not None:
-                axes.vlines(place, estimate.interval.low, estimate.interval.high, color="#4477aa")
+            axes.plot(place, value, "o", color="#4477aa")
+            if interval is not None:
+                axes.vlines(place, interval.low, interval.high, color="#4477aa")
         axes.set_yscale("symlog", linthresh=0.01)
         axes.axhline(0.0, color="0.6", linewidth=0.8)
         axes.set_xticks(range(3), [f"{name}\nN {snr.batch}" for name, (snr, _) in self._kinds.items()])
-        axes.set_xlim(-0.5, 2.5)
-        axes.set_ylabel(f"ESNR, M {self.model.esnr.gradients}")
+        axes.set(xlim=(-0.5, 2.5), ylabel=f"ESNR, M {self.model.esnr.gradients}")
 
 
 def measure_esnr(subject: Subject, effort: Effort) -> EsnrDiagnosis:
     """Draw `effort.gradients` gradients of each kind. Raises NonFiniteError where one is not finite."""
     training = subject.config.training
+    states = "start states"
+    if training.noise_replicas > 1:
+        states += f" rolled out {training.noise_replicas} times each"
 
     def measure(kind: str, gradient: Gradient, batch: int, of: str) -> GradientSnr:
         sample = collect(gradient, effort.gradients)
         estimate = esnr_from_gram(sample.gram, subject.generator(f"esnr/bootstrap/{kind}"), effort.resamples)
         return GradientSnr(estimate, sample.per_coordinate, batch, of, sample.size)
 
-    states = "start states"
-    if training.noise_replicas > 1:
-        states += f" rolled out {training.noise_replicas} times each"
     return EsnrDiagnosis(
         actor={
             "policy": measure("policy", actor_gradients(subject, "fixed"), subject.batch_size, states),
@@ -137,16 +138,17 @@ def light_esnr(subject: Subject, effort: Effort) -> dict[str, float]:
 
     A figure that is infinite, or whose gradient is not finite (the update guards count those), is left out.
     """
+    wanted: dict[str, Gradient] = {}
+    if subject.trains_policy:
+        wanted["esnr/actor"] = actor_gradients(subject, "resampled")
+    if subject.trains_model:
+        wanted["esnr/model"] = model_gradients(subject)
     figures = {}
-    wanted = [("esnr/actor", actor_gradients(subject, "resampled"))] if subject.trains_policy else []
-    wanted += [("esnr/model", model_gradients(subject))] if subject.trains_model else []
-    for key, gradient in wanted:
-        try:
-            estimate = esnr_from_gram(collect(gradient, effort.gradients).gram)
-        except NonFiniteError:
-            continue
-        if estimate.value is not None:
-            figures[key] = estimate.value
+    for key, gradient in wanted.items():
+        with suppress(NonFiniteError):
+            value = esnr_from_gram(collect(gradient, effort.gradients).gram).value
+            if value is not None:
+                figures[key] = value
     return figures
 
 
@@ -169,9 +171,8 @@ class GradientSample:
 def actor_gradients(subject: Subject, starts: Literal["fixed", "resampled"]) -> Gradient:
     """Gradients of -J to the actor, as `update_actor` takes them, each from `subject.batch_size` start states.
 
-    `fixed`: all from the same start states, so that only the noise of policy and model differs;
-    `resampled`: the start states are drawn again too. The penalty on preactivations is left out: it
-    is no estimate of a return's gradient. All have the horizon `subject.actor_horizon`.
+    `fixed`: all from the same start states, so that only the noise of policy and model differs; `resampled`: the start
+    states are drawn again too. The penalty on preactivations, no estimate of a return's gradient, is left out.
     """
     agent, training = subject.agent, subject.config.training
     parameters = [p for p in agent.actor.parameters() if p.requires_grad]
@@ -209,40 +210,36 @@ def flat_gradient(
 ) -> Float[Tensor, " n"]:
     """The gradient of all parameters in one vector; 0 for those that the loss does not depend on."""
     parts = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
-    return torch.cat([part.reshape(-1) for part in parts])
+    return torch.cat([part.flatten() for part in parts])
 
 
 def collect(gradient: Gradient, count: int, stored_bytes: int = STORED_BYTES) -> GradientSample:
     """All inner products of `count` >= 2 gradients, exact, in bounded memory.
 
-    As many gradients as `stored_bytes` holds (8 at least) are kept; the others are drawn again from their
-    seeds for every such block. Where all fit, each is drawn once; 64 gradients of 5 million coordinates
-    take 4.5 times as many, and 0.3 GB. The per-coordinate figure is a mean over all coordinates; its
-    interval is that of at most 65,536 of them, evenly spaced.
+    As many gradients as `stored_bytes` holds (8 at least) are kept; the others are drawn again from their seeds for
+    every such block: 64 gradients of 5 million coordinates take 4.5 times as many, and 0.3 GB. The interval of the
+    per-coordinate figure is that of at most 65,536 coordinates, evenly spaced.
     """
-    first = gradient(0)
-    size = first.numel()
-    block = min(count, max(STORED_ROWS, stored_bytes // (size * first.element_size())))
-    rows = first.new_empty(block, size)
+    vector = gradient(0)
+    size = vector.numel()
+    block = min(count, max(STORED_ROWS, stored_bytes // (size * vector.element_size())))
+    stored = vector.new_empty(block, size)
     gram = torch.zeros(count, count, dtype=torch.float64)
-    moments = _Moments(first, count)
-    rows[0] = first
-    del first  # as long as a row
+    moments = _Moments(vector, count)
     for begin in range(0, count, block):
         end = min(begin + block, count)
-        stored = rows[: end - begin]
-        for row in range(begin, end):
+        own = stored[: end - begin]
+        for row in range(begin, count):
             if row > 0:
-                stored[row - begin] = gradient(row)
+                vector = gradient(row)
             if begin == 0:
-                moments.add(stored[row])
-        gram[begin:end, begin:end] = inner_products(stored, stored).cpu()
-        for row in range(end, count):
-            other = gradient(row)
-            if begin == 0:
-                moments.add(other)
-            gram[begin:end, row] = inner_products(stored, other.unsqueeze(0)).squeeze(1).cpu()
-            gram[row, begin:end] = gram[begin:end, row]
+                moments.add(vector)
+            if row < end:
+                own[row - begin] = vector
+            else:
+                gram[begin:end, row] = inner_products(own, vector.unsqueeze(0)).squeeze(1).cpu()
+                gram[row, begin:end] = gram[begin:end, row]
+        gram[begin:end, begin:end] = inner_products(own, own).cpu()
     return GradientSample(gram, moments.per_coordinate(), size)
 
 

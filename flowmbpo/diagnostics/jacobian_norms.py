@@ -1,9 +1,8 @@
 """Norms of Jacobians that are never built: Hutchinson's estimate, and the largest singular value from products.
 
-A map of B independent rows has one Jacobian per row, J [D, I]; Q is an orthogonal projection of its
-input (onto the simplex's tangent, or onto the action dimensions that exist). Products with J^T are
-reverse passes, with J the derivative of a reverse pass to its seed: both exact, for every network
-that can be differentiated twice.
+A map of B independent rows has one Jacobian per row, J [D, I]; Q is an orthogonal projection of its input (onto the
+simplex's tangent, or onto the action dimensions that exist). Products with J^T are reverse passes, with J the
+derivative of a reverse pass to its seed: both exact.
 
 Letters: B rows, D outputs, I inputs, P probes, K iterations.
 """
@@ -32,8 +31,7 @@ class Linearised:
     """The Jacobians J Q of `output` in `point`: rows of `output` must depend on their own row of `point` alone."""
 
     def __init__(self, output: Float[Tensor, "B D"], point: Float[Tensor, "B I"]) -> None:
-        self.output = output
-        self.point = point
+        self.output, self.point = output, point
         self._pullback: tuple[Tensor, Tensor] | None = None
 
     def transposed(self, u: Float[Tensor, "B D"]) -> Float[Tensor, "B I"]:
@@ -55,10 +53,7 @@ class Linearised:
 def hutchinson(
     jacobian: Linearised, projections: tuple[Projection, ...], probes: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "P B"], ...]:
-    """||Q J^T eps||^2 for `probes` Rademacher vectors eps, per projection Q: unbiased for ||J Q||_F^2.
-
-    (Hutchinson 1990.) All projections share the probes.
-    """
+    """||Q J^T eps||^2 for `probes` Rademacher eps, per projection Q: unbiased for ||J Q||_F^2 (Hutchinson 1990)."""
     estimates: list[list[Tensor]] = [[] for _ in projections]
     output = jacobian.output
     for _ in range(probes):
@@ -73,9 +68,8 @@ def hutchinson(
 class Frobenius(Document):
     """Root of the mean over rows of ||J Q||_F^2.
 
-    `given_rows` covers the value of these very rows: Student's t over the probes, whose means over
-    the rows are independent. `over_rows` covers the root mean square over all states of which the rows
-    are a sample: t over the rows' own estimates, the probes' noise included.
+    `given_rows` covers the value of these very rows: Student's t over the probes. `over_rows` covers the root mean
+    square over all states of which the rows are a sample: t over the rows' own estimates, the probes' noise included.
     """
 
     given_rows: Interval
@@ -93,12 +87,8 @@ class Frobenius(Document):
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""
-        return {
-            **self.given_rows.to_dict(),
-            "over_states": [self.over_rows.low, self.over_rows.high],
-            "rows": self.rows,
-            "probes": self.probes,
-        }
+        own = {"over_states": [self.over_rows.low, self.over_rows.high], "rows": self.rows, "probes": self.probes}
+        return self.given_rows.to_dict() | own
 
 
 def _root(square: Interval) -> Interval:
@@ -108,10 +98,9 @@ def _root(square: Interval) -> Interval:
 def iterations_for(tolerance: float, rank: int) -> int:
     """Products with J^T J after which a row's largest singular value is known to `tolerance`, but for 1 in 100.
 
-    Lanczos from a random start on a symmetric matrix of order n >= 3 misses its largest eigenvalue by more
-    than a share e with probability at most 1.648 sqrt(n) exp(-sqrt(e) (2 k - 1)), whatever the
-    spectrum (Kuczynski and Wozniakowski 1992, theorem 4.2); after n products it is exact. A share e of the
-    eigenvalue is 1 - (1 + tolerance)^-2 for its root.
+    Lanczos from a random start on a symmetric matrix of order n >= 3 misses its largest eigenvalue by more than a share
+    e with probability at most 1.648 sqrt(n) exp(-sqrt(e) (2 k - 1)) (Kuczynski and Wozniakowski 1992, theorem 4.2);
+    after n products it is exact. A share e of the eigenvalue is 1 - (1 + tolerance)^-2 for its root.
     """
     share = 1.0 - (1.0 + tolerance) ** -2
     needed = (math.log(1.648 * math.sqrt(rank) / MISS) / math.sqrt(share) + 1.0) / 2.0
@@ -132,16 +121,12 @@ class Spectral(Document):
 
     @property
     def over_rows(self) -> Interval:
-        """Root mean square over rows, its interval over all states of which they are a sample (see `Frobenius`).
-
-        The tolerance comes on top.
-        """
+        """Root mean square over rows, its interval over all states of which they are a sample (tolerance on top)."""
         return _root(positive_mean_interval(self.values.square()))
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""
-        return {
-            **self.over_rows.to_dict(),
+        return self.over_rows.to_dict() | {
             "largest": float(self.values.max()),
             "tolerance": self.tolerance,
             "iterations": self.iterations,
@@ -161,10 +146,9 @@ def spectral_norm(
 ) -> Spectral:
     """Largest singular value of J Q, `rank` the dimension of Q's image, by power iteration with memory.
 
-    Every iterate of the power iteration v <- Q J^T J Q v is kept and made orthogonal to those before it;
-    the value is the root of the largest Ritz value of their span (Lanczos 1950). At the same cost this
-    needs tens of products where the last iterate alone needs hundreds: the singular values of a step that
-    changes little all lie near 1, and a plain iteration that stops moving there has not found the largest.
+    Every iterate of the power iteration v <- Q J^T J Q v is kept and made orthogonal to those before it; the value is
+    the root of the largest Ritz value of their span (Lanczos 1950). This needs tens of products where the last iterate
+    alone needs hundreds: the singular values of a step that changes little all lie near 1.
     """
     needed = iterations_for(tolerance, rank)
     count = min(needed, max_iterations)

@@ -56,11 +56,10 @@ class JacobianNorms(Document):
     @property
     def row(self) -> Row:
         """Which map this is, and its norms with their intervals."""
-        name = f"d z_{self.horizon} / d {self.of}_0"
-        name += "" if self.horizon == 1 and self.loop == "open" else f", {self.loop} loop"
-        name += ", model noise fixed" if self.model_noise == "fixed" else ""
+        loop = "" if self.horizon == 1 and self.loop == "open" else f", {self.loop} loop"
+        noise = ", model noise fixed" if self.model_noise == "fixed" else ""
         norms = f"Frobenius {self.frobenius.given_rows}, largest singular value {self.spectral.over_rows}"
-        return name, f"gain {self.gain:.3g}, {norms}"
+        return f"d z_{self.horizon} / d {self.of}_0{loop}{noise}", f"gain {self.gain:.3g}, {norms}"
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ class JacobianDiagnosis(Diagnosis):
     def reading(self) -> str:
         """Whether the longest closed-loop product of steps amplifies, damps, or keeps a change of the latent."""
         longest = [n for n in self.horizon if (n.of, n.loop, n.model_noise) == ("z", "closed", "none")][-1]
-        change = f"Over {longest.horizon} steps under the policy a change of the latent"
+        told = f"comes to {longest.gain:.2g} times its size: gradients neither explode nor vanish."
         if longest.gain > EXPLODES:
-            return f"{change} grows {longest.gain:.3g}-fold: gradients through this model explode."
-        if longest.gain < VANISHES:
-            return f"{change} shrinks to {longest.gain:.2g} of its size: gradients from the end of the horizon vanish."
-        return f"{change} comes to {longest.gain:.2g} times its size: gradients neither explode nor vanish."
+            told = f"grows {longest.gain:.3g}-fold: gradients through this model explode."
+        elif longest.gain < VANISHES:
+            told = f"shrinks to {longest.gain:.2g} of its size: gradients from the end of the horizon vanish."
+        return f"Over {longest.horizon} steps under the policy a change of the latent {told}"
 
     def rows(self) -> list[Row]:
         """Gain, Frobenius norm and largest singular value of every map."""
@@ -94,11 +93,10 @@ class JacobianDiagnosis(Diagnosis):
 
     @staticmethod
     def _count(norms: tuple[JacobianNorms, ...]) -> str:
-        frobenius, spectral = norms[0].frobenius, [each.spectral for each in norms]
-        stuck = sum(int((~each.converged).sum()) for each in spectral)
-        tolerance = f"singular values to {100 * spectral[0].tolerance:g}%"
+        frobenius, tolerance = norms[0].frobenius, f"{100 * norms[0].spectral.tolerance:g}%"
+        stuck = sum(int((~each.spectral.converged).sum()) for each in norms)
         tolerance += f", {stuck} not converged" if stuck else ""
-        return f"n {frobenius.rows}, {frobenius.probes} probes, {tolerance}"
+        return f"n {frobenius.rows}, {frobenius.probes} probes, singular values to {tolerance}"
 
     def draw(self, figure: Figure) -> None:
         """Gain and largest singular value (root mean square over states) by the number of steps."""
@@ -106,14 +104,12 @@ class JacobianDiagnosis(Diagnosis):
             for loop, colour in (("open", "#4477aa"), ("closed", "#ee6677")):
                 chosen = [n for n in self.horizon if (n.of, n.loop, n.model_noise) == (of, loop, "none")]
                 steps = [n.horizon for n in chosen]
-                gains, largest = [n.gain for n in chosen], [n.spectral.over_rows.value for n in chosen]
-                axes.plot(steps, gains, "o-", color=colour, label=f"gain, {loop} loop")
+                axes.plot(steps, [n.gain for n in chosen], "o-", color=colour, label=f"gain, {loop} loop")
+                largest = [n.spectral.over_rows.value for n in chosen]
                 axes.plot(steps, largest, "s--", color=colour, label=f"largest, {loop} loop")
             axes.set_xscale("log", base=2)
             axes.set_xticks(steps, [str(h) for h in steps])
-            axes.set_yscale("log")
-            axes.set_xlabel("steps h")
-            axes.set_ylabel(f"singular values of d z_h / d {of}_0")
+            axes.set(yscale="log", xlabel="steps h", ylabel=f"singular values of d z_h / d {of}_0")
         axes.legend()
 
 
@@ -130,9 +126,8 @@ def measure_jacobians(subject: Subject, effort: Effort) -> JacobianDiagnosis:
     step: list[JacobianNorms] = []
     products: list[JacobianNorms] = []
     for noise in noises:
-        step += _norms(subject, start, context, (1,), noise, effort.probes)["open"]
-        through = _norms(subject, start[:few], context.rows(torch.arange(few)), horizons, noise, effort.probes)
-        products += through["open"] + through["closed"]
+        step += _norms(subject, start, context, (1,), noise, effort.probes, loops=("open",))
+        products += _norms(subject, start[:few], context.rows(torch.arange(few)), horizons, noise, effort.probes)
     return JacobianDiagnosis(tuple(step), tuple(products), subject.windows_source)
 
 
@@ -148,11 +143,8 @@ def light_jacobians(subject: Subject, effort: Effort) -> dict[str, float]:
     generator = subject.generator("jacobians/probes")
     squares = hutchinson(Linearised(path.z[0], path.point), projections, effort.probes, generator)
     ranks = (latent_rank(subject), float(context.action_mask.sum(-1).mean()))
-    gains = {
-        key: math.sqrt(float(square.mean()) / rank)
-        for key, square, rank in zip(("jacobian/z", "jacobian/a"), squares, ranks, strict=True)
-    }
-    return {key: gain for key, gain in gains.items() if math.isfinite(gain)}
+    gains = (math.sqrt(float(square.mean()) / rank) for square, rank in zip(squares, ranks, strict=True))
+    return {f"jacobian/{of}": gain for of, gain in zip("za", gains, strict=True) if math.isfinite(gain)}
 
 
 def _norms(
@@ -162,31 +154,30 @@ def _norms(
     horizons: tuple[int, ...],
     noise: Noise,
     probes: int,
-) -> dict[Loop, list[JacobianNorms]]:
-    """Both loops and both inputs at the given horizons, the open loop under the closed one's actions."""
+    loops: tuple[Loop, ...] = ("open", "closed"),
+) -> list[JacobianNorms]:
+    """Both inputs at the given horizons in each loop, the open one under the closed one's actions."""
     closed = unroll(subject, start, context, max(horizons), noise)
     opened = unroll(subject, start, context, max(horizons), noise, closed.actions)
     projections = make_projections(subject, context)
-    action_rank = context.action_mask.sum(-1)
-    ranks = (float(latent_rank(subject)), float(action_rank.mean()))
-    dimensions = (latent_rank(subject), int(action_rank.max()))
-    norms_by_loop: dict[Loop, list[JacobianNorms]] = {"open": [], "closed": []}
-    paths: dict[Loop, Trajectory] = {"open": opened, "closed": closed}
-    for loop, path in paths.items():
+    rank, action_rank = latent_rank(subject), context.action_mask.sum(-1)
+    inputs = (("z", float(rank), rank), ("a", float(action_rank.mean()), int(action_rank.max())))
+    found = []
+    for loop in loops:
+        path = opened if loop == "open" else closed
         for h in horizons:
             jacobian = Linearised(path.z[h - 1], path.point)
             generator = subject.generator(f"jacobians/{loop}/{h}/{noise}")
             squares = hutchinson(jacobian, projections, probes, generator)
-            for k, of in enumerate(("z", "a")):
-                if not bool(squares[k].isfinite().all()):
+            for (of, mean_rank, dimension), square, project in zip(inputs, squares, projections, strict=True):
+                if not bool(square.isfinite().all()):
                     raise NonFiniteError(
                         f"d z_{h} / d {of}_0 of the world model is not finite ({loop} loop): `flowmbpo diagnose "
                         "health` tells which part of the checkpoint broke; diagnose one saved before that"
                     )
-                spectral = spectral_norm(jacobian, projections[k], dimensions[k], generator)
-                norms = JacobianNorms(of, h, loop, noise, ranks[k], Frobenius.of(squares[k]), spectral)
-                norms_by_loop[loop].append(norms)
-    return norms_by_loop
+                spectral = spectral_norm(jacobian, project, dimension, generator)
+                found.append(JacobianNorms(of, h, loop, noise, mean_rank, Frobenius.of(square), spectral))
+    return found
 
 
 @dataclass(frozen=True)
@@ -209,9 +200,9 @@ def unroll(
     """`horizon` steps from the states `start`, differentiable in z_0 and a_0.
 
     Open loop under the given `actions`; closed loop under the policy without them, its actions sampled as in
-    imagination. Samples of the policy, and with `noise` "fixed" those of the model, are the same in every call:
-    constants of the map. The first state is the geometry's own state of z_0 (in logit geometry that of
-    max(z_0, 1e-6)), so that derivatives are on the latent in every geometry.
+    imagination. Samples of the policy, and with `noise` "fixed" those of the model, are the same in every call. The
+    first state is the geometry's own state of z_0 (in logit geometry that of max(z_0, 1e-6)), so that derivatives are
+    on the latent in every geometry.
     """
     agent = subject.agent
     model = agent.world_model
@@ -249,8 +240,6 @@ def make_projections(subject: Subject, context: TaskContext) -> tuple[Projection
 
 
 def latent_rank(subject: Subject) -> int:
-    """Dimension of the latent's allowed directions: D, less one per group on a simplex.
-
-    The trace of P, of which `noise_gain` is the inverse root per coordinate.
-    """
+    """Dimension of the latent's allowed directions: D, less one per group on a simplex."""
+    # The trace of P, of which `noise_gain` is the inverse root per coordinate.
     return round(subject.config.model.latent_dim / subject.agent.world_model.geometry.noise_gain**2)

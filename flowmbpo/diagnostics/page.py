@@ -1,4 +1,4 @@
-"""Diagnoses as PNG pictures."""
+"""Diagnoses as PNG pictures, and as one page of HTML."""
 
 from __future__ import annotations
 
@@ -111,28 +111,21 @@ class Page:
             f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
             f'<h1>{escape(self.title)}</h1>\n<p class="verdict{kind}">{escape(self.verdict)}</p>\n'
             f"{_table(self.facts)}<nav>{links}</nav>\n"
-            + "".join(_section(section) for section in self.sections)
-            + "</body>\n</html>\n"
+            f"{''.join(_section(section) for section in self.sections)}</body>\n</html>\n"
         )
 
 
 def _section(section: Section) -> str:
-    head = (
-        f'<section id="{escape(section.name)}">\n<h2>{escape(section.name)}</h2>\n'
-        f"<p>{escape(SUMMARIES.get(section.name, ''))} "
-        f'<span class="how">{escape(READINGS.get(section.name, ""))}</span></p>\n'
-    )
+    name, summary, how = (escape(text) for text in (section.name, SUMMARIES[section.name], READINGS[section.name]))
+    html = f'<section id="{name}">\n<h2>{name}</h2>\n<p>{summary} <span class="how">{how}</span></p>\n'
     if section.error is not None:
-        return f'{head}<p class="error">Not measured: {escape(section.error)}</p>\n</section>\n'
-    reading = f'<p class="reading">{escape(section.reading)}</p>\n' if section.reading else ""
-    return f"{head}{reading}{_picture(section)}{_table(section.rows)}</section>\n"
-
-
-def _picture(section: Section) -> str:
-    if section.picture is None:
-        return ""
-    data = base64.b64encode(section.picture).decode("ascii")
-    return f'<img alt="{escape(section.name)}, drawn" src="data:image/png;base64,{data}">\n'
+        return f'{html}<p class="error">Not measured: {escape(section.error)}</p>\n</section>\n'
+    if section.reading:
+        html += f'<p class="reading">{escape(section.reading)}</p>\n'
+    if section.picture is not None:
+        data = base64.b64encode(section.picture).decode("ascii")
+        html += f'<img alt="{name}, drawn" src="data:image/png;base64,{data}">\n'
+    return f"{html}{_table(section.rows)}</section>\n"
 
 
 def _table(rows: Sequence[Row]) -> str:

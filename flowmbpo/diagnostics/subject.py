@@ -6,14 +6,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.config.experiment import ExperimentConfig
-from flowmbpo.data.batch import Batch
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
@@ -26,14 +25,6 @@ ENV_SEED_BASE = (2**30 + 16) << 32
 """Diagnostic episodes start above this: the upper word of the seed is one that neither training nor evaluation uses
 (see SEED_BASE in runs/evaluate.py)."""
 EXPLORED_SHARE = 0.3  # of the steps of explored episodes are uniform random actions
-
-
-class Windows(Protocol):
-    """Where stretches of real experience come from: the run's replay buffer, or episodes run anew."""
-
-    def sample(self, batch_size: int, horizon: int, generator: torch.Generator) -> Batch:
-        """Windows of `horizon` transitions, starts uniform over all transitions."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,13 +43,11 @@ class Origin:
 class Subject:
     """An agent in evaluation mode, the config that made it, and its real experience.
 
-    `make_env(copies)` opens the real environment with at least so many copies, and of a set at least
-    one of each task (or only those of the one task `only`, where given); the caller closes it.
-    `replay` is the run's own buffer, None where the checkpoint came without it; with a `replay_trouble` it
-    is not to be relied on, only to be judged. `optimisers` are the
-    saved optimiser states by name, `initial` builds the agent as it was before training; both may be
-    absent. Every draw comes from `generator(purpose)`, so that a diagnostic measures the same
-    whichever others ran before it.
+    `make_env(copies)` opens the real environment with at least so many copies, and of a set at least one of each task
+    (or only those of the one task `only`, where given); the caller closes it. `replay` is the run's own buffer, None
+    where the checkpoint came without it; with a `replay_trouble` it is only to be judged. `optimisers` are the saved
+    optimiser states by name, `initial` builds the agent as it was before training; both may be absent. Every draw comes
+    from `generator(purpose)`, so that a diagnostic measures the same whichever others ran before it.
     """
 
     agent: Agent
@@ -121,8 +110,11 @@ class Subject:
         return self.replay is not None and self.only is None and not self.replay_trouble
 
     @property
-    def windows(self) -> Windows:
-        """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for."""
+    def windows(self) -> ReplayBuffer | Episodes:
+        """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for.
+
+        `sample` gives windows of real experience, starts uniform over all transitions.
+        """
         return self.replay if self.replay is not None and self.own_windows else self.episodes
 
     @property
@@ -145,13 +137,12 @@ class Subject:
     def actor_horizon(self) -> int:
         """Steps that an actor update imagines; an adaptive horizon is measured on `wm_batch_size` windows, once."""
         training = self.config.training
-        longest = training.longest_actor_horizon
-        if training.adaptive_horizon is None:
+        longest, adaptive = training.longest_actor_horizon, training.adaptive_horizon
+        if adaptive is None:
             return longest
         generator = self.generator("actor horizon")
         batch = self.windows.sample(training.wm_batch_size, longest, generator)
-        steps = trusted_steps(self.agent.world_model, batch, training.adaptive_horizon.tolerance, generator)
-        return max(training.adaptive_horizon.minimum, int(steps))
+        return max(adaptive.minimum, int(trusted_steps(self.agent.world_model, batch, adaptive.tolerance, generator)))
 
     @torch.no_grad()  # states to measure at; the encoder is not what is measured
     def encode(self, obs: Float[Tensor, "N O"], task: Int[Tensor, " N"]) -> tuple[Float[Tensor, "N D"], TaskContext]:

@@ -10,7 +10,7 @@ from flowmbpo.config.actors import GaussianActorConfig
 from flowmbpo.config.dynamics import MLPDynamicsConfig
 from flowmbpo.config.experiment import Difference, ExperimentConfig, config_differences
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
-from flowmbpo.json_documents import Document
+from flowmbpo.json_documents import Document, plain
 from flowmbpo.models.agent import Agent, build_meta_agent
 from flowmbpo.parity.cost import ComputeCost, estimate_cost, parameter_counts, solved_widths
 from flowmbpo.presets.schema import dotted_keys
@@ -145,9 +145,8 @@ class Comparison:
             gap = part.gap_percent
             if gap is None or abs(gap) > LARGEST_GAP_PERCENT:
                 shown = "" if gap is None else f", {gap:+.1f}%"
-                findings.append(
-                    f"{part.part} parameters: {part.a:,} -> {part.b:,}{shown} (at most {LARGEST_GAP_PERCENT:g}%)"
-                )
+                limit = f"(at most {LARGEST_GAP_PERCENT:g}%)"
+                findings.append(f"{part.part} parameters: {part.a:,} -> {part.b:,}{shown} {limit}")
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise ParityError(
             f"'{self.sizes.a}' and '{self.sizes.b}' differ in more than the compared parts:\n{listed}\n"
@@ -157,12 +156,11 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The JSON document: `Parity`'s keys, costs with their ratio b / a, and the differences."""
         a, b = self.cost_a.to_dict(), self.cost_b.to_dict()
+        ratio: dict[str, Any] = {key: b[key] / a[key] for key in ("nfe", "actor_nfe", "compute_index")}
+        ratio["flops"] = {key: b["flops"][key] / flops for key, flops in a["flops"].items()}
         return self.sizes.to_dict() | {
-            "compute": {"a": a, "b": b, "ratio": _ratios(a, b)},
-            "differences": {
-                "intended": [vars(difference) for difference in self.intended],
-                "unintended": [vars(difference) for difference in self.unintended],
-            },
+            "compute": {"a": a, "b": b, "ratio": ratio},
+            "differences": {"intended": plain(self.intended), "unintended": plain(self.unintended)},
             "allowed": list(self.allowed),
             "comparable": self.comparable,
         }
@@ -175,32 +173,21 @@ def compare(
 
     Raises ConfigError for an allowed key that no config has.
     """
-    _refuse_unknown(allowed)
-    differences = config_differences(a, b)
-    admitted = (*INTENDED, *allowed)
-    return Comparison(
-        sizes=parity((a.name, build_meta_agent(a, spec_a)), (b.name, build_meta_agent(b, spec_b))),
-        cost_a=estimate_cost(a, spec_a),
-        cost_b=estimate_cost(b, spec_b),
-        intended=tuple(d for d in differences if _covered(d.key, admitted)),
-        unintended=tuple(d for d in differences if not _covered(d.key, admitted)),
-        allowed=tuple(allowed),
-    )
-
-
-def _covered(key: str, admitted: Sequence[str]) -> bool:
-    return any(key == each or key.startswith(f"{each}.") for each in admitted)
-
-
-def _refuse_unknown(allowed: Sequence[str]) -> None:
     known = dotted_keys(ExperimentConfig)
     for key in allowed:
         if key not in known:
             hint = nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
             raise ConfigError(f"--allow {key}: no key or section of a config.{hint}")
 
+    def admitted(key: str) -> bool:
+        return any(key == each or key.startswith(f"{each}.") for each in (*INTENDED, *allowed))
 
-def _ratios(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """b / a for NFE, compute_index and every FLOP count."""
-    flat = {key: b[key] / a[key] for key in ("nfe", "actor_nfe", "compute_index")}
-    return flat | {"flops": {key: b["flops"][key] / a["flops"][key] for key in a["flops"]}}
+    differences = config_differences(a, b)
+    return Comparison(
+        sizes=parity((a.name, build_meta_agent(a, spec_a)), (b.name, build_meta_agent(b, spec_b))),
+        cost_a=estimate_cost(a, spec_a),
+        cost_b=estimate_cost(b, spec_b),
+        intended=tuple(d for d in differences if admitted(d.key)),
+        unintended=tuple(d for d in differences if not admitted(d.key)),
+        allowed=tuple(allowed),
+    )

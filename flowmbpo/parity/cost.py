@@ -8,26 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from flowmbpo.config.experiment import ExperimentConfig
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent, build_agent
+from flowmbpo.models.task_context import TaskContext
 from flowmbpo.spec import EnvSpec
 from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.model_loss import model_loss
-from flowmbpo.training.updates import actor_objective, frozen
+from flowmbpo.training.updates import actor_loss, actor_objective, critic_targets, frozen
 
 
 class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, `flops` adds up the FLOPs of matrix products by torch's own formulas.
 
-    torch's FlopCounterMode also attributes them to modules by hooks, which fail under
-    `torch.autograd.grad` (a Jacobian penalty) and on views taken without gradients; nothing here
-    needs to know the module.
+    torch's FlopCounterMode also attributes them to modules by hooks, which fail under `torch.autograd.grad` (a Jacobian
+    penalty) and on views taken without gradients; nothing here needs to know the module.
     """
 
     def __init__(self) -> None:
@@ -62,18 +64,10 @@ class UpdateCost:
     flops: int
     activation_bytes: int
 
-    @classmethod
-    def at(cls, rows: float, low: UpdateCost, high: UpdateCost) -> UpdateCost:
-        """The cost of `rows` rows, on the line through those of `PROBE_ROWS`."""
-        share = (rows - PROBE_ROWS[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
-        flops = low.flops + share * (high.flops - low.flops)
-        size = low.activation_bytes + share * (high.activation_bytes - low.activation_bytes)
-        return cls(round(flops), round(size))
-
 
 @dataclass(frozen=True)
 class ComputeCost(Document):
-    """Costs of one experiment's updates.
+    """Costs of one experiment's updates of "model", "actor" and "critic" (one minibatch of it).
 
     `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action.
     `compute_index` counts network calls of one actor update, forward and backward: the world
@@ -84,9 +78,7 @@ class ComputeCost(Document):
     nfe: int
     actor_nfe: int
     compute_index: float
-    model_update: UpdateCost
-    actor_update: UpdateCost
-    critic_update: UpdateCost
+    updates: dict[str, UpdateCost]
     act_flops: int
     updates_per_epoch: dict[str, int]
     memory_bytes: dict[str, int]
@@ -94,21 +86,16 @@ class ComputeCost(Document):
     @property
     def flops_per_epoch(self) -> int:
         """All updates of one epoch and the actions taken in its environments."""
-        costs = {"model": self.model_update, "actor": self.actor_update, "critic": self.critic_update}
-        return sum(costs[name].flops * count for name, count in self.updates_per_epoch.items()) + self.act_flops
+        return sum(self.updates[name].flops * count for name, count in self.updates_per_epoch.items()) + self.act_flops
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
+        flops = {f"{name}_update": update.flops for name, update in self.updates.items()}
         return {
             "nfe": self.nfe,
             "actor_nfe": self.actor_nfe,
             "compute_index": self.compute_index,
-            "flops": {
-                "model_update": self.model_update.flops,
-                "actor_update": self.actor_update.flops,
-                "critic_update": self.critic_update.flops,
-                "epoch": self.flops_per_epoch,
-            },
+            "flops": flops | {"epoch": self.flops_per_epoch},
             "updates_per_epoch": self.updates_per_epoch,
             "memory_mb": {name: round(size / 1e6, 3) for name, size in self.memory_bytes.items()},
         }
@@ -123,35 +110,36 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     with torch.random.fork_rng(devices=[]):
         agent = build_agent(config, spec)
     training = config.training
-    measured = [
-        {name: _measure(probe, agent) for name, probe in _probes(agent, config, spec, rows).items()}
-        for rows in PROBE_ROWS
-    ]
+    probes = [_probes(agent, training, rows) for rows in PROBE_ROWS]
 
     def cost(name: str, rows: float) -> UpdateCost:
-        return UpdateCost.at(rows, measured[0][name], measured[1][name])
+        """Of `rows` rows: on the line through those of `PROBE_ROWS`."""
+        low, high = (_measure(each[name], agent) for each in probes)
+        share = (rows - PROBE_ROWS[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
+        flops = low.flops + share * (high.flops - low.flops)
+        size = low.activation_bytes + share * (high.activation_bytes - low.activation_bytes)
+        return UpdateCost(round(flops), round(size))
 
     starts = training.actor_batch_size or config.task.num_envs
     imagined = starts * training.noise_replicas * training.longest_actor_horizon
     minibatches = math.ceil(imagined / math.ceil(imagined / training.critic_batches))  # as `chunk` makes them
-    model_update = cost("model", training.wm_batch_size)
-    actor_update = cost("actor", starts)  # the probe replicates its starts itself
-    critic_update = cost("critic", imagined / minibatches)
-    beside = cost("values", imagined).flops
+    updates = {
+        "model": cost("model", training.wm_batch_size),
+        "actor": cost("actor", starts),  # the probe replicates its starts itself
+        "critic": cost("critic", imagined / minibatches),
+    }
     if training.adaptive_horizon is not None:
-        beside += cost("trust", training.wm_batch_size).flops
-    actor_update = UpdateCost(actor_update.flops + beside, actor_update.activation_bytes)
+        trust = cost("trust", training.wm_batch_size).flops
+        updates["actor"] = UpdateCost(updates["actor"].flops + trust, updates["actor"].activation_bytes)
     collects = training.mode == "online"
     model_rounds = training.rounds if training.learn != "policy" else 0
     policy_rounds = training.rounds if training.learn != "model" else 0
-    largest = max(update.activation_bytes for update in (model_update, actor_update, critic_update))
+    transition = FLOAT_BYTES * (spec.obs_dim + spec.action_dim + 2) + 2  # reward and index, and two flags
     return ComputeCost(
         nfe=agent.world_model.dynamics.nfe,
         actor_nfe=agent.actor.nfe,
         compute_index=compute_index(agent, training.longest_actor_horizon),
-        model_update=model_update,
-        actor_update=actor_update,
-        critic_update=critic_update,
+        updates=updates,
         act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
         updates_per_epoch={
             "model": model_rounds * training.wm_iterations,
@@ -160,8 +148,8 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         },
         memory_bytes={
             "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
-            "replay_when_full": _replay_bytes(training.wm_buffer_size, spec) if collects else 0,
-            "largest_update": largest,
+            "replay_when_full": training.wm_buffer_size * transition if collects else 0,
+            "largest_update": max(update.activation_bytes for update in updates.values()),
         },
     )
 
@@ -174,14 +162,38 @@ def compute_index(agent: Agent, horizon: int) -> float:
     return 2.0 * model_calls + 1.0 * (2.0 * actor_calls)
 
 
-def _replay_bytes(capacity: int, spec: EnvSpec) -> int:
-    flags = 2
-    reward_and_index = 2 * FLOAT_BYTES
-    return capacity * (FLOAT_BYTES * (spec.obs_dim + spec.action_dim) + reward_and_index + flags)
+def model_pass(agent: Agent, windows: Batch, config: TrainingConfig, generator: torch.Generator) -> None:
+    """A model update as training makes it, up to the optimiser's step."""
+    reward = agent.reward_normalizer(windows.reward)
+    loss = model_loss(agent.world_model, windows, reward, config, generator).total
+    _differentiate(loss, agent.world_model)
 
 
-def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) -> dict[str, Callable[[], None]]:
-    generator = torch.Generator().manual_seed(0)
+def actor_pass(
+    agent: Agent, obs: Float[Tensor, "B O"], task: Int[Tensor, " B"], config: TrainingConfig, generator: torch.Generator
+) -> tuple[Float[Tensor, "HB D"], TaskContext, Float[Tensor, " HB"]]:
+    """An actor update up to the optimiser's step, from the encoding of its start states to the critic's targets."""
+    with torch.no_grad():  # as training draws start states
+        context = agent.world_model.context(task)
+        start = agent.world_model.encode(obs, context)
+    with frozen(agent.world_model, agent.critic):
+        objective = actor_objective(agent, start, context, config, generator)
+        _differentiate(actor_loss(agent, objective, start, context, config, generator), agent.actor)
+    return critic_targets(agent, objective, config)
+
+
+def critic_pass(agent: Agent, z: Float[Tensor, "B D"], context: TaskContext, targets: Float[Tensor, " B"]) -> None:
+    """A critic update of one minibatch, up to the optimiser's step."""
+    _differentiate((agent.critic(z, context) - targets).square().mean(), agent.critic)
+
+
+def _differentiate(loss: Tensor, module: nn.Module) -> None:
+    torch.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad], allow_unused=True)
+
+
+def _probes(agent: Agent, config: TrainingConfig, rows: int) -> dict[str, Callable[[], object]]:
+    """Everything that has a cost, on random windows of so many rows."""
+    spec, generator = agent.spec, torch.Generator().manual_seed(0)
     task = torch.zeros(rows, dtype=torch.long)
 
     def batch(horizon: int) -> Batch:
@@ -194,47 +206,20 @@ def _probes(agent: Agent, config: ExperimentConfig, spec: EnvSpec, rows: int) ->
             task=task,
         )
 
-    windows = batch(config.training.horizon)
-    obs = windows.obs[0]
+    windows, longest = batch(config.horizon), batch(config.longest_actor_horizon)
     with torch.no_grad():
         context = agent.world_model.context(task)
-        start = agent.world_model.encode(obs, context)
-        z = agent.world_model.latent(start)
-
-    def model() -> None:
-        _backward(model_loss(agent.world_model, windows, windows.reward, config.training, generator).total)
-
-    def actor() -> None:
-        with torch.no_grad():
-            agent.world_model.encode(obs, context)  # the update encodes its start states
-        with frozen(agent.world_model, agent.critic):
-            loss = actor_objective(agent, start, context, config.training, generator).loss
-            if config.training.preactivation_penalty > 0.0:
-                loss = loss + agent.actor.preactivation(z, context, generator).square().mean()
-            _backward(loss)
-
-    def critic() -> None:
-        _backward(agent.critic(z, context).square().mean())
-
-    def values() -> None:
-        with torch.no_grad():
-            agent.critic(z, context)
-
-    def trust() -> None:
-        trusted_steps(agent.world_model, batch(config.training.longest_actor_horizon), 1.0, generator)
-
-    def act() -> None:
-        agent.act(obs, task, generator)
-
-    probes = {"model": model, "actor": actor, "critic": critic, "values": values, "act": act}
-    return probes if config.training.adaptive_horizon is None else probes | {"trust": trust}
+        z = agent.world_model.latent(agent.world_model.encode(windows.obs[0], context))
+    return {
+        "model": lambda: model_pass(agent, windows, config, generator),
+        "actor": lambda: actor_pass(agent, windows.obs[0], task, config, generator),
+        "critic": lambda: critic_pass(agent, z, context, z.new_zeros(rows)),
+        "act": lambda: agent.act(windows.obs[0], task, generator),
+        "trust": lambda: trusted_steps(agent.world_model, longest, 1.0, generator),
+    }
 
 
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _measure(probe: Callable[[], None], agent: Agent) -> UpdateCost:
+def _measure(probe: Callable[[], object], agent: Agent) -> UpdateCost:
     own = {parameter.data_ptr() for parameter in agent.parameters()}
     kept: dict[int, int] = {}
 

@@ -322,7 +322,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         costs: dict[str, float | int] = {
             "compute/nfe": cost.nfe,
             "compute/index": cost.compute_index,
-            "compute/flops": before * cost.model_update.flops + learner.epoch * cost.flops_per_epoch,
+            "compute/flops": before * cost.updates["model"].flops + learner.epoch * cost.flops_per_epoch,
             "memory/rss_mb": used,
         }
         if self.device.type == "cuda":

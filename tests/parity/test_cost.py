@@ -128,9 +128,9 @@ def test_estimated_flops_are_those_of_the_real_updates(trainer, name):
     config = experiment(name)
     cost = estimate_cost(config, spec_of(config))
     real, collector = trainer(config)
-    assert counted(real.update_model) == cost.model_update.flops
+    assert counted(real.update_model) == cost.updates["model"].flops
     batches = cost.updates_per_epoch["critic"] // config.training.rounds
-    policy = cost.actor_update.flops + batches * cost.critic_update.flops
+    policy = cost.updates["actor"].flops + batches * cost.updates["critic"].flops
     assert counted(real.update_policy) == pytest.approx(policy, rel=1e-6)  # per minibatch, rounded to whole FLOPs
     assert counted(lambda: run_epoch(real, collector)) == pytest.approx(cost.flops_per_epoch, rel=1e-6)
 
@@ -146,13 +146,12 @@ def test_what_an_offline_run_does_not_train_costs_nothing(learn, idle):
     expected = {name: 0 if name in idle else count for name, count in cost.updates_per_epoch.items()}
     assert offline.updates_per_epoch == expected
     assert (cost.act_flops > 0, offline.act_flops) == (True, 0)
-    flops = {"model": cost.model_update.flops, "actor": cost.actor_update.flops, "critic": cost.critic_update.flops}
-    assert offline.flops_per_epoch == sum(flops[name] * count for name, count in expected.items())
+    assert offline.flops_per_epoch == sum(cost.updates[name].flops * count for name, count in expected.items())
 
 
 def test_estimate_at_full_batch_is_linear_in_the_batch():
     costs = [
-        estimate_cost(config, spec_of(config)).model_update
+        estimate_cost(config, spec_of(config)).updates["model"]
         for config in (experiment("flow-flow", f"training.wm_batch_size={rows}") for rows in (16, 64, 112))
     ]
     assert costs[2].flops - costs[1].flops == costs[1].flops - costs[0].flops > 0
@@ -223,7 +222,7 @@ def test_memory_of_buffer_and_optimisers_is_what_they_hold(trainer):
 
 def test_memory_kept_for_backward_is_what_autograd_keeps(trainer):
     config = experiment("mlp-gaussian")
-    estimated = estimate_cost(config, spec_of(config)).model_update.activation_bytes
+    estimated = estimate_cost(config, spec_of(config)).updates["model"].activation_bytes
     real, _ = trainer(config)
     own = {p.data_ptr() for p in real.agent.parameters()}
     kept = {}
@@ -333,11 +332,7 @@ def test_critic_update_costs_what_its_layers_do(measured):
 
 def test_measured_and_estimated_costs_agree(subject, measured):
     cost = estimate_cost(subject.config, EnvSpec((task_info("toy-pendulum-swingup"),)))
-    assert measured == {
-        "model": cost.model_update.flops,
-        "actor": cost.actor_update.flops,
-        "critic": cost.critic_update.flops,
-    }
+    assert measured == {name: update.flops for name, update in cost.updates.items()}
 
 
 @pytest.mark.parametrize(("learned_input", "shares"), [(False, 2), (True, 3)])

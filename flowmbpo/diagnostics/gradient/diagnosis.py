@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.gradient.agreement import Alignment, align_means, align_rows, told
-from flowmbpo.diagnostics.gradient.model import ModelGradient, model_gradient
-from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, ReferenceGradient, Starts, collect_starts
+from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, collect_starts, model_gradient
 from flowmbpo.diagnostics.gradient.reference import DELTA, difference_gradient, exact_gradient
 from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, resample_counts
 from flowmbpo.diagnostics.subject import ENV_SEED_BASE, Subject
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import DataError
-from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.updates import discount
 
 if TYPE_CHECKING:
@@ -101,38 +99,37 @@ class GradientDiagnosis(Diagnosis):
 
     def rows(self) -> list[Row]:
         """Cosine and norm ratio first, what they rest on last."""
-        other = "detached" if self.input_gradient == "through" else "through"
-        alternative = self.detached if other == "detached" else self.through
-        rows: list[Row] = [
-            (f"cosine to the real gradient ({self.input_gradient}, as trained)", told(self.gradient.cosine)),
-            ("norm, model / real", told(self.gradient.norm_ratio)),
-            (f"cosine of the {other} gradient", told(alternative.cosine)),
-            (f"norm of the {other} gradient, model / real", told(alternative.norm_ratio)),
-            ("cosine without the critic's value at the end", told(self.rewards.cosine)),
-            ("norm without it, model / real", told(self.rewards.norm_ratio)),
-            ("cosine of the gradients to the actions", told(self.actions.cosine)),
-            ("... without the critic's value", told(self.reward_actions.cosine)),
+        other, alternative = "detached", self.detached
+        if self.input_gradient == "detached":
+            other, alternative = "through", self.through
+        rows = [
+            (f"cosine to the real gradient ({self.input_gradient}, as trained)", self.gradient.cosine),
+            ("norm, model / real", self.gradient.norm_ratio),
+            (f"cosine of the {other} gradient", alternative.cosine),
+            (f"norm of the {other} gradient, model / real", alternative.norm_ratio),
+            ("cosine without the critic's value at the end", self.rewards.cosine),
+            ("norm without it, model / real", self.rewards.norm_ratio),
+            ("cosine of the gradients to the actions", self.actions.cosine),
+            ("... without the critic's value", self.reward_actions.cosine),
         ]
         marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
-        rows += [(f"... to the action of step {mark}", told(self.steps[mark].cosine)) for mark in marks]
-        rows += [
+        rows += [(f"... to the action of step {mark}", self.steps[mark].cosine) for mark in marks]
+        starts = f"{self.starts} = {self.copies} episodes x {self.moments} moments"
+        starts += f", {self.broken} broken" if self.broken else ""
+        starts += (
+            f", horizon {len(self.steps)}; {self.terminated} end on the way; intervals: 95% bootstrap over episodes"
+        )
+        reference = "exact: backpropagation through the environment, under the noise that was drawn"
+        if self.reference != "autodiff":
+            kind = f"{self.directions} random sign vectors per step" if self.directions else "every action dimension"
+            reference = f"antithetic differences, delta {self.delta:g} before tanh, {kind}; bend {self.bend:.3g}"
+        return [
+            *((name, told(figure)) for name, figure in rows),
             ("objective in the model", str(self.objective["model"])),
             ("objective in the environment", str(self.objective["real"])),
-            ("reference", self._reference()),
-            (
-                "start states",
-                f"{self.starts} = {self.copies} episodes x {self.moments} moments"
-                f"{f', {self.broken} broken' if self.broken else ''}, horizon {len(self.steps)}; "
-                f"{self.terminated} end on the way; intervals: 95% bootstrap over episodes",
-            ),
+            ("reference", reference),
+            ("start states", starts),
         ]
-        return rows
-
-    def _reference(self) -> str:
-        if self.reference == "autodiff":
-            return "exact: backpropagation through the environment, under the noise that was drawn"
-        kind = f"{self.directions} random sign vectors per step" if self.directions else "every action dimension"
-        return f"antithetic differences, delta {self.delta:g} before tanh, {kind}; bend {self.bend:.3g}"
 
     def draw(self, figure: Figure) -> None:
         """Cosine and norms of the gradients to the actions, step by step."""
@@ -187,37 +184,19 @@ def compare_gradients(
     seeds = torch.randint(2**31, shape, generator=generator, device=generator.device)
     policy = FixedNoise(agent.actor, seeds, starts.copies)
     start, context = subject.encode(starts.obs.flatten(0, 1), starts.task.repeat(starts.moments))
-    alone = _detached(agent.world_model.context(starts.task))
+    alone = agent.world_model.context(starts.task)
+    # The embeddings belong to the world model: their gradient is not the actor's.
+    context, alone = (replace(each, embedding=each.embedding.detach()) for each in (context, alone))
     objective = RealObjective(agent, policy, alone, discount(alone, training), starts.horizon)
-    if exact and env.differentiable() is not None:
-        reference, directions = exact_gradient(objective, env, starts), None
+    directions = REPLAY_DIRECTIONS if env.restores_by_replay else DIRECTIONS
+    autodiff = exact and env.differentiable() is not None
+    if autodiff:
+        reference = exact_gradient(objective, env, starts)
     else:
-        directions = REPLAY_DIRECTIONS if env.restores_by_replay else DIRECTIONS
         reference = difference_gradient(objective, env, starts, directions=directions, generator=generator, delta=delta)
-        if directions >= env.spec.action_dim:
-            directions = 0
-    model = model_gradient(
-        agent, policy, start, _detached(context), reference.sound, training, starts.horizon, generator
-    )
-    return _compare(subject, starts, objective, reference, model, effort, directions, delta)
-
-
-def _detached(context: TaskContext) -> TaskContext:
-    """The embedding belongs to the world model: its gradient is not the actor's."""
-    return TaskContext(context.embedding.detach(), context.action_mask, context.discount)
-
-
-def _compare(
-    subject: Subject,
-    starts: Starts,
-    objective: RealObjective,
-    reference: ReferenceGradient,
-    model: ModelGradient,
-    effort: Effort,
-    directions: int | None,
-    delta: float,
-) -> GradientDiagnosis:
     sound = reference.sound
+    model = model_gradient(agent, policy, start, context, sound, training, starts.horizon, generator)
+
     kept = sound.any(0)
     if int(kept.sum()) < FEWEST_COPIES:
         raise DataError(
@@ -225,24 +204,32 @@ def _compare(
             "simulator broke, or its derivatives are not finite, in the others. Train on, or look at the policy's "
             "actions (flowmbpo diagnose actions)"
         )
-    real = reference.parameters(objective, reference.slopes)[:, kept]
-    paid = reference.parameters(objective, reference.reward_slopes)[:, kept]
-    through, detached, rewards = model.through[kept], model.detached[kept], model.rewards[kept]
+    real, paid = (
+        reference.parameters(objective, slopes)[:, kept] for slopes in (reference.slopes, reference.reward_slopes)
+    )
+    through, detached, rewards = (rows[kept] for rows in (model.through, model.detached, model.rewards))
     if not all(bool(rows.isfinite().all()) for rows in (real, paid, through, detached, rewards)):
         raise DataError(
             "the actor's gradient is not finite although its weights are: the imagined or the real rollout overflows "
             f"within {starts.horizon} steps. `flowmbpo diagnose rollout` shows from which step on"
         )
     counts = resample_counts(int(kept.sum()), effort.resamples, subject.generator("gradient/bootstrap"))
-    mine, mine_paid = (_by_copy(slopes, sound)[kept] for slopes in (model.slopes, model.reward_slopes))
-    theirs, theirs_paid = (
-        torch.stack([_by_copy(half, sound)[kept] for half in slopes])
-        for slopes in (reference.slopes, reference.reward_slopes)
+
+    def by_copy(slopes: Float[Tensor, "*K H G N A"]) -> Float[Tensor, "*K N H X"]:
+        """Slopes of a copy's sound moments, side by side."""
+        alone = torch.where(sound.unsqueeze(-1), slopes, 0.0)
+        return alone.movedim(-2, -4).flatten(-2)[..., kept, :, :]
+
+    mine, mine_paid, theirs, theirs_paid = map(
+        by_copy, (model.slopes, model.reward_slopes, reference.slopes, reference.reward_slopes)
     )
-    imagined, lived = _means(model.returns, sound)[kept], _means(reference.returns, sound)[kept]
+    imagined, lived = (
+        (torch.where(sound, values, 0.0).double().sum(0) / sound.sum(0))[kept]
+        for values in (model.returns, reference.returns)
+    )
     return GradientDiagnosis(
-        reference="autodiff" if directions is None else "differences",
-        input_gradient=subject.config.training.actor_input_gradient,
+        reference="autodiff" if autodiff else "differences",
+        input_gradient=training.actor_input_gradient,
         through=align_means(through, real, counts),
         detached=align_means(detached, real, counts),
         rewards=align_means(rewards, paid, counts),
@@ -257,19 +244,10 @@ def _compare(
         copies=starts.copies,
         moments=starts.moments,
         model_noise_replicas=model.replicas,
-        directions=directions,
-        delta=None if directions is None else delta,
-        bend=None if directions is None else reference.bend,
+        directions=None if autodiff else directions if directions < env.spec.action_dim else 0,
+        delta=None if autodiff else delta,
+        bend=None if autodiff else reference.bend,
         broken=int((~sound).sum()),
         terminated=int((reference.terminated & sound).sum()),
         resamples=effort.resamples,
     )
-
-
-def _by_copy(slopes: Float[Tensor, "H G N A"], sound: Bool[Tensor, "G N"]) -> Float[Tensor, "N H X"]:
-    """Slopes of a copy's sound moments, side by side."""
-    return torch.where(sound.unsqueeze(-1), slopes, 0.0).permute(2, 0, 1, 3).flatten(2)
-
-
-def _means(values: Float[Tensor, "G N"], sound: Bool[Tensor, "G N"]) -> Float[Tensor, " N"]:
-    return torch.where(sound, values, 0.0).double().sum(0) / sound.sum(0)

@@ -1,9 +1,11 @@
-"""A policy whose noise is the same wherever it acts: in the model, in the environment, nudged or not."""
+"""The actor's objective under noise that is the same wherever the policy acts, and the model's gradient of it.
+
+Letters: M replicas of the model's own noise, G moments, N copies, S = G N starts, H horizon, P parameters.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowmbpo.config.training import TrainingConfig
 from flowmbpo.diagnostics.esnr import flat_gradient
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.evaluation.episodes import ClosedLoop, Policy
 from flowmbpo.models.actors.base import Action, Actor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.training.returns import discounted_return
+from flowmbpo.training.updates import actor_objective, frozen
 
-LARGEST_ACTION = 1.0 - 1e-6  # beyond it float32 has no room left for a nudge
+NOISE_REPLICAS = 8  # of a stochastic model's rollouts per start: their mean is compared
 
 
 class FixedNoise(Actor):
@@ -36,8 +41,7 @@ class FixedNoise(Actor):
         self.nfe, self.hidden_units = inner.nfe, inner.hidden_units
         self.seeds: list[list[int]] = seeds.tolist()
         self.rows = rows
-        self._step = 0
-        self._nudges: Float[Tensor, "H B A"] | None = None
+        self.rewind()
 
     def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
         """The inner actor's, with the caller's noise."""
@@ -51,13 +55,11 @@ class FixedNoise(Actor):
 
     def rewind(self, nudges: Float[Tensor, "H B A"] | None = None) -> None:
         """Begin again at the first step."""
-        self._step = 0
-        self._nudges = nudges
+        self._step, self._nudges = 0, nudges
 
     def act(self, step: int, group: int, z: Float[Tensor, "N D"], context: TaskContext) -> Float[Tensor, "N A"]:
         """The actions of one group at one step."""
-        generator = torch.Generator(z.device).manual_seed(self.seeds[step][group])
-        action: Tensor = self.inner(z, context, generator)
+        action: Tensor = self.inner(z, context, torch.Generator(z.device).manual_seed(self.seeds[step][group]))
         return action
 
     def forward(
@@ -71,12 +73,6 @@ class FixedNoise(Actor):
             action = action + self._nudges[self._step]
         self._step += 1
         return action
-
-
-def displaced(action: Action, displacement: Action) -> Action:
-    """tanh(u + displacement) for a = tanh(u): never outside the bounds, however close the action is to one."""
-    inside = action.clamp(-LARGEST_ACTION, LARGEST_ACTION)
-    return (inside.atanh() + displacement).tanh()
 
 
 @contextmanager
@@ -126,58 +122,15 @@ class RealObjective:
         """A real reward in learning units."""
         return self.agent.learning_reward(reward.to(self.device))
 
-
-@dataclass(frozen=True)
-class ReferenceGradient:
-    """The real objective, and its gradient per start state with respect to the actions before their tanh.
-
-    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are
-    independent given the start states, so that their inner product is an unbiased squared norm;
-    equal where the reference is deterministic. `reward_slopes` is the same of the rewards alone,
-    without the value behind the horizon: what disagrees there is not the critic's doing. `obs` and
-    `actions` are those of the rollout. `sound` is false where a simulator broke on the way. `bend` is
-    the median of |J(+) - 2 J + J(-)| over that of |J(+) - J(-)| (nan for an exact reference).
-    """
-
-    slopes: Float[Tensor, "2 H G N A"]
-    reward_slopes: Float[Tensor, "2 H G N A"]
-    obs: Float[Tensor, "H G N O"]
-    actions: Float[Tensor, "H G N A"]
-    returns: Float[Tensor, "G N"]
-    sound: Bool[Tensor, "G N"]
-    terminated: Bool[Tensor, "G N"]
-    bend: float = math.nan
-
-    @classmethod
-    def stack(cls, moments: Sequence[ReferenceGradient], bend: float = math.nan) -> ReferenceGradient:
-        """All moments in one; each lacks the dimension G."""
-        places = {"slopes": 2, "reward_slopes": 2, "obs": 1, "actions": 1, "returns": 0, "sound": 0, "terminated": 0}
-        every = {name: torch.stack([getattr(one, name) for one in moments], dim=g) for name, g in places.items()}
-        return cls(**every, bend=bend)
-
-    def parameters(self, objective: RealObjective, slopes: Float[Tensor, "2 H G N A"]) -> Float[Tensor, "2 N P"]:
-        """The gradient of the actor's parameters, copy by copy, that `slopes` (one of the two) make."""
-        # dJ/da = dJ/du / (1 - a^2); where that is 0 in float32, da/dtheta is too.
-        slopes = slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
-        groups = self.sound.shape[0]
-        with torch.no_grad():
-            z = torch.stack([torch.cat([objective.latent(obs) for obs in row]) for row in self.obs])
-        rows = [
-            parameter_gradient(
-                objective.agent.actor,
-                objective.policy,
-                z,
-                objective.context.repeat(groups),
-                half.flatten(1, 2),
-                self.sound,
-            )
-            for half in (slopes[:1] if slopes[0].equal(slopes[1]) else slopes)
-        ]
-        return torch.stack((rows[0], rows[-1]))
+    def earned(
+        self, rewards: list[Tensor], ended: list[Bool[Tensor, " N"]], value: Float[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """J of these rewards, in float64, with `value` behind the last; nothing counts behind an end."""
+        going = (~torch.stack(ended)).double()
+        return discounted_return(torch.stack(rewards), value, going, self.gamma.double())
 
 
 def parameter_gradient(
-    actor: Actor,
     policy: FixedNoise,
     z: Float[Tensor, "H B D"],
     context: TaskContext,
@@ -194,7 +147,7 @@ def parameter_gradient(
     actions = torch.stack([policy(z_h, context) for z_h in z])
     values = (actions * slopes.to(actions)).sum((0, -1)).view(-1, *sound.shape).sum(0)
     means = torch.where(sound, values, 0.0).sum(0) / sound.sum(0).clamp(min=1)
-    parameters = [parameter for parameter in actor.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     return torch.stack([flat_gradient(mean, parameters, retain_graph=True) for mean in means.unbind()])
 
 
@@ -233,9 +186,9 @@ def collect_starts(
     horizon = min(horizon, limit)
     room = limit - horizon + 1
     parts = min(moments, room)
-    draws = torch.rand(parts, generator=generator, device=generator.device, dtype=torch.float64).tolist()
-    chosen = [int((part + draw) * room / parts) for part, draw in enumerate(draws)]
     device = generator.device
+    draws = torch.rand(parts, generator=generator, device=device, dtype=torch.float64).tolist()
+    chosen = [int((part + draw) * room / parts) for part, draw in enumerate(draws)]
     loop = ClosedLoop(behaviour, env, seed, device=device)
     states, seen = [], []
     for time in range(chosen[-1] + 1):
@@ -245,3 +198,58 @@ def collect_starts(
         if time < chosen[-1]:
             loop.advance()
     return Starts(tuple(states), torch.stack(seen).to(device), env.task_ids.to(device), horizon)
+
+
+@dataclass(frozen=True)
+class ModelGradient:
+    """`parameters` as training takes it and with the actor's input cut; `slopes` as in `ReferenceGradient`.
+
+    `slopes` are those of the whole closed loop, whatever training cuts. `rewards` and `reward_slopes`
+    are `through` and `slopes` of the rewards alone, without the value behind the horizon.
+    """
+
+    through: Float[Tensor, "N P"]
+    detached: Float[Tensor, "N P"]
+    rewards: Float[Tensor, "N P"]
+    slopes: Float[Tensor, "H G N A"]
+    reward_slopes: Float[Tensor, "H G N A"]
+    returns: Float[Tensor, "G N"]
+    replicas: int
+
+
+def model_gradient(
+    agent: Agent,
+    policy: FixedNoise,
+    start: Float[Tensor, "S D"],
+    context: TaskContext,
+    sound: Bool[Tensor, "G N"],
+    config: TrainingConfig,
+    horizon: int,
+    generator: torch.Generator,
+) -> ModelGradient:
+    """Of `actor_objective`, the code that trains, from the encodings `start` of G x N real states."""
+    replicas = NOISE_REPLICAS if agent.world_model.dynamics.stochastic else 1
+    state, every = generator.get_state(), context.repeat(replicas)
+    shape = (horizon, replicas, *sound.shape, agent.spec.action_dim)
+
+    def differentiate(input_gradient: str, *, value: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns of the starts, slopes, and the parameters' gradient."""
+        generator.set_state(state)  # the model's noise is the same each time
+        nudges = torch.zeros(shape, device=start.device, dtype=start.dtype).flatten(1, 3).requires_grad_()
+        policy.rewind(nudges)
+        options = config.model_copy(update={"noise_replicas": replicas, "actor_input_gradient": input_gradient})
+        with acting(agent, policy), frozen(agent):
+            objective = actor_objective(agent, start, context, options, generator, horizon)
+            imagined, returns = objective.imagination, objective.returns
+            if not value:
+                nothing = torch.zeros_like(returns)
+                returns = discounted_return(imagined.rewards, nothing, imagined.continues, objective.gamma)
+            (slopes,) = torch.autograd.grad(returns.sum() / replicas, nudges)
+        rows = parameter_gradient(policy, imagined.z[:-1].detach(), every, slopes, sound)
+        slopes = slopes * (1.0 - imagined.actions.detach().square())
+        return returns.detach().view(shape[1:-1]).mean(0), slopes.view(shape).sum(1), rows
+
+    returns, slopes, through = differentiate("through")
+    _, _, detached = differentiate("detached")
+    _, reward_slopes, rewards = differentiate("through", value=False)
+    return ModelGradient(through, detached, rewards, slopes, reward_slopes, returns, replicas)

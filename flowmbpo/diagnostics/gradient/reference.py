@@ -1,7 +1,9 @@
-"""The reference by automatic differentiation: through environment, encoder and actor."""
+"""The reference in the real environment: by automatic differentiation through it, or by differences."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +11,60 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.gradient.objective import RealObjective, ReferenceGradient, Starts, displaced
+from flowmbpo.diagnostics.gradient.objective import RealObjective, Starts, parameter_gradient
 from flowmbpo.envs.contract import DifferentiableEnvs, VectorEnv
-from flowmbpo.training.returns import discounted_return
+from flowmbpo.models.actors.base import Action
 from flowmbpo.training.updates import frozen
+
+LARGEST_ACTION = 1.0 - 1e-6  # beyond it float32 has no room left for a nudge
+DELTA = 0.05
+"""Displacement of an action before its tanh: 5% of the action's half-range at its centre.
+
+Central differences err by delta^2/6 of the third derivative and by the float32 rounding of rewards
+and observations over delta; on the toy pendulum the sum of both is below 1% (tests).
+"""
+
+
+@dataclass(frozen=True)
+class ReferenceGradient:
+    """The real objective, and its gradient per start state with respect to the actions before their tanh.
+
+    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are
+    independent given the start states, so that their inner product is an unbiased squared norm;
+    equal where the reference is deterministic. `reward_slopes` is the same of the rewards alone,
+    without the value behind the horizon: what disagrees there is not the critic's doing. `obs` and
+    `actions` are those of the rollout. `sound` is false where a simulator broke on the way. `bend` is
+    the median of |J(+) - 2 J + J(-)| over that of |J(+) - J(-)| (nan for an exact reference).
+    """
+
+    slopes: Float[Tensor, "2 H G N A"]
+    reward_slopes: Float[Tensor, "2 H G N A"]
+    obs: Float[Tensor, "H G N O"]
+    actions: Float[Tensor, "H G N A"]
+    returns: Float[Tensor, "G N"]
+    sound: Bool[Tensor, "G N"]
+    terminated: Bool[Tensor, "G N"]
+    bend: float = math.nan
+
+    @classmethod
+    def stack(cls, moments: Sequence[ReferenceGradient], bend: float = math.nan) -> ReferenceGradient:
+        """All moments in one; each lacks the dimension G."""
+        places = {"slopes": 2, "reward_slopes": 2, "obs": 1, "actions": 1, "returns": 0, "sound": 0, "terminated": 0}
+        every = {name: torch.stack([getattr(one, name) for one in moments], dim=g) for name, g in places.items()}
+        return cls(**every, bend=bend)
+
+    def parameters(self, objective: RealObjective, slopes: Float[Tensor, "2 H G N A"]) -> Float[Tensor, "2 N P"]:
+        """The gradient of the actor's parameters, copy by copy, that `slopes` (one of the two) make."""
+        # dJ/da = dJ/du / (1 - a^2); where that is 0 in float32, da/dtheta is too.
+        slopes = slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
+        context = objective.context.repeat(len(self.sound))
+        with torch.no_grad():
+            z = torch.stack([torch.cat([objective.latent(obs) for obs in row]) for row in self.obs])
+        rows = [
+            parameter_gradient(objective.policy, z, context, half.flatten(1, 2), self.sound)
+            for half in (slopes[:1] if slopes[0].equal(slopes[1]) else slopes)
+        ]
+        return torch.stack((rows[0], rows[-1]))
 
 
 def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> ReferenceGradient:
@@ -34,7 +86,7 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
 def _differentiate(objective: RealObjective, copies: DifferentiableEnvs, group: int) -> ReferenceGradient:
     """One moment: tensors as in `ReferenceGradient`, without their dimension G."""
     alive = torch.ones(len(objective.gamma), dtype=torch.bool, device=objective.device)
-    seen, taken, rewards, continues, lasts = [], [], [], [], []
+    seen, nudges, taken, rewards, ends, lasts = [], [], [], [], [], []
     with frozen(objective.agent.actor, objective.agent.world_model, objective.agent.critic):
         final = obs = copies.observe().to(objective.device)
         for step in range(objective.horizon):
@@ -43,78 +95,65 @@ def _differentiate(objective: RealObjective, copies: DifferentiableEnvs, group: 
             action = objective.act(step, group, obs) + nudge.requires_grad_()
             done = copies.step(action)
             seen.append(obs.detach())
-            taken.append((nudge, action.detach()))
+            nudges.append(nudge)
+            taken.append(action.detach())
             rewards.append(torch.where(alive, objective.reward(done.reward), 0.0).double())
             ended = done.terminated.to(objective.device)
-            continues.append((~ended).double())
+            ends.append(ended)
             lasts.append(alive & ended)
             obs = done.obs.to(objective.device)
             final = torch.where(alive.unsqueeze(-1), obs, final)
             alive = alive & ~ended
-        value, gamma = objective.value(final).double(), objective.gamma.double()
-        nothing = torch.zeros_like(value)
-        whole, alone = (
-            discounted_return(torch.stack(rewards), behind, torch.stack(continues), gamma)
-            for behind in (value, nothing)
-        )
-        ended_returns = [
-            (last, discounted_return(torch.stack(rewards[:step]), nothing, torch.stack(continues[:step]), gamma))
-            for step, last in enumerate(lasts, start=1)
-            if bool(last.any())
+        value = objective.value(final).double()
+        nothing, actions = torch.zeros_like(value), torch.stack(taken)
+        whole, alone = (objective.earned(rewards, ends, behind) for behind in (value, nothing))
+        # Rows that ended come apart from the others, by their last step: the steps behind it, masked with zeros, would
+        # make nan of a derivative that is not finite there, and the row would be left out for how it ended.
+        parts = [
+            (last, objective.earned(rewards[:step], ends[:step], nothing)) for step, last in enumerate(lasts, start=1)
         ]
-        slopes, reward_slopes = (_slopes([(alive, returns), *ended_returns], taken) for returns in (whole, alone))
-    return ReferenceGradient(
-        slopes=slopes,
-        reward_slopes=reward_slopes,
-        obs=torch.stack(seen),
-        actions=torch.stack([action for _, action in taken]),
-        returns=whole.detach(),
-        sound=whole.isfinite() & slopes.isfinite().all(-1).all(1).all(0),
-        terminated=~alive,
-    )
+        slopes, reward_slopes = (_slopes([(alive, returns), *parts], nudges, actions) for returns in (whole, alone))
+    sound = whole.isfinite() & slopes.isfinite().all(-1).all(1).all(0)
+    return ReferenceGradient(slopes, reward_slopes, torch.stack(seen), actions, whole.detach(), sound, ~alive)
 
 
 def _slopes(
-    parts: list[tuple[Bool[Tensor, " N"], Float[Tensor, " N"]]], taken: list[tuple[Tensor, Tensor]]
+    parts: list[tuple[Bool[Tensor, " N"], Float[Tensor, " N"]]], nudges: list[Tensor], actions: Float[Tensor, "H N A"]
 ) -> Float[Tensor, "2 H N A"]:
-    """dJ/du of every step's (nudge, action), twice; `parts` are rows with their returns.
-
-    Rows that ended come apart from the others, by their last step: the steps behind it, masked with zeros, would make
-    nan of a derivative that is not finite there, and the row would be left out for how it ended.
-    """
-    nudges = [nudge for nudge, _ in taken]
-    slopes = torch.stack([torch.zeros_like(action) for _, action in taken])
+    """dJ/du of every step's nudge, twice; `parts` are rows with their returns."""
+    slopes = torch.zeros_like(actions)
     for rows, returns in parts:
         if returns.requires_grad and bool(rows.any()):
             gradients = torch.autograd.grad(returns[rows].sum(), nudges, retain_graph=True, allow_unused=True)
-            for step, (slope, (_, action)) in enumerate(zip(gradients, taken, strict=True)):
-                if slope is not None:
-                    slopes[step, rows] = (slope * (1.0 - action.square()))[rows]
+            for slope, gradient, action in zip(slopes, gradients, actions, strict=True):
+                if gradient is not None:
+                    slope[rows] = (gradient * (1.0 - action.square()))[rows]
     return slopes.expand(2, *slopes.shape)
 
 
-DELTA = 0.05
-"""Displacement of an action before its tanh: 5% of the action's half-range at its centre.
-
-Central differences err by delta^2/6 of the third derivative and by the float32 rounding of rewards
-and observations over delta; on the toy pendulum the sum of both is below 1% (tests).
-"""
+def displaced(action: Action, displacement: Action) -> Action:
+    """tanh(u + displacement) for a = tanh(u): never outside the bounds, however close the action is to one."""
+    inside = action.clamp(-LARGEST_ACTION, LARGEST_ACTION)
+    return (inside.atanh() + displacement).tanh()
 
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A closed loop from step `first` on. `returns` count from `first`, 0 for copies already ended;
-    `rewards` are they without the value behind the horizon."""
+    """A closed loop from some step on: returns counted from there, with and without the value behind the horizon.
+
+    Both are 0 for copies already ended. `tails` are the returns from each later step on, and `alive`, `states`, `obs`
+    and `actions` what was there before it; all five are empty for a displaced rollout.
+    """
 
     returns: Float[Tensor, " N"]
     rewards: Float[Tensor, " N"]
     broken: Bool[Tensor, " N"]
+    terminated: Bool[Tensor, " N"]
     tails: list[Float[Tensor, " N"]]
     alive: list[Bool[Tensor, " N"]]
     states: list[dict[str, Any]]
     obs: list[Float[Tensor, "N O"]]
     actions: list[Float[Tensor, "N A"]]
-    terminated: Bool[Tensor, " N"]
 
 
 @torch.no_grad()  # the environment is not differentiated: its answers are compared
@@ -129,17 +168,16 @@ def difference_gradient(
 ) -> ReferenceGradient:
     """(J(u_h + delta e) - J(u_h - delta e)) / (2 delta), everything else being equal.
 
-    Each displaced rollout starts from the saved environment at step h and goes on closed loop under
-    the same policy noise and the same environment noise, as far as that is in the saved state. With
-    at least as many `directions` as action dimensions, e runs through the dimensions. With fewer
-    (an even number), e is a random vector of signs, drawn anew for every start, step and repeat:
-    its slope times e is an unbiased estimate of the gradient's differences, at a variance
-    of the other dimensions' squared slopes over the repeats.
+    Each displaced rollout starts from the saved environment at step h and goes on closed loop under the same policy
+    noise and the same environment noise, as far as that is in the saved state. With at least as many `directions` as
+    action dimensions, e runs through the dimensions. With fewer (an even number), e is a random vector of signs, drawn
+    anew for every start, step and repeat: its slope times e is an unbiased estimate of the gradient's differences, at a
+    variance of the other dimensions' squared slopes over the repeats.
     """
     parts = [_moment(objective, env, starts, group, directions, generator, delta) for group in range(starts.moments)]
     pairs = torch.cat([pairs for _, pairs in parts])  # [.., 2]: |odd| and |even| part
     odd, even = pairs.median(0).values.tolist()
-    return ReferenceGradient.stack([part for part, _ in parts], bend=even / odd if odd > 0.0 else float("nan"))
+    return ReferenceGradient.stack([part for part, _ in parts], bend=even / odd if odd > 0.0 else math.nan)
 
 
 def _moment(
@@ -154,25 +192,23 @@ def _moment(
     """One moment, as `ReferenceGradient` without its dimension G; and every pair's odd and even part."""
     device, actions = objective.device, env.spec.action_dim
     mask = objective.context.action_mask
-    obs = env.load_state_dict(starts.states[group])
-    everyone = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-    nominal = _roll(objective, env, group, 0, obs, everyone, None)
+    nominal = _roll(objective, env, group, 0, starts.states[group], torch.ones_like(mask[:, 0], dtype=torch.bool))
     broken = nominal.broken.clone()
     every = directions >= actions
-    count = actions if every else directions
     slopes = torch.zeros(2, 2, objective.horizon, env.num_envs, actions, dtype=torch.float64, device=device)
     pairs = []
-    for step in range(objective.horizon):
+    for step, (alive, state) in enumerate(zip(nominal.alive, nominal.states, strict=True)):
         discount = objective.gamma.double() ** step
-        for index in range(count):
-            along = _direction(index, every, mask, generator)
+        for index in range(actions if every else directions):
+            if every:
+                along = torch.zeros_like(mask)
+                along[:, index] = mask[:, index]
+            else:
+                signs = torch.randint(0, 2, mask.shape, generator=generator, device=device).to(mask) * 2.0 - 1.0
+                along = signs * mask
             plus, minus = (
-                _roll(
-                    objective, env, group, step, env.load_state_dict(nominal.states[step]),
-                    nominal.alive[step], sign * delta * along,
-                )
-                for sign in (1.0, -1.0)
-            )  # fmt: skip
+                _roll(objective, env, group, step, state, alive, sign * delta * along) for sign in (1.0, -1.0)
+            )
             odd = plus.returns - minus.returns
             for kind, change in enumerate((odd, plus.rewards - minus.rewards)):
                 estimate = (discount * change / (2.0 * delta)).unsqueeze(-1) * along
@@ -181,29 +217,14 @@ def _moment(
                 else:
                     slopes[kind, index % 2, step] += estimate / (directions // 2)
             broken |= plus.broken | minus.broken
-            moved = nominal.alive[step] & (along != 0).any(-1)
+            moved = alive & (along != 0).any(-1)
             even = plus.returns + minus.returns - 2.0 * nominal.tails[step]
             pairs.append(torch.stack((odd.abs(), even.abs()), dim=-1)[moved])
+    obs, taken = torch.stack(nominal.obs), torch.stack(nominal.actions)
     reference = ReferenceGradient(
-        slopes=slopes[0],
-        reward_slopes=slopes[1],
-        obs=torch.stack(nominal.obs),
-        actions=torch.stack(nominal.actions),
-        returns=nominal.returns,
-        sound=~broken,
-        terminated=nominal.terminated,
+        slopes[0], slopes[1], obs, taken, nominal.returns, sound=~broken, terminated=nominal.terminated
     )
     return reference, torch.cat(pairs)
-
-
-def _direction(index: int, every: bool, mask: Float[Tensor, "N A"], generator: torch.Generator) -> Float[Tensor, "N A"]:
-    """One action dimension, or random signs in all of them."""
-    if every:
-        along = torch.zeros_like(mask)
-        along[:, index] = mask[:, index]
-        return along
-    signs = torch.randint(0, 2, mask.shape, generator=generator, device=mask.device).to(mask) * 2.0 - 1.0
-    return signs * mask
 
 
 def _roll(
@@ -211,24 +232,24 @@ def _roll(
     env: VectorEnv,
     group: int,
     first: int,
-    obs: Float[Tensor, "N O"],
+    state: dict[str, Any],
     alive: Bool[Tensor, " N"],
-    displacement: Float[Tensor, "N A"] | None,
+    displacement: Float[Tensor, "N A"] | None = None,
 ) -> _Rollout:
-    """Closed loop from `env`'s current state at step `first`; without a displacement every state is saved."""
+    """Closed loop from the saved `state` at step `first`; without a displacement every later one is saved."""
     device, begun = objective.device, alive
     broken, terminated = torch.zeros_like(alive), torch.zeros_like(alive)
     rewards: list[Tensor] = []
-    continues: list[Tensor] = []
+    ends: list[Tensor] = []
     columns: tuple[list[Any], list[Any], list[Any], list[Any]] = ([], [], [], [])
-    final = obs = obs.to(device)
+    final = obs = env.load_state_dict(state).to(device)
     for step in range(first, objective.horizon):
         action = objective.act(step, group, obs)
-        if displacement is not None and step == first:
-            action = displaced(action, displacement)
         if displacement is None:
             for column, item in zip(columns, (alive, env.state_dict(), obs, action), strict=True):
                 column.append(item)
+        elif step == first:
+            action = displaced(action, displacement)
         done = env.step(action.cpu())
         faulty = torch.zeros_like(alive)
         faulty[[fault.index for fault in done.faults if not fault.at_start]] = True
@@ -237,25 +258,16 @@ def _roll(
         ended = counted & done.terminated.to(device)
         terminated |= ended
         rewards.append(torch.where(counted, objective.reward(done.reward), 0.0).double())
-        continues.append((~ended).double())
+        ends.append(ended)
         final = torch.where(counted.unsqueeze(-1), done.final_obs.to(device), final)
         alive = counted & ~done.done.to(device)
         obs = done.obs.to(device)
     value = objective.value(final).double()
-    gamma = objective.gamma.double()
     whole, alone = (
-        torch.where(begun, discounted_return(torch.stack(rewards), behind, torch.stack(continues), gamma), 0.0)
-        for behind in (value, torch.zeros_like(value))
+        torch.where(begun, objective.earned(rewards, ends, behind), 0.0) for behind in (value, torch.zeros_like(value))
     )
-    return _Rollout(whole, alone, broken, _tails(rewards, continues, value, gamma, columns[0]), *columns, terminated)
-
-
-def _tails(
-    rewards: list[Tensor], continues: list[Tensor], value: Tensor, gamma: Tensor, alive: list[Tensor]
-) -> list[Tensor]:
-    """The return from each step on, 0 for copies that had ended before it."""
-    tails = []
-    for step, running in enumerate(alive):
-        total = discounted_return(torch.stack(rewards[step:]), value, torch.stack(continues[step:]), gamma)
-        tails.append(torch.where(running, total, 0.0))
-    return tails
+    tails = [
+        torch.where(running, objective.earned(rewards[step:], ends[step:], value), 0.0)
+        for step, running in enumerate(columns[0])
+    ]
+    return _Rollout(whole, alone, broken, terminated, tails, *columns)

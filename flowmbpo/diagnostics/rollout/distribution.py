@@ -6,12 +6,12 @@ Letters: B windows, M samples, D latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
@@ -33,9 +33,7 @@ SAMPLES = 32
 """M: a predicted probability is then known to 0.09 or better."""
 EVENT_STEPS = (4, 16)
 LEVELS = (0.05, 0.1)  # quantiles of the real reward sum that make it a low one
-MARGIN = (
-    0.05  # standard deviations that a low sum may lie above the quantile: one value reached often is not cut in two
-)
+MARGIN = 0.05  # standard deviations that a low sum may lie above the quantile: a value reached often is not cut in two
 THRESHOLD_WINDOWS = 4  # times as many windows as are judged, drawn anew, for the quantiles
 LEAST = 8  # complete windows below which a step is left out: its intervals would say nothing
 
@@ -88,7 +86,10 @@ class Distribution(Document):
             states = "" if step.state_score is None else f"states {step.state_score}, "
             rows.append((f"energy score, step {step.step}", f"{states}reward sums (CRPS) {step.reward_score}"))
         for event in self.events:
-            rows.append((f"P({event.event}), {event.step} steps", _told(event.calibration)))
+            one = event.calibration
+            told = f"happens {one.base_rate}, predicted {one.predicted_rate:.3g}; Brier {one.fair_brier:.3g} (skill "
+            told += f"{one.skill:.2g}), ECE {one.ece} (by chance up to {one.ece_if_calibrated:.2g}); n {one.n}"
+            rows.append((f"P({event.event}), {event.step} steps", told))
         for truth in self.conditional or ():
             rows.append((f"against {truth.replicas} true futures per start, step {truth.step}", str(truth)))
         if self.conditional is None:
@@ -100,22 +101,11 @@ class Distribution(Document):
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
         for event in self.events:
             bins = event.calibration.bins
-            axes.plot(
-                [part.predicted for part in bins],
-                [part.observed.value for part in bins],
-                marker="o",
-                label=f"{event.event}, {event.step} steps",
-            )
+            predicted, observed = [part.predicted for part in bins], [part.observed.value for part in bins]
+            axes.plot(predicted, observed, marker="o", label=f"{event.event}, {event.step} steps")
         axes.set(xlabel="predicted probability", ylabel="observed frequency")
         if self.events:
             axes.legend(fontsize="x-small")
-
-
-def _told(one: Calibration) -> str:
-    return (
-        f"happens {one.base_rate}, predicted {one.predicted_rate:.3g}; Brier {one.fair_brier:.3g} (skill "
-        f"{one.skill:.2g}), ECE {one.ece} (by chance up to {one.ece_if_calibrated:.2g}); n {one.n}"
-    )
 
 
 def measure_distribution(subject: Subject, real: RealWindows, effort: Effort) -> Distribution:
@@ -127,13 +117,16 @@ def measure_distribution(subject: Subject, real: RealWindows, effort: Effort) ->
     start, action = real.states[0], real.batch.action[:horizon]
     futures = sample_futures(subject.agent, start, action, real.context, members, generator)
     thresholds = _thresholds(subject, horizon, effort, generator)
+    low = {k: float(below[0]) for (k, level), below in thresholds.items() if level == LEVELS[-1]}
+
+    def counts(n: int) -> Float[Tensor, "R n"]:
+        return resample_counts(n, effort.resamples, generator)
+
     return Distribution(
         samples=members,
-        steps=tuple(_steps(real, futures, effort.resamples, generator)),
-        events=tuple(_events(subject, real, futures, thresholds, effort.resamples, generator)),
-        conditional=measure_conditional(
-            subject, {k: float(low[0]) for (k, q), low in thresholds.items() if q == LEVELS[-1]}
-        ),
+        steps=_steps(real, futures, counts),
+        events=_events(subject, real.batch, futures, thresholds, counts, generator),
+        conditional=measure_conditional(subject, low),
     )
 
 
@@ -147,33 +140,29 @@ def known_outcomes(batch: Batch, step: int) -> Bool[Tensor, " B"]:
     return batch.valid[step - 1] | ended
 
 
-def _steps(
-    real: RealWindows, futures: Futures, resamples: int, generator: torch.Generator
-) -> Sequence[StepDistribution]:
+Counts = Callable[[int], Float[Tensor, "R n"]]
+"""A bootstrap's resamples of so many rows."""
+
+
+def _steps(real: RealWindows, futures: Futures, counts: Counts) -> tuple[StepDistribution, ...]:
     steps = []
     for step in futures.steps:
         known = known_outcomes(real.batch, step)
         n = int(known.sum())
         if n < LEAST:
             continue
-        counts = resample_counts(n, resamples, generator)
+        resampled = counts(n)
         total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
         sums = futures.reward_sum[step][:, known].unsqueeze(-1)
-        states, state_score = _compare_states(real, futures, step, resamples, generator)
-        steps.append(
-            StepDistribution(
-                step=step,
-                states=states,
-                rewards=paired_energy(sums[0], total, counts),
-                state_score=state_score,
-                reward_score=mean_interval(energy_score(sums.transpose(0, 1), total)),
-            )
-        )
-    return steps
+        states, state_score = _compare_states(real, futures, step, counts)
+        rewards = paired_energy(sums[0], total, resampled)
+        score = mean_interval(energy_score(sums.transpose(0, 1), total))
+        steps.append(StepDistribution(step, states, rewards, state_score, score))
+    return tuple(steps)
 
 
 def _compare_states(
-    real: RealWindows, futures: Futures, step: int, resamples: int, generator: torch.Generator
+    real: RealWindows, futures: Futures, step: int, counts: Counts
 ) -> tuple[EnergyDistance | None, Interval | None]:
     """Energy distance and score of states that both sides are alive in: an ended future has no state.
 
@@ -181,45 +170,41 @@ def _compare_states(
     its own survival.
     """
     alive = ~futures.ended[step]
-    members = len(alive)
-    inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(members, 2))
+    inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(len(alive), 2))
     n = int(inside.sum())
     if n < LEAST:
         return None, None
     z, predicted, alive = real.z[step, inside], futures.z[step][:, inside], alive[:, inside]
     first = predicted[alive.int().argmax(0), torch.arange(n, device=alive.device)]
-    distance = paired_energy(first, z, resample_counts(n, resamples, generator))
-    return distance, mean_interval(energy_score(predicted.transpose(0, 1), z, alive.T))
+    return paired_energy(first, z, counts(n)), mean_interval(energy_score(predicted.transpose(0, 1), z, alive.T))
 
 
 def _events(
     subject: Subject,
-    real: RealWindows,
+    batch: Batch,
     futures: Futures,
     thresholds: dict[tuple[int, float], Float[Tensor, " tasks"]],
-    resamples: int,
+    counts: Counts,
     generator: torch.Generator,
-) -> Sequence[EventCalibration]:
-    batch, members = real.batch, len(next(iter(futures.ended.values())))
+) -> tuple[EventCalibration, ...]:
     events = []
 
-    def judge(event: str, step: int, predicted: Tensor, happened: Tensor) -> None:
+    def judge(event: str, step: int, predicted: Bool[Tensor, "M B"], happened: Bool[Tensor, " B"]) -> None:
         known = known_outcomes(batch, step)
         n = int(known.sum())
         if n >= LEAST:
-            counts = resample_counts(n, resamples, generator)
-            result = calibrate(predicted[known], happened[known], counts, generator, members=members)
+            share = predicted.double().mean(0)[known]
+            result = calibrate(share, happened[known], counts(n), generator, members=len(predicted))
             events.append(EventCalibration(event, step, result))
 
     for step in (step for step in EVENT_STEPS if step in futures.steps):
         total = batch.reward[:step].double().sum(0)
         for level in LEVELS:
             low = thresholds[step, level][batch.task]
-            predicted = (futures.reward_sum[step] < low).double().mean(0)
-            judge(f"reward sum among its lowest {level:.0%}", step, predicted, total < low)
+            judge(f"reward sum among its lowest {level:.0%}", step, futures.reward_sum[step] < low, total < low)
         if any(task.can_terminate for task in subject.agent.spec.tasks):
-            judge("termination", step, futures.ended[step].double().mean(0), batch.terminated[:step].any(0))
-    return events
+            judge("termination", step, futures.ended[step], batch.terminated[:step].any(0))
+    return tuple(events)
 
 
 def _thresholds(
@@ -233,15 +218,11 @@ def _thresholds(
     thresholds = {}
     for step in (step for step in FUTURE_STEPS if step <= horizon):
         known = known_outcomes(batch, step)
-        total = batch.reward[:step].double().sum(0)
+        total, task = batch.reward[:step].double().sum(0)[known], batch.task[known]
         for level in LEVELS:
-            thresholds[step, level] = _low_sums(total[known], batch.task[known], len(subject.agent.spec.tasks), level)
+            low = total.new_full((len(subject.agent.spec.tasks),), -torch.inf)
+            for one in sorted(set(task.tolist())):
+                own = total[task == one]
+                low[one] = torch.quantile(own, level) + MARGIN * own.std(correction=0)
+            thresholds[step, level] = low
     return thresholds
-
-
-def _low_sums(total: Tensor, task: Int[Tensor, " n"], tasks: int, level: float) -> Float[Tensor, " tasks"]:
-    low = torch.full((tasks,), -torch.inf, dtype=total.dtype, device=total.device)
-    for one in sorted(set(task.tolist())):
-        own = total[task == one]
-        low[one] = torch.quantile(own, level) + MARGIN * own.std(correction=0)
-    return low

@@ -120,7 +120,7 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
         state, action = _record_starts(subject, env, rng)
     finally:
         env.close()
-    return tuple(_compare(subject, system, state, action, low, rng))
+    return _compare(subject, system, state, action, low, rng)
 
 
 def _record_starts(
@@ -149,7 +149,7 @@ def _compare(
     action: Float[Tensor, "T S A"],
     low: Mapping[int, float],
     rng: torch.Generator,
-) -> list[ConditionalStep]:
+) -> tuple[ConditionalStep, ...]:
     generator = subject.generator("true futures")
     device, count = subject.device, len(state)
     task = torch.zeros(count, dtype=torch.long, device=device)
@@ -162,18 +162,14 @@ def _compare(
         z = subject.agent.world_model.latent(encoded).view(REPLICAS, count, -1)
         sums, truth = futures.reward_sum[step].cpu(), real_sums[step]
         predicted, true = ((total < threshold).double().mean(0) for total in (sums, truth))
-        steps.append(
-            ConditionalStep(
-                step=step,
-                starts=count,
-                replicas=REPLICAS,
-                states=mean_interval(sample_energy(futures.z[step].transpose(0, 1), z.transpose(0, 1))),
-                rewards=mean_interval(sample_energy(sums.T.unsqueeze(-1), truth.T.unsqueeze(-1))),
-                low_bias=mean_interval(predicted - true),
-                low_error=mean_interval(squared_difference(predicted, true, REPLICAS)),
-            )
+        figures = (
+            sample_energy(futures.z[step].transpose(0, 1), z.transpose(0, 1)),
+            sample_energy(sums.T.unsqueeze(-1), truth.T.unsqueeze(-1)),
+            predicted - true,
+            squared_difference(predicted, true, REPLICAS),
         )
-    return steps
+        steps.append(ConditionalStep(step, count, REPLICAS, *map(mean_interval, figures)))
+    return tuple(steps)
 
 
 def squared_difference(p: Float[Tensor, " S"], q: Float[Tensor, " S"], n: int) -> Float[Tensor, " S"]:

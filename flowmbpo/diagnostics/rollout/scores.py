@@ -1,9 +1,8 @@
 """Energy distance between samples, and the energy score of a forecast (Szekely & Rizzo 2013; Gneiting & Raftery 2007).
 
 The energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| is 0 where X and Y have one distribution and
-positive elsewhere; in one dimension it is twice the squared area between the distribution functions.
-All estimates are U-statistics: unbiased, so that equal distributions give 0 on average and now and then a
-negative value. Distances are Euclidean, in float64.
+positive elsewhere. All estimates are U-statistics: unbiased, so that equal distributions give 0 on average and now and
+then a negative value. Distances are Euclidean, in float64.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.statistics import Interval, middle_interval, share_interval
@@ -55,7 +54,12 @@ def paired_energy(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], counts: Floa
 
 def sample_energy(x: Float[Tensor, "S M d"], y: Float[Tensor, "S R d"]) -> Float[Tensor, " S"]:
     """Unbiased energy distance of M points from R independent ones, for each of S problems; M, R >= 2."""
-    return 2.0 * _distances(x, y).mean((-2, -1)) - _within(x) - _within(y)
+
+    def within(points: Tensor) -> Tensor:
+        count = points.shape[-2]
+        return _distances(points, points).sum((-2, -1)) / (count * (count - 1))
+
+    return 2.0 * _distances(x, y).mean((-2, -1)) - within(x) - within(y)
 
 
 def energy_score(
@@ -75,11 +79,6 @@ def energy_score(
     pairs = there.unsqueeze(-1) * there.unsqueeze(-2)
     within = (_distances(samples, samples) * pairs).sum((-2, -1)) / (number * (number - 1.0))
     return error - 0.5 * within
-
-
-def _within(x: Tensor) -> Tensor:
-    m = x.shape[-2]
-    return _distances(x, x).sum((-2, -1)) / (m * (m - 1))
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
@@ -106,14 +105,12 @@ class Bin:
 class Calibration:
     """`n` forecasts of an event and what happened.
 
-    `brier` is the mean squared difference of probability and outcome; `fair_brier` without what a finite
-    number of samples adds to it (Ferro 2014). `brier` = reliability - resolution + uncertainty + remainder
-    (Murphy 1973), where the remainder comes from forecasts that differ within a bin (Stephenson et al. 2008).
-    `skill` is 1 - fair_brier / uncertainty: 0 for a forecaster that always says the base rate, nan where
-    nothing or everything happened.
-    `ece` is the mean distance of predicted and observed frequency over bins. Both it and `reliability` are above 0 by
-    chance alone, up to `ece_if_calibrated` and `reliability_if_calibrated` in 95% of cases for a forecaster whose
-    probabilities are true but known by the share of so many samples (see `_chance`).
+    `brier` is the mean squared difference of probability and outcome; `fair_brier` without what a finite number of
+    samples adds to it (Ferro 2014). `brier` = reliability - resolution + uncertainty + remainder (Murphy 1973), where
+    the remainder comes from forecasts that differ within a bin (Stephenson et al. 2008). `skill` is 1 - fair_brier /
+    uncertainty: 0 for the base rate, nan where nothing or everything happened. `ece` is the mean distance of predicted
+    and observed frequency over bins. It and `reliability` are above 0 by chance alone, up to `ece_if_calibrated` and
+    `reliability_if_calibrated` in 95% of cases for a forecaster of true probabilities (see `_chance`).
     """
 
     n: int
@@ -146,13 +143,16 @@ def calibrate(
     square = (p - y).square()
     brier, base = float(square.mean()), float(y.mean())
     fair = brier - float((p * (1.0 - p)).mean()) / (members - 1) if members > 1 else brier
-    size = member.sum(0).clamp(min=1.0)
-    mean_p, mean_y = (p @ member) / size, (y @ member) / size
+    sizes, hits = member.sum(0), y @ member
+    at_least_one = sizes.clamp(min=1.0)
+    mean_p, mean_y = (p @ member) / at_least_one, hits / at_least_one
     share = member.mean(0)
     reliability = float((share * (mean_p - mean_y).square()).sum())
     resolution = float((share * (mean_y - base) ** 2).sum())
     uncertainty = base * (1.0 - base)
+    ece = float((share * (mean_p - mean_y).abs()).sum())
     chance_ece, chance_reliability = _chance(p, len(counts), members, generator)
+    every = zip(EDGES[:-1], EDGES[1:], sizes.tolist(), mean_p.tolist(), hits.tolist(), strict=True)
     return Calibration(
         n=len(p),
         base_rate=share_interval(int(y.sum()), len(y)),
@@ -165,12 +165,9 @@ def calibrate(
         uncertainty=uncertainty,
         remainder=brier - (reliability - resolution + uncertainty),
         skill=1.0 - fair / uncertainty if uncertainty > 0.0 else float("nan"),
-        ece=middle_interval(
-            float((share * (mean_p - mean_y).abs()).sum()),
-            (counts @ ((p - y).unsqueeze(1) * member)).abs().sum(1) / len(p),
-        ),
+        ece=middle_interval(ece, (counts @ ((p - y).unsqueeze(1) * member)).abs().sum(1) / len(p)),
         ece_if_calibrated=chance_ece,
-        bins=_bins(member.long(), mean_p, y.long()),
+        bins=tuple(Bin(a, b, int(n), p, share_interval(int(hit), int(n))) for a, b, n, p, hit in every if n),
     )
 
 
@@ -179,9 +176,8 @@ def _chance(p: Float[Tensor, " n"], repeats: int, members: int, generator: torch
 
     A share scatters around its probability, and shares that happened to be high lie in the high bins: so the
     probabilities are drawn first (from the posterior, given each share, of a Beta prior that has the mean and the
-    variance of all of them), then new shares and outcomes, binned anew. A perfect forecaster of 256 events by 32
-    members exceeds the quantile of the ECE in 4 to 8% of cases (150 repeats: probabilities .05, .1, uniform to .3 and
-    to 1, .01 mixed with .5); by 4 members in 12% (.1). A single member claims certainty: nothing is left to chance.
+    variance of all of them), then new shares and outcomes, binned anew. A perfect forecaster of 256 events exceeds the
+    ECE's quantile in 4 to 8% of cases by 32 members. A single one claims certainty: nothing is left to chance.
     """
     if members == 1:
         return 0.0, 0.0
@@ -206,9 +202,3 @@ def _bin_of(p: Float[Tensor, "*n"]) -> Float[Tensor, "*n bins"]:
     """One-hot membership; 1 belongs to the last bin."""
     index = torch.bucketize(p, torch.tensor(EDGES[1:-1], dtype=p.dtype), right=True)
     return torch.nn.functional.one_hot(index, len(EDGES) - 1).double()
-
-
-def _bins(member: Int[Tensor, "n bins"], mean_p: Tensor, happened: Int[Tensor, " n"]) -> tuple[Bin, ...]:
-    sizes, hits = member.sum(0).tolist(), (happened @ member).tolist()
-    every = zip(EDGES[:-1], EDGES[1:], sizes, mean_p.tolist(), hits, strict=True)
-    return tuple(Bin(low, high, n, p, share_interval(hit, n)) for low, high, n, p, hit in every if n)

@@ -12,9 +12,15 @@ from matplotlib.figure import Figure
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.diagnostics.gradient.agreement import align_means, align_rows, told
 from flowmbpo.diagnostics.gradient.diagnosis import compare_gradients
-from flowmbpo.diagnostics.gradient.model import model_gradient
-from flowmbpo.diagnostics.gradient.objective import FixedNoise, RealObjective, Starts, acting, collect_starts, displaced
-from flowmbpo.diagnostics.gradient.reference import difference_gradient, exact_gradient
+from flowmbpo.diagnostics.gradient.objective import (
+    FixedNoise,
+    RealObjective,
+    Starts,
+    acting,
+    collect_starts,
+    model_gradient,
+)
+from flowmbpo.diagnostics.gradient.reference import difference_gradient, displaced, exact_gradient
 from flowmbpo.diagnostics.interface import Effort
 from flowmbpo.diagnostics.statistics import resample_counts
 from flowmbpo.envs.batch import BatchSimulator, BatchVectorEnv

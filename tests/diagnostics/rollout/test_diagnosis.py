@@ -9,8 +9,14 @@ from torch import nn
 
 from flowmbpo.data.batch import Batch
 from flowmbpo.diagnostics.interface import Effort
-from flowmbpo.diagnostics.rollout.diagnosis import NOISE_SCALES, light_rollout, measure_rollout
-from flowmbpo.diagnostics.rollout.errors import l1_errors, observation_std, step_errors
+from flowmbpo.diagnostics.rollout.diagnosis import (
+    NOISE_SCALES,
+    l1_errors,
+    light_rollout,
+    measure_rollout,
+    observation_std,
+    step_errors,
+)
 from flowmbpo.diagnostics.statistics import ratio_intervals, resample_counts, share_interval
 from flowmbpo.envs.toy.lqr import regulator
 from flowmbpo.models.open_loop import RealWindows, encode_windows, squared_errors, unroll
