@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowmbpo.diagnostics.action_modes import CRITICAL_DIP, SAMPLES, SIGNIFICANCE, dip, negentropy
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, middle_interval, resample_counts, share_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.evaluation.episodes import Episodes
@@ -25,10 +25,6 @@ from flowmbpo.models.actors.flow import FlowActor
 from flowmbpo.models.actors.gaussian import GaussianActor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 MATCH_SAMPLES = 32  # of the policy, at every state that its moment-matched Gaussian acts in
 SHOWN = 8  # dimensions in the table
@@ -110,7 +106,7 @@ class ActionsDiagnosis(Diagnosis):
         told = f"{several} of {count} dimensions (more than {SIGNIFICANCE:.0%} of states, by the interval)"
         return [*rows, ("more than one mode within a state", told)]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Spread, saturation, shape and returns."""
         (spread, saturation), (modes, earned) = figure.subplots(2, 2)
         at = np.arange(len(self.dimensions))

@@ -8,19 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.json_documents import Document
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.parity.cost import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 REPEATS = 5
 
@@ -80,37 +77,38 @@ class ComputeDiagnosis(Diagnosis):
             ("compute index of an actor update", f"{self.cost.compute_index:g} network calls"),
         ]
         for name, update in self.measured.items():
-            count = self.cost.updates_per_epoch[name]
-            rows.append(
-                (f"{name} update", f"{update.flops:.3g} FLOPs, {1e3 * update.seconds:.3g} ms, {count} per epoch")
-            )
-        rows.append(("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"))
+            told = f"{update.flops:.3g} FLOPs, {1e3 * update.seconds:.3g} ms"
+            rows.append((f"{name} update", f"{told}, {self.cost.updates_per_epoch[name]} per epoch"))
         memory = f"{self.rss_mb:,.0f} MB resident" + ("" if self.gpu_mb is None else f", {self.gpu_mb:,.0f} MB on GPU")
-        rows.append(("memory of this process", memory))
-        rows.append(("measured on", f"{self.device}, {self.threads} threads"))
-        return rows
+        return [
+            *rows,
+            ("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"),
+            ("memory of this process", memory),
+            ("measured on", f"{self.device}, {self.threads} threads"),
+        ]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Seconds and FLOPs of one epoch, by update."""
-        names = list(self.measured)
-        counts = [self.cost.updates_per_epoch[name] for name in names]
+        names, counts = list(self.measured), self.cost.updates_per_epoch
         left, right = figure.subplots(1, 2)
         left.bar(names, [self._seconds(name) for name in names], color="#4477aa")
         left.set_ylabel("seconds per epoch")
-        right.bar(names, [self.measured[n].flops * c for n, c in zip(names, counts, strict=True)], color="#ee6677")
+        right.bar(names, [self.measured[name].flops * counts[name] for name in names], color="#ee6677")
         right.set_ylabel("FLOPs per epoch")
 
 
 def measure_compute(subject: Subject, effort: Effort) -> ComputeDiagnosis:
     """Count and time the updates of the subject's config on its own experience."""
     del effort  # an update is measured at its own size
-    passes = _passes(subject)
-    cost = estimate_cost(subject.config, subject.agent.spec)
-    updates = {name: _measure(run, subject.device) for name, run in passes.items()}
-    gpu = torch.cuda.max_memory_allocated(subject.device) / 1e6 if subject.device.type == "cuda" else None
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    updates = {name: _measure(run, subject.device) for name, run in _passes(subject).items()}
+    cuda = subject.device.type == "cuda"
     return ComputeDiagnosis(
-        cost=cost, measured=updates, device=str(subject.device), threads=torch.get_num_threads(), rss_mb=rss, gpu_mb=gpu
+        cost=estimate_cost(subject.config, subject.agent.spec),
+        measured=updates,
+        device=str(subject.device),
+        threads=torch.get_num_threads(),
+        rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3),
+        gpu_mb=torch.cuda.max_memory_allocated(subject.device) / 1e6 if cuda else None,
     )
 
 

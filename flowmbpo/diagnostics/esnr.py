@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,16 +19,13 @@ from flowmbpo.diagnostics.esnr_estimate import (
     inner_products,
     per_coordinate_snr,
 )
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.errors import NonFiniteError
 from flowmbpo.json_documents import Document
 from flowmbpo.training.model_loss import model_loss
 from flowmbpo.training.updates import actor_objective, frozen
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class EsnrDiagnosis(Diagnosis):
         steps = ("imagined steps of the actor's gradient", str(self.horizon))
         return [*rows, steps, ("samples come from", self.samples_from)]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """ESNR with its interval, on a scale that is linear near zero and logarithmic beyond."""
         axes = figure.subplots()
         for place, (snr, _) in enumerate(self._kinds.values()):
@@ -175,32 +172,43 @@ def actor_gradients(subject: Subject, starts: Literal["fixed", "resampled"]) -> 
     states are drawn again too. The penalty on preactivations, no estimate of a return's gradient, is left out.
     """
     agent, training = subject.agent, subject.config.training
-    parameters = [p for p in agent.actor.parameters() if p.requires_grad]
     scale = agent.return_scale.std.squeeze(0) if training.return_normalization else 1.0
     horizon = subject.actor_horizon
     fixed = subject.starts(subject.batch_size, subject.generator("esnr/starts")) if starts == "fixed" else None
 
-    def gradient(row: int) -> Tensor:
-        generator = subject.generator(f"esnr/actor/{starts}/{row}")
+    def loss(generator: torch.Generator) -> Tensor:
         start, context = fixed or subject.starts(subject.batch_size, generator)
         with frozen(agent.world_model, agent.critic):
-            loss = actor_objective(agent, start, context, training, generator, horizon).loss / scale
-            return _finite(flat_gradient(loss, parameters), "actor")
+            return actor_objective(agent, start, context, training, generator, horizon).loss / scale
 
-    return gradient
+    return _seeded(subject, f"esnr/actor/{starts}", agent.actor, "actor", loss)
 
 
 def model_gradients(subject: Subject) -> Gradient:
     """Gradients of the model loss to the world model, each from `wm_batch_size` fresh windows."""
     agent, training = subject.agent, subject.config.training
-    parameters = [p for p in agent.world_model.parameters() if p.requires_grad]
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
+        return model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), training, generator).total
+
+    return _seeded(subject, "esnr/model", agent.world_model, "world model", loss)
+
+
+def _seeded(
+    subject: Subject, purpose: str, module: nn.Module, part: str, loss: Callable[[torch.Generator], Tensor]
+) -> Gradient:
+    """The gradient of `module` whose loss is drawn from the generator of the row."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
 
     def gradient(row: int) -> Tensor:
-        generator = subject.generator(f"esnr/model/{row}")
-        batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
-        reward = agent.reward_normalizer(batch.reward)
-        loss = model_loss(agent.world_model, batch, reward, training, generator).total
-        return _finite(flat_gradient(loss, parameters), "world model")
+        found = flat_gradient(loss(subject.generator(f"{purpose}/{row}")), parameters)
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(
+                f"the gradient of the {part} is not finite, so it has no signal to noise: `flowmbpo diagnose health` "
+                "tells which part of the checkpoint broke; diagnose one saved before that"
+            )
+        return found
 
     return gradient
 
@@ -267,12 +275,3 @@ class _Moments:
         variance = self.square / (self.seen - 1)
         value = float((self.mean.square() / (variance + PER_COORDINATE_FLOOR)).mean(dtype=torch.float64))
         return Interval(value, value + sampled.low - sampled.value, value + sampled.high - sampled.value)
-
-
-def _finite(gradient: Tensor, part: str) -> Tensor:
-    if not bool(gradient.isfinite().all()):
-        raise NonFiniteError(
-            f"the gradient of the {part} is not finite, so it has no signal to noise: `flowmbpo diagnose health` "
-            "tells which part of the checkpoint broke; diagnose one saved before that"
-        )
-    return gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from flowmbpo.json_documents import Document
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = tuple[str, str]
 """A figure's name and its value in words, interval and unit included."""
+Drawing: TypeAlias = "Figure"
+"""matplotlib's figure: only what draws into one imports the library, which takes a second."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Diagnosis(Document, ABC):
         """The figures for people, most telling first."""
 
     @abstractmethod
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Draw into an empty figure (about 9 x 5 inches, constrained layout)."""
 
     def whole(self) -> Brief:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.jacobian_norms import Frobenius, Linearised, Projection, Spectral, hutchinson, spectral_norm
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.errors import NonFiniteError
@@ -18,10 +18,6 @@ from flowmbpo.json_documents import Document
 from flowmbpo.models.open_loop import rollout
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.updates import frozen
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 HORIZONS = (1, 2, 4, 8, 16)
 PRODUCT_SHARE = 4  # one start state in so many is followed through the horizon
@@ -98,7 +94,7 @@ class JacobianDiagnosis(Diagnosis):
         tolerance += f", {stuck} not converged" if stuck else ""
         return f"n {frobenius.rows}, {frobenius.probes} probes, singular values to {tolerance}"
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Gain and largest singular value (root mean square over states) by the number of steps."""
         for axes, of in zip(figure.subplots(1, 2), ("z", "a"), strict=True):
             for loop, colour in (("open", "#4477aa"), ("closed", "#ee6677")):

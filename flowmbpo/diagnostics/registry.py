@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from flowmbpo.diagnostics.actions import measure_actions
 from flowmbpo.diagnostics.compute import measure_compute
@@ -28,21 +27,13 @@ DIAGNOSTICS: dict[str, Callable[[Subject, Effort], Diagnosis]] = {
 }
 
 
-@dataclass(frozen=True)
-class LightDiagnosis:
-    """Metrics by their keys in metrics.jsonl, and what is broken or worth knowing."""
+def measure_light(subject: Subject, effort: Effort) -> tuple[dict[str, float], list[HealthFinding]]:
+    """Metrics by their keys in metrics.jsonl, and what is broken or worth knowing.
 
-    metrics: dict[str, float]
-    findings: tuple[HealthFinding, ...]
-
-
-def measure_light(subject: Subject, effort: Effort) -> LightDiagnosis:
-    """ESNR of both gradients, Jacobian norms, k-step errors, and the health checks that need no episodes.
-
+    ESNR of both gradients, Jacobian norms, k-step errors, and the health checks that need no episodes.
     The subject needs a replay buffer. Raises DataError where that is empty.
     """
-    findings = tuple(light_health(subject))  # first: where weights are not finite the rest cannot be measured
+    findings = list(light_health(subject))  # first: where weights are not finite the rest cannot be measured
     if any(finding.name == "nan-weights" for finding in findings):
-        return LightDiagnosis({}, findings)
-    metrics = light_esnr(subject, effort) | light_jacobians(subject, effort) | light_rollout(subject, effort)
-    return LightDiagnosis(metrics, findings)
+        return {}, findings
+    return light_esnr(subject, effort) | light_jacobians(subject, effort) | light_rollout(subject, effort), findings

@@ -5,15 +5,15 @@ Letters: T steps, B = N W rows (N episodes of W rows each, episode by episode), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import astuple, dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row, draw_band
 from flowmbpo.diagnostics.statistics import (
     Fit,
     Interval,
@@ -31,10 +31,6 @@ from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.open_loop import rollout
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 LONGEST = 200
 """Steps of an imagined episode: what lies beyond is not compared, and said so."""
 REPLICAS = 8  # imagined rollouts of each start; their mean is compared
@@ -45,9 +41,8 @@ UNDEFINED = "no relative gap: the real sum may be 0"
 class Gap(Document):
     """Mean sums of rewards from the same starts, in real reward units, with 95% intervals over episodes.
 
-    `relative` is (model - real) / |real| of the sums over all starts; None where the real sum may be 0 (its
-    bootstrap interval holds it, or a single episode leaves it without one). Student's t for the sums and for the
-    paired gap, unbounded for a single episode; a bootstrap for `relative`.
+    `relative` is (model - real) / |real| of the sums over all starts; None where the real sum may be 0 (its bootstrap
+    interval holds it, or there is but one episode). Student's t for the sums and the paired gap, a bootstrap for it.
     """
 
     model: Interval
@@ -66,8 +61,8 @@ class Gap(Document):
         sums = f"model {self.model}, real {self.real}"
         if self.relative is None:
             return f"{sums}; {UNDEFINED}"
-        share = Interval(100.0 * self.relative.value, 100.0 * self.relative.low, 100.0 * self.relative.high)
-        return f"{sums}; relative gap {share} %"
+        percent = Interval(*(100.0 * share for share in astuple(self.relative)))
+        return f"{sums}; relative gap {percent} %"
 
 
 @dataclass(frozen=True)
@@ -86,45 +81,33 @@ class RewardPairs:
 
     def gap(self, steps: int, counts: Float[Tensor, "R N"]) -> Gap:
         """Of the sums over the first `steps` steps. `counts` are resamples of the episodes."""
-        model, real = (self._per_episode(rewards, steps) for rewards in (self.model, self.real))
-        gap = model - real
-        relative = None
-        earned = counts @ real
+        model, real = (
+            (self.present * rewards)[:steps].double().sum(0).view(self.episodes, -1).mean(-1).cpu()
+            for rewards in (self.model, self.real)
+        )
+        gap, earned, relative = model - real, counts @ real, None
         size = middle_interval(float(real.sum()), earned)
         if self.episodes > 1 and (size.low > 0.0 or size.high < 0.0):
             relative = middle_interval(float(gap.sum() / real.sum().abs()), (counts @ gap) / earned.abs())
-        return Gap(
-            model=mean_interval(model),
-            real=mean_interval(real),
-            gap=mean_interval(gap),
-            relative=relative,
-            episodes=self.episodes,
-            starts=self.model.shape[1],
-            steps=steps,
-        )
+        own, true, apart = (mean_interval(sums) for sums in (model, real, gap))
+        return Gap(own, true, apart, relative, self.episodes, self.model.shape[1], steps)
 
     def curves(self, counts: Float[Tensor, "R N"]) -> tuple[list[Interval], list[Interval]]:
         """Mean predicted and real reward of each step; nan where no window reaches it."""
-        present = self._episode_sums(self.present.double())
+
+        def sums(figures: Float[Tensor, "T B"]) -> Float[Tensor, "N T"]:
+            return figures.double().view(len(figures), self.episodes, -1).sum(-1).T
+
+        present = sums(self.present)
         model, real = (
-            ratio_intervals(self._episode_sums(self.present * rewards), present, counts)
-            for rewards in (self.model, self.real)
+            ratio_intervals(sums(self.present * rewards), present, counts) for rewards in (self.model, self.real)
         )
         return model, real
 
     def fits(self) -> list[Fit]:
         """The line from predicted (x) to real (y) reward at each step, over rows."""
-        return [
-            fit_line(model[here], real[here])
-            for model, real, here in zip(self.model, self.real, self.present, strict=True)
-        ]
-
-    def _per_episode(self, rewards: Float[Tensor, "T B"], steps: int) -> Float[Tensor, " N"]:
-        sums = (self.present * rewards)[:steps].double().sum(0)
-        return sums.view(self.episodes, -1).mean(-1).cpu()
-
-    def _episode_sums(self, figures: Float[Tensor, "T B"]) -> Float[Tensor, "N T"]:
-        return figures.double().view(len(figures), self.episodes, -1).sum(-1).T
+        steps = zip(self.model, self.real, self.present, strict=True)
+        return [fit_line(model[here], real[here]) for model, real, here in steps]
 
 
 @torch.no_grad()  # rewards are compared, nothing is differentiated
@@ -211,38 +194,32 @@ class RewardGapDiagnosis(Diagnosis):
         whole = f"the first {LONGEST} steps of episodes" if self.episodes_cut_at else "whole episodes"
         rows: list[Row] = []
         for name, gaps in (("deterministic", self.deterministic), ("sampled", self.sampled)):
+            fits = gaps.curves.open_loop_fit
+            told = (
+                f"step {step}: slope {fits[step].slope:.3g}, correlation {fits[step].correlation:.3g}"
+                for step in sorted({0, gaps.open_loop.steps - 1, len(fits) - 1})
+            )
             rows += [
                 (f"{whole}, {name} policy", str(gaps.episodes)),
                 (f"{gaps.closed_loop.steps}-step windows, {name}, imagined actions", str(gaps.closed_loop)),
                 (f"{gaps.open_loop.steps}-step windows, {name}, the real actions", str(gaps.open_loop)),
+                (f"real reward per predicted, {name}", "; ".join(told)),
             ]
-            fits = gaps.curves.open_loop_fit
-            rows.append((f"real reward per predicted, {name}", "; ".join(
-                f"step {step}: slope {fits[step].slope:.3g}, correlation {fits[step].correlation:.3g}"
-                for step in sorted({0, gaps.open_loop.steps - 1, len(fits) - 1})
-            )))  # fmt: skip
-        if len(self.deterministic.per_task) > 1:
-            rows += [(f"{task}, deterministic policy", str(gap)) for task, gap in self.deterministic.per_task.items()]
         gaps = self.deterministic
-        broken = self.deterministic.broken + self.sampled.broken
-        rows.append(
-            (
-                "measured on",
-                f"{gaps.episodes.episodes} episodes and {gaps.closed_loop.starts} windows of each policy"
-                f"{f' ({broken} broken, left out)' if broken else ''}, real reward units; "
-                "intervals: 95% over episodes",
-            )
-        )
-        return rows
+        if len(gaps.per_task) > 1:
+            rows += [(f"{task}, deterministic policy", str(gap)) for task, gap in gaps.per_task.items()]
+        broken = gaps.broken + self.sampled.broken
+        measured = f"{gaps.episodes.episodes} episodes and {gaps.closed_loop.starts} windows of each policy"
+        measured += f" ({broken} broken, left out)" if broken else ""
+        return [*rows, ("measured on", f"{measured}, real reward units; intervals: 95% over episodes")]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Mean reward by step into a window, real and predicted, for both policies."""
         axes = figure.subplots(1, 2, sharey=True)
-        for axis, title, gaps in zip(
-            axes, ("deterministic", "sampled"), (self.deterministic, self.sampled), strict=True
-        ):
-            curves = (("real", gaps.curves.real, "black"), ("real actions", gaps.curves.open_loop, "#4477aa"))
-            for label, curve, colour in (*curves, ("imagined actions", gaps.curves.closed_loop, "#ee6677")):
+        every = (("deterministic", self.deterministic.curves), ("sampled", self.sampled.curves))
+        for axis, (title, curves) in zip(axes, every, strict=True):
+            lines = (("real", curves.real, "black"), ("real actions", curves.open_loop, "#4477aa"))
+            for label, curve, colour in (*lines, ("imagined actions", curves.closed_loop, "#ee6677")):
                 draw_band(axis, list(range(len(curve))), curve, label, colour)
             axis.set(title=f"{title} policy", xlabel="step", ylabel="mean reward")
         axes[0].legend()
@@ -268,56 +245,43 @@ def _compare(subject: Subject, episodes: Episodes, effort: Effort, *, sampled: b
             "to compare with; try another --seed"
         )
     purpose = f"reward-gap/{'sampled' if sampled else 'deterministic'}"
-    draws = subject.generator(purpose)
-    noise = subject.generator(f"{purpose}/imagined")
+    draws, noise = subject.generator(purpose), subject.generator(f"{purpose}/imagined")
+    agent, tasks = subject.agent, subject.agent.spec.tasks
 
-    def pairs(batch: Batch, present: Tensor, actor: Actor | None) -> RewardPairs:
-        mine = imagine_rewards(
-            subject.agent, batch, noise, REPLICAS, actor=actor, sampled=sampled and actor is not None
-        )
+    def pairs(batch: Batch, start: Int[Tensor, " B"], limit: Int[Tensor, " B"], actor: Actor | None) -> RewardPairs:
+        """Steps before the time limit: those taken, and those that a termination forwent (their real reward is 0)."""
+        mine = imagine_rewards(agent, batch, noise, REPLICAS, actor=actor, sampled=sampled and actor is not None)
+        step = torch.arange(len(batch.action), device=start.device).unsqueeze(1)
+        present = (batch.valid | (batch.terminated.cumsum(0) > 0)) & (start + step < limit)
         return RewardPairs(mine, batch.reward, present, len(kept))
 
-    limits = torch.tensor([task.episode_length for task in subject.agent.spec.tasks], device=kept.device)
+    limits = torch.tensor([task.episode_length for task in tasks], device=kept.device)
     limit = limits[episodes.task[kept]]
-
     begin = torch.zeros_like(kept)
     whole = episodes.cut(begin, kept, min(LONGEST, int(limit.max())))
-    played = pairs(whole, _present(whole, begin, limit), subject.agent.actor)
+    played = pairs(whole, begin, limit, agent.actor)
 
     each = max(effort.windows // len(kept), 1)
     share = torch.rand(len(kept), each, generator=draws, device=draws.device).to(kept.device)
     start = (share * episodes.length[kept].unsqueeze(-1)).long().flatten()
     windows = episodes.cut(start, kept.repeat_interleave(each), effort.horizon)
-    there = _present(windows, start, limit.repeat_interleave(each))
-    open_loop, closed_loop = (pairs(windows, there, actor) for actor in (None, subject.agent.actor))
+    open_loop, closed_loop = (
+        pairs(windows, start, limit.repeat_interleave(each), actor) for actor in (None, agent.actor)
+    )
 
     counts = resample_counts(len(kept), effort.resamples, draws)
     horizon = min(subject.config.training.longest_actor_horizon, effort.horizon)
     predicted, real = open_loop.curves(counts)
+    per_task = {}
+    for number, info in enumerate(tasks):
+        own = played.rows(whole.task == number)
+        if own.episodes:
+            per_task[info.name] = own.gap(len(own.real), resample_counts(own.episodes, effort.resamples, draws))
     return PolicyGaps(
         episodes=played.gap(len(played.real), counts),
         open_loop=open_loop.gap(horizon, counts),
         closed_loop=closed_loop.gap(horizon, counts),
         curves=Curves(tuple(real), tuple(predicted), tuple(closed_loop.curves(counts)[0]), tuple(open_loop.fits())),
-        per_task=_per_task(subject, played, whole.task, effort, draws),
+        per_task=per_task,
         broken=int(episodes.broken.sum()),
     )
-
-
-def _present(batch: Batch, start: Int[Tensor, " B"], limit: Int[Tensor, " B"]) -> Bool[Tensor, "T B"]:
-    """Steps before the time limit: those taken, and those that a termination forwent (their real reward is 0)."""
-    step = torch.arange(len(batch.action), device=start.device).unsqueeze(1)
-    return (batch.valid | (batch.terminated.cumsum(0) > 0)) & (start + step < limit)
-
-
-def _per_task(
-    subject: Subject, played: RewardPairs, task: Int[Tensor, " N"], effort: Effort, generator: torch.Generator
-) -> dict[str, Gap]:
-    """The whole-episode gap of each task that an episode was run of."""
-    gaps = {}
-    for number, info in enumerate(subject.agent.spec.tasks):
-        pairs = played.rows(task == number)
-        if pairs.episodes:
-            counts = resample_counts(pairs.episodes, effort.resamples, generator)
-            gaps[info.name] = pairs.gap(len(pairs.real), counts)
-    return gaps

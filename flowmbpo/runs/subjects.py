@@ -180,10 +180,9 @@ class SelfDiagnosis:
         mode = agent.training
         agent.eval()
         try:
-            light = measure_light(self.subject(), Effort.light(self.config.diagnostics))
-            metrics |= light.metrics
-            metrics["health/findings"] = float(len(light.findings))
-            for finding in light.findings:
+            light, findings = measure_light(self.subject(), Effort.light(self.config.diagnostics))
+            metrics |= light | {"health/findings": float(len(findings))}
+            for finding in findings:
                 if finding.name not in self.findings:
                     self.findings.append(finding.name)
                     log.warning("epoch %d: %s: %s", epoch, finding.name, finding.message)

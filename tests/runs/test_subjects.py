@@ -10,7 +10,6 @@ import torch
 
 from flowmbpo.checkpoints.load import load
 from flowmbpo.diagnostics.health.engine import HealthFinding
-from flowmbpo.diagnostics.registry import LightDiagnosis
 from flowmbpo.errors import DataError
 from flowmbpo.runs import subjects as self_diagnosis
 from flowmbpo.runs.session import TrainingSession
@@ -53,7 +52,7 @@ def measured(monkeypatch):
 
 
 def found(*names):
-    return LightDiagnosis({}, tuple(HealthFinding(name, "broken", f"{name} is broken.") for name in names))
+    return {}, [HealthFinding(name, "broken", f"{name} is broken.") for name in names]
 
 
 @pytest.mark.parametrize("variant", ["config", "flow_config"])
@@ -82,7 +81,7 @@ def test_resumed_run_measures_the_same(train, flow_config, figures, same, tmp_pa
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4]), (3, [3]), (0, [])])
 def test_metrics_come_every_so_many_epochs_also_where_no_row_is_due(train, config, measured, every, epochs):
-    measured(lambda subject: LightDiagnosis({"esnr/actor": 0.5}, ()))
+    measured(lambda subject: ({"esnr/actor": 0.5}, []))
     outcome = train(config(**{"diagnostics.every": every, "tracking.every": 100, "evaluation.every": 0}))
     assert [row["epoch"] for row in rows_of(outcome) if row.get("esnr/actor") == 0.5] == epochs
 

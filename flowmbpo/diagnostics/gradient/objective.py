@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.diagnostics.esnr import flat_gradient
@@ -27,31 +27,20 @@ from flowmbpo.training.updates import actor_objective, frozen
 NOISE_REPLICAS = 8  # of a stochastic model's rollouts per start: their mean is compared
 
 
-class FixedNoise(Actor):
+class FixedNoise(nn.Module):
     """`inner` with its noise fixed by `seeds`, one for every step and group of `rows` rows.
 
-    Called as an actor (`imagine` does) it goes through the steps by itself from `rewind` on, for
-    rows [replica, group, row]: replicas of a start share its noise. `nudges` [H, B, A], zeros that take
-    gradient, are added to the actions: their gradient is dJ/da_h, what follows from it included.
+    In place of an actor (see `acting`) it goes through the steps by itself from `rewind` on, for rows [replica, group,
+    row]: replicas of a start share its noise. `nudges` [H, B, A], zeros that take gradient, are added to the actions:
+    their gradient is dJ/da_h, what follows from it included.
     """
 
     def __init__(self, inner: Actor, seeds: Int[Tensor, "H G"], rows: int) -> None:
-        super().__init__(inner.config)
+        super().__init__()
         self.inner = inner
-        self.nfe, self.hidden_units = inner.nfe, inner.hidden_units
         self.seeds: list[list[int]] = seeds.tolist()
         self.rows = rows
         self.rewind()
-
-    def preactivation(self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator | None) -> Action:
-        """The inner actor's, with the caller's noise."""
-        return self.inner.preactivation(z, context, generator)
-
-    def sample_with_log_prob(
-        self, z: Float[Tensor, "B D"], context: TaskContext, generator: torch.Generator
-    ) -> tuple[Action, Float[Tensor, " B"]]:
-        """The inner actor's, with the caller's noise."""
-        return self.inner.sample_with_log_prob(z, context, generator)
 
     def rewind(self, nudges: Float[Tensor, "H B A"] | None = None) -> None:
         """Begin again at the first step."""
@@ -76,10 +65,10 @@ class FixedNoise(Actor):
 
 
 @contextmanager
-def acting(agent: Agent, actor: Actor) -> Iterator[None]:
-    """Inside, `actor` is the agent's."""
+def acting(agent: Agent, policy: FixedNoise) -> Iterator[None]:
+    """Inside, `policy` is the agent's actor."""
     own = agent.actor
-    agent.actor = actor
+    agent.actor = policy  # type: ignore[assignment]  # imagination but calls it
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.diagnostics.gradient.objective import RealObjective, Starts, parameter_gradient
-from flowmbpo.envs.contract import DifferentiableEnvs, VectorEnv
+from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.models.actors.base import Action
 from flowmbpo.training.updates import frozen
 
@@ -74,17 +74,16 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
     transition jump in the state, the jump's own contribution is not in it. Starts whose derivative is
     not finite are not sound; what a simulator does behind a termination is not differentiated.
     """
-    moments = []
-    for group, state in enumerate(starts.states):
-        env.load_state_dict(state)
-        copies = env.differentiable()
-        assert copies is not None
-        moments.append(_differentiate(objective, copies, group))
-    return ReferenceGradient.stack(moments)
+    return ReferenceGradient.stack(
+        [_differentiate(objective, env, state, group) for group, state in enumerate(starts.states)]
+    )
 
 
-def _differentiate(objective: RealObjective, copies: DifferentiableEnvs, group: int) -> ReferenceGradient:
+def _differentiate(objective: RealObjective, env: VectorEnv, state: dict[str, Any], group: int) -> ReferenceGradient:
     """One moment: tensors as in `ReferenceGradient`, without their dimension G."""
+    env.load_state_dict(state)
+    copies = env.differentiable()
+    assert copies is not None
     alive = torch.ones(len(objective.gamma), dtype=torch.bool, device=objective.device)
     seen, nudges, taken, rewards, ends, lasts = [], [], [], [], [], []
     with frozen(objective.agent.actor, objective.agent.world_model, objective.agent.critic):
@@ -174,57 +173,42 @@ def difference_gradient(
     anew for every start, step and repeat: its slope times e is an unbiased estimate of the gradient's differences, at a
     variance of the other dimensions' squared slopes over the repeats.
     """
-    parts = [_moment(objective, env, starts, group, directions, generator, delta) for group in range(starts.moments)]
-    pairs = torch.cat([pairs for _, pairs in parts])  # [.., 2]: |odd| and |even| part
-    odd, even = pairs.median(0).values.tolist()
-    return ReferenceGradient.stack([part for part, _ in parts], bend=even / odd if odd > 0.0 else math.nan)
-
-
-def _moment(
-    objective: RealObjective,
-    env: VectorEnv,
-    starts: Starts,
-    group: int,
-    directions: int,
-    generator: torch.Generator,
-    delta: float,
-) -> tuple[ReferenceGradient, Float[Tensor, "M 2"]]:
-    """One moment, as `ReferenceGradient` without its dimension G; and every pair's odd and even part."""
-    device, actions = objective.device, env.spec.action_dim
-    mask = objective.context.action_mask
-    nominal = _roll(objective, env, group, 0, starts.states[group], torch.ones_like(mask[:, 0], dtype=torch.bool))
-    broken = nominal.broken.clone()
+    device, actions, mask = objective.device, env.spec.action_dim, objective.context.action_mask
     every = directions >= actions
-    slopes = torch.zeros(2, 2, objective.horizon, env.num_envs, actions, dtype=torch.float64, device=device)
-    pairs = []
-    for step, (alive, state) in enumerate(zip(nominal.alive, nominal.states, strict=True)):
-        discount = objective.gamma.double() ** step
-        for index in range(actions if every else directions):
-            if every:
-                along = torch.zeros_like(mask)
-                along[:, index] = mask[:, index]
-            else:
-                signs = torch.randint(0, 2, mask.shape, generator=generator, device=device).to(mask) * 2.0 - 1.0
-                along = signs * mask
-            plus, minus = (
-                _roll(objective, env, group, step, state, alive, sign * delta * along) for sign in (1.0, -1.0)
-            )
-            odd = plus.returns - minus.returns
-            for kind, change in enumerate((odd, plus.rewards - minus.rewards)):
-                estimate = (discount * change / (2.0 * delta)).unsqueeze(-1) * along
+    moments, pairs = [], []
+    for group, saved in enumerate(starts.states):
+        nominal = _roll(objective, env, group, 0, saved, torch.ones_like(mask[:, 0], dtype=torch.bool))
+        broken = nominal.broken.clone()
+        slopes = torch.zeros(2, 2, objective.horizon, env.num_envs, actions, dtype=torch.float64, device=device)
+        for step, (alive, state) in enumerate(zip(nominal.alive, nominal.states, strict=True)):
+            discount = objective.gamma.double() ** step
+            for index in range(actions if every else directions):
                 if every:
-                    slopes[kind, :, step] += estimate
+                    along = torch.zeros_like(mask)
+                    along[:, index] = mask[:, index]
                 else:
-                    slopes[kind, index % 2, step] += estimate / (directions // 2)
-            broken |= plus.broken | minus.broken
-            moved = alive & (along != 0).any(-1)
-            even = plus.returns + minus.returns - 2.0 * nominal.tails[step]
-            pairs.append(torch.stack((odd.abs(), even.abs()), dim=-1)[moved])
-    obs, taken = torch.stack(nominal.obs), torch.stack(nominal.actions)
-    reference = ReferenceGradient(
-        slopes[0], slopes[1], obs, taken, nominal.returns, sound=~broken, terminated=nominal.terminated
-    )
-    return reference, torch.cat(pairs)
+                    signs = torch.randint(0, 2, mask.shape, generator=generator, device=device).to(mask) * 2.0 - 1.0
+                    along = signs * mask
+                plus, minus = (
+                    _roll(objective, env, group, step, state, alive, sign * delta * along) for sign in (1.0, -1.0)
+                )
+                odd = plus.returns - minus.returns
+                for kind, change in enumerate((odd, plus.rewards - minus.rewards)):
+                    estimate = (discount * change / (2.0 * delta)).unsqueeze(-1) * along
+                    if every:
+                        slopes[kind, :, step] += estimate
+                    else:
+                        slopes[kind, index % 2, step] += estimate / (directions // 2)
+                broken |= plus.broken | minus.broken
+                even = plus.returns + minus.returns - 2.0 * nominal.tails[step]
+                moved = alive & (along != 0).any(-1)
+                pairs.append(torch.stack((odd.abs(), even.abs()), dim=-1)[moved])
+        obs, taken = torch.stack(nominal.obs), torch.stack(nominal.actions)
+        moments.append(
+            ReferenceGradient(slopes[0], slopes[1], obs, taken, nominal.returns, ~broken, nominal.terminated)
+        )
+    odd, even = torch.cat(pairs).median(0).values.tolist()
+    return ReferenceGradient.stack(moments, bend=even / odd if odd > 0.0 else math.nan)
 
 
 def _roll(

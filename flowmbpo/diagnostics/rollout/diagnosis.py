@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.data.batch import Batch
-from flowmbpo.diagnostics.interface import Diagnosis, Effort, Row, draw_band
+from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row, draw_band
 from flowmbpo.diagnostics.rollout.distribution import Distribution, measure_distribution
 from flowmbpo.diagnostics.statistics import Interval, fit_line, middle_interval, ratio_intervals, resample_counts
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.open_loop import RealWindows, encode_windows, squared_errors, unroll_samples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SOURCE = "fresh episodes of the policy"
 LIGHT_STEPS = (1, 4, 8, 16)
@@ -117,7 +114,7 @@ class RolloutDiagnosis(Diagnosis):
             rows.append((f"relative L1, observation noise {noise.scale:g}", told))
         return [*rows, *self.distribution.rows()]
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Relative error, reward error and noise curves over the steps, and the reliability of events."""
         axes = figure.subplots(2, 2)
         k = [step.step for step in self.steps]

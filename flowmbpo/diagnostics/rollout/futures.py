@@ -94,10 +94,9 @@ class ConditionalStep:
     low_error: Interval
 
     def __str__(self) -> str:
-        return (
-            f"energy distance of states {self.states}, of reward sums {self.rewards}; P(low reward sum) less its truth "
-            f"{self.low_bias}, squared error {self.low_error}  ({self.starts} starts)"
-        )
+        energy = f"energy distance of states {self.states}, of reward sums {self.rewards}"
+        chance = f"P(low reward sum) less its truth {self.low_bias}, squared error {self.low_error}"
+        return f"{energy}; {chance}  ({self.starts} starts)"
 
 
 def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[ConditionalStep, ...] | None:
@@ -120,41 +119,12 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
         state, action = _record_starts(subject, env, rng)
     finally:
         env.close()
-    return _compare(subject, system, state, action, low, rng)
 
-
-def _record_starts(
-    subject: Subject, env: BatchVectorEnv, rng: torch.Generator
-) -> tuple[Float[Tensor, "S X"], Float[Tensor, "T S A"]]:
-    """Each copy's state at a random time of its first episode, and what the policy did then."""
-    generator = subject.generator("conditional")
-    horizon, count = max(FUTURE_STEPS), env.num_envs
-    latest = env.spec.tasks[0].episode_length - horizon
-    times = torch.randint(latest, (count,), generator=rng)
-    seed = ENV_SEED_BASE + (2 << 32) + subject.seed
-    loop = ClosedLoop(lambda obs, task: subject.agent.act(obs, task, generator), env, seed, device=subject.device)
-    states, actions = [], []
-    for _ in range(int(times.max()) + horizon):
-        states.append(env.state_dict()["simulator"]["state"])
-        actions.append(loop.advance().action)
-    copies = torch.arange(count)
-    steps = times + torch.arange(horizon).unsqueeze(1)
-    return torch.stack(states)[times, copies], torch.stack(actions)[steps, copies]
-
-
-def _compare(
-    subject: Subject,
-    system: ToySystem,
-    state: Float[Tensor, "S X"],
-    action: Float[Tensor, "T S A"],
-    low: Mapping[int, float],
-    rng: torch.Generator,
-) -> tuple[ConditionalStep, ...]:
-    generator = subject.generator("true futures")
     device, count = subject.device, len(state)
     task = torch.zeros(count, dtype=torch.long, device=device)
     real_obs, real_sums = live_through(system, state, action, REPLICAS, rng)
     start, context = subject.encode(system.observe(state).to(device), task)
+    generator = subject.generator("true futures")
     futures = sample_futures(subject.agent, start, action.to(device), context, REPLICAS, generator)
     steps = []
     for step, threshold in low.items():
@@ -170,6 +140,23 @@ def _compare(
         )
         steps.append(ConditionalStep(step, count, REPLICAS, *map(mean_interval, figures)))
     return tuple(steps)
+
+
+def _record_starts(
+    subject: Subject, env: BatchVectorEnv, rng: torch.Generator
+) -> tuple[Float[Tensor, "S X"], Float[Tensor, "T S A"]]:
+    """Each copy's state at a random time of its first episode, and what the policy did then."""
+    generator = subject.generator("conditional")
+    horizon, count = max(FUTURE_STEPS), env.num_envs
+    times = torch.randint(env.spec.tasks[0].episode_length - horizon, (count,), generator=rng)
+    seed = ENV_SEED_BASE + (2 << 32) + subject.seed
+    loop = ClosedLoop(lambda obs, task: subject.agent.act(obs, task, generator), env, seed, device=subject.device)
+    states, actions = [], []
+    for _ in range(int(times.max()) + horizon):
+        states.append(env.state_dict()["simulator"]["state"])
+        actions.append(loop.advance().action)
+    copies, steps = torch.arange(count), times + torch.arange(horizon).unsqueeze(1)
+    return torch.stack(states)[times, copies], torch.stack(actions)[steps, copies]
 
 
 def squared_difference(p: Float[Tensor, " S"], q: Float[Tensor, " S"], n: int) -> Float[Tensor, " S"]:

@@ -10,8 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.diagnostics.gradient.agreement import align_means, align_rows, told
-from flowmbpo.diagnostics.gradient.diagnosis import compare_gradients
+from flowmbpo.diagnostics.gradient.diagnosis import align_means, align_rows, compare_gradients, told
 from flowmbpo.diagnostics.gradient.objective import (
     FixedNoise,
     RealObjective,
