@@ -1,8 +1,7 @@
 """Has a sample more than one mode, and how far is it from a Gaussian?
 
-Hartigan's dip (Hartigan & Hartigan 1985) is the largest distance between a sample's distribution function
-and the nearest unimodal one. Its test is calibrated on the uniform distribution, the unimodal one that dips
-most: a Gaussian, a skewed or a flat sample is then called multimodal in less than 5% of cases.
+Hartigan's dip (Hartigan & Hartigan 1985) is the largest distance between a sample's distribution function and the
+nearest unimodal one. Its test is calibrated on the uniform distribution, the unimodal one that dips most.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ Floats = NDArray[np.float64]
 def dip(sample: Floats) -> float:
     """The dip of n >= 2 numbers: between 1 / (2n) and 1/4.
 
-    The modal interval shrinks from all data to where the greatest convex minorant and the least concave
-    majorant of the distribution function differ most; outside it the function is compared with them.
-    Heights are counted in points: a step of the distribution function is 1.
+    The modal interval shrinks from all data to where the greatest convex minorant and the least concave majorant of the
+    distribution function differ most. Heights are counted in points: a step of the distribution function is 1.
     """
     x = np.sort(np.asarray(sample, dtype=np.float64))
     n = len(x)
@@ -75,8 +73,8 @@ def _hull(x: Floats, low: int, high: int, *, convex: bool) -> NDArray[np.int64]:
 def negentropy(samples: Floats) -> Floats:
     """Entropy that a Gaussian of the same variance has more, in nats, of samples [n, K]; 0 for a Gaussian.
 
-    Vasicek's spacing estimate (1976), less its own mean over Gaussian samples of size n: unbiased for a
-    Gaussian policy, whatever its mean and variance. nan for a column that takes one value many times.
+    Vasicek's spacing estimate (1976), less its own mean over Gaussian samples of size n. nan for a column that takes
+    one value many times.
     """
     return _raw_negentropy(samples) - _gaussian_bias(len(samples))
 

@@ -277,36 +277,31 @@ def measure_dimensions(
     figures: list[DimensionFigures] = []
     for one in sorted(set(task.tolist())):
         info, rows = agent.spec.tasks[one], task == one
-        counts = resample_counts(int(rows.sum()), resamples, generator)
+        states = int(rows.sum())
+        counts = resample_counts(states, resamples, generator)
         for dimension, across in enumerate(spread_across(u[:, rows, : info.action_dim].tanh(), counts)):
-            std = None if noise is None else float(noise[dimension])
-            own_u, own_matched = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
-            figures.append(_figures(info.name, dimension, own_u, own_matched, across, std))
+            own, other = (draws[:, rows, dimension].double().cpu() for draws in (u, matched))
+            action, samples = own.tanh(), own.numpy()
+            modes = sum(dip(column) > CRITICAL_DIP for column in samples.T)
+            shape = torch.from_numpy(negentropy(samples))
+            figures.append(
+                DimensionFigures(
+                    task=info.name,
+                    dimension=dimension,
+                    states=states,
+                    mean=mean_interval(action.mean(0)),
+                    std_within=mean_interval(action.std(0)),
+                    matched_std=mean_interval(other.tanh().std(0)),
+                    std_across=across,
+                    saturation=mean_interval((action.abs() > SATURATED).double().mean(0)),
+                    preactivation=mean_interval(own.abs().mean(0)),
+                    tanh_slope=mean_interval((1.0 - action.square()).mean(0)),
+                    multimodal=share_interval(modes, states),
+                    negentropy=mean_interval(shape[~shape.isnan()]),
+                    source_ratio=None if noise is None else mean_interval(own.std(0) / float(noise[dimension])),
+                )
+            )
     return tuple(figures)
-
-
-def _figures(
-    task: str, dimension: int, u: Tensor, matched: Tensor, across: Interval, noise: float | None
-) -> DimensionFigures:
-    action = u.tanh()
-    samples = u.numpy().astype(np.float64)
-    modes = sum(dip(column) > CRITICAL_DIP for column in samples.T)
-    shape = torch.from_numpy(negentropy(samples))
-    return DimensionFigures(
-        task=task,
-        dimension=dimension,
-        states=u.shape[1],
-        mean=mean_interval(action.mean(0)),
-        std_within=mean_interval(action.std(0)),
-        matched_std=mean_interval(matched.tanh().std(0)),
-        std_across=across,
-        saturation=mean_interval((action.abs() > SATURATED).double().mean(0)),
-        preactivation=mean_interval(u.abs().mean(0)),
-        tanh_slope=mean_interval((1.0 - action.square()).mean(0)),
-        multimodal=share_interval(modes, u.shape[1]),
-        negentropy=mean_interval(shape[~shape.isnan()]),
-        source_ratio=None if noise is None else mean_interval(u.std(0) / noise),
-    )
 
 
 def spread_across(action: Float[Tensor, "S B K"], counts: Float[Tensor, "R B"]) -> list[Interval]:

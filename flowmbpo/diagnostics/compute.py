@@ -133,18 +133,16 @@ def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
 
 
 def _measure(run: Callable[[], object], device: torch.device) -> UpdateMeasurement:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     with FlopCount() as count:
         run()
     times = []
     for _ in range(REPEATS):
-        _finish(device)
-        began = time.perf_counter()
+        began = now()
         run()
-        _finish(device)
-        times.append(time.perf_counter() - began)
+        times.append(now() - began)
     return UpdateMeasurement(count.flops, statistics.median(times))
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -82,9 +82,9 @@ LIGHT_HORIZON = 16
 class Effort:
     """Sample sizes. The defaults are those of `flowmbpo diagnose`.
 
-    `gradients` M independent gradients of an ESNR; `probes` random vectors of a Jacobian norm;
-    `windows` stretches of `horizon` transitions; `rows` states at which Jacobians and action
-    statistics are taken; `episodes` whole real episodes; `resamples` of a bootstrap.
+    `gradients` M independent gradients of an ESNR; `probes` random vectors of a Jacobian norm; `windows` stretches of
+    `horizon` transitions; `rows` states at which Jacobians and action statistics are taken; `episodes` whole real
+    episodes; `resamples` of a bootstrap.
     """
 
     gradients: int = 64

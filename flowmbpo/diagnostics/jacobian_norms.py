@@ -54,14 +54,12 @@ def hutchinson(
     jacobian: Linearised, projections: tuple[Projection, ...], probes: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "P B"], ...]:
     """||Q J^T eps||^2 for `probes` Rademacher eps, per projection Q: unbiased for ||J Q||_F^2 (Hutchinson 1990)."""
-    estimates: list[list[Tensor]] = [[] for _ in projections]
-    output = jacobian.output
+    output, squares = jacobian.output, []
     for _ in range(probes):
         signs = torch.randint(0, 2, output.shape, generator=generator, device=output.device)
         pulled = jacobian.transposed(signs.to(output.dtype) * 2.0 - 1.0)
-        for squares, project in zip(estimates, projections, strict=True):
-            squares.append(project(pulled).double().square().sum(-1))
-    return tuple(torch.stack(squares) for squares in estimates)
+        squares.append([project(pulled).double().square().sum(-1) for project in projections])
+    return tuple(torch.stack(column) for column in zip(*squares, strict=True))
 
 
 @dataclass(frozen=True)

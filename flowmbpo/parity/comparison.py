@@ -95,21 +95,9 @@ def reference_config(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
 
 
-INTENDED = (
-    "model.dynamics",  # the comparison: which world model ...
-    "actor",  # ... and which policy
-    "name",  # labels, which no update reads
-    "phase",
-    "description",
-    "cost",
-    "high_cost",
-    "device",  # where and how a run is executed, watched and stored; none of it enters an update
-    "compute.threads",
-    "task.workers",
-    "diagnostics",
-    "checkpoint",
-    "tracking",
-)
+LABELS = ("name", "phase", "description", "cost", "high_cost")  # which no update reads
+EXECUTION = ("device", "compute.threads", "task.workers", "diagnostics", "checkpoint", "tracking")  # nor any of these
+INTENDED = ("model.dynamics", "actor", *LABELS, *EXECUTION)
 """Keys and sections that two arms of a comparison may hold differently. All others must be equal: `evaluation` and
 `seed` too, for they move the figure that is reported."""
 

@@ -69,10 +69,9 @@ class UpdateCost:
 class ComputeCost(Document):
     """Costs of one experiment's updates of "model", "actor" and "critic" (one minibatch of it).
 
-    `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action.
-    `compute_index` counts network calls of one actor update, forward and backward: the world
-    model's (dynamics, reward and termination heads) plus 1.0 times the actor's. FLOPs are those of
-    matrix products (2 per multiply-add), forward and backward, as torch's FLOP counter sees them.
+    `nfe` is the dynamics' network evaluations per macro step; `actor_nfe` the actor's per action. `compute_index`
+    counts network calls of one actor update, forward and backward: the world model's (dynamics, reward and termination
+    heads) plus the actor's. FLOPs are those of matrix products (2 per multiply-add), as torch's FLOP counter sees them.
     """
 
     nfe: int

@@ -33,8 +33,6 @@ REPLAY_COPIES, REPLAY_MOMENTS, REPLAY_DIRECTIONS = 8, 2, 2
 ALIGNED = 0.7  # a cosine from which on the reading calls two gradients one direction
 FEWEST_COPIES = 8  # a bootstrap over fewer says nothing
 EPISODES = 2  # which episodes: see the offsets in `Subject`
-
-
 UNRESOLVED = "not distinguishable from noise"
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
@@ -67,11 +65,10 @@ def told(figure: Interval) -> str:
 class GradientDiagnosis(Diagnosis):
     """Agreement of model and reference: of the parameters' gradient, and of dJ/du step by step (a = tanh(u)).
 
-    `gradient` is of the gradient as the config trains (`input_gradient`), `through` and `detached`
-    of both kinds; the reference is always the total derivative. `rewards` and `reward_actions` leave the
-    value behind the horizon out of both sides: what disagrees there is the model, what disagrees only
-    with it is the critic, whose slopes between real encodings nothing trains. Intervals are 95% bootstraps over
-    `copies` independent episodes of `moments` start states each.
+    `through` and `detached` are of both kinds of the model's gradient (`input_gradient` says which trains); the
+    reference is always the total derivative. `rewards` and `reward_actions` leave the value behind the horizon out of
+    both sides: what disagrees there is the model, what disagrees only with it is the critic. Intervals are 95%
+    bootstraps over `copies` independent episodes of `moments` start states each.
     """
 
     derived = ("gradient", "starts", "horizon", "reading")
@@ -114,23 +111,22 @@ class GradientDiagnosis(Diagnosis):
     def reading(self) -> str:
         """Where the model's gradient pulls the policy, and whether the critic turns it."""
         cosine = self.gradient.cosine
+        where = "but partly where the real environment would"
+        if cosine.high < 0.0:
+            where = "against the real gradient"
+        elif cosine.value >= ALIGNED:
+            where = "where the real environment would"
+        told = f"The model pulls the policy {where} (cosine {cosine.value:.2g})"
         if math.isnan(cosine.value) or cosine.low <= 0.0 <= cosine.high:
             told = "Whether the model pulls the policy where the real environment would cannot be told"
-        elif cosine.high < 0.0:
-            told = f"The model pulls the policy against the real gradient (cosine {cosine.value:.2g})"
-        elif cosine.value >= ALIGNED:
-            told = f"The model pulls the policy where the real environment would (cosine {cosine.value:.2g})"
-        else:
-            told = f"The model pulls the policy but partly where the real environment would (cosine {cosine.value:.2g})"
         if self.rewards.cosine.low > cosine.high:
             told += f"; without the critic's value the cosine is {self.rewards.cosine.value:.2g}"
         return f"{told}."
 
     def rows(self) -> list[Row]:
         """Cosine and norm ratio first, what they rest on last."""
-        other, alternative = "detached", self.detached
-        if self.input_gradient == "detached":
-            other, alternative = "through", self.through
+        trained = self.input_gradient == "through"
+        other, alternative = ("detached", self.detached) if trained else ("through", self.through)
         rows = [
             (f"cosine to the real gradient ({self.input_gradient}, as trained)", self.gradient.cosine),
             ("norm, model / real", self.gradient.norm_ratio),
@@ -143,11 +139,9 @@ class GradientDiagnosis(Diagnosis):
         ]
         marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
         rows += [(f"... to the action of step {mark}", self.steps[mark].cosine) for mark in marks]
-        starts = f"{self.starts} = {self.copies} episodes x {self.moments} moments"
-        starts += f", {self.broken} broken" if self.broken else ""
-        starts += (
-            f", horizon {len(self.steps)}; {self.terminated} end on the way; intervals: 95% bootstrap over episodes"
-        )
+        broken = f", {self.broken} broken" if self.broken else ""
+        starts = f"{self.starts} = {self.copies} episodes x {self.moments} moments{broken}, horizon {len(self.steps)}"
+        starts += f"; {self.terminated} end on the way; intervals: 95% bootstrap over episodes"
         reference = "exact: backpropagation through the environment, under the noise that was drawn"
         if self.reference != "autodiff":
             kind = f"{self.directions} random sign vectors per step" if self.directions else "every action dimension"
@@ -287,12 +281,10 @@ def align_means(
 ) -> Alignment:
     """Of the mean gradients over copies.
 
-    All three inner products are means over the pairs of different copies, whose noise is independent: unbiased
-    for those of the expected gradients, whatever noise model and reference share within a copy. A resample holds
-    copies more than once; it too pairs different originals only.
-
-    Measured with Gaussian noise (N = 8 to 32, ESNR of a copy's gradient .03 to 1): the cosine's interval holds
-    the truth in .85 to 1.00, the ratio's in .80 to 1.00; at ESNR .03 and N = 8 the cosine is up to .16 too small.
+    All three inner products are means over the pairs of different copies, in a resample too, whose noise is
+    independent: unbiased for those of the expected gradients, whatever noise model and reference share within a copy.
+    Measured with Gaussian noise (N = 8 to 32, ESNR of a copy's gradient .03 to 1) the cosine's interval holds the truth
+    in .85 to 1.00, the ratio's in .80 to 1.00; at ESNR .03 and N = 8 the cosine is up to .16 too small.
     """
     both = reference.mean(0)
     pairs = ((model, both), (model, model), (both, both))
@@ -336,8 +328,8 @@ def _alignment(value: Float[Tensor, "3 1"], resampled: Float[Tensor, "3 R"]) -> 
 
 
 def _cosine(products: Float[Tensor, "3 R"]) -> Float[Tensor, " R"]:
-    """The sign of the inner product where noise makes it larger than a cosine can be, or leaves a side no norm:
-    such resamples make the interval as wide as it must be. nan where the inner product is 0 too, or nan."""
+    # The inner product's sign where noise makes it larger than a cosine can be, or leaves a side no norm: such
+    # resamples make the interval as wide as it must be. nan where the inner product is 0 too, or nan.
     inner, own, other = products
     bound = (own.clamp(min=0.0) * other.clamp(min=0.0)).sqrt()
     beyond = inner.abs() > bound

@@ -128,9 +128,8 @@ def parameter_gradient(
 ) -> Float[Tensor, "N P"]:
     """sum_h (da_h/dtheta)' dJ/da_h of each copy, mean over its sound moments; rows B are [replica, G, N].
 
-    The total derivative where `slopes` hold the closed loop's response: a_h is then differentiated at
-    the state it was taken in. Equal to backpropagation through the rollout, and every copy's own
-    gradient costs a pass through the actor alone. 0 for a copy without a sound moment.
+    The total derivative where `slopes` hold the closed loop's response: equal to backpropagation through the rollout,
+    at the price of a pass through the actor alone for every copy. 0 for a copy without a sound moment.
     """
     policy.rewind()
     actions = torch.stack([policy(z_h, context) for z_h in z])

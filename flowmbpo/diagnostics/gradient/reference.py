@@ -29,12 +29,11 @@ and observations over delta; on the toy pendulum the sum of both is below 1% (te
 class ReferenceGradient:
     """The real objective, and its gradient per start state with respect to the actions before their tanh.
 
-    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are
-    independent given the start states, so that their inner product is an unbiased squared norm;
-    equal where the reference is deterministic. `reward_slopes` is the same of the rewards alone,
-    without the value behind the horizon: what disagrees there is not the critic's doing. `obs` and
-    `actions` are those of the rollout. `sound` is false where a simulator broke on the way. `bend` is
-    the median of |J(+) - 2 J + J(-)| over that of |J(+) - J(-)| (nan for an exact reference).
+    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are independent given
+    the start states (their inner product is an unbiased squared norm), equal where the reference is deterministic.
+    `reward_slopes` is the same without the value behind the horizon. `obs` and `actions` are those of the rollout,
+    `sound` is false where a simulator broke on the way. `bend` is the median of |J(+) - 2 J + J(-)| over that of
+    |J(+) - J(-)| (nan for an exact reference).
     """
 
     slopes: Float[Tensor, "2 H G N A"]
@@ -70,9 +69,9 @@ class ReferenceGradient:
 def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> ReferenceGradient:
     """Backpropagation through a differentiable `env`.
 
-    The gradient is pathwise: of what happens under the noise that was drawn. Where reward or
-    transition jump in the state, the jump's own contribution is not in it. Starts whose derivative is
-    not finite are not sound; what a simulator does behind a termination is not differentiated.
+    The gradient is pathwise: under the noise that was drawn, and without what a jump of reward or transition in the
+    state contributes. Starts whose derivative is not finite are not sound; what a simulator does behind a termination
+    is not differentiated.
     """
     return ReferenceGradient.stack(
         [_differentiate(objective, env, state, group) for group, state in enumerate(starts.states)]
@@ -170,8 +169,7 @@ def difference_gradient(
     Each displaced rollout starts from the saved environment at step h and goes on closed loop under the same policy
     noise and the same environment noise, as far as that is in the saved state. With at least as many `directions` as
     action dimensions, e runs through the dimensions. With fewer (an even number), e is a random vector of signs, drawn
-    anew for every start, step and repeat: its slope times e is an unbiased estimate of the gradient's differences, at a
-    variance of the other dimensions' squared slopes over the repeats.
+    anew for every start, step and repeat: its slope times e is an unbiased estimate of the gradient's differences.
     """
     device, actions, mask = objective.device, env.spec.action_dim, objective.context.action_mask
     every = directions >= actions

@@ -1,9 +1,8 @@
 """How far the model's open-loop predictions stray from real trajectories, step by step.
 
-From the encoding of a real observation the model plays the real actions; its latents are compared with
-the encodings of the real observations that followed. Errors are always on the latent z, whatever the
-geometry. The measure is relative: the squared error over that of the trivial predictor, which says that
-nothing changes. Letters: T steps, B windows, D latent, R bootstrap resamples.
+From the encoding of a real observation the model plays the real actions; its latents z are compared with the encodings
+of the real observations that followed, whatever the geometry. The measure is the squared error over that of the trivial
+predictor, which says that nothing changes. Letters: T steps, B windows, D latent, R bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
 class StepError:
     """After `step` predicted transitions, over the `n` windows that are still inside their episode.
 
-    `error` and `trivial` are mean squared errors of z (mean over latent and windows) of the model and of
-    the predictor that nothing changes; `relative` is their ratio. A stochastic model is judged by the mean of its
-    samples; `sampled` is the same ratio with one sample in its place (None: the model is deterministic).
-    The reward of step k is that of leaving the k-th predicted state: root mean squared error in real
-    units, Pearson's correlation with the real reward (nan where one of them is constant), and the real
-    rewards' own standard deviation, which a constant prediction would reach.
+    `error` and `trivial` are mean squared errors of z (mean over latent and windows) of the model and of the predictor
+    that nothing changes; `relative` is their ratio. A stochastic model is judged by the mean of its samples; `sampled`
+    is the ratio of one sample (None: the model is deterministic). The reward of step k is that of leaving the k-th
+    predicted state: root mean squared error in real units, Pearson's correlation with the real reward (nan where one of
+    them is constant), and the real rewards' own standard deviation, which a constant prediction would reach.
     """
 
     step: int
@@ -58,8 +56,7 @@ class NoiseError:
     """Relative L1 error with observation noise of `scale` at the start of the rollout.
 
     Sum of ||z_hat_k - z_k||_1 over windows and their steps, over that of ||z_k||_1, against the clean trajectory;
-    `trivial` holds the noisy start for ever. `curve[k - 1]` is the same at step k alone. The mean of ratios instead
-    would be equal on the simplex, where the norm is constant, and unbounded where a state passes through 0.
+    `trivial` holds the noisy start for ever. `curve[k - 1]` is the same at step k alone.
     """
 
     scale: float
@@ -138,9 +135,8 @@ class RolloutDiagnosis(Diagnosis):
 def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     """Judge the model by `effort.windows` windows of `effort.horizon` transitions of fresh episodes.
 
-    The model was trained on what the replay buffer holds; on these it was not. Intervals of errors are bootstraps
-    over episodes, of which there are few: rough. Those of the distribution are over windows, which overlap: too narrow.
-    Raises DataError where no real transition is there.
+    Intervals of errors are bootstraps over episodes, of which there are few: rough. Those of the distribution are over
+    windows, which overlap: too narrow. Raises DataError where no real transition is there.
     """
     generator = subject.generator("rollout")
     agent = subject.agent

@@ -42,11 +42,10 @@ LEAST = 8  # complete windows below which a step is left out: its intervals woul
 class StepDistribution:
     """Distributions after `step` transitions, over start states; scores are means over the starts.
 
-    `states` and `rewards` compare one sample per start with what really came of it, as pooled
-    distributions. `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS)
-    judge each start's own M samples: an energy score, least for the true conditional distribution.
-    States are those of futures that have not ended, real and predicted (None where too few have not);
-    reward sums are those of all, what follows an ending being 0. Each has its own `n`; the scores share it.
+    `states` and `rewards` compare one sample per start with what really came of it, as pooled distributions.
+    `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS) judge each start's own M
+    samples: an energy score, least for the true conditional distribution. States are those of futures that have not
+    ended (None where too few have not); reward sums are those of all, what follows an ending being 0.
     """
 
     step: int
@@ -164,11 +163,7 @@ def _steps(real: RealWindows, futures: Futures, counts: Counts) -> tuple[StepDis
 def _compare_states(
     real: RealWindows, futures: Futures, step: int, counts: Counts
 ) -> tuple[EnergyDistance | None, Interval | None]:
-    """Energy distance and score of states that both sides are alive in: an ended future has no state.
-
-    Of a true model the real state and a predicted one are then still alike: given its start, each is kept by
-    its own survival.
-    """
+    """Energy distance and score of states that both sides are alive in: an ended future has no state."""
     alive = ~futures.ended[step]
     inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(len(alive), 2))
     n = int(inside.sum())

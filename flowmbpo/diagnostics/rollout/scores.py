@@ -41,8 +41,7 @@ def pair_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Fl
 def paired_energy(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], counts: Float[Tensor, "R n"]) -> EnergyDistance:
     """Energy distance of predictions x and truths y, n >= 2, with the bootstrap interval over pairs.
 
-    A resample leaves out what a row that it holds twice would give with itself. Near 0 the statistic is degenerate and
-    the interval wider than it need be.
+    A resample leaves out what a row that it holds twice would give with itself. Near 0 the interval is too wide.
     """
     kernel, across = pair_distances(x, y)
     n = len(kernel)
@@ -174,10 +173,10 @@ def calibrate(
 def _chance(p: Float[Tensor, " n"], repeats: int, members: int, generator: torch.Generator) -> tuple[float, float]:
     """95% quantiles of ECE and reliability of a forecaster whose true probabilities look like the shares `p`.
 
-    A share scatters around its probability, and shares that happened to be high lie in the high bins: so the
-    probabilities are drawn first (from the posterior, given each share, of a Beta prior that has the mean and the
-    variance of all of them), then new shares and outcomes, binned anew. A perfect forecaster of 256 events exceeds the
-    ECE's quantile in 4 to 8% of cases by 32 members. A single one claims certainty: nothing is left to chance.
+    A share scatters around its probability, and shares that happened to be high lie in the high bins: so probabilities
+    are drawn first (from the posterior, given each share, of a Beta prior that has the mean and the variance of all of
+    them), then new shares and outcomes, binned anew. A perfect forecaster of 256 events by 32 members exceeds the ECE's
+    quantile in 4 to 8% of cases. A single member claims certainty: nothing is left to chance.
     """
     if members == 1:
         return 0.0, 0.0
