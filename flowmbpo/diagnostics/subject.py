@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
@@ -157,8 +158,5 @@ class Subject:
 
     def run(self, behaviour: Policy, offset: int) -> Episodes:
         """One episode in each of `episode_count` copies; equal offsets give equal starts and equal chance."""
-        env = self.open_env(self.episode_count)
-        try:
+        with closing(self.open_env(self.episode_count)) as env:
             return run_episodes(behaviour, env, ENV_SEED_BASE + (offset << 32) + self.seed, self.device)
-        finally:
-            env.close()

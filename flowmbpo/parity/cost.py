@@ -130,14 +130,16 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     if training.adaptive_horizon is not None:
         trust = cost("trust", training.wm_batch_size).flops
         updates["actor"] = UpdateCost(updates["actor"].flops + trust, updates["actor"].activation_bytes)
+    model = agent.world_model
+    model_calls = model.dynamics.nfe + 1 + (model.termination_head is not None)
     collects = training.mode == "online"
     model_rounds = training.rounds if training.learn != "policy" else 0
     policy_rounds = training.rounds if training.learn != "model" else 0
     transition = FLOAT_BYTES * (spec.obs_dim + spec.action_dim + 2) + 2  # reward and index, and two flags
     return ComputeCost(
-        nfe=agent.world_model.dynamics.nfe,
+        nfe=model.dynamics.nfe,
         actor_nfe=agent.actor.nfe,
-        compute_index=compute_index(agent, training.longest_actor_horizon),
+        compute_index=2.0 * training.longest_actor_horizon * (model_calls + agent.actor.nfe),
         updates=updates,
         act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
         updates_per_epoch={
@@ -151,14 +153,6 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
             "largest_update": max(update.activation_bytes for update in updates.values()),
         },
     )
-
-
-def compute_index(agent: Agent, horizon: int) -> float:
-    """Network calls of one actor update, forward and backward (see `ComputeCost`)."""
-    model = agent.world_model
-    model_calls = horizon * (model.dynamics.nfe + 1 + (model.termination_head is not None))
-    actor_calls = horizon * agent.actor.nfe
-    return 2.0 * model_calls + 1.0 * (2.0 * actor_calls)
 
 
 def model_pass(agent: Agent, windows: Batch, config: TrainingConfig, generator: torch.Generator) -> None:

@@ -6,6 +6,7 @@ Letters: B starts, M samples, T steps, D latent, A action.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -107,8 +108,7 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
     tasks = subject.agent.spec.tasks
     if subject.make_env is None or len(tasks) > 1 or tasks[0].simulator != "toy":
         return None  # before other simulators are opened: that may take a process for each copy
-    env = subject.open_env(STARTS)
-    try:
+    with closing(subject.open_env(STARTS)) as env:
         if not isinstance(env, BatchVectorEnv) or not isinstance(env.simulator, ToyBatch):
             return None
         system = env.simulator.system
@@ -117,8 +117,6 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
             return None
         rng = torch.Generator().manual_seed(subject.seed)  # on the CPU, where the toys live
         state, action = _record_starts(subject, env, rng)
-    finally:
-        env.close()
 
     device, count = subject.device, len(state)
     task = torch.zeros(count, dtype=torch.long, device=device)
