@@ -132,7 +132,7 @@ def render(
     check_target("OUT", target, *_PICTURE_STEPS, said=".png (one picture) or .mp4 (a video)")
     suffix = target.suffix.lower()
     count = _PICTURE_STEPS[suffix] if steps is None else steps
-    from flowmbpo.envs.inspection.recording import film, walk
+    from flowmbpo.envs.inspection.recording import walk
     from flowmbpo.envs.make import open_env
     from flowmbpo.envs.resolve import resolve
     from flowmbpo.files import StagedFile
@@ -147,7 +147,8 @@ def render(
         if suffix == ".mp4":
             from flowmbpo.tracking.video import write_video
 
-            write_video(film(env, count, seed, action), target, _FRAMES_PER_SECOND)
+            frames = (env.render(0) for _ in walk(env, count, seed, action))
+            write_video(frames, target, _FRAMES_PER_SECOND)
         else:
             from matplotlib.image import imsave
 

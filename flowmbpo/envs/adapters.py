@@ -34,20 +34,16 @@ class JointBatch(BatchSimulator):
     """The tensors of `raw.state` that a fault's report names."""
     draws: ClassVar[str]
     """What the library does in place of pictures."""
+    raw: Any
+    """The library's own environment. Its `reset` does nothing: `start` begins episodes."""
 
     def __init__(self, task: TaskInfo, num_envs: int) -> None:
         self.task = task
         self.num_envs = num_envs
         self._before: dict[str, Tensor] = {}
-        self._raw: Any = None
-
-    @property
-    def raw(self) -> Any:
-        """The library's own environment. Its `reset` does nothing: `start` begins episodes."""
-        return self._raw
 
     def observe(self) -> Float[Tensor, "N O"]:
-        obs: Tensor = self._raw.obs_buf.detach().to("cpu", copy=True)
+        obs: Tensor = self.raw.obs_buf.detach().to("cpu", copy=True)
         return obs
 
     def describe(self, index: int) -> str:
@@ -66,7 +62,7 @@ class JointBatch(BatchSimulator):
 
     def _joints(self) -> dict[str, Tensor]:
         """Copies of all joints' numbers, on the device: the libraries step in place."""
-        return {name: getattr(self._raw.state, name).detach().clone() for name in self.joints}
+        return {name: getattr(self.raw.state, name).detach().clone() for name in self.joints}
 
 
 def leave_running(env_ids: Tensor | None = None) -> None:

@@ -97,38 +97,38 @@ class RewarpedBatch(JointBatch):
         self._seeds: list[tuple[int, np.random.SeedSequence]] = []
         announce_compilation(Path(warp.config.kernel_cache_dir), self._device.type)
         with quiet(), torch.no_grad():
-            self._raw = environment(
+            self.raw = environment(
                 num_envs=num_envs,
                 episode_length=_NO_LIMIT,
                 no_grad=True,
                 no_env_offset=True,
                 device=str(self._device),
             )
-            self._randomize = self._raw.randomize_init
-            self._raw.randomize_init = self._draw_starts
-            self._restart = self._raw.reset
+            self._randomize = self.raw.randomize_init
+            self.raw.randomize_init = self._draw_starts
+            self._restart = self.raw.reset
             self._restart()
             # Its `step` restarts ended environments by calling this, from torch's global generator.
-            self._raw.reset = leave_running
+            self.raw.reset = leave_running
             # Kernels are compiled and loaded where they are first launched.
-            self._raw.step(torch.zeros(num_envs, task.action_dim, device=self._device))
+            self.raw.step(torch.zeros(num_envs, task.action_dim, device=self._device))
 
     @torch.no_grad()
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
         self._before = {}
         self._seeds = list(zip(indices, seeds, strict=True))
         # Without early termination rewarped restarts all environments or none.
-        self._raw.early_termination = True
+        self.raw.early_termination = True
         try:
             self._restart(torch.tensor(list(indices), device=self._device))
         finally:
-            self._raw.early_termination = self.task.can_terminate
+            self.raw.early_termination = self.task.can_terminate
             self._seeds = []
 
     @torch.no_grad()
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         self._before = self._joints()
-        _, reward, _, info = self._raw.step(action.to(self._device))
+        _, reward, _, info = self.raw.step(action.to(self._device))
         return BatchOutcome(
             obs=self.observe(), reward=reward.to("cpu", copy=True), terminated=info["terminated"].to("cpu")
         )
@@ -138,18 +138,18 @@ class RewarpedBatch(JointBatch):
 
         The mass matrix, which rewarped reuses between substeps, is made anew in the first of each step.
         """
-        tensors = {name: getattr(self._raw.state, name) for name in _STATE}
-        tensors |= {"actions": self._raw.actions, "progress": self._raw.progress_buf}
+        tensors = {name: getattr(self.raw.state, name) for name in _STATE}
+        tensors |= {"actions": self.raw.actions, "progress": self.raw.progress_buf}
         return {name: value.to("cpu", copy=True) for name, value in tensors.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._before = {}
         for name in _STATE:
-            getattr(self._raw.state, name).copy_(state[name])
-        self._raw.actions = state["actions"].to(self._device, copy=True)
-        self._raw.progress_buf = state["progress"].to(self._device, copy=True)
-        self._raw.compute_observations()
+            getattr(self.raw.state, name).copy_(state[name])
+        self.raw.actions = state["actions"].to(self._device, copy=True)
+        self.raw.progress_buf = state["progress"].to(self._device, copy=True)
+        self.raw.compute_observations()
 
     def _draw_starts(self, env_ids: Tensor) -> None:
         """In place of rewarped's `randomize_init`: the same draws, for each environment from its own seed."""

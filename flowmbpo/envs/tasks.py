@@ -60,44 +60,41 @@ _DMCONTROL = (
 )
 
 
-def _row(name: str, widths: tuple[int, int], steps: int, repeat: int = 1, *, ends: bool = False) -> TaskInfo:
-    """A task whose name begins with its simulator's."""
-    return timed_task(name, name.partition("-")[0], widths, steps, repeat, can_terminate=ends)
+def _rows(
+    names: str, widths: tuple[int, int], steps: int, repeat: int = 1, *, simulator: str = "", ends: bool = False
+) -> list[TaskInfo]:
+    """Tasks of one shape, whose names begin with their simulator's unless that is given."""
+    return [
+        timed_task(name, simulator or name.partition("-")[0], widths, steps, repeat, can_terminate=ends)
+        for name in names.split()
+    ]
 
 
 _ROWS = (
-    _row("toy-pendulum-swingup", (3, 1), steps=200, repeat=2),
-    _row("toy-pendulum-push", (3, 1), steps=200, repeat=2),
-    _row("toy-pendulum-hidden", (2, 1), steps=200, repeat=2),
-    _row("toy-cartpole-swingup", (5, 1), steps=1000, repeat=4),
-    _row("toy-cartpole-push", (5, 1), steps=1000, repeat=4),
-    _row("toy-cartpole-hidden", (3, 1), steps=1000, repeat=4),
-    _row("toy-map-smooth", (1, 1), steps=20),
-    _row("toy-map-inelastic", (1, 1), steps=20),
-    _row("toy-map-fold", (1, 1), steps=20),
-    _row("toy-lqr", (4, 2), steps=50),
-    _row("toy-two-goals", (2, 2), steps=25),
-    _row("toy-bounce-soft", (2, 1), steps=100),
-    _row("toy-bounce-stiff", (2, 1), steps=100),
-    _row("toy-gust", (2, 1), steps=100),
-    _row("toy-rare-push", (2, 1), steps=100),
-    _row("toy-skew-push", (2, 1), steps=100),
-    _row("toy-pillar", (1, 1), steps=50),
-    _row("toy-slip", (2, 1), steps=100),
-    _row("mujoco-ant", (37, 8), steps=1000, ends=True),
-    _row("mujoco-hopper", (11, 3), steps=1000, ends=True),
-    *(timed_task(name, "dmcontrol", widths, 1000, 2) for widths, names in _DMCONTROL for name in names.split()),
-    *(timed_task(name, "metaworld", (39, 4), 200, 2) for name in MT50),
-    _row("dflex-ant", (37, 8), steps=1000, ends=True),
-    _row("dflex-hopper", (11, 3), steps=1000, ends=True),
-    _row("dflex-anymal", (49, 12), steps=1000, ends=True),
-    _row("dflex-humanoid", (76, 21), steps=1000, ends=True),
-    _row("dflex-snu-humanoid", (53, 152), steps=1000, ends=True),
-    _row("dflex-cartpole", (5, 1), steps=240),
-    _row("dflex-double-pendulum", (6, 1), steps=240),
-    _row("rewarped-ant", (37, 8), steps=1000, ends=True),
-    _row("rewarped-humanoid", (76, 21), steps=1000, ends=True),
-    _row("rewarped-cartpole", (5, 1), steps=240),
+    *_rows("toy-pendulum-swingup toy-pendulum-push", (3, 1), steps=200, repeat=2),
+    *_rows("toy-pendulum-hidden", (2, 1), steps=200, repeat=2),
+    *_rows("toy-cartpole-swingup toy-cartpole-push", (5, 1), steps=1000, repeat=4),
+    *_rows("toy-cartpole-hidden", (3, 1), steps=1000, repeat=4),
+    *_rows("toy-map-smooth toy-map-inelastic toy-map-fold", (1, 1), steps=20),
+    *_rows("toy-lqr", (4, 2), steps=50),
+    *_rows("toy-two-goals", (2, 2), steps=25),
+    *_rows("toy-bounce-soft toy-bounce-stiff toy-gust toy-rare-push toy-skew-push", (2, 1), steps=100),
+    *_rows("toy-pillar", (1, 1), steps=50),
+    *_rows("toy-slip", (2, 1), steps=100),
+    *_rows("mujoco-ant", (37, 8), steps=1000, ends=True),
+    *_rows("mujoco-hopper", (11, 3), steps=1000, ends=True),
+    *(row for widths, names in _DMCONTROL for row in _rows(names, widths, 1000, 2, simulator="dmcontrol")),
+    *_rows(" ".join(MT50), (39, 4), steps=200, repeat=2, simulator="metaworld"),
+    *_rows("dflex-ant", (37, 8), steps=1000, ends=True),
+    *_rows("dflex-hopper", (11, 3), steps=1000, ends=True),
+    *_rows("dflex-anymal", (49, 12), steps=1000, ends=True),
+    *_rows("dflex-humanoid", (76, 21), steps=1000, ends=True),
+    *_rows("dflex-snu-humanoid", (53, 152), steps=1000, ends=True),
+    *_rows("dflex-cartpole", (5, 1), steps=240),
+    *_rows("dflex-double-pendulum", (6, 1), steps=240),
+    *_rows("rewarped-ant", (37, 8), steps=1000, ends=True),
+    *_rows("rewarped-humanoid", (76, 21), steps=1000, ends=True),
+    *_rows("rewarped-cartpole", (5, 1), steps=240),
 )
 _TASKS = MappingProxyType({task.name: task for task in _ROWS})
 

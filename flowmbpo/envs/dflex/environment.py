@@ -46,7 +46,7 @@ class DflexBatch(JointBatch):
         self._recorder: DflexBatch | None = None
         setting = SETTINGS[task.name]
         with quiet():
-            self._raw = vars(self._dflex.envs)[setting.environment](
+            self.raw = vars(self._dflex.envs)[setting.environment](
                 device=str(self._device),
                 num_envs=num_envs,
                 episode_length=task.episode_length,
@@ -54,9 +54,9 @@ class DflexBatch(JointBatch):
                 no_grad=self._no_grad,
                 **setting.arguments,
             )
-        self._restart = self._raw.reset
+        self._restart = self.raw.reset
         # Its `step` restarts ended environments by calling this, from torch's global generator.
-        self._raw.reset = leave_running
+        self.raw.reset = leave_running
 
     @torch.no_grad()
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
@@ -69,7 +69,7 @@ class DflexBatch(JointBatch):
         """`step` with gradients, on the device; needs `autodiff`."""
         # One switch for all of dflex: another instance may have set it otherwise.
         self._dflex.config.no_grad = self._no_grad
-        _, reward, _, info = self._raw.step(action.to(self._device))
+        _, reward, _, info = self.raw.step(action.to(self._device))
         return BatchOutcome(info["obs_before_reset"], reward, info["termination"])
 
     @torch.no_grad()
@@ -83,15 +83,15 @@ class DflexBatch(JointBatch):
 
         The mass matrix, which dflex reuses between substeps, is made anew in the first of each step.
         """
-        checkpoint = {name: value.detach().to("cpu", copy=True) for name, value in self._raw.get_checkpoint().items()}
+        checkpoint = {name: value.detach().to("cpu", copy=True) for name, value in self.raw.get_checkpoint().items()}
         return {**checkpoint, "obs": self.observe()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._before = {}
         tensors = {name: value.to(self._device, copy=True) for name, value in state.items()}
         # The next reward is computed from these observations.
-        self._raw.obs_buf = tensors.pop("obs")
-        self._raw.clear_grad(tensors)
+        self.raw.obs_buf = tensors.pop("obs")
+        self.raw.clear_grad(tensors)
 
     def differentiable(self) -> DifferentiableEnvs:
         """A second environment in this one's state, which records; made once, because that takes seconds."""

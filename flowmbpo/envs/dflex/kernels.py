@@ -49,7 +49,13 @@ def load_built(package: Path, wanted: str, load: Callable[[], T]) -> T:
     with _exclusive(folder):
         if _is_built(package, wanted):  # by the process that we waited for
             return load()
-        _prepare(folder)
+        # What an older or a killed build left; only while our lock is held.
+        for name in (STAMP, SOURCE_CACHE):
+            (folder / name).unlink(missing_ok=True)
+        stale = folder / TORCH_LOCK
+        if stale.exists():
+            log.warning("%s: removed, left behind by a build that was killed", stale)
+            stale.unlink()
         log.warning("compiling dflex's kernels into %s: 1-4 minutes, once", folder)
         loaded = load()
         (folder / STAMP).write_text(wanted + "\n", encoding="utf-8")
@@ -66,16 +72,6 @@ def _is_built(package: Path, wanted: str) -> bool:
     built = stamp.stat().st_mtime
     sources = [path for pattern in ("*.py", "*.h") for path in package.glob(pattern)]
     return all(path.stat().st_mtime <= built for path in sources)
-
-
-def _prepare(folder: Path) -> None:
-    """Clear what an older or a killed build left; only while our lock is held."""
-    (folder / STAMP).unlink(missing_ok=True)
-    (folder / SOURCE_CACHE).unlink(missing_ok=True)
-    stale = folder / TORCH_LOCK
-    if stale.exists():
-        log.warning("%s: removed, left behind by a build that was killed", stale)
-        stale.unlink()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -110,17 +109,11 @@ def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
     return broken
 
 
-def film(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[np.ndarray]:
-    """The first environment's frame at the start and after each of `steps` agent steps, uint8 [height, width, 3].
+def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]:
+    """Reset from `seed`, then step; yields the number of agent steps taken so far, 0 to `steps`.
 
     An episode that ends on the way is followed by the next.
     """
-    for _ in walk(env, steps, seed, motion):
-        yield env.render(0)
-
-
-def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]:
-    """Reset from `seed`, then step; yields the number of agent steps taken so far, 0 to `steps`."""
     env.reset(seed)
     yield 0
     actions = random_actions(env, steps, seed)

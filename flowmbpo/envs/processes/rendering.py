@@ -65,7 +65,8 @@ class DrawingProcess:
         """
         if self._worker is not None:
             try:
-                return self._ask(self._worker, payload)
+                picture: np.ndarray = self._worker.ask(RENDER, payload)
+                return picture
             except WorkerError:
                 self.close()  # and try afresh, with every backend
         reasons = []
@@ -73,7 +74,7 @@ class DrawingProcess:
             worker = ProcessWorker(self._build, variables)
             try:
                 worker.receive()
-                picture = self._ask(worker, payload)
+                picture = worker.ask(RENDER, payload)
             except WorkerError as error:
                 worker.close()
                 reasons.append(f"{variables.get('MUJOCO_GL', 'default')}: {error}")
@@ -89,8 +90,7 @@ class DrawingProcess:
         if self._worker is None:
             return 0.0
         try:
-            self._worker.send(CPU)
-            return float(self._worker.receive())
+            return float(self._worker.ask(CPU))
         except WorkerError:
             self.close()
             return 0.0
@@ -100,9 +100,3 @@ class DrawingProcess:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-    @staticmethod
-    def _ask(worker: ProcessWorker, payload: Any) -> np.ndarray:
-        worker.send(RENDER, payload)
-        picture: np.ndarray = worker.receive()
-        return picture

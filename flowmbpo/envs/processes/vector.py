@@ -6,7 +6,6 @@ import contextlib
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ class WorkerVectorEnv(EpisodicEnv):
     def __init__(self, spec: EnvSpec, makes: Sequence[SimulatorFactory], task_ids: Sequence[int], workers: int) -> None:
         """`makes[k]` makes simulators of `spec.tasks[k]`; `task_ids` says which task each environment runs."""
         super().__init__(spec, task_ids)
-        self._indices = _shares(self.num_envs, workers)
+        shares = np.array_split(np.arange(self.num_envs), max(min(workers, self.num_envs), 1))
+        self._indices = [share.tolist() for share in shares]  # contiguous, as equal as they can be
         memory = SharedSteps(self.num_envs, spec.obs_dim, spec.action_dim, workers)
         rows, self._busy = memory.rows(), memory.busy()
         self._actions = rows["action"]
@@ -186,13 +186,6 @@ class WorkerVectorEnv(EpisodicEnv):
     def _require_open(self) -> None:
         if not self._finalizer.alive:
             raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
-
-
-def _shares(num_envs: int, workers: int) -> list[range]:
-    """Environments in contiguous shares, as equal as they can be."""
-    count = max(min(workers, num_envs), 1)
-    bounds = [num_envs * slot // count for slot in range(count + 1)]
-    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _merged(replies: list[dict[int, str] | None]) -> dict[int, str]:

@@ -153,6 +153,11 @@ class ProcessWorker:
             raise self._lost() from error
         return _opened(message)
 
+    def ask(self, kind: bytes, payload: Any = None) -> Any:
+        """Give a command and block for its reply."""
+        self.send(kind, payload)
+        return self.receive()
+
     def close(self) -> None:
         """End it; safe to call twice."""
         if self._closed:
