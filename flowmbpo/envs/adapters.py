@@ -101,8 +101,7 @@ def seeded(device: torch.device, seed: np.random.SeedSequence) -> Iterator[None]
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the libraries' prints and the warnings of what they call."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
         yield
 
 

@@ -67,60 +67,46 @@ def cores() -> int:
 
 
 def _part(spec: EnvSpec, ids: list[int], workers: int, perturbation: PerturbationConfig, device: str) -> VectorEnv:
-    first = spec.tasks[ids[0]]
-    if first.simulator not in IN_PROCESSES:
-        alone = spec if len(spec.tasks) == 1 else None
-        return BatchVectorEnv(_batch_simulator(first, len(ids), workers, perturbation, device), alone)
-    used = sorted(set(ids))
-    chosen = tuple(spec.tasks[task] for task in used)
-    makes = [_factory(task, perturbation) for task in chosen]
-    own = EnvSpec(chosen, spec.name if len(used) == len(spec.tasks) else f"{spec.name}-part")
-    return WorkerVectorEnv(own, makes, [used.index(task) for task in ids], workers)
-
-
-def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFactory:
-    match task.simulator:
-        case "dmcontrol":
-            from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
-
-            return partial(
-                DMControlSimulator,
-                task.plain_name,
-                task.action_repeat,
-                perturbation=perturbation,
-                episode_length=task.episode_length,
-            )
-        case "metaworld":
-            from flowmbpo.envs.metaworld import MetaWorldSimulator
-
-            return partial(MetaWorldSimulator, task.name, task.action_repeat)
-        case _:
-            raise AssertionError(task.simulator)
-
-
-def _batch_simulator(
-    task: TaskInfo, count: int, threads: int, perturbation: PerturbationConfig, device: str
-) -> BatchSimulator:
+    task, count = spec.tasks[ids[0]], len(ids)
+    simulator: BatchSimulator
     match task.simulator:
         case "toy":
             from flowmbpo.envs.toy.system import ToyBatch
             from flowmbpo.envs.toy.systems import toy_system
 
-            return ToyBatch(toy_system(task), count)
+            simulator = ToyBatch(toy_system(task), count)
         case "mujoco":
             from flowmbpo.envs.locomotion.environment import LocomotionSimulator
 
-            return LocomotionSimulator(task, count, threads, perturbation)
+            simulator = LocomotionSimulator(task, count, workers, perturbation)
         case "dflex":
             from flowmbpo.envs.dflex.environment import DflexBatch
 
-            return DflexBatch(task, count, device)
+            simulator = DflexBatch(task, count, device)
         case "rewarped":
             from flowmbpo.envs.rewarped import RewarpedBatch
 
-            return RewarpedBatch(task, count, device)
+            simulator = RewarpedBatch(task, count, device)
         case _:
-            raise AssertionError(task.simulator)
+            used = sorted(set(ids))
+            chosen = tuple(spec.tasks[each] for each in used)
+            makes = [_factory(each, perturbation) for each in chosen]
+            own = EnvSpec(chosen, spec.name if len(used) == len(spec.tasks) else f"{spec.name}-part")
+            return WorkerVectorEnv(own, makes, [used.index(each) for each in ids], workers)
+    return BatchVectorEnv(simulator, spec if len(spec.tasks) == 1 else None)
+
+
+def _factory(task: TaskInfo, perturbation: PerturbationConfig) -> SimulatorFactory:
+    if task.simulator == "metaworld":
+        from flowmbpo.envs.metaworld import MetaWorldSimulator
+
+        return partial(MetaWorldSimulator, task.name, task.action_repeat)
+    from flowmbpo.envs.dmcontrol.simulator import DMControlSimulator
+
+    length = task.episode_length
+    return partial(
+        DMControlSimulator, task.plain_name, task.action_repeat, perturbation=perturbation, episode_length=length
+    )
 
 
 @contextmanager

@@ -75,7 +75,16 @@ def resolve(config: TaskConfig) -> ResolvedTask:
     if config.tasks is not None:
         config = config.model_copy(update={"tasks": tuple(task.name for task in members)})
     resolved = ResolvedTask(config, spec)
-    return resolved if config.only is None else resolved.alone(_only(resolved, config.only))
+    if config.only is None:
+        return resolved
+    member = resolved.member(config.only)
+    if member is None:
+        names = [task.plain_name for task in spec.tasks]
+        raise ConfigError(
+            f"task.only: '{config.only}' is not one of the tasks of '{spec.label}'.{nearest(config.only, names)} "
+            f"They are: {', '.join(names)}."
+        )
+    return resolved.alone(member)
 
 
 def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
@@ -87,18 +96,6 @@ def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
     pairs = zip(config.tasks, stored.tasks, strict=True)
     names = tuple(own if own in ALIASES.get(asked, {}).values() else asked for asked, own in pairs)
     return config.model_copy(update={"tasks": names})
-
-
-def _only(resolved: ResolvedTask, name: str) -> int:
-    """The id of the member that `task.only` names. Raises ConfigError."""
-    member = resolved.member(name)
-    if member is None:
-        names = [task.plain_name for task in resolved.spec.tasks]
-        raise ConfigError(
-            f"task.only: '{name}' is not one of the tasks of '{resolved.spec.label}'.{nearest(name, names)} "
-            f"They are: {', '.join(names)}."
-        )
-    return member
 
 
 def _notice(robot: str, task: TaskInfo) -> str:
