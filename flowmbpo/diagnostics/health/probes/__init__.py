@@ -1,7 +1,8 @@
 """What is measured of each part of the agent; nothing is judged here.
 
 A probe is a function `(Subject) -> Figures` of fixed sample sizes: fewer rows would not do, more would show no more.
-A figure that could not be measured is None or left out; `curves` are series of numbers to draw.
+With `light` it measures what a run asks of itself. A figure that could not be measured is None or left out; `curves`
+are series of numbers to draw.
 """
 
 from __future__ import annotations
