@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import MinLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails
 
 from flowmbpo.config.base import FrozenConfig
 from flowmbpo.errors import ConfigError, nearest
@@ -41,18 +41,14 @@ def _config_classes(annotation: Any) -> list[type[FrozenConfig]]:
     return [cls for part in get_args(annotation) for cls in _config_classes(part)]
 
 
-def kind_of(model: type[FrozenConfig]) -> str | None:
-    """The `kind` of a variant; None for a class outside any union."""
-    info = model.model_fields.get(KIND)
-    return None if info is None else str(get_args(info.annotation)[0])
+def kind_of(model: type[FrozenConfig]) -> str:
+    """The `kind` of a variant."""
+    return str(get_args(model.model_fields[KIND].annotation)[0])
 
 
-def default_kind(model: type[FrozenConfig], key: str) -> str | None:
-    """The variant that field `key` holds when nobody names one."""
-    default = model.model_fields[key].get_default(call_default_factory=True)
-    if default is PydanticUndefined or default is None:
-        return kind_of(options(model, key)[0])
-    return kind_of(type(default))
+def default_kind(model: type[FrozenConfig], key: str) -> str:
+    """The variant that field `key`, a union, holds when nobody names one."""
+    return kind_of(type(model.model_fields[key].get_default(call_default_factory=True)))
 
 
 def variant(model: type[FrozenConfig], key: str, data: Mapping[str, Any]) -> type[FrozenConfig] | None:
@@ -190,10 +186,10 @@ def _finding(detail: ErrorDetails, data: Mapping[str, Any], schema: type[FrozenC
     match detail["type"]:
         case "extra_forbidden":
             path = (*path, str(detail["loc"][-1]))
-            others = [str(kind_of(cls)) for cls in options(holder, key) if path[-1] in cls.model_fields] if key else []
+            others = [kind_of(cls) for cls in options(holder, key) if path[-1] in cls.model_fields] if key else []
             return path, _unknown(path, inside, others, schema)
         case "union_tag_invalid":
-            kinds, wrong = [str(kind_of(cls)) for cls in options(holder, key)], value[KIND]
+            kinds, wrong = [kind_of(cls) for cls in options(holder, key)], value[KIND]
             hint = f"Use {', '.join(kinds)}.{nearest(str(wrong), kinds)}"
             return (*path, KIND), f"{dotted}.{KIND}: {_show(wrong)} is not allowed. {hint}"
         case "value_error":
