@@ -88,7 +88,7 @@ def test_broken_episodes_are_counted_in_the_outcome_and_dumped_with_their_action
 
     def collect(collector, agent, epoch):
         if epoch == 2:
-            collector.env.simulator._state[1] = math.nan
+            collector.env.simulator._now.state[1] = math.nan
         return whole(collector, agent, epoch)
 
     monkeypatch.setattr(Collector, "collect", collect)
