@@ -79,12 +79,13 @@ def _planner(planner: dict[str, Any]) -> dict[str, Any]:
 def _foreign(file: ForeignFile) -> dict[str, Any]:
     """What a published file holds, and what an import would make of it."""
     model = foreign_model(file)
+    facts = import_facts(model, keep_planner=True)
     of_newt = model.format == "newt" and model.tasks == NEWT_TASKS
     return {
         "kind": "published",
         "file": str(file.path),
         "sha256": file.sha256,
-        **import_facts(model, keep_planner=True),
+        **{key: facts.pop(key) for key in ("format", "size")},
         "tasks": model.tasks,
         "task_set": "mt30 (of Newt's own 200 tasks)" if of_newt else guess_set(model) if model.task_dim else None,
         "obs_dim": model.obs_dim,
@@ -95,6 +96,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "q_functions": model.networks["q_functions"][0].weight.shape[0] if "q_functions" in model.networks else None,
         "parameters": part_parameters(model),
         "kept": _kept(model),
+        **facts,
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, Network, RunningStatistics, check_model
-from flowmbpo.checkpoints.importers.state_dict import LAYER_TENSORS, MOST_LAYERS, finite, plain_tensors, take_network
+from flowmbpo.checkpoints.importers.state_dict import MOST_LAYERS, finite, numbered_through, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 PWM = "pwm"
@@ -26,11 +26,7 @@ _ACTOR = {
     for place, norm in ((0, ""), (2, "ln."))
     for kind in ("weight", "bias")
 }
-_CRITIC = {
-    f"params.{4 * layer + place}": f"{layer}.{name}"
-    for layer in range(MOST_LAYERS)
-    for place, name in enumerate(LAYER_TENSORS)
-}
+_CRITIC = numbered_through("params.", "")
 _OPTIMISERS = ("actor_opt", "critic_opt", "world_model_opt")
 _CLIP_NOTE = "Its observations were normalised; that is folded into the encoder's first layer, but not the clip to +-5."
 _MASK_NOTE = "PWM never masked actions: where a task has fewer than the widest, its policy's spare ones are now 0."

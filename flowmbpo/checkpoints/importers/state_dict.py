@@ -16,6 +16,12 @@ LAYER_TENSORS = ("weight", "bias", "ln.weight", "ln.bias")
 MOST_LAYERS = 32  # of a network whose tensors are renamed
 
 
+def numbered_through(prefix: str, common: str) -> dict[str, str]:
+    """Common names of tensors that are numbered through: weight, bias, and those of its LayerNorm, layer by layer."""
+    places = [(layer, name) for layer in range(MOST_LAYERS) for name in LAYER_TENSORS]
+    return {f"{prefix}{number}": f"{common}{layer}.{name}" for number, (layer, name) in enumerate(places)}
+
+
 def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
     """The entries that hold numbers, by names without torch's `module.` prefix.
 

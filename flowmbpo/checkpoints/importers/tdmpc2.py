@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowmbpo.checkpoints.importers.foreign import LOG_STD_BOUNDS, ForeignModel, check_model
-from flowmbpo.checkpoints.importers.state_dict import LAYER_TENSORS, finite, plain_tensors, take_network
+from flowmbpo.checkpoints.importers.state_dict import finite, numbered_through, plain_tensors, take_network
 from flowmbpo.errors import CheckpointError
 
 TDMPC2 = "tdmpc2"
@@ -49,7 +49,7 @@ _OLDEST = {
     },
 }
 _NEWT_Q = re.compile(r"_Qs\.online\._Qs\.(\d{1,3})\.(.+)")
-_Q = re.compile(r"_Qs\.params\.(\d{1,3})(\..+)?")  # a number counts layers where a name follows, else tensors
+_NUMBERED_Q = numbered_through("_Qs.params.", "_Qs.")
 
 _OLDEST_NOTE = (
     "The oldest files have a layer without weights ahead of the encoder that no published code names. It is taken "
@@ -81,11 +81,7 @@ def _name_of_oldest(name: str) -> str:
 
 
 def _q_name(name: str) -> str:
-    match = _Q.fullmatch(name)
-    if match is None:
-        return name
-    layer, kind = divmod(int(match[1]), len(LAYER_TENSORS))
-    return f"_Qs.{match[1]}{match[2]}" if match[2] else f"_Qs.{layer}.{LAYER_TENSORS[kind]}"
+    return _NUMBERED_Q.get(name, name.replace("_Qs.params.", "_Qs."))
 
 
 def _stack_members(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
