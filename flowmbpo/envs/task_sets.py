@@ -39,10 +39,10 @@ TASK_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The tasks that one agent learns together; their order is the task id."""
 
 
-def task_set(name: str) -> tuple[str, ...]:
-    """The tasks of the set called `name`; raises ConfigError where there is none."""
+def task_set(name: str, *, key: str = "task.set") -> tuple[str, ...]:
+    """The tasks of the set called `name`; raises ConfigError, which names `key`, where there is none."""
     if name not in TASK_SETS:
         raise ConfigError(
-            f"task.set: no task set is called '{name}'.{nearest(name, TASK_SETS)} Task sets: {', '.join(TASK_SETS)}."
+            f"{key}: no task set is called '{name}'.{nearest(name, TASK_SETS)} Task sets: {', '.join(TASK_SETS)}."
         )
     return TASK_SETS[name]

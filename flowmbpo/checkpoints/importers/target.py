@@ -37,7 +37,7 @@ def choose_purpose(model: ForeignModel, set_name: str | None, task: str | None) 
     CheckpointError where the model was trained for something else.
     """
     if set_name is not None:
-        task_set(set_name)
+        task_set(set_name, key="--task-set")
     if task is not None:
         task_info(task, key="--task")
     if model.embeddings is None:

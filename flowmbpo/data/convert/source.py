@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from flowmbpo.data.dataset.format import TaskRecord, first_place
 from flowmbpo.data.foreign import Archive, open_archive
-from flowmbpo.envs.task_sets import TASK_SETS
+from flowmbpo.envs.task_sets import task_set
 from flowmbpo.envs.tasks import task_info, task_names
-from flowmbpo.errors import DataError, nearest
+from flowmbpo.errors import DataError
 
 CHUNK_BYTES = 32 << 20
 """So much of a file is read at once; a conversion holds a few copies of it."""
@@ -199,10 +199,5 @@ def known_columns(name: str) -> TaskRecord | None:
 
 
 def set_columns(set_name: str) -> tuple[TaskRecord, ...]:
-    """The tasks of a shipped set. Raises DataError for another name."""
-    if set_name not in TASK_SETS:
-        raise DataError(
-            f"--set: no task set is called '{set_name}'.{nearest(set_name, TASK_SETS)} "
-            f"Task sets: {', '.join(TASK_SETS)}."
-        )
-    return tuple(TaskRecord.of(task_info(name)) for name in TASK_SETS[set_name])
+    """The tasks of a shipped set. Raises ConfigError for another name."""
+    return tuple(TaskRecord.of(task_info(name)) for name in task_set(set_name, key="--set"))
