@@ -125,7 +125,7 @@ def broken_steps(name: str) -> int:
     for _ in range(task.episode_length):
         outcome = simulator.step(rng.uniform(-1, 1, task.action_dim).astype(np.float32), obs)
         broken += broken_numbers(obs, outcome.reward) is not None
-    assert np.count_nonzero(simulator._impulses.change) > 20
+    assert np.count_nonzero(simulator._impulses[1]) > 20
     return broken
 
 
