@@ -45,7 +45,8 @@ class _DynamicsConfig(FrozenConfig):
     reference's; with `parity: false` it is built at `units` as written. `solved_units` are widths to
     build instead of solving: those of the checkpoint that the run starts from, for what parity solves
     depends on the number of actions. `spectral_norm` keeps the spectral norm of the last layer near 1
-    or below (see `SpectralCap`).
+    or below (see `SpectralCap`). `error_scale: change` divides every coordinate's error by the running standard
+    deviation of its change, so that slow and fast coordinates count alike.
     """
 
     units: Units = (512, 512)
@@ -57,6 +58,7 @@ class _DynamicsConfig(FrozenConfig):
     retraction: Literal["none", "project"] = "none"
     jacobian_penalty: NonNegativeFloat = 0.0
     spectral_norm: bool = False
+    error_scale: Literal["none", "change"] = "none"
 
     @property
     def solves_widths(self) -> bool:
@@ -102,10 +104,6 @@ class MLPDynamicsConfig(_SinglePassConfig):
 
     @model_validator(mode="after")
     def _output_is_normed(self) -> MLPDynamicsConfig:
-        if self.geometry == "euclidean":
-            raise ValueError(
-                "geometry 'euclidean' does not apply to kind 'mlp': its output is a SimNorm. Use kind 'residual'"
-            )
         if self.retraction != "none":
             raise ValueError("retraction does not apply to kind 'mlp': its SimNorm output lies on the simplex")
         if self.spectral_norm:
@@ -147,6 +145,8 @@ class GaussianDynamicsConfig(_DynamicsConfig):
             raise ValueError(
                 "loss_space does not apply to kind 'gaussian': its likelihood is on the scaled displacement"
             )
+        if self.error_scale != "none":
+            raise ValueError("error_scale does not apply to kind 'gaussian': its likelihood is scaled already")
         if self.min_logstd >= self.max_logstd:
             raise ValueError(f"min_logstd {self.min_logstd} must lie below max_logstd {self.max_logstd}")
         return self
@@ -199,6 +199,8 @@ class FlowDynamicsConfig(_ODEDynamicsConfig):
             object.__setattr__(self, "source", "teacher")  # a default that depends on another field
         if self.loss_space == "logit":
             raise ValueError("loss_space does not apply to mode 'generative': its loss is on the scaled displacement")
+        if self.error_scale != "none":
+            raise ValueError("error_scale does not apply to mode 'generative': its loss is scaled already")
         if self.source_noise > 0:
             raise ValueError("source_noise belongs to mode 'displacement'; mode 'generative' has noise_std")
         if self.endpoint_weight > 0:

@@ -6,19 +6,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt, Units
+from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveFloat, PositiveInt, Units
 from flowmbpo.config.dynamics import DynamicsConfig, MLPDynamicsConfig
 
 
-class EncoderConfig(FrozenConfig):
+class _EncoderConfig(FrozenConfig):
+    """Options that every encoder has.
+
+    The first `normalize_steps` collected observations make the mean and the standard deviation by which every
+    observation is normalised (clipped at +-10), which then stay as they are; 0 leaves observations as they are.
+    """
+
+    normalize_steps: NonNegativeInt = 0
+
+
+class EncoderConfig(_EncoderConfig):
     """obs -> Linear, LayerNorm, Mish blocks -> SimNorm latent."""
 
     kind: Literal["mlp"] = "mlp"
     units: Units = (256,)
 
 
-class IdentityEncoderConfig(FrozenConfig):
-    """The observation is the state: z = o. Goes with `dynamics.geometry: euclidean`."""
+class IdentityEncoderConfig(_EncoderConfig):
+    """The (normalised) observation is the state: z = o. Goes with `dynamics.geometry: euclidean`."""
 
     kind: Literal["identity"] = "identity"
 
@@ -92,10 +102,18 @@ class ModelConfig(FrozenConfig):
 
 
 class CriticConfig(FrozenConfig):
-    """An ensemble of value functions. `target_decay` turns on an EMA target network."""
+    """An ensemble of value functions. `target_decay` turns on an EMA target network.
+
+    `reduction` makes one value of the members' for targets, `actor_reduction` for what the actor climbs (null: the
+    same). With `bins` every member has that many logits over [-symlog_range, symlog_range] in symlog space and a
+    soft cross-entropy loss, as TD-MPC2's Q functions; null is one output and a squared error (PWM).
+    """
 
     units: Units = (400, 200)
     ensemble: PositiveInt = 3
     reduction: Literal["min", "mean"] = "min"
+    actor_reduction: Literal["min", "mean"] | None = None
+    bins: Annotated[int, Field(ge=3)] | None = None
+    symlog_range: PositiveFloat = 6.0
     zero_init: bool = False
     target_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

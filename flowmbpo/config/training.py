@@ -55,6 +55,9 @@ class TrainingConfig(FrozenConfig):
     `mode: offline` learns from a dataset and collects nothing; `learn: model` leaves the policy alone,
     `policy` keeps the world model as it is. `pretrain_steps` model updates on a dataset come before the
     first epoch of an online run.
+    `updates_per_step` makes so many rounds per agent step, all environments counted, between the steps of collecting,
+    in place of `rounds` after them. `critic_replay` weighs the critic's loss at replayed states, on TD(lambda) targets
+    of real rewards, beside that at imagined ones.
     `max_faults` is how many episodes that the simulator broke may be thrown away before the run stops.
     """
 
@@ -66,6 +69,7 @@ class TrainingConfig(FrozenConfig):
     actor_horizon: PositiveInt | None = None  # null: horizon
     adaptive_horizon: AdaptiveHorizonConfig | None = None
     rounds: PositiveInt = 1
+    updates_per_step: PositiveFloat | None = None
     wm_batch_size: PositiveInt = 256
     wm_iterations: PositiveInt = 8
     wm_buffer_size: PositiveInt = 1_000_000
@@ -73,6 +77,7 @@ class TrainingConfig(FrozenConfig):
     noise_replicas: PositiveInt = 1
     critic_iterations: PositiveInt = 8
     critic_batches: PositiveInt = 4
+    critic_replay: NonNegativeFloat = 0.0
     gamma: Literal["task"] | UnitInterval = 0.99
     lam: UnitInterval = 0.95
     rho: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
@@ -106,6 +111,10 @@ class TrainingConfig(FrozenConfig):
             raise ValueError("learn 'model' needs mode 'offline': an online run collects with its policy")
         if self.mode == "offline" and self.pretrain_steps > 0:
             raise ValueError("pretrain_steps belong to online runs; an offline run has epochs alone")
+        if self.mode == "offline" and self.updates_per_step is not None:
+            raise ValueError("updates_per_step counts collected steps, and an offline run collects none: use rounds")
+        if self.updates_per_step is not None and self.rounds != 1:
+            raise ValueError("rounds and updates_per_step both say how often to update: leave rounds at 1")
         if self.learn == "policy" and self.pretrain_steps > 0:
             raise ValueError("pretrain_steps train the world model, which learn 'policy' keeps as it is")
         return self

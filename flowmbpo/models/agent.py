@@ -55,6 +55,11 @@ class Agent(nn.Module):
         action: Tensor = self.actor(z, context, generator)
         return action
 
+    @property
+    def bootstrap_critic(self) -> CriticEnsemble:
+        """The critic that targets are made of: the EMA target, where there is one."""
+        return self.critic if self.target_critic is None else self.target_critic
+
     def learning_reward(self, reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """A real reward in the units of the model's rewards, and so of the critic: a head may stay in symlog space."""
         normalised: Tensor = self.reward_normalizer(reward)

@@ -36,7 +36,7 @@ from flowmbpo.models.dynamics.generative_flow import GenerativeFlowDynamics
 from flowmbpo.models.dynamics.mlp import MLPDynamics
 from flowmbpo.models.dynamics.neural_ode import NeuralODEDynamics
 from flowmbpo.models.dynamics.residual import ResidualDynamics
-from flowmbpo.models.heads import IdentityEncoder, RewardHead, ScalarReward, TwoHotReward
+from flowmbpo.models.heads import IdentityEncoder, NormalizedEncoder, RewardHead, ScalarReward, TwoHotReward
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.spec import EnvSpec
 
@@ -81,7 +81,8 @@ ACTORS: dict[type, Callable[[Any, int, int, int], Actor]] = {
 
 def build_encoder(config: AnyEncoderConfig, spec: EnvSpec, task_dim: int, latent_dim: int) -> nn.Module:
     """The encoder of observations with a task embedding. Raises ConfigError where the widths do not fit."""
-    return ENCODERS[type(config)](config, spec, task_dim, latent_dim)
+    encoder = ENCODERS[type(config)](config, spec, task_dim, latent_dim)
+    return NormalizedEncoder(encoder, spec.obs_dim, config.normalize_steps) if config.normalize_steps else encoder
 
 
 def build_dynamics(config: DynamicsConfig, dims: DynamicsDims) -> Dynamics:

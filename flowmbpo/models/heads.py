@@ -12,6 +12,7 @@ from flowmbpo.config.model import CriticConfig, ScalarRewardConfig, TwoHotReward
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.ensemble import EnsembleMLP
 from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.running import ObservationNormalizer
 from flowmbpo.nets.two_hot import symexp, two_hot_cross_entropy, two_hot_expectation
 
 
@@ -25,6 +26,22 @@ class IdentityEncoder(nn.Module):
     def forward(self, x: Float[Tensor, "B O+E"]) -> Float[Tensor, "B O"]:
         """The observation of [o, e_task]."""
         return x[..., : self.obs_dim]
+
+
+class NormalizedEncoder(nn.Module):
+    """An encoder of [normalised o, e_task]."""
+
+    def __init__(self, encoder: nn.Module, obs_dim: int, samples: int) -> None:
+        super().__init__()
+        self.normalizer = ObservationNormalizer(obs_dim, samples)
+        self.encoder = encoder
+        self.obs_dim = obs_dim
+
+    def forward(self, x: Float[Tensor, "B O+E"]) -> Float[Tensor, "B D"]:
+        """Encodings of [o, e_task]."""
+        obs, task = x[..., : self.obs_dim], x[..., self.obs_dim :]
+        encoded: Tensor = self.encoder(torch.cat([self.normalizer(obs), task], dim=-1))
+        return encoded
 
 
 class RewardHead(nn.Module, ABC):
@@ -86,17 +103,41 @@ class TwoHotReward(RewardHead):
 class CriticEnsemble(nn.Module):
     """V_1..V_N(z, e_task), in units of the learning reward."""
 
+    bins: Tensor
+
     def __init__(self, config: CriticConfig, latent_dim: int, task_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.network = EnsembleMLP(config.ensemble, latent_dim + task_dim, config.units, 1, zero_head=config.zero_init)
+        outputs = config.bins or 1
+        self.network = EnsembleMLP(
+            config.ensemble, latent_dim + task_dim, config.units, outputs, zero_head=config.zero_init
+        )
+        if config.bins is not None:
+            bins = torch.linspace(-config.symlog_range, config.symlog_range, config.bins)
+            self.register_buffer("bins", bins, persistent=False)
 
     def forward(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, "N B"]:
         """Every member's value."""
-        values: Tensor = self.network(context.append_to(z))
-        return values.squeeze(-1)
+        output: Tensor = self.network(context.append_to(z))
+        return output.squeeze(-1) if self.config.bins is None else symexp(two_hot_expectation(output, self.bins))
+
+    def loss(self, z: Float[Tensor, "B D"], context: TaskContext, target: Float[Tensor, " B"]) -> Float[Tensor, "N B"]:
+        """Every member's loss per sample: squared error, or with `bins` the two-hot cross-entropy."""
+        if self.config.bins is None:
+            error: Tensor = self(z, context) - target
+            return error.square()
+        output: Tensor = self.network(context.append_to(z))
+        loss: Tensor = two_hot_cross_entropy(output, target.expand(len(output), -1), self.bins)
+        return loss
 
     def value(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
-        """The ensemble's value: its minimum or mean, by config."""
+        """The ensemble's value that targets bootstrap from: its minimum or mean, by config."""
+        return self._reduced(z, context, self.config.reduction)
+
+    def actor_value(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, " B"]:
+        """The ensemble's value that the actor and the planner climb."""
+        return self._reduced(z, context, self.config.actor_reduction or self.config.reduction)
+
+    def _reduced(self, z: Tensor, context: TaskContext, reduction: str) -> Tensor:
         values: Tensor = self(z, context)
-        return values.amin(0) if self.config.reduction == "min" else values.mean(0)
+        return values.amin(0) if reduction == "min" else values.mean(0)

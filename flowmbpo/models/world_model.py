@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowmbpo.config.dynamics import DynamicsDims
 from flowmbpo.config.model import ModelConfig
 from flowmbpo.models.build import build_dynamics, build_encoder, build_reward
+from flowmbpo.models.heads import NormalizedEncoder
 from flowmbpo.models.task_context import TaskContext, TaskTable
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.spec import EnvSpec
@@ -48,6 +49,11 @@ class WorldModel(nn.Module):
     def encode(self, obs: Float[Tensor, "B O"], context: TaskContext) -> Float[Tensor, "B D"]:
         """The state of an observation."""
         return self.geometry.from_logits(self.encoder(context.append_to(obs)))
+
+    def observe(self, obs: Float[Tensor, "N O"]) -> None:
+        """Newly collected observations, for the statistics by which they are normalised (if they are)."""
+        if isinstance(self.encoder, NormalizedEncoder):
+            self.encoder.normalizer.update(obs)
 
     def latent(self, s: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """The latent z of a state."""

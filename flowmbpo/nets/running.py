@@ -86,3 +86,39 @@ class RunningStd(nn.Module):
         weight = self.weight.clamp(min=1e-12)
         variance = self.square / weight - (self.mean / weight).square()
         return torch.where(variance > 1e-12, variance, 1.0).sqrt().float()
+
+
+class ObservationNormalizer(nn.Module):
+    """(o - mean) / std per feature, clipped to +-10; the statistics are those of the first `samples` observations.
+
+    They are fixed then: a state whose meaning drifts would be another one than the networks were trained on.
+    Features that do not vary are centred only.
+    """
+
+    count: Tensor
+    total: Tensor
+    total_square: Tensor
+
+    def __init__(self, features: int, samples: int) -> None:
+        super().__init__()
+        self.samples = samples
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("total_square", torch.zeros(features, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, obs: Float[Tensor, "N F"]) -> None:
+        """Add newly collected observations, until there were enough."""
+        if self.count < self.samples:
+            x = obs.double()
+            self.count += len(x)
+            self.total += x.sum(0)
+            self.total_square += x.square().sum(0)
+
+    def forward(self, obs: Float[Tensor, "*B F"]) -> Float[Tensor, "*B F"]:
+        """Normalised observations; as they are before any data."""
+        n = self.count.clamp(min=1.0)
+        mean = self.total / n
+        variance = self.total_square / n - mean.square()
+        std = torch.where(variance > 1e-8, variance, 1.0).sqrt()
+        return ((obs - mean.float()) / std.float()).clamp(-10.0, 10.0)

@@ -82,6 +82,6 @@ def critic_objective(agent: Agent, gamma: float | None) -> Objective:
         model=agent.world_model,
         policy=agent.actor,
         reward=agent.world_model.reward,
-        terminal=lambda z, context, generator: agent.critic.value(z, context),
+        terminal=lambda z, context, generator: agent.critic.actor_value(z, context),
         gamma=lambda context: context.discount if gamma is None else torch.full_like(context.discount, gamma),
     )

@@ -105,5 +105,5 @@ def run_epoch(learner: Learner, collector: Collector | None) -> dict[str, float]
         if collector is not None:
             collector.start(learner.agent)
         learner.start()
-    collected = {} if collector is None else collector.collect(learner.agent, learner.epoch)
+    collected = {} if collector is None else collector.collect(learner.agent, learner.epoch, learner.keep_up)
     return collected | learner.update()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,13 +71,18 @@ class Collector:
             action = self._explore(agent) if self.policy_starts else self._random_action(agent)
             finished += self._step(agent, action, epoch=0)
 
-    def collect(self, agent: Agent, epoch: int) -> dict[str, float]:
-        """`horizon` steps of the policy in every environment; the metrics of that."""
+    def collect(self, agent: Agent, epoch: int, after_step: Callable[[int], None] | None = None) -> dict[str, float]:
+        """`horizon` steps of the policy in every environment; the metrics of that.
+
+        `after_step` is called with the number of agent steps that each step of all environments was.
+        """
         actions = []
         for _ in range(self.config.horizon):
             action = self._explore(agent)
             actions.append(action)
             self._step(agent, action, epoch)
+            if after_step is not None:
+                after_step(self.env.num_envs)
         metrics = action_figures(torch.stack(actions), self._action_mask(agent))
         metrics["faults/count"] = float(self.faults)
         if self.recent_returns:
@@ -104,6 +110,8 @@ class Collector:
         step = self.env.step(action.to("cpu"))
         self.replay.add(action, step)
         self._measure_reward(agent, step)
+        if self.config.learn != "policy":
+            agent.world_model.observe(step.obs.to(self.replay.device))
         self.obs = step.obs
         self.agent_steps += self.env.num_envs
         self.env_steps += self._env_steps_per_step

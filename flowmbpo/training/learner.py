@@ -69,6 +69,10 @@ class Learner:
         self.nonfinite = 0
         self.pretrained = 0
         self.started = False
+        self._due = 0.0  # rounds of updates that collected steps have earned
+        self._sums: Sums = {}
+        self._windows: Batch | None = None
+        self._rates: dict[str, float] = {}
         self.optimisers = self._make_optimisers()
 
     def _make_optimisers(self) -> dict[str, GuardedOptimiser]:
@@ -116,22 +120,37 @@ class Learner:
                 self.update_model()
         self.started = True
 
+    def keep_up(self, agent_steps: int) -> None:
+        """The rounds of updates that so many more collected steps are due (`updates_per_step`)."""
+        if self.config.updates_per_step is None:
+            return
+        self._due += agent_steps * self.config.updates_per_step
+        while self._due >= 1.0:
+            self._due -= 1.0
+            self._round()
+
     def update(self) -> dict[str, float]:
-        """One epoch's rounds of updates; their metrics, each the mean over its updates."""
-        rates = self._set_learning_rates()
-        sums: Sums = {}
-        for _ in range(self.config.rounds):
-            if self.learns_model:
-                for _ in range(self.config.wm_iterations):
-                    _append(sums, self.update_model())
-            if self.learns_policy:
-                _append(sums, self.update_policy())
+        """The rest of an epoch's rounds of updates; the epoch's metrics, each the mean over its updates."""
+        for _ in range(self.config.rounds if self.config.updates_per_step is None else 0):
+            self._round()
+        metrics = _means(self._sums) | self._rates | {"nonfinite/count": float(self.nonfinite)}
+        self._sums = {}
         self.epoch += 1
-        return _means(sums) | rates | {"nonfinite/count": float(self.nonfinite)}
+        return metrics
+
+    def _round(self) -> None:
+        if not self._sums:  # the first of its epoch
+            self._rates = self._set_learning_rates()
+        if self.learns_model:
+            for _ in range(self.config.wm_iterations):
+                _append(self._sums, self.update_model())
+        if self.learns_policy:
+            _append(self._sums, self.update_policy())
 
     def update_model(self, batch: Batch | None = None) -> dict[str, Tensor]:
         """One update of the world model, by default on the next windows."""
         windows = self.batches.windows() if batch is None else batch
+        self._windows = windows
         result, losses = update_model(
             self.agent, windows, self.optimisers["model"], self.config, self.generators["model"]
         )
@@ -159,7 +178,12 @@ class Learner:
             metrics["horizon/actor"] = torch.tensor(float(horizon))
         if not result.stepped:
             return metrics  # the critic's targets come from the same rollout
-        results = update_critic(agent, objective, self.optimisers["critic"], config, self.generators["critic"])
+        replayed = None
+        if config.critic_replay > 0.0:  # those of the model's last update, where there was one
+            replayed = self.batches.windows() if self._windows is None else self._windows
+        results = update_critic(
+            agent, objective, self.optimisers["critic"], config, self.generators["critic"], replayed
+        )
         for critic_result in results:
             self._check("critic", critic_result, lambda: {"obs": obs, "task": task})
         metrics["loss/critic"] = torch.stack([r.loss for r in results]).mean()
@@ -219,6 +243,7 @@ class Learner:
             "warmstarted": dict(self.warmstarted),
             "pretrained": self.pretrained,
             "started": self.started,
+            "due": self._due,
             "epoch": self.epoch,
             "updates": self.updates,
             "nonfinite": self.nonfinite,
@@ -235,6 +260,7 @@ class Learner:
         self.warmstarted = dict(state["warmstarted"])
         self.pretrained = int(state["pretrained"])
         self.started = bool(state["started"])
+        self._due = float(state["due"])
         self.epoch = int(state["epoch"])
         self.updates = int(state["updates"])
         self.nonfinite = int(state["nonfinite"])

@@ -17,7 +17,7 @@ def td_lambda(
     rewards: Float[Tensor, "T B"],
     values: Float[Tensor, "T B"],
     continues: Float[Tensor, "T B"],
-    gamma: Float[Tensor, " B"] | float,
+    gamma: Float[Tensor, "#T B"] | Float[Tensor, " B"] | float,
     lam: float,
 ) -> Float[Tensor, "T B"]:
     """TD(lambda) targets of V(z_0) .. V(z_{H-1}); `values` are V(z_1) .. V(z_H).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.agent import Agent
+from flowmbpo.models.open_loop import encode_windows
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.imagination import Imagination, imagine
 from flowmbpo.training.model_loss import ModelLoss, model_loss
@@ -98,7 +100,7 @@ def actor_objective(
         actor_input_gradient=config.actor_input_gradient,
     )
     gamma = discount(context, config)
-    terminal_value = agent.critic.value(imagination.z[-1], context)
+    terminal_value = agent.critic.actor_value(imagination.z[-1], context)
     returns = discounted_return(imagination.rewards, terminal_value, imagination.continues, gamma)
     return ActorObjective(-returns.mean(), returns, imagination, context, gamma)
 
@@ -149,18 +151,48 @@ def update_actor(
     return UpdateResult(loss.detach(), norm, stepped), objective
 
 
+class CriticTargets(NamedTuple):
+    """States without gradient, their tasks, and the values that the critic is to learn there."""
+
+    z: Float[Tensor, "B D"]
+    context: TaskContext
+    target: Float[Tensor, " B"]
+
+    def shuffled(self, parts: int, generator: torch.Generator) -> list[CriticTargets]:
+        """The rows in a random order, in `parts` minibatches."""
+        order = torch.randperm(len(self.target), generator=generator, device=self.target.device)
+        chunks = (rows.chunk(parts) for rows in (self.z[order], self.target[order]))
+        contexts = self.context.rows(order).chunk(parts)
+        return [CriticTargets(z, context, target) for z, target, context in zip(*chunks, contexts, strict=True)]
+
+
 @torch.no_grad()
-def critic_targets(
-    agent: Agent, objective: ActorObjective, config: TrainingConfig
-) -> tuple[Float[Tensor, "HB D"], TaskContext, Float[Tensor, " HB"]]:
+def critic_targets(agent: Agent, objective: ActorObjective, config: TrainingConfig) -> CriticTargets:
     """TD(lambda) targets of every imagined state z_0..z_{H-1}, over the whole imagined horizon."""
     imagination = objective.imagination
     horizon = len(imagination.rewards)
     every = objective.context.repeat(horizon)
-    critic = agent.critic if agent.target_critic is None else agent.target_critic
-    values = critic.value(imagination.z[1:].flatten(0, 1), every).view(horizon, -1)
+    values = agent.bootstrap_critic.value(imagination.z[1:].flatten(0, 1), every).view(horizon, -1)
     targets = td_lambda(imagination.rewards, values, imagination.continues, objective.gamma, config.lam)
-    return imagination.z[:-1].flatten(0, 1).detach(), every, targets.flatten()
+    return CriticTargets(imagination.z[:-1].flatten(0, 1).detach(), every, targets.flatten())
+
+
+@torch.no_grad()
+def replayed_targets(agent: Agent, batch: Batch, config: TrainingConfig) -> CriticTargets:
+    """TD(lambda) targets of every replayed state, of real rewards, up to the end of its window.
+
+    DreamerV3's replay loss (Hafner et al. 2023) without its imagined bootstrap: the values behind a window, and at
+    the time limit of an episode, are the critic's own. A terminated state is worth 0. Padding is left out.
+    """
+    horizon = len(batch.reward)
+    context = agent.world_model.context(batch.task)
+    z = encode_windows(agent.world_model, batch).z
+    values = agent.bootstrap_critic.value(z[1:].flatten(0, 1), context.repeat(horizon)).view(horizon, -1)
+    # Behind its end a window repeats its last observation and earns nothing: undiscounted, its value stays what it is.
+    gamma = torch.where(batch.valid, discount(context, config), 1.0)
+    targets = td_lambda(agent.learning_reward(batch.reward), values, (~batch.terminated).to(z.dtype), gamma, config.lam)
+    rows = batch.valid.flatten().nonzero().squeeze(-1)
+    return CriticTargets(z[:-1].flatten(0, 1)[rows], context.repeat(horizon).rows(rows), targets.flatten()[rows])
 
 
 def update_critic(
@@ -169,15 +201,23 @@ def update_critic(
     optimiser: GuardedOptimiser,
     config: TrainingConfig,
     generator: torch.Generator,
+    replayed: Batch | None = None,
 ) -> list[UpdateResult]:
-    """`critic_iterations` passes over `critic_batches` shuffled minibatches of the actor's rollout."""
-    z, context, targets = critic_targets(agent, objective, config)
+    """`critic_iterations` passes over `critic_batches` shuffled minibatches of the actor's rollout.
+
+    Where `critic_replay` has a weight, each of them takes its share of the states of the `replayed` windows too.
+    """
+    imagined = critic_targets(agent, objective, config)
+    real = None if replayed is None else replayed_targets(agent, replayed, config)
     results = []
     for _ in range(config.critic_iterations):
-        order = torch.randperm(len(targets), generator=generator, device=targets.device)
-        parts = (each.chunk(config.critic_batches) for each in (z[order], context.rows(order), targets[order]))
-        for z_part, context_part, target in zip(*parts, strict=True):
-            loss = (agent.critic(z_part, context_part) - target).square().mean()
+        parts = imagined.shuffled(config.critic_batches, generator)
+        real_parts = [None] * len(parts) if real is None else real.shuffled(len(parts), generator)
+        for part, real_part in zip(parts, real_parts, strict=True):
+            loss = agent.critic.loss(part.z, part.context, part.target).mean()
+            if real_part is not None:
+                real_loss = agent.critic.loss(real_part.z, real_part.context, real_part.target).mean()
+                loss = loss + config.critic_replay * real_loss
             norm, stepped = optimiser.step(loss)
             results.append(UpdateResult(loss.detach(), norm, stepped))
             _update_target(agent)

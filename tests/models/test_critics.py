@@ -85,3 +85,30 @@ def test_a_target_critic_starts_equal_and_takes_no_gradient(spec):
         assert live.data_ptr() != target.data_ptr()
         assert live.requires_grad
         assert not target.requires_grad
+
+
+def test_a_two_hot_critic_learns_values_of_any_size():
+    ensemble = critic(bins=51)
+    z, task, target = torch.randn(ROWS, 24), context(), torch.tensor([-40.0, -1.0, 0.0, 0.3, 7.0, 150.0])
+    optimiser = torch.optim.Adam(ensemble.parameters(), lr=0.01)
+    for _ in range(300):
+        optimiser.zero_grad()
+        ensemble.loss(z, task, target).mean().backward()
+        optimiser.step()
+    assert ensemble(z, task).shape == ensemble.loss(z, task, target).shape == (3, ROWS)
+    torch.testing.assert_close(ensemble(z, task), target.expand(3, -1), rtol=0.05, atol=0.1)
+
+
+def test_a_scalar_critic_s_loss_is_the_squared_error():
+    ensemble = critic()
+    z, task, target = torch.randn(ROWS, 24), context(), torch.randn(ROWS)
+    assert torch.equal(ensemble.loss(z, task, target), (ensemble(z, task) - target).square())
+
+
+def test_actor_climbs_another_value_than_targets_bootstrap_from():
+    ensemble = critic(reduction="min", actor_reduction="mean")
+    z, task = torch.randn(ROWS, 24), context()
+    members = ensemble(z, task)
+    assert torch.equal(ensemble.value(z, task), members.amin(0))
+    assert torch.equal(ensemble.actor_value(z, task), members.mean(0))
+    assert torch.equal(critic().actor_value(z, task), critic().value(z, task))

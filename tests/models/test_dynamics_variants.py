@@ -223,3 +223,29 @@ def test_stochastic_says_whether_two_draws_differ(make_dynamics, options, stocha
     first, second = (dynamics(start, action, task, rng(seed)) for seed in (0, 1))
     assert dynamics.stochastic is stochastic
     assert torch.equal(first, second) is not stochastic
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual", "neural_ode", "flow"])
+def test_errors_over_the_spread_of_the_change_do_not_depend_on_units(kind, make_dynamics, make_transition):
+    """Where the first state is predicted to stay, the error in units of the change is 1 whatever its size."""
+    losses = []
+    for size in (1.0, 100.0):
+        scaled = {**KINDS[kind], "geometry": "euclidean", "error_scale": "change"}
+        dynamics = make_dynamics(**scaled)
+        t = make_transition(dynamics.geometry, batch=512, dtype=torch.float32)
+        t = Transition(torch.zeros_like(t.source), t.action, t.task, size * t.target)
+        losses.append(dynamics.loss(t, rng(), need_next=True)[0].mean().item())
+    assert losses == pytest.approx([1.0, 1.0], rel=0.1)
+
+
+def test_the_spread_of_the_change_is_learned_in_training_alone(make_dynamics, make_transition):
+    dynamics = make_dynamics(**KINDS["residual"], error_scale="change").eval()
+    t = make_transition(dynamics.geometry, dtype=torch.float32)
+    dynamics.loss(t, rng(), need_next=True)
+    assert dynamics.change.std.eq(1.0).all()
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "generative"])
+def test_a_likelihood_that_is_scaled_already_takes_no_error_scale(kind, make_dynamics):
+    with pytest.raises(ValueError, match="error_scale does not apply"):
+        make_dynamics(**KINDS[kind], error_scale="change")

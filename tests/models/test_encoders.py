@@ -135,7 +135,7 @@ def test_a_latent_that_is_not_as_wide_as_the_observation_is_refused_by_name():
     [
         ({"encoder": {"kind": "identity"}, "dynamics": {"kind": "residual"}}, "needs dynamics.geometry 'euclidean'"),
         ({"dynamics": {"kind": "flow", "geometry": "euclidean"}}, "needs encoder.kind 'identity', not 'mlp'"),
-        ({"dynamics": {"kind": "mlp", "geometry": "euclidean"}}, "does not apply to kind 'mlp'"),
+        ({"dynamics": {"kind": "mlp", "geometry": "euclidean"}}, "needs encoder.kind 'identity', not 'mlp'"),
         (
             {"dynamics": {"kind": "residual", "geometry": "euclidean", "loss_space": "logit"}},
             "loss_space 'logit' needs geometry 'logit'",
@@ -149,3 +149,27 @@ def test_a_latent_that_is_not_as_wide_as_the_observation_is_refused_by_name():
 def test_combinations_without_meaning_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         ModelConfig.model_validate(options)
+
+
+@pytest.mark.parametrize("encoder", [{"kind": "identity"}, {"kind": "mlp", "units": [8]}])
+def test_encoder_sees_normalised_observations_and_the_task_as_it_is(encoder, make_world_model):
+    options = (
+        {} if encoder["kind"] == "mlp" else {"latent_dim": 5, "dynamics": {"kind": "mlp", "geometry": "euclidean"}}
+    )
+    plain = make_world_model(**{"encoder": encoder, **options}, scrambled=True)
+    model = make_world_model(**{"encoder": {**encoder, "normalize_steps": 4}, **options}, scrambled=True)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.encoder.encoder.load_state_dict(plain.encoder.state_dict())
+    seen, context = 3.0 + 2.0 * draw(4, 5), model.context(torch.tensor([0, 1, 0, 1]))
+    model.observe(seen)
+    normalised = (seen - seen.mean(0)) / seen.std(0, correction=0)
+    torch.testing.assert_close(model.encode(seen, context), plain.encode(normalised, context))
+
+
+def test_mlp_dynamics_on_observations_predict_the_next_one_without_a_norm(make_world_model):
+    dynamics = {"kind": "mlp", "geometry": "euclidean", "units": (16,)}
+    model = make_world_model(latent_dim=5, encoder={"kind": "identity"}, dynamics=dynamics, scrambled=True)
+    context = model.context(torch.zeros(2, dtype=torch.long))
+    obs = 10.0 * draw(1, 5).repeat(2, 1)
+    assert not torch.equal(*model.next(obs, draw(2, 3, seed=1), context))
+    assert model.dynamics.network[-1].weight.shape == (5, 16)

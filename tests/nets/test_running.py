@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowmbpo.nets.running import RunningMoments, RunningStd
+from flowmbpo.nets.running import ObservationNormalizer, RunningMoments, RunningStd
 
 
 def test_moments_equal_numpy_over_everything_seen():
@@ -92,3 +92,23 @@ def test_padding_rows_are_left_out():
     clean.update(rows)
     padded.update(torch.cat([rows, torch.zeros(2, 2)]), torch.tensor([True, True, False, False]))
     assert padded.std.tolist() == clean.std.tolist()
+
+
+def test_observations_are_normalised_by_the_first_ones_alone():
+    rng = np.random.default_rng(0)
+    seen = rng.normal([5.0, -1.0, 2.0], [3.0, 0.1, 0.0], size=(64, 3))
+    normalizer = ObservationNormalizer(3, samples=60)
+    for part in (seen[:32], seen[32:], np.full((8, 3), 100.0)):
+        normalizer.update(torch.tensor(part, dtype=torch.float32))
+    std = seen.std(axis=0)
+    std[2] = 1.0  # a feature that does not vary is centred only
+    found = normalizer(torch.tensor(seen, dtype=torch.float32))
+    np.testing.assert_allclose(found.numpy(), (seen - seen.mean(axis=0)) / std, atol=1e-4)
+
+
+def test_normalised_observations_are_clipped_and_untouched_before_any_data():
+    normalizer = ObservationNormalizer(1, samples=10)
+    obs = torch.tensor([[3.0]])
+    assert torch.equal(normalizer(obs), obs)
+    normalizer.update(torch.tensor([[-1.0], [1.0]]))
+    assert normalizer(torch.tensor([[50.0], [-50.0]])).tolist() == [[10.0], [-10.0]]

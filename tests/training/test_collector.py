@@ -198,3 +198,34 @@ def test_exploration_noise_is_added_to_real_actions_alone_and_clipped(spied):
 def test_warm_up_without_random_episodes_is_refused_rather_than_left_out():
     with pytest.raises(ValueError, match="warmup_model_updates needs data"):
         TrainingConfig(random_episodes=0, warmup_model_updates=5)
+
+
+def test_updates_per_step_keep_up_with_every_step_of_all_environments(make_trainer):
+    trainer = make_trainer(num_envs=3, updates_per_step=0.5, horizon=5, random_episodes=0)
+    seen = []
+
+    def after_step(agent_steps):
+        trainer.learner.keep_up(agent_steps)
+        seen.append(trainer.updates)
+
+    trainer.start()
+    trainer.collector.collect(trainer.agent, 0, after_step)
+    each = 2 + 1 + 2 * 2  # model, actor, critic updates of a round
+    assert seen == [rounds * each for rounds in (1, 3, 4, 6, 7)]
+    metrics = trainer.learner.update()
+    assert trainer.updates == 7 * each
+    assert metrics["loss/critic"] > 0.0
+    saved = trainer.learner.state_dict()
+    assert saved["due"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "offline", "updates_per_step": 1.0}, "an offline run collects none: use rounds"),
+        ({"rounds": 2, "updates_per_step": 1.0}, "rounds and updates_per_step both say how often to update"),
+    ],
+)
+def test_an_update_ratio_that_does_not_fit_is_refused(options, message, training):
+    with pytest.raises(ValueError, match=message):
+        training(**options)

@@ -15,6 +15,7 @@ from flowmbpo.training.updates import (
     actor_objective,
     critic_targets,
     masked_mean,
+    replayed_targets,
     update_actor,
     update_critic,
     update_model,
@@ -346,3 +347,55 @@ def test_an_update_ends_no_lower_than_the_floor_of_the_std(kind, name, floor, ma
     start, context = starts(agent)
     update_actor(agent, start, context, optimiser(agent.actor, lr=1e-4), training(), generator())
     assert getattr(agent.actor, name).min().item() == pytest.approx(floor, abs=1e-6)
+
+
+def test_replayed_targets_are_td_lambda_of_real_rewards_to_each_window_s_end(make_agent, training, make_batch):
+    """One window is whole, one ends at a time limit after 2 steps, one terminates after 1."""
+    agent = make_agent(critic={"target_decay": 0.75})
+    batch = make_batch(horizon=3, width=3)
+    batch.valid[2:, 1] = False
+    batch.valid[1:, 2] = False
+    batch.terminated[0, 2] = True
+    batch.reward[~batch.valid] = 0.0
+    batch.obs[3, 1] = batch.obs[2, 1]
+    batch.obs[2:, 2] = batch.obs[1, 2]
+    gamma, lam = 0.9, 0.6
+    z, context, targets = replayed_targets(agent, batch, training(gamma=gamma, lam=lam))
+    values = torch.stack(
+        [
+            agent.target_critic.value(obs, agent.world_model.context(batch.task))
+            for obs in [
+                agent.world_model.latent(agent.world_model.encode(o, agent.world_model.context(batch.task)))
+                for o in batch.obs
+            ]
+        ]
+    ).tolist()
+    r = batch.reward.tolist()
+
+    def mix(value, target):
+        return (1 - lam) * value + lam * target
+
+    whole_2 = r[2][0] + gamma * values[3][0]
+    whole_1 = r[1][0] + gamma * mix(values[2][0], whole_2)
+    whole_0 = r[0][0] + gamma * mix(values[1][0], whole_1)
+    cut_1 = r[1][1] + gamma * values[2][1]
+    cut_0 = r[0][1] + gamma * mix(values[1][1], cut_1)
+    expected = [whole_0, cut_0, r[0][2], whole_1, cut_1, whole_2]
+    assert targets.tolist() == pytest.approx(expected, rel=1e-4)
+    assert len(z) == len(context.embedding) == 6
+    assert not z.requires_grad
+    assert not targets.requires_grad
+
+
+def test_critic_learns_replayed_states_by_their_weight(make_agent, training, make_batch):
+    def change(weight):
+        agent = make_agent()
+        config = training(critic_replay=weight, critic_iterations=1, critic_batches=1)
+        objective = actor_objective(agent, *starts(agent), config, generator())
+        (result,) = update_critic(
+            agent, objective, optimiser(agent.critic), config, generator(), make_batch() if weight else None
+        )
+        return result.loss.item()
+
+    assert change(2.0) - change(0.0) == pytest.approx(2.0 * (change(1.0) - change(0.0)), rel=1e-3)
+    assert change(1.0) > change(0.0)

@@ -105,7 +105,7 @@ class RealObjective:
 
     def value(self, obs: Float[Tensor, "N O"]) -> Float[Tensor, " N"]:
         """V(encode(o))."""
-        return self.agent.critic.value(self.latent(obs), self.context)
+        return self.agent.critic.actor_value(self.latent(obs), self.context)
 
     def reward(self, reward: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """A real reward in learning units."""

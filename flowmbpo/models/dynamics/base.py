@@ -18,7 +18,10 @@ from flowmbpo.config.dynamics import DynamicsDims, _DynamicsConfig, _SinglePassC
 from flowmbpo.flows.simplex import make_geometry
 from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
 from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.running import RunningStd
 from flowmbpo.nets.widths import mlp_flops, mlp_parameters, solve_widths
+
+CHANGE_DECAY = 0.99
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Dynamics(nn.Module, ABC):
         self.config = config
         self.dims = dims
         self.geometry = make_geometry(config.geometry, dims.simnorm_dim, retraction=config.retraction)
+        self.change = RunningStd(dims.latent_dim, CHANGE_DECAY) if config.error_scale == "change" else None
 
     @abstractmethod
     def forward(
@@ -78,16 +82,25 @@ class Dynamics(nn.Module, ABC):
         self, transition: Transition, generator: torch.Generator, *, need_next: bool
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
         """`step_loss` plus the optional Jacobian penalty."""
+        if self.change is not None and self.training:
+            self.change.update(self._errors(transition.target, transition.source.detach()), transition.valid)
         loss, s_next = self.step_loss(transition, generator, need_next=need_next)
         if self.config.jacobian_penalty > 0.0:
             loss = loss + self.config.jacobian_penalty * self._squared_jacobian(transition, generator)
         return loss, s_next
 
     def endpoint_error(self, s: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """Squared error, mean over the latent, in the config's loss space."""
+        """Squared error, mean over the latent, in the config's loss space and error scale."""
+        return self.scaled(self._errors(s, target)).square().mean(-1)
+
+    def scaled(self, error: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Errors in the config's scale."""
+        return error if self.change is None else error / self.change.std
+
+    def _errors(self, s: Tensor, target: Tensor) -> Tensor:
         if self.config.loss_space == "logit":
-            return (s - target).square().mean(-1)
-        return (self.geometry.latent(s) - self.geometry.latent(target)).square().mean(-1)
+            return s - target
+        return self.geometry.latent(s) - self.geometry.latent(target)
 
     def _squared_jacobian(self, transition: Transition, generator: torch.Generator) -> Float[Tensor, " B"]:
         """Unbiased estimate of ||(dF/ds) P||_F^2 / D: one Rademacher probe, ||P J^T eps||^2 / D.

@@ -73,4 +73,4 @@ class FlowDynamics(Dynamics):
         if self.config.loss_space == "latent":
             # In logit geometry: the error of dz/dtau at this point of the path, which is a metric, not a path.
             error = self.geometry.pushforward(s_tau.detach(), error)
-        return error.square().mean(-1)
+        return self.scaled(error).square().mean(-1)

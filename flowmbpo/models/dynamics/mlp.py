@@ -14,6 +14,7 @@ from flowmbpo.nets.mlp import normed_mlp
 class MLPDynamics(Dynamics):
     """z' = SimNorm(LayerNorm(f([s, e_task, a]))) (TD-MPC2; PWM eq. 4).
 
+    Where the observation is the state, z' = f([s, e_task, a]).
     In logit geometry the network reads and writes centred logits; the map on z is the same family.
     """
 
@@ -21,7 +22,8 @@ class MLPDynamics(Dynamics):
         super().__init__(config, dims)
         in_dim = dims.latent_dim + dims.task_dim + dims.action_dim
         self.hidden_units = widened_units(config, dims)
-        self.network = normed_mlp(in_dim, self.hidden_units, dims.latent_dim, normed_output=True)
+        normed = config.geometry != "euclidean"  # an observation has no norm to be brought to
+        self.network = normed_mlp(in_dim, self.hidden_units, dims.latent_dim, normed_output=normed)
 
     def forward(
         self,
