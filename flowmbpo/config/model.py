@@ -72,8 +72,21 @@ class TerminationConfig(FrozenConfig):
     units: Units = (256,)
 
 
+class DecoderConfig(FrozenConfig):
+    """Reads the (normalised) observation back from the latent, so that the latent keeps what control needs.
+
+    `weight` multiplies the mean squared error over valid observation features in the model's loss.
+    """
+
+    units: Units = (256,)
+    weight: PositiveFloat = 1.0
+
+
 class ModelConfig(FrozenConfig):
-    """The world model. `task_dim` 0 means no task embedding (single task)."""
+    """The world model. `task_dim` 0 means no task embedding (single task).
+
+    With `encoder_learns_dynamics: false` the dynamics' loss does not shape the encoder: reward and decoder alone do.
+    """
 
     latent_dim: PositiveInt = 512
     simnorm_dim: Annotated[int, Field(ge=2)] = 8
@@ -82,6 +95,21 @@ class ModelConfig(FrozenConfig):
     dynamics: DynamicsConfig = MLPDynamicsConfig()
     reward: RewardConfig = ScalarRewardConfig()
     termination: TerminationConfig | None = None
+    decoder: DecoderConfig | None = None
+    encoder_learns_dynamics: bool = True
+
+    @model_validator(mode="after")
+    def _decoder_has_something_to_decode(self) -> ModelConfig:
+        if self.encoder.kind == "identity" and (self.decoder is not None or not self.encoder_learns_dynamics):
+            raise ValueError(
+                "decoder and encoder_learns_dynamics shape an encoder, and encoder.kind 'identity' learns nothing: "
+                "leave them away, or use encoder.kind 'mlp'"
+            )
+        if not self.encoder_learns_dynamics and self.decoder is None:
+            raise ValueError(
+                "encoder_learns_dynamics: false leaves the reward alone to shape the encoder: set model.decoder too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _latent_fits_geometry(self) -> ModelConfig:

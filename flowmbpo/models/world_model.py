@@ -40,6 +40,11 @@ class WorldModel(nn.Module):
             if config.termination is not None
             else None
         )
+        self.decoder = (
+            normed_mlp(config.latent_dim + config.task_dim, config.decoder.units, spec.obs_dim, normed_output=False)
+            if config.decoder is not None
+            else None
+        )
 
     def context(self, task: Int[Tensor, " B"]) -> TaskContext:
         """Embedding, action mask and discount of each row's task."""
@@ -54,6 +59,19 @@ class WorldModel(nn.Module):
         """Newly collected observations, for the statistics by which they are normalised (if they are)."""
         if isinstance(self.encoder, NormalizedEncoder):
             self.encoder.normalizer.update(obs)
+
+    def normalized(self, obs: Float[Tensor, "*B O"]) -> Float[Tensor, "*B O"]:
+        """Observations as the encoder sees them."""
+        if not isinstance(self.encoder, NormalizedEncoder):
+            return obs
+        normalized: Tensor = self.encoder.normalizer(obs)
+        return normalized
+
+    def decode(self, z: Float[Tensor, "B D"], context: TaskContext) -> Float[Tensor, "B O"]:
+        """The normalised observation of latent z; needs a decoder."""
+        assert self.decoder is not None
+        obs: Tensor = self.decoder(context.append_to(z))
+        return obs
 
     def latent(self, s: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """The latent z of a state."""

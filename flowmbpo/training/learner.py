@@ -158,6 +158,7 @@ class Learner:
         return {
             "loss/dynamics": losses.dynamics.detach(),
             "loss/reward": losses.reward.detach(),
+            **({} if self.agent.world_model.decoder is None else {"loss/decoder": losses.decoder.detach()}),
             "grad_norm/model": result.grad_norm,
         }
 

@@ -22,12 +22,13 @@ from flowmbpo.models.world_model import WorldModel
 
 @dataclass(frozen=True)
 class ModelLoss:
-    """Scalars: the weighted total and its unweighted parts (termination 0 without a head)."""
+    """Scalars: the weighted total and its unweighted parts (termination and decoder 0 without a head)."""
 
     total: Float[Tensor, ""]
     dynamics: Float[Tensor, ""]
     reward: Float[Tensor, ""]
     termination: Float[Tensor, ""]
+    decoder: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ def model_loss(
         )
         termination = (weight * losses).sum()
         total = total + config.termination_weight * termination
-    return ModelLoss(total, dynamics, reward, termination)
+    decoder = torch.zeros((), device=z.device)
+    if model.decoder is not None:
+        error = model.decode(z, every) - model.normalized(batch.obs[:-1]).flatten(0, 1)
+        decoder = (weight * error.square().mean(-1).view(horizon, width)).sum()
+        total = total + model.config.decoder.weight * decoder
+    return ModelLoss(total, dynamics, reward, termination, decoder)
 
 
 def _rollout(
@@ -89,7 +95,8 @@ def _rollout(
     next_states: list[Tensor] = []
     for t in range(horizon):
         action = batch.action[t] * context.action_mask
-        transition = Transition(state, action, context.embedding, targets[t], batch.valid[t])
+        source = state if t > 0 or model.config.encoder_learns_dynamics else state.detach()
+        transition = Transition(source, action, context.embedding, targets[t], batch.valid[t])
         loss, s_next = model.dynamics.loss(transition, rng, need_next=need_last or t + 1 < horizon)
         states.append(state)
         losses.append(loss)
@@ -106,8 +113,9 @@ def _teacher(
     horizon, width = batch.reward.shape
     encoded = model.encode(batch.obs.flatten(0, 1), context.repeat(horizon + 1)).view(horizon + 1, width, -1)
     every = context.repeat(horizon)
+    source = encoded[:-1] if model.config.encoder_learns_dynamics else encoded[:-1].detach()
     transition = Transition(
-        encoded[:-1].flatten(0, 1),
+        source.flatten(0, 1),
         batch.action.flatten(0, 1) * every.action_mask,
         every.embedding,
         encoded[1:].flatten(0, 1).detach(),  # as in the rollout: the target side carries no gradient
