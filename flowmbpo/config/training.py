@@ -133,6 +133,12 @@ class TrainingConfig(FrozenConfig):
             )
         return self
 
+    def rounds_per_epoch(self, num_envs: int) -> float:
+        """Rounds of updates of an epoch of so many environments; a mean, where steps earn parts of a round."""
+        if self.updates_per_step is None:
+            return self.rounds
+        return self.updates_per_step * self.horizon * num_envs
+
     @property
     def longest_actor_horizon(self) -> int:
         """Imagined steps of an actor update; at most so many where they adapt."""

@@ -121,11 +121,12 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
 
     starts = training.actor_batch_size or config.task.num_envs
     imagined = starts * training.noise_replicas * training.longest_actor_horizon
+    replayed = training.wm_batch_size * training.horizon if training.critic_replay > 0.0 else 0
     minibatches = math.ceil(imagined / math.ceil(imagined / training.critic_batches))  # as `chunk` makes them
     updates = {
         "model": cost("model", training.wm_batch_size),
         "actor": cost("actor", starts),  # the probe replicates its starts itself
-        "critic": cost("critic", imagined / minibatches),
+        "critic": cost("critic", (imagined + replayed) / minibatches),
     }
     if training.adaptive_horizon is not None:
         trust = cost("trust", training.wm_batch_size).flops
@@ -133,8 +134,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     model = agent.world_model
     model_calls = model.dynamics.nfe + 1 + (model.termination_head is not None)
     collects = training.mode == "online"
-    model_rounds = training.rounds if training.learn != "policy" else 0
-    policy_rounds = training.rounds if training.learn != "model" else 0
+    rounds = training.rounds_per_epoch(config.task.num_envs)
+    model_rounds = rounds if training.learn != "policy" else 0
+    policy_rounds = rounds if training.learn != "model" else 0
     transition = FLOAT_BYTES * (spec.obs_dim + spec.action_dim + 2) + 2  # reward and index, and two flags
     return ComputeCost(
         nfe=model.dynamics.nfe,
@@ -143,9 +145,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         updates=updates,
         act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
         updates_per_epoch={
-            "model": model_rounds * training.wm_iterations,
-            "actor": policy_rounds,
-            "critic": policy_rounds * training.critic_iterations * minibatches,
+            "model": round(model_rounds * training.wm_iterations),
+            "actor": round(policy_rounds),
+            "critic": round(policy_rounds * training.critic_iterations * minibatches),
         },
         memory_bytes={
             "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
@@ -177,7 +179,7 @@ def actor_pass(
 
 def critic_pass(agent: Agent, z: Float[Tensor, "B D"], context: TaskContext, targets: Float[Tensor, " B"]) -> None:
     """A critic update of one minibatch, up to the optimiser's step."""
-    _differentiate((agent.critic(z, context) - targets).square().mean(), agent.critic)
+    _differentiate(agent.critic.loss(z, context, targets).mean(), agent.critic)
 
 
 def _differentiate(loss: Tensor, module: nn.Module) -> None:
@@ -234,6 +236,7 @@ def parameter_counts(agent: Agent) -> dict[str, int]:
         "dynamics": model.dynamics,
         "reward": model.reward_head,
         "termination": model.termination_head,
+        "decoder": model.decoder,
         "task_embedding": model.tasks,
         "actor": agent.actor,
         "critic": agent.critic,

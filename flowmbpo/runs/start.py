@@ -29,7 +29,7 @@ from flowmbpo.training.learner import Warmstart
 log = logging.getLogger("flowmbpo")
 
 DATA, WEIGHTS = "--data DIR", "--from CKPT"
-FROZEN = ("encoder", "dynamics", "reward", "termination")  # parts of a world model that is kept as it is
+FROZEN = ("encoder", "dynamics", "reward", "termination", "decoder")  # parts of a world model that is kept as it is
 DIAGNOSED_ENVS = 16  # rows of episodes that an offline run is diagnosed on, at least; of a set one of each task
 ORDERS = 2  # in which one run reads its dataset: windows, then starts
 
@@ -93,7 +93,10 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
         origins = Origins(config, data=data)
     else:
         origins = Origins(config, initial.lineage, initial.record(report), data)
-    return Start(task, config, agent, origins, dataset, warmstart, report, policy_starts, loaded)
+    start = Start(task, config, agent, origins, dataset, warmstart, report, policy_starts, loaded)
+    if dataset is not None and (report is None or "encoder" in report.parts("reinitialised")):
+        measure_observations(start)
+    return start
 
 
 def first_actions(
@@ -256,6 +259,15 @@ def measure_rewards(agent: Agent, dataset: Dataset, config: ExperimentConfig, ta
     moments.count.fill_(count)
     moments.total.fill_(count * mean)
     moments.total_square.fill_(count * square)
+
+
+def measure_observations(start: Start) -> None:
+    """Set the statistics by which observations are normalised, if they are, from episodes all over the dataset."""
+    samples = start.config.model.encoder.normalize_steps
+    if samples > 0:
+        generator = torch.Generator().manual_seed(start.config.seed)
+        episodes = diagnosed_episodes(start, torch.device("cpu"))
+        start.agent.world_model.observe(episodes.sample(samples, 1, generator).obs[0])
 
 
 def dataset_facts(dataset: Dataset, task: ResolvedTask) -> dict[str, Any]:

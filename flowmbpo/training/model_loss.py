@@ -77,7 +77,7 @@ def model_loss(
         termination = (weight * losses).sum()
         total = total + config.termination_weight * termination
     decoder = torch.zeros((), device=z.device)
-    if model.decoder is not None:
+    if model.config.decoder is not None:
         error = model.decode(z, every) - model.normalized(batch.obs[:-1]).flatten(0, 1)
         decoder = (weight * error.square().mean(-1).view(horizon, width)).sum()
         total = total + model.config.decoder.weight * decoder

@@ -168,3 +168,55 @@ def test_task_embedding_takes_gradient(make_agent, make_batch, training):
     batch = make_batch(tasks=2)
     model_loss(model, batch, batch.reward, training(), generator()).total.backward()
     assert (model.tasks.embeddings.grad.abs().sum(-1) > 0).all()
+
+
+def test_decoder_reads_normalised_observations_back_from_predicted_latents(make_agent, make_batch, training):
+    encoder = {"kind": "mlp", "units": [16], "normalize_steps": 10}
+    model = make_agent(model={"encoder": encoder, "decoder": {"units": [16], "weight": 0.5}}).world_model
+    batch = make_batch(horizon=2)
+    model.observe(5.0 + 3.0 * batch.obs.flatten(0, 1))
+    config = training(rho=1.0, dynamics_weight=0.0, reward_weight=0.0)
+    loss = model_loss(model, batch, batch.reward, config, generator())
+    context = model.context(batch.task)
+    first = model.encode(batch.obs[0], context)
+    second = model.next(first, batch.action[0], context)
+    read = [model.decode(model.latent(state), context) for state in (first, second)]
+    errors = [(r - model.normalized(o)).square().mean() for r, o in zip(read, batch.obs, strict=False)]
+    assert loss.decoder.item() == pytest.approx((errors[0] + errors[1]).item() / 2, rel=1e-5)
+    assert loss.total.item() == pytest.approx(0.5 * loss.decoder.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("source", ["rollout", "teacher"])
+@pytest.mark.parametrize("shapes", [True, False])
+def test_dynamics_loss_shapes_the_encoder_only_where_asked(make_agent, make_batch, training, shapes, source):
+    options = {
+        "decoder": {"units": [16]},
+        "encoder_learns_dynamics": shapes,
+        "dynamics": {"kind": "mlp", "source": source},
+    }
+    model = make_agent(model=options).world_model
+    batch = make_batch()
+    batch.obs.requires_grad_(True)
+    model_loss(model, batch, batch.reward, training(), generator()).dynamics.backward()
+    learns = any(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
+    assert learns == shapes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder_learns_dynamics": False}, "set model.decoder too"),
+        (
+            {
+                "latent_dim": 3,
+                "encoder": {"kind": "identity"},
+                "dynamics": {"kind": "residual", "geometry": "euclidean"},
+                "decoder": {},
+            },
+            "encoder.kind 'identity' learns nothing",
+        ),
+    ],
+)
+def test_a_decoder_that_has_nothing_to_shape_is_refused(make_agent, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(model=options)

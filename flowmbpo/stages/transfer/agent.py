@@ -17,7 +17,7 @@ from flowmbpo.stages.transfer.layout import EMBEDDING, PARTS, PREFIXES, PartLayo
 from flowmbpo.stages.transfer.report import TransferReport, TransferRow
 from flowmbpo.stages.transfer.source import Architecture, SourceAgent
 
-READ_THE_LATENT = ("dynamics", "reward", "termination", "actor", "critic", "target_critic", "return_scale")
+READ_THE_LATENT = ("dynamics", "reward", "termination", "decoder", "actor", "critic", "target_critic", "return_scale")
 DEPENDS_ON = {"target_critic": ("critic",), "return_scale": ("critic", "reward")}
 """Parts that mean nothing without others: the returns whose spread is tracked are those of reward and critic."""
 UNTRAINED = "never trained in the source"

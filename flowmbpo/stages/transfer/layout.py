@@ -23,6 +23,7 @@ PREFIXES = {
     "dynamics": "world_model.dynamics.",
     "reward": "world_model.reward_head.",
     "termination": "world_model.termination_head.",
+    "decoder": "world_model.decoder.",
     "actor": "actor.",
     "critic": "critic.",
     "target_critic": "target_critic.",
@@ -92,13 +93,20 @@ def describe(a: Architecture) -> dict[str, PartLayout]:
     if isinstance(reward, TwoHotRewardConfig):
         meaning |= {"bins": reward.bins, "low": reward.low, "high": reward.high}
     symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
-    returns = {"ensemble": a.critic.ensemble, **units, "rewards in": "symlog" if symlog else "their own units"}
+    returns: dict[str, object] = {
+        "ensemble": a.critic.ensemble,
+        **units,
+        "rewards in": "symlog" if symlog else "their own units",
+    }
+    if a.critic.bins is not None:
+        returns |= {"bins": a.critic.bins, "symlog_range": a.critic.symlog_range}
     features = _features(a)
     parts = (
         _encoder(a),
         _dynamics(a),
         _reader("reward", meaning, "network.0.linear.weight", *features, ("action", a.spec.action_dim)),
         _reader("termination", {}, "0.linear.weight", *features),
+        _decoder(a),
         _actor(a),
         _reader("critic", returns, "network.weights.0", *features),
         _reader("target_critic", returns, "network.weights.0", *features),
@@ -119,10 +127,27 @@ def _reader(name: str, meaning: Mapping[str, object], weight: str, *inputs: tupl
 def _encoder(a: Architecture) -> PartLayout:
     encoder = a.model.encoder
     meaning: dict[str, object] = {"latent_dim": a.model.latent_dim, "kind": encoder.kind}
+    normalizes, obs = encoder.normalize_steps > 0, ("obs", a.spec.obs_dim)
+    meaning["normalizes"] = normalizes
+    axes = {}
+    if normalizes:
+        statistics = ("total", "total_square")
+        axes = {f"{PREFIXES['encoder']}normalizer.{name}": (Axis(0, (obs,), "fresh"),) for name in statistics}
     if not isinstance(encoder, EncoderConfig):  # the observation is the state: no groups, no weights
-        return PartLayout("encoder", meaning)
+        return PartLayout("encoder", meaning, axes)
     meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units}
-    return _reader("encoder", meaning, "0.linear.weight", ("obs", a.spec.obs_dim), (TASK, a.model.task_dim))
+    weight = f"{PREFIXES['encoder']}{'encoder.' if normalizes else ''}0.linear.weight"
+    return PartLayout("encoder", meaning, axes | {weight: (Axis(1, (obs, (TASK, a.model.task_dim)), "zero"),)})
+
+
+def _decoder(a: Architecture) -> PartLayout:
+    config, obs = a.model.decoder, ("obs", a.spec.obs_dim)
+    if config is None:
+        return PartLayout("decoder", {})
+    first = f"{PREFIXES['decoder']}0.linear.weight"
+    head = f"{PREFIXES['decoder']}{len(config.units)}."
+    axes = {head + name: (Axis(0, (obs,), "fresh"),) for name in ("weight", "bias")}
+    return PartLayout("decoder", {"units": config.units}, axes | {first: (Axis(1, _features(a), "zero"),)})
 
 
 def _dynamics(a: Architecture) -> PartLayout:

@@ -359,3 +359,19 @@ def test_the_report_is_plain(make_agent, specs, take):
     assert told["tasks"][1] == {"task": "walker-run", "source": "walker-stand", "how": "nearest"}
     assert "task walker-run: new, starts as walker-stand (nearest)" in report.lines()
     assert set(told["rows"][0]) == {"part", "group", "action", "detail", "tensors", "parameters"}
+
+
+def test_statistics_of_observations_and_the_decoder_go_with_the_encoder(make_agent, specs, take):
+    options = {"encoder": {"kind": "mlp", "units": [14], "normalize_steps": 8}, "decoder": {"units": [9]}}
+    source = make_agent(specs("walker-stand"), model=options)
+    source.world_model.observe(torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+    target = make_agent(specs("walker-run"), seed=1, model=options)
+    report = take(source, target)
+    assert report.parts("reinitialised") == () and "decoder" in report.parts("loaded")
+    context = target.world_model.context(torch.zeros(4, dtype=torch.long))
+    obs = torch.randn(4, 6)
+    assert torch.equal(target.world_model.normalized(obs), source.world_model.normalized(obs))
+    z = target.world_model.latent(target.world_model.encode(obs, context))
+    assert torch.equal(target.world_model.decode(z, context), source.world_model.decode(z, context))
+    plain = make_agent(specs("walker-run"), seed=1, model={"encoder": {"kind": "mlp", "units": [14]}})
+    assert "encoder" in take(source, plain).parts("reinitialised")

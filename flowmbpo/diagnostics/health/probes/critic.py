@@ -148,7 +148,8 @@ def output_travel(subject: Subject) -> float | None:
     or initial weights that are neither zero nor at hand.
     """
     training = subject.config.training
-    updates_done = subject.origin.epoch * training.rounds * training.critic_iterations * training.critic_batches
+    rounds = subject.origin.epoch * training.rounds_per_epoch(subject.config.task.num_envs)
+    updates_done = rounds * training.critic_iterations * training.critic_batches
     now = subject.agent.critic.network.weights[-1].detach()
     if subject.initial is None and not subject.config.critic.zero_init:
         return None
