@@ -63,7 +63,7 @@ epochs() { [ -z "$1" ] || printf -- '--set training.epochs=%s' "$1"; } # no valu
 policies=(--policy random --policy noise)
 for name in $tasks; do
     step "a policy for the data: $name"
-    run "$collected/collector-$name" train --preset "dmc-$name-residual" --set "training.epochs=$collector_epochs"
+    run "$collected/collector-$name" train --preset "dmc-latent-$name-residual" --set "training.epochs=$collector_epochs"
     policies+=(--policy "$collected/collector-$name:$name")
 done
 

@@ -68,7 +68,7 @@ def definitions() -> dict[str, Commands]:
         runs[f"mini-cartpole-{kind}"] = [train(f"mini-cartpole-{kind}", "run")]
     runs["dmc"] = [
         train(
-            "dmc-walker-stand-fullflow",
+            "dmc-latent-walker-stand-fullflow",
             "run",
             *settings(training__random_episodes=0, training__warmup_model_updates=0),
             epochs=8,

@@ -115,7 +115,10 @@ def test_every_preset_of_the_study_is_there():
     expected = {"quickstart", "quickstart-baseline", "canonical-flow"}
     expected |= {f"mini-cartpole-{arm}" for arm in MINI}
     expected |= {f"mini-ant-{arm}" for arm in ("baseline", "residual", "fullflow")}
-    expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ("baseline", "residual", "fullflow")}
+    expected |= {f"dmc-latent-{task}-{arm}" for task in tasks for arm in ("baseline", "residual", "fullflow")}
+    tasks += ("walker-walk", "walker-run", "hopper-stand", "reacher-hard", "finger-spin", "quadruped-walk")
+    expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ARMS}
+    expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ("gaussian", "neuralode", "genflow")}
     for size in ("", "-48m"):
         expected |= {f"phase1-{arm}{size}" for arm in ("baseline", "flow-k2", "flow-k4", "flow-k8-euler")}
         expected |= {f"phase2-{arm}{size}" for arm in ("baseline", "flowpolicy", "flowwm", "fullflow")}
@@ -257,7 +260,7 @@ def test_correction_is_the_only_difference_of_a_sibling(name):
 
 
 @pytest.mark.parametrize(
-    "family", ["mini-cartpole-", "mini-ant-", "quickstart", "dmc-walker-stand-", "dmc-reacher-easy-"]
+    "family", ["mini-cartpole-", "mini-ant-", "quickstart", "dmc-walker-stand-", "dmc-latent-reacher-easy-"]
 )
 def test_arms_of_one_task_share_everything_but_the_compared_part(family):
     first, *others = [name for name in LIBRARY.names() if name.startswith(family)]
@@ -269,8 +272,10 @@ def test_arms_of_one_task_share_everything_but_the_compared_part(family):
 
 def test_dmc_presets_of_one_arm_differ_in_the_task_alone():
     for arm in ("baseline", "residual", "fullflow"):
-        found = keys_that_differ(f"dmc-walker-stand-{arm}", f"dmc-cheetah-run-{arm}")
+        found = keys_that_differ(f"dmc-latent-walker-stand-{arm}", f"dmc-latent-cheetah-run-{arm}")
         assert found == {"task.name": "cheetah-run"}
+        found = keys_that_differ(f"dmc-walker-stand-{arm}", f"dmc-cheetah-run-{arm}")
+        assert found == {"task.name": "cheetah-run", "model.latent_dim": 17}
 
 
 def test_info_lists_runnable_presets_only():

@@ -30,7 +30,7 @@ def test_pretraining_the_model_alone_is_a_choice():
 
 
 def test_offline_start_states_are_pwms_where_the_config_names_none():
-    config = stage_config(Request("pretrain", preset="dmc-walker-stand-baseline", data=Path("d")))
+    config = stage_config(Request("pretrain", preset="dmc-latent-walker-stand-baseline", data=Path("d")))
     assert config.training.actor_batch_size == 64
     own = stage_config(Request("pretrain", preset="phase1-baseline", data=Path("d")))
     assert own.training.actor_batch_size == 512
@@ -125,7 +125,7 @@ def test_a_task_that_the_checkpoint_never_saw_joins_its_set():
 
 
 def test_a_single_task_s_checkpoint_goes_to_the_other_task_itself():
-    single = load_experiment("dmc-walker-stand-residual")
+    single = load_experiment("dmc-latent-walker-stand-residual")
     config = stage_config(Request("specialize", checkpoint=CKPT, source=single, task="cheetah-run"))
     assert (config.task.name, config.task.set, config.task.only) == ("cheetah-run", None, None)
 
