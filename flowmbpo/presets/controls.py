@@ -39,10 +39,12 @@ def _dynamics(control: str, flow: FlowDynamicsConfig) -> tuple[Options, str]:
             # Teacher-forced whatever the flow's source: from its own rollout the source would carry the model's samples
             # and the target the real noise, and the spread that fits their difference over several steps is no step's.
             # The likelihood is on the displacement over its running std, as a generative flow's loss, whose weight it
-            # takes over.
-            weight = flow.fm_weight if flow.mode == "generative" else GAUSSIAN_NLL_WEIGHT
-            latent = {} if flow.loss_space == "latent" else {"loss_space": "latent"}
-            options = {"kind": "gaussian", "source": "teacher", "nll_weight": weight, **latent}
+            # takes over, and that of a flow whose errors are scaled by the spread of the change.
+            scaled = flow.mode == "generative" or flow.error_scale == "change"
+            options: Options = {"kind": "gaussian", "source": "teacher"}
+            options["nll_weight"] = flow.fm_weight if scaled else GAUSSIAN_NLL_WEIGHT
+            options |= {} if flow.loss_space == "latent" else {"loss_space": "latent"}
+            options |= {} if flow.error_scale == "none" else {"error_scale": "none"}
             return options, "A Gaussian over displacements, its std a function of the state."
         case "neuralode":
             says = f"A network evaluated {flow.nfe} times as the flow's is, trained on the endpoint only."
