@@ -80,7 +80,7 @@ def compare(layout: str, size: str, purpose: str, seed: int, folder: Path) -> st
     out.unlink()
     figures = [f"{found[name]:.1e}" if name in found else "-" for name in FUNCTIONS]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    cells = [layout, size, purpose, *figures, f"{outcome.parameters['total']:,}", f"{seconds:.1f}", f"{peak:.1f}"]
+    cells = [layout, size, purpose, *figures, f"{outcome['parameters']['total']:,}", f"{seconds:.1f}", f"{peak:.1f}"]
     return f"| {' | '.join(cells)} |"
 
 

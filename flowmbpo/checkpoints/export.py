@@ -29,8 +29,8 @@ FORMAT = "flowmbpo-export"
 VERSION = "2"
 
 NETWORKS = ("pi", "q")  # the planner's
-_RECORDS = ("imported", "initial")  # where weights came from; plain values
-_COUNTS = ("epoch", "agent_steps", "env_steps")
+RECORDS = ("imported", "initial")  # where weights came from; plain values
+COUNTS = ("epoch", "agent_steps", "env_steps")
 
 
 def is_export(path: Path) -> bool:
@@ -52,7 +52,24 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty. Name a new folder.")
     yaml = to_yaml(config).encode()
-    weights = safetensors.torch.save(_tensors(payload), _metadata(payload, yaml))
+    records = {name: payload[name] for name in RECORDS if payload.get(name) is not None}
+    planner, states = payload.get("planner"), {"agent.": payload["agent"]}
+    if planner is not None:
+        records["planner"] = {name: value for name, value in planner.items() if name not in NETWORKS}
+        states |= {f"planner.{name}.": planner[name] for name in NETWORKS}
+    tensors = {  # safetensors refuses tensors that share memory, and views of it
+        prefix + name: tensor.detach().cpu().contiguous().clone()
+        for prefix, state in states.items()
+        for name, tensor in state.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config_sha256": hashlib.sha256(yaml).hexdigest(),
+        **{name: str(int(payload[name])) for name in COUNTS},
+        "records": json.dumps(records),
+    }
+    weights = safetensors.torch.save(tensors, metadata)
     hashed = ((WEIGHTS, weights), (CONFIG, yaml))
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in hashed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +82,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "files": sorted(file.name for file in folder.iterdir()),
         "parameters": sum(parts.values()),
-        "planner": payload.get("planner") is not None,
+        "planner": planner is not None,
     }
 
 
@@ -91,38 +108,9 @@ def read_export(folder: Path) -> dict[str, Any]:
         )
     if metadata.get("config_sha256") != file_sha256(folder / CONFIG):
         raise CheckpointError(f"{folder / CONFIG}: is not the config that {WEIGHTS} was exported with. Fetch it again.")
-    return _payload(folder, metadata, tensors)
-
-
-def _tensors(payload: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All weights by the names `agent.*`, `planner.pi.*` and `planner.q.*`."""
-    planner = payload.get("planner") or {}
-    states = {"agent.": payload["agent"], **{f"planner.{name}.": planner[name] for name in NETWORKS if planner}}
-    # safetensors refuses tensors that share memory, and views of it.
-    return {
-        prefix + name: tensor.detach().cpu().contiguous().clone()
-        for prefix, state in states.items()
-        for name, tensor in state.items()
-    }
-
-
-def _metadata(payload: Mapping[str, Any], yaml: bytes) -> dict[str, str]:
-    records = {name: payload[name] for name in _RECORDS if payload.get(name) is not None}
-    if payload.get("planner") is not None:
-        records["planner"] = {name: value for name, value in payload["planner"].items() if name not in NETWORKS}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "config_sha256": hashlib.sha256(yaml).hexdigest(),
-        **{name: str(int(payload[name])) for name in _COUNTS},
-        "records": json.dumps(records),
-    }
-
-
-def _payload(folder: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         records = json.loads(metadata["records"])
-        counts = {name: int(metadata[name]) for name in _COUNTS}
+        counts = {name: int(metadata[name]) for name in COUNTS}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: its header is incomplete ({error}). Fetch it again.") from error
 
@@ -141,13 +129,11 @@ def _check_sums(folder: Path) -> None:
     if not path.is_file():
         return
     lines = [line.partition("  ") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    if {name for _, _, name in lines} != {WEIGHTS, CONFIG}:
+        raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG} alone: damaged. Fetch the folder again.")
     for digest, _, name in lines:
-        if name not in (WEIGHTS, CONFIG):
-            raise CheckpointError(f"{path}: names {name!r}, which belongs to no export. Fetch the folder again.")
         if file_sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: does not have the SHA-256 in {SUMS}: damaged. Fetch it again.")
-    if {line[2] for line in lines} != {WEIGHTS, CONFIG}:
-        raise CheckpointError(f"{path}: does not list {WEIGHTS} and {CONFIG}: truncated. Fetch the folder again.")
 
 
 def _model_card(payload: Mapping[str, Any], config: ExperimentConfig, parts: Mapping[str, int]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowmbpo.checkpoints.export import NETWORKS, WEIGHTS, is_export, read_export
+from flowmbpo.checkpoints.export import COUNTS, NETWORKS, RECORDS, WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.conversion import import_facts
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters
-from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
+from flowmbpo.checkpoints.importers.layouts import read_foreign
 from flowmbpo.checkpoints.importers.target import NEWT_TASKS, guess_set
 from flowmbpo.checkpoints.load import file_sha256, load, resolve
-from flowmbpo.checkpoints.manifest import CheckpointManifest
-from flowmbpo.checkpoints.payload import FORMAT, REQUIRED
+from flowmbpo.checkpoints.manifest import read_manifest
+from flowmbpo.checkpoints.payload import missing_keys
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
@@ -27,14 +27,13 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
         file = {"kind": "flowmbpo-export", "file": str(path), "sha256": file_sha256(path / WEIGHTS), "verified": True}
         return file | _own(payload, str(path))
     path = resolve(path)
-    if path.name not in CheckpointManifest.read(path.parent).files:
+    if path.name not in read_manifest(path.parent):
         foreign = read_foreign(path)
-        if foreign.content.get("format") != FORMAT:
-            return _foreign(foreign)
+        if foreign is not None:
+            return {"kind": "published", "file": str(path), "sha256": file_sha256(path), **_foreign(foreign)}
     loaded = load(path)
-    missing = [key for key in REQUIRED if key not in loaded.payload]
-    if missing:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}: not a whole checkpoint. Name another.")
+    if missing := missing_keys(loaded.payload):
+        raise CheckpointError(f"{path}: lacks {missing}: not a whole checkpoint. Name another.")
     file = {"kind": "flowmbpo", "file": str(path), "sha256": loaded.sha256, "verified": loaded.verified}
     return file | _own(loaded.payload, str(path))
 
@@ -46,9 +45,7 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     planner = payload.get("planner")
     replay = payload.get("replay")
     return {
-        "epoch": int(payload["epoch"]),
-        "agent_steps": int(payload["agent_steps"]),
-        "env_steps": int(payload["env_steps"]),
+        **{count: int(payload[count]) for count in COUNTS},
         "config": {
             "name": config.name,
             "phase": config.phase,
@@ -65,8 +62,7 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
         "replay": None if replay is None else replay["file"],
         "resumable": "optimisers" in payload,
         "planner": None if planner is None else _planner(planner),
-        "imported": payload.get("imported"),
-        "initial": payload.get("initial"),
+        **{record: payload.get(record) for record in RECORDS},
     }
 
 
@@ -76,15 +72,16 @@ def _planner(planner: dict[str, Any]) -> dict[str, Any]:
     return described | {"parameters": sizes}
 
 
-def _foreign(file: ForeignFile) -> dict[str, Any]:
+def _foreign(model: ForeignModel) -> dict[str, Any]:
     """What a published file holds, and what an import would make of it."""
-    model = foreign_model(file)
+    counts = part_parameters(model)
+    planner = {"policy_prior", "q_functions"}
+    kept = {"planner" if name in planner else name: None for name in counts if name != "total"}
+    if not planner <= counts.keys():
+        kept.pop("planner", None)
     facts = import_facts(model, keep_planner=True)
     of_newt = model.format == "newt" and model.tasks == NEWT_TASKS
     return {
-        "kind": "published",
-        "file": str(file.path),
-        "sha256": file.sha256,
         **{key: facts.pop(key) for key in ("format", "size")},
         "tasks": model.tasks,
         "task_set": "mt30 (of Newt's own 200 tasks)" if of_newt else guess_set(model) if model.task_dim else None,
@@ -94,15 +91,7 @@ def _foreign(file: ForeignFile) -> dict[str, Any]:
         "task_dim": model.task_dim,
         "bins": model.bins,
         "q_functions": model.networks["q_functions"][0].weight.shape[0] if "q_functions" in model.networks else None,
-        "parameters": part_parameters(model),
-        "kept": _kept(model),
+        "parameters": counts,
+        "kept": [*kept, *model.statistics],
         **facts,
     }
-
-
-def _kept(model: ForeignModel) -> list[str]:
-    planner = {"policy_prior", "q_functions"}
-    names = {"planner" if name in planner else name: None for name in model.parts}
-    if not planner <= model.parts.keys():
-        names.pop("planner", None)
-    return [*names, *model.statistics]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry
+from flowmbpo.checkpoints.manifest import read_manifest
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION
 from flowmbpo.data.foreign import UNREADABLE, ForeignFileError, check_archive
 from flowmbpo.errors import CheckpointError
@@ -68,13 +68,18 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
     for attempt in range(_ATTEMPTS):
         with _open(path) as file:
             sha256 = _sha256(file)
-            accepted = CheckpointManifest.read(path.parent).files.get(path.name)
+            accepted = read_manifest(path.parent).get(path.name)
             if accepted is None:
                 _check_lone(path, file)
             elif all(entry.sha256 != sha256 for entry in accepted):
                 if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
                     continue
-                raise _altered(path, file.seek(0, 2), accepted)
+                size, listed = file.seek(0, 2), [entry.size for entry in accepted]
+                what = "does not have the SHA-256 that its manifest lists: damaged or replaced"
+                if size not in listed:
+                    how = "truncated" if size < listed[-1] else "altered"
+                    what = f"has {size} bytes, its manifest says {listed[-1]}: {how}"
+                raise CheckpointError(f"{path}: {what}. {_advice(path)}")
             return Loaded(path, _read(path, file, FORMAT, map_location), sha256, verified=accepted is not None)
     raise AssertionError("the last attempt returns or raises")
 
@@ -136,21 +141,11 @@ def _replaced(path: Path, file: BufferedReader) -> bool:
         return True
 
 
-def _altered(path: Path, size: int, accepted: list[Entry]) -> CheckpointError:
-    sizes = [entry.size for entry in accepted]
-    if size not in sizes:
-        what = f"has {size} bytes, its manifest says {sizes[-1]}: " + ("truncated" if size < sizes[-1] else "altered")
-    else:
-        what = "does not have the SHA-256 that its manifest lists: damaged or replaced"
-    return CheckpointError(f"{path}: {what}. {_advice(path)}")
-
-
 def _advice(path: Path) -> str:
     """The other checkpoints in the folder whose bytes agree with the manifest."""
-    manifest, folder = CheckpointManifest.read(path.parent), path.parent
-    others = [name for name in names(folder) if name != path.name]
-    accepted = {name: {entry.sha256 for entry in manifest.files.get(name, ())} for name in others}
-    intact = [name for name in others if file_sha256(folder / name) in accepted[name]]
+    manifest, folder = read_manifest(path.parent), path.parent
+    accepted = {name: [entry.sha256 for entry in manifest.get(name, ())] for name in names(folder) if name != path.name}
+    intact = [name for name, hashes in accepted.items() if file_sha256(folder / name) in hashes]
     if intact:
         return f"Intact in the same folder: {', '.join(intact)}."
     return "No other checkpoint in its folder is known to be intact: restore it from a copy."

@@ -7,16 +7,14 @@ that dies at any point leaves a file that its manifest lists.
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import write_bytes_atomic
 
 NAME = "manifest.json"
-FORMAT = "flowmbpo-manifest"
-VERSION = 1
+HEAD = {"format": "flowmbpo-manifest", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -29,37 +27,26 @@ class Entry:
     replay: str | None
 
 
-@dataclass
-class CheckpointManifest:
-    """Accepted contents per file name. One entry each, more only while a replacement is under way."""
-
-    files: dict[str, list[Entry]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> CheckpointManifest:
-        """The manifest of `folder`, empty where there is none. Raises CheckpointError if damaged."""
-        path = folder / NAME
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["format"] != FORMAT or document["version"] != VERSION:
-                raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
-            return cls({name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()})
-        except FileNotFoundError:
-            return cls()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            advice = "Remove it to load the checkpoints by their own checksums."
-            raise CheckpointError(f"{path}: is damaged ({error}). {advice}") from error
-
-    def write(self, folder: Path) -> None:
-        """Replace the manifest of `folder` in one step. Raises StorageError."""
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        write_bytes_atomic(folder / NAME, (json.dumps(document, indent=1) + "\n").encode())
+Manifest = dict[str, list[Entry]]
+"""Accepted contents per file name. One entry each, more only while a replacement is under way."""
 
 
-def read_or_set_aside(folder: Path) -> CheckpointManifest:
-    """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`, empty where there is none. Raises CheckpointError if damaged."""
+    path = folder / NAME
     try:
-        return CheckpointManifest.read(folder)
-    except CheckpointError:
-        os.replace(folder / NAME, folder / "manifest.damaged.json")
-        return CheckpointManifest()
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != HEAD["format"] or document["version"] != HEAD["version"]:
+            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
+        return {name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        advice = "Remove it to load the checkpoints by their own checksums."
+        raise CheckpointError(f"{path}: is damaged ({error}). {advice}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest of `folder` in one step. Raises StorageError."""
+    files = {name: [asdict(entry) for entry in entries] for name, entries in manifest.items()}
+    write_bytes_atomic(folder / NAME, (json.dumps({**HEAD, "files": files}, indent=1) + "\n").encode())

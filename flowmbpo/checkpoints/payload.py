@@ -21,6 +21,11 @@ _LEAVES = (bool, int, float, str, type(None), Tensor, torch.nn.Parameter)
 _SHOWN = 4
 
 
+def missing_keys(payload: Mapping[str, Any]) -> str:
+    """What a whole checkpoint must hold and `payload` lacks, by name."""
+    return ", ".join(key for key in REQUIRED if key not in payload)
+
+
 def check_plain(value: Any, where: str) -> None:
     """Make sure that `value` survives a load with `weights_only=True`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 
 from flowmbpo.checkpoints.load import file_sha256, names
-from flowmbpo.checkpoints.manifest import CheckpointManifest, Entry, read_or_set_aside
-from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, REQUIRED, VERSION, check_plain
+from flowmbpo.checkpoints.manifest import NAME, Entry, Manifest, read_manifest, write_manifest
+from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION, check_plain, missing_keys
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
 
@@ -50,7 +51,7 @@ class CheckpointStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
-            manifest = read_or_set_aside(self.folder)
+            manifest = self._manifest()
             reference = None if replay is None else self._write_replay(replay, int(payload["epoch"]))
             self._replace(target, {**payload, "replay": reference}, manifest)
             self._forget_old_epochs(manifest)
@@ -64,11 +65,18 @@ class CheckpointStore:
             raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
         if _EPOCH.fullmatch(name) and self.keep == 0:
             raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
-        missing = [key for key in REQUIRED if key not in payload]
-        if missing:
-            raise TypeError(f"checkpoint payload lacks {', '.join(missing)}")
+        if missing := missing_keys(payload):
+            raise TypeError(f"checkpoint payload lacks {missing}")
         check_plain(dict(payload), "checkpoint")
         check_plain(dict(replay or {}), "replay")
+
+    def _manifest(self) -> Manifest:
+        """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""
+        try:
+            return read_manifest(self.folder)
+        except CheckpointError:
+            os.replace(self.folder / NAME, self.folder / "manifest.damaged.json")
+            return {}
 
     def _write_replay(self, state: Mapping[str, Any], epoch: int) -> dict[str, Any]:
         """Write the buffer under a name never used before; what a checkpoint says of it."""
@@ -78,9 +86,9 @@ class CheckpointStore:
             staged.commit()
         return {"file": target.name, "sha256": staged.sha256}
 
-    def _replace(self, target: Path, payload: dict[str, Any], manifest: CheckpointManifest) -> None:
+    def _replace(self, target: Path, payload: dict[str, Any], manifest: Manifest) -> None:
         replay = None if payload["replay"] is None else str(payload["replay"]["file"])
-        accepted = manifest.files.get(target.name, [])
+        accepted = manifest.get(target.name, [])
         if not accepted and target.exists():  # what no manifest lists is accepted until it is replaced
             accepted = [Entry(file_sha256(target), target.stat().st_size, -1, None)]
         staged = StagedFile(target)
@@ -89,33 +97,33 @@ class CheckpointStore:
                 torch.save({**payload, "format": FORMAT, "version": VERSION}, staged)  # type: ignore[arg-type]
                 staged.finish()
                 entry = Entry(staged.sha256, staged.size, int(payload["epoch"]), replay)
-                manifest.files[target.name] = [*accepted, entry]
-                manifest.write(self.folder)
+                manifest[target.name] = [*accepted, entry]
+                write_manifest(self.folder, manifest)
                 staged.commit()
         except BaseException:  # clean up whatever ended it, an interrupt too, and pass it on
             if replay is not None and not staged.committed:
                 (self.folder / replay).unlink(missing_ok=True)
             raise
-        manifest.files[target.name] = [entry]
-        manifest.write(self.folder)
+        manifest[target.name] = [entry]
+        write_manifest(self.folder, manifest)
 
-    def _forget_old_epochs(self, manifest: CheckpointManifest) -> None:
+    def _forget_old_epochs(self, manifest: Manifest) -> None:
         """Drop the oldest epoch files: the file first, so that the manifest never lacks a living one."""
         if self.keep is None:
             return
-        epochs = sorted((n for n in manifest.files if _EPOCH.fullmatch(n[:-3])), key=lambda n: int(n[5:-3]))
+        epochs = sorted((n for n in manifest if _EPOCH.fullmatch(n[:-3])), key=lambda n: int(n[5:-3]))
         old = epochs[: max(len(epochs) - self.keep, 0)]
         for name in old:
             (self.folder / name).unlink(missing_ok=True)
-            del manifest.files[name]
+            del manifest[name]
         if old:
-            manifest.write(self.folder)
+            write_manifest(self.folder, manifest)
 
-    def _remove_unreferenced(self, manifest: CheckpointManifest) -> None:
+    def _remove_unreferenced(self, manifest: Manifest) -> None:
         """Delete buffers that no checkpoint needs, unless a checkpoint is unlisted: it may need one."""
-        if any(name not in manifest.files for name in names(self.folder)):
+        if any(name not in manifest for name in names(self.folder)):
             return
-        needed = {entry.replay for entries in manifest.files.values() for entry in entries}
+        needed = {entry.replay for entries in manifest.values() for entry in entries}
         for file in self.folder.glob("replay-*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
@@ -128,7 +136,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{path}: checkpoints end in .pt. Give --out such a name.")
     if path.is_dir() or (path.exists() and not overwrite):
         raise CheckpointError(f"{path}: exists. Give another --out, or --overwrite to replace it.")
-    if path.name in CheckpointManifest.read(path.parent).files:
+    if path.name in read_manifest(path.parent):
         raise CheckpointError(f"{path}: belongs to the run in that folder. Give another --out.")
 
 

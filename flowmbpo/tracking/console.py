@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,11 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flowmbpo.tracking.sink import MetricSink, Row, Value
+from flowmbpo.tracking.sink import PARTS, MetricSink, Row, Value
 
 INTERVAL_S = 5.0
-_EVAL = "eval/return_mean"
-_PARTS = {"loss": ("dynamics", "reward", "actor", "critic"), "grad_norm": ("model", "actor", "critic")}
+_EVAL, _BEST = "eval/return_mean", "eval/best"
 _WARNINGS = {  # on a line, and in the live view
     "nonfinite/count": ("non-finite", "non-finite updates skipped"),
     "faults/count": ("broken episodes", "episodes broke in the simulator and were thrown away"),
@@ -45,7 +45,6 @@ class ConsoleSink(MetricSink):
         self._console = console or Console(stderr=True)
         self._interval_s, self._clock = interval_s, clock
         self._latest: dict[str, Value] = {"epoch": first_epoch}
-        self._best: float | None = None
         self._shown_row: dict[str, Value] | None = None
         self._started = self._printed = clock()
         self._first_row: tuple[int, float] | None = None  # its epoch and time: before it comes the warm-up
@@ -60,9 +59,8 @@ class ConsoleSink(MetricSink):
         self._latest = {**self._latest, **row}
         if self._first_row is None:
             self._first_row = self._epoch, self._clock()
-        value = row.get(_EVAL)
-        if isinstance(value, float | int) and (self._best is None or value > self._best):
-            self._best = float(value)
+        if _EVAL in row:
+            self._latest[_BEST] = max(float(self._latest.get(_BEST, -math.inf)), float(row[_EVAL]))
         due = self._clock() - self._printed >= self._interval_s
         if self._live is None and (due or _EVAL in row):
             self._print_line()
@@ -100,7 +98,7 @@ class ConsoleSink(MetricSink):
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _parts(self, group: str, separator: str) -> str:
-        return separator.join(f"{part} {self._number(f'{group}/{part}')}" for part in _PARTS[group])
+        return separator.join(f"{part} {self._number(f'{group}/{part}')}" for part in PARTS[group])
 
     def _eta(self) -> str:
         return "-" if self.eta_s is None else str(timedelta(seconds=round(self.eta_s)))
@@ -126,13 +124,12 @@ class ConsoleSink(MetricSink):
         progress.add_column(ratio=1)
         progress.add_row(Text(self._title, style="bold"), bar, f"{self._epoch}/{self._total} epochs")
         table = Table.grid(padding=(0, 2))
-        best = "-" if self._best is None else f"{self._best:.4g}"
-        success = self._latest.get("eval/success")
-        real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {best}"
+        real = f"{self._number(_EVAL)} +- {self._number('eval/return_std')}   best {self._number(_BEST)}"
+        success = f"   success {self._number('eval/success')}" if "eval/success" in self._latest else ""
         updates, speed = (self._number(f"speed/{what}_per_s") for what in ("updates", "agent_steps"))
         agent_steps, env_steps = (self._latest.get(key, "-") for key in ("agent_steps", "env_steps"))
         rows = {
-            "real return": real + ("" if success is None else f"   success {self._number('eval/success')}"),
+            "real return": real + success,
             "train return": self._number("train/return_mean"),
             "loss": self._parts("loss", "   "),
             "gradient norm": self._parts("grad_norm", "   "),

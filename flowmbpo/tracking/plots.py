@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 
 from flowmbpo.errors import DataError
 from flowmbpo.files import StagedFile
-from flowmbpo.tracking.sink import read_rows
+from flowmbpo.tracking.sink import PARTS, read_rows
 
 _COLOURS = {"dynamics": "#4477aa", "model": "#4477aa", "reward": "#228833", "actor": "#ee6677", "critic": "#aa8800"}
 
@@ -35,12 +35,11 @@ def plot_learning_curve(metrics_jsonl: Path, out: Path) -> Path:
     FigureCanvasAgg(figure)
     top, losses, norms = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
     _draw_returns(top, rows, steps, returns)
-    _draw_lines(losses, rows, "loss", ("dynamics", "reward", "actor", "critic"), "symlog")
-    _draw_lines(norms, rows, "grad_norm", ("model", "actor", "critic"), "log")
+    _draw_lines(losses, rows, "loss", "symlog", linthresh=1e-3)
+    _draw_lines(norms, rows, "grad_norm", "log")
     norms.set_xlabel("agent steps")
     norms.xaxis.set_major_formatter(EngFormatter(sep=""))
-    task_config_seed = metrics_jsonl.absolute().parent.parts[-3:]
-    top.set_title(" / ".join(task_config_seed), loc="left", fontsize=11)
+    top.set_title(" / ".join(metrics_jsonl.absolute().parent.parts[-3:]), loc="left", fontsize=11)  # task, config, seed
     with StagedFile(out) as staged:
         figure.savefig(staged, format="png", dpi=130)  # type: ignore[arg-type]
         staged.commit()
@@ -65,14 +64,14 @@ def _draw_returns(axes: Axes, rows: Sequence[dict[str, Any]], steps: np.ndarray,
     _tidy(axes, "real return")
 
 
-def _draw_lines(axes: Axes, rows: Sequence[dict[str, Any]], group: str, parts: Sequence[str], scale: str) -> None:
-    for part in parts:
+def _draw_lines(axes: Axes, rows: Sequence[dict[str, Any]], group: str, scale: str, **options: float) -> None:
+    for part in PARTS[group]:
         steps, values = _series(rows, f"{group}/{part}")
         if steps.size:
             axes.plot(steps, values, color=_COLOURS[part], linewidth=1.0, label=part)
     if axes.lines:
-        axes.set_yscale(scale, **({"linthresh": 1e-3} if scale == "symlog" else {}))
-        axes.legend(loc="upper right", frameon=False, fontsize=8, ncols=len(parts))
+        axes.set_yscale(scale, **options)
+        axes.legend(loc="upper right", frameon=False, fontsize=8, ncols=len(PARTS[group]))
     _tidy(axes, group.replace("grad_norm", "gradient norm"))
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from flowmbpo.files import refused, write_bytes_atomic
 Value = float | int | str
 Row = Mapping[str, Value]
 
+PARTS = {"loss": ("dynamics", "reward", "actor", "critic"), "grad_norm": ("model", "actor", "critic")}
+"""What is shown of the losses and of the gradients, as `{group}/{part}`."""
 NONFINITE = "nonfinite_keys"
 FINAL = "final/return_mean"  # in the row of a run's final evaluation
 
@@ -48,13 +50,10 @@ class MultiSink(MetricSink):
 
     def close(self, status: str) -> None:
         """Close the last opened first; safe to call twice, the first status counts."""
-        if not self._open:
-            return
-        sink = self._open.pop()
-        try:
-            sink.close(status)
-        finally:
-            self.close(status)
+        with ExitStack() as closing:
+            for sink in self._open:
+                closing.callback(sink.close, status)
+            self._open = []
 
 
 def finite_numbers(row: Row) -> dict[str, float | int]:

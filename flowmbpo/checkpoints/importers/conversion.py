@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowmbpo.checkpoints.export import FORMAT as EXPORT
 from flowmbpo.checkpoints.export import WEIGHTS, is_export, read_export
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters, size_class
-from flowmbpo.checkpoints.importers.mapping import imported_config, map_agent, map_planner
-from flowmbpo.checkpoints.importers.recognition import ForeignFile, foreign_model, read_foreign
+from flowmbpo.checkpoints.importers.layouts import read_foreign
+from flowmbpo.checkpoints.importers.mapping import imported_config, map_weights
 from flowmbpo.checkpoints.importers.target import choose_purpose
 from flowmbpo.checkpoints.load import file_sha256
-from flowmbpo.checkpoints.payload import FORMAT, architecture_mismatch
+from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.checkpoints.save import check_free, write_checkpoint
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve
@@ -43,22 +41,27 @@ def import_checkpoint(
     """
     if out is not None:
         check_free(out, overwrite=overwrite)
+    model = None
     if is_export(source):
-        config, payload = _exported(source, task_set, task)
         form, source_sha256 = EXPORT, file_sha256(source / WEIGHTS)
-        parameters = parameter_counts(build_meta_agent(config, resolve(config.task).spec))
+        config, payload = _exported(source, task_set, task)
+    elif source.is_dir():
+        raise CheckpointError(
+            f"{source}: is a folder without model.safetensors. Name a checkpoint file, or a folder that "
+            "`flowmbpo checkpoint export` wrote."
+        )
     else:
-        if source.is_dir():
-            raise CheckpointError(
-                f"{source}: is a folder without model.safetensors. Name a checkpoint file, or a folder that "
-                "`flowmbpo checkpoint export` wrote."
-            )
-        file = read_foreign(source)
-        if file.content.get("format") == FORMAT:
+        source_sha256, model = file_sha256(source), read_foreign(source)
+        if model is None:
             raise CheckpointError(f"{source}: is a checkpoint of flowmbpo already; use it as it is.")
-        model = foreign_model(file)
-        config, payload = _converted(file, model, task_set, task, keep_planner)
-        form, source_sha256, parameters = model.format, file.sha256, part_parameters(model)
+        form = model.format
+        config, payload = _converted(source, model, task_set, task, keep_planner)
+        payload["imported"] |= {"file": source.name, "sha256": source_sha256}
+    spec = resolve(config.task).spec
+    agent = build_meta_agent(config, spec)
+    mismatch = architecture_mismatch(agent.state_dict(), payload["agent"])
+    if mismatch is not None:
+        raise CheckpointError(f"{source}: {mismatch}. Nothing was imported.")
     target = out or Path(f"{config.name}.pt")
     if out is None:
         check_free(target, overwrite=overwrite)
@@ -69,10 +72,10 @@ def import_checkpoint(
         "format": form,
         "size": imported.get("size"),
         "config": config.name,
-        "task": config.task.only or resolve(config.task).spec.label,
+        "task": config.task.only or spec.label,
         "planner": "planner" in payload,
-        "parameters": parameters,
-        "dropped": [] if form == EXPORT else imported["dropped"],
+        "parameters": parameter_counts(agent) if model is None else part_parameters(model),
+        "dropped": [] if model is None else imported["dropped"],
         "untrained": imported.get("untrained", []),
         "notes": imported.get("notes", []),
         "checkpoint": str(target),
@@ -93,30 +96,25 @@ def import_facts(model: ForeignModel, *, keep_planner: bool) -> dict[str, Any]:
 
 
 def _converted(
-    file: ForeignFile, model: ForeignModel, task_set: str | None, task: str | None, keep_planner: bool
+    source: Path, model: ForeignModel, task_set: str | None, task: str | None, keep_planner: bool
 ) -> tuple[ExperimentConfig, dict[str, Any]]:
     """Config and checkpoint payload: mapped weights, everything else as a new run of the config would begin."""
     try:
         purpose = choose_purpose(model, task_set, task)
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from error
+        raise CheckpointError(f"{source}: {error}") from error
     config = imported_config(model, purpose.task)
     with torch.random.fork_rng(devices=[]):
         fresh = seeded_agent(config, resolve(config.task).spec).state_dict()
-    agent = fresh | map_agent(model, purpose.spec, purpose.rows)
-    _check_architecture(config, agent, file.path, "Nothing was imported")
     facts = import_facts(model, keep_planner=keep_planner)
-    facts["notes"] += purpose.notes
-    payload: dict[str, Any] = {
+    agent, planner = map_weights(model, purpose.spec, purpose.rows)
+    payload = {
         "config": config.model_dump(mode="json"),
-        "epoch": 0,
-        "agent_steps": 0,
-        "env_steps": 0,
-        "agent": agent,
-        "imported": {"file": file.path.name, "sha256": file.sha256, **facts},
+        **{"epoch": 0, "agent_steps": 0, "env_steps": 0},
+        "agent": fresh | agent,
+        "imported": facts | {"notes": facts["notes"] + list(purpose.notes)},
     }
-    planner = map_planner(model, purpose.spec, purpose.rows) if keep_planner else None
-    return config, payload if planner is None else {**payload, "planner": planner}
+    return config, payload | ({"planner": planner} if keep_planner and planner is not None else {})
 
 
 def _exported(source: Path, task_set: str | None, task: str | None) -> tuple[ExperimentConfig, dict[str, Any]]:
@@ -130,11 +128,4 @@ def _exported(source: Path, task_set: str | None, task: str | None) -> tuple[Exp
         if asked is not None and asked != held:
             label = config.task.set or config.task.name
             raise ConfigError(f"{flag} {asked}: {source} was exported for {label}; leave {flag} away")
-    _check_architecture(config, payload["agent"], source, "Fetch it again")
     return config, payload
-
-
-def _check_architecture(config: ExperimentConfig, agent: Mapping[str, Tensor], source: Path, advice: str) -> None:
-    mismatch = architecture_mismatch(build_meta_agent(config, resolve(config.task).spec).state_dict(), agent)
-    if mismatch is not None:
-        raise CheckpointError(f"{source}: {mismatch}. {advice}.")

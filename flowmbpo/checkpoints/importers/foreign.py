@@ -1,20 +1,24 @@
-"""A published model's weights in one form, whatever file they came from.
+"""A published model's weights in one form, whatever file they came from; how they are taken out of it, and checked.
 
 Axes are theirs: weights [out, in] (an ensemble's [N, out, in]), latent groups contiguous, inputs
-ordered [obs, task] and [z, task, action].
+ordered [obs, task] and [z, task, action]. Messages name the tensor that does not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowmbpo.errors import CheckpointError
 
 GROUP = 8  # SimNorm's, in every published model; a file does not store it
-BIN_RANGE = (-10.0, 10.0)  # of the two-hot heads, in every published model; not stored either
+LOW, HIGH = -10.0, 10.0  # bins of the two-hot heads, in every published model; not stored either
 LOG_STD_BOUNDS = (-10.0, 2.0)  # TD-MPC2's, where a file does not store them
+LAYER_TENSORS = ("weight", "bias", "ln.weight", "ln.bias")
 
 # (first encoder width, width of the other networks, encoder layers): latent widths differ by task set.
 _SIZES = {
@@ -64,15 +68,10 @@ class RunningStatistics:
     scale: Tensor
     count: float
 
-    @property
-    def seen(self) -> bool:
-        """Whether any data went into it."""
-        return self.count >= 1.0
-
 
 @dataclass
 class ForeignModel:
-    """Weights of one file: its networks by part, TD-MPC2's (see `tdmpc2.PARTS`) or PWM's; and what their shapes say.
+    """Weights of one file: its networks by part, TD-MPC2's (see `layouts.PARTS`) or PWM's; and what their shapes say.
 
     `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1. PWM's own are the actor (activation
     before LayerNorm) with its `logstd`, the critic, which is always there, and running `statistics` by its names.
@@ -100,17 +99,10 @@ class ForeignModel:
         self.action_dim = self.networks["dynamics"][0].inputs - self.latent_dim - self.task_dim
         self.bins = self.networks["reward"][-1].outputs
 
-    @property
-    def parts(self) -> dict[str, list[Tensor]]:
-        """Learnable tensors of the networks and the table that it holds."""
-        parts = {}
-        for name, network in self.networks.items():
-            parts[name] = [tensor for layer in network for tensor in layer.tensors]
-            if name == "reward" and self.embeddings is not None:
-                parts["task_embedding"] = [self.embeddings]
-        if self.logstd is not None:
-            parts["actor"].append(self.logstd)
-        return parts
+    def seen(self, name: str) -> RunningStatistics | None:
+        """The running statistics of this name, if any data went into them."""
+        held = self.statistics.get(name)
+        return held if held is not None and held.count >= 1.0 else None
 
 
 def hidden_units(network: Network) -> list[int]:
@@ -128,7 +120,13 @@ def size_class(model: ForeignModel) -> str | None:
 
 def part_parameters(model: ForeignModel) -> dict[str, int]:
     """Learnable scalars by part; `total` as TD-MPC2 counts them (no copies of the Q functions)."""
-    counts = {name: sum(tensor.numel() for tensor in tensors) for name, tensors in model.parts.items()}
+    counts = {}
+    for name, network in model.networks.items():
+        counts[name] = sum(tensor.numel() for layer in network for tensor in layer.tensors)
+        if name == "reward" and model.embeddings is not None:
+            counts["task_embedding"] = model.embeddings.numel()
+    if model.logstd is not None:
+        counts["actor"] += model.logstd.numel()
     return counts | {"total": sum(counts.values())}
 
 
@@ -146,7 +144,7 @@ def check_model(model: ForeignModel) -> None:
     widths = [("_dynamics's last layer", networks["dynamics"][-1].outputs, z)]
     for part, whose, inputs, outputs in (
         ("reward", "_reward's", z + e + a, model.bins),
-        ("termination", "_termination's", z + e, None),
+        ("termination", "_termination's", z + e, 1),
         ("policy_prior", "_pi's", z + e, 2 * a),
         ("q_functions", "_Qs'", z + e + a, model.bins),
         ("actor", "the actor's", z, a),
@@ -154,8 +152,7 @@ def check_model(model: ForeignModel) -> None:
     ):
         if part in networks:
             widths.append((f"{whose} input", networks[part][0].inputs, inputs))
-            if outputs is not None:
-                widths.append((f"{whose} output", networks[part][-1].outputs, outputs))
+            widths.append((f"{whose} output", networks[part][-1].outputs, outputs))
     for what, width, needed in widths:
         if width != needed:
             raise CheckpointError(f"{what} is {width} wide where other shapes ask for {needed}: another architecture")
@@ -164,3 +161,78 @@ def check_model(model: ForeignModel) -> None:
             f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
             "single output) are known"
         )
+
+
+def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
+    """The entries that hold numbers, by names without torch's `module.` prefix.
+
+    TD-MPC2's current files also hold tensors without storage, sizes and devices: bookkeeping of tensordict.
+    Raises CheckpointError, naming the file's `part`, on keys that are no names.
+    """
+    tensors = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{part}: has the key {name!r:.60} ({type(name).__name__}), where names of tensors are needed: another "
+                "kind of file"
+            )
+        if isinstance(value, Tensor) and not value.is_meta:
+            tensors[name.removeprefix("module.")] = value
+    return tensors
+
+
+def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, ensemble: bool = False) -> Network:
+    """Remove the layers `{prefix}{i}.weight, .bias, .ln.weight, .ln.bias` from `state`.
+
+    Every layer but the last has a LayerNorm; the last has one where `normed_output`. The tensors of an `ensemble`
+    have its axis ahead. Raises CheckpointError where tensors are missing, do not fit each other, or are not finite.
+    """
+    found = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
+    last = len(found) - 1
+    if not found or found != set(map(str, range(len(found)))):
+        held = ", ".join(sorted(found)) or "none"
+        raise CheckpointError(f"{prefix}*: holds layers {held:.80}, not 0, 1, 2, ...: another architecture")
+    needed = "[members, out, in]" if ensemble else "[out, in]"
+    layers: list[Layer] = []
+    for number in range(len(found)):
+        where, count = f"{prefix}{number}", 4 if normed_output or number < last else 2
+        names = [f"{where}.{name}" for name in LAYER_TENSORS[:count]]
+        weight, bias, *norm = (finite(name, take(state, name)) for name in names)
+        layers.append(Layer(weight, bias, tuple(norm)))
+        shape, first = tuple(weight.shape), layers[0].weight.shape
+        if len(shape) != (3 if ensemble else 2) or 0 in shape or shape[:-2] != first[:-2]:
+            raise CheckpointError(f"{where}.weight: is {shape}, {needed} is needed: another architecture")
+        for tensor in (bias, *norm):
+            if tuple(tensor.shape) != shape[:-1]:
+                raise CheckpointError(
+                    f"{where}: a tensor is {tuple(tensor.shape)} beside a weight of {shape}; {shape[:-1]} is needed: "
+                    "another architecture"
+                )
+        if number and layers[-2].outputs != layers[-1].inputs:
+            raise CheckpointError(
+                f"{where}.weight: has {shape[-1]} inputs, but the layer before it {layers[-2].outputs} outputs: "
+                "another architecture"
+            )
+    return tuple(layers)
+
+
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """`tensor` as float32. Raises CheckpointError where it is not finite or no matrix of numbers."""
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        stored = "without numbers" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
+        raise CheckpointError(f"{name}: is a tensor {stored}, where dense floating-point numbers are needed")
+    single = tensor.detach().to(torch.float32)
+    wrong = single[~torch.isfinite(single)]
+    if wrong.numel():
+        raise CheckpointError(
+            f"{name}: holds numbers that are not finite ({float(wrong[0])}), so nothing can be computed with them: "
+            "a damaged file, or one of a run that diverged"
+        )
+    return single
+
+
+def take(state: dict[str, Tensor], name: str) -> Tensor:
+    """Remove a tensor from `state`. Raises CheckpointError where it is missing."""
+    if name not in state:
+        raise CheckpointError(f"{name}: is missing: another architecture, or a damaged file")
+    return state.pop(name)

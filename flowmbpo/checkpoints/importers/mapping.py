@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from flowmbpo.checkpoints.importers.foreign import (
-    BIN_RANGE,
     GROUP,
+    HIGH,
+    LOW,
     ForeignModel,
     Layer,
     Network,
@@ -32,6 +34,12 @@ from flowmbpo.spec import EnvSpec
 State = dict[str, Tensor]
 
 KINDS = ("weight", "bias")
+_PREFIXES = {
+    "encoder": "world_model.encoder.",
+    "dynamics": "world_model.dynamics.network.",
+    "reward": "world_model.reward_head.network.",
+    "termination": "world_model.termination_head.",
+}
 
 
 def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
@@ -42,34 +50,35 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
     """
     size = size_class(model)
     units = {part: hidden_units(network) for part, network in model.networks.items()}
-    options: dict[str, Any] = {
-        "latent_dim": model.latent_dim,
-        "simnorm_dim": GROUP,
-        "task_dim": model.task_dim,
-        "encoder": {"kind": "mlp", "units": units["encoder"]},
-        "dynamics": {"kind": "mlp", "units": units["dynamics"], "geometry": "tangent"},
-        "reward": {"kind": "scalar", "units": units["reward"]},
-    }
     critics = model.networks.get("critic")
+    reward: dict[str, Any] = {"kind": "scalar", "units": units["reward"]}
     if model.bins != 1:
-        low, high = BIN_RANGE
         # PWM's actor and critic are in units of the reward without its symexp.
         decode = "symexp" if critics is None else "symlog"
-        options["reward"] |= {"kind": "two_hot", "bins": model.bins, "low": low, "high": high, "decode": decode}
-    if "termination" in units:
-        options["termination"] = {"units": units["termination"]}
-    actor: dict[str, Any] = {"kind": "gaussian", "init_logstd": -1.0, "min_logstd": -1.427}
-    if "actor" in units:
-        actor["units"] = units["actor"]
-    ensemble = 3 if critics is None else critics[0].weight.shape[0]
+        reward |= {"kind": "two_hot", "bins": model.bins, "low": LOW, "high": HIGH, "decode": decode}
     document = {
         "name": "-".join(part for part in (model.format, task.set or task.name, size and size.lower()) if part),
         "phase": "stage-a",
         "description": f"Imported from a {model.format} file.",
         "task": task.model_dump(mode="json"),
-        "model": options,
-        "actor": actor,
-        "critic": {"units": units.get("critic", [400, 200]), "ensemble": ensemble, "reduction": "min"},
+        "model": {
+            "latent_dim": model.latent_dim,
+            "simnorm_dim": GROUP,
+            "task_dim": model.task_dim,
+            "encoder": {"kind": "mlp", "units": units["encoder"]},
+            "dynamics": {"kind": "mlp", "units": units["dynamics"], "geometry": "tangent"},
+            "reward": reward,
+            **({"termination": {"units": units["termination"]}} if "termination" in units else {}),
+        },
+        "actor": {
+            **{"kind": "gaussian", "init_logstd": -1.0, "min_logstd": -1.427},
+            **({"units": units["actor"]} if "actor" in units else {}),
+        },
+        "critic": {
+            "units": units.get("critic", [400, 200]),
+            "ensemble": 3 if critics is None else critics[0].weight.shape[0],
+            "reduction": "min",
+        },
         "training": {
             "gamma": "task" if critics is None else 0.99,
             "actor_input_gradient": "detached",
@@ -79,98 +88,80 @@ def imported_config(model: ForeignModel, task: TaskConfig) -> ExperimentConfig:
     return experiment_from_dict(document, f"the shapes of this {model.format} file")
 
 
-def map_agent(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> State:
-    """The agent's tensors that the file holds, for the tasks of `spec`; its other tensors are untrained.
+def map_weights(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> tuple[State, dict[str, Any] | None]:
+    """The agent's tensors that the file holds, for the tasks of `spec` (others are untrained), and its planner's.
 
-    `rows` are those tasks' rows of the embedding table.
+    `rows` are those tasks' rows of the embedding table. The planner is None where the file lacks the policy prior or
+    the Q functions.
     """
-    axes = _Axes(model, spec, rows)
-    state: State = {}
+    table, scale = None, 1.0
     if model.embeddings is not None:
-        state["world_model.tasks.embeddings"] = model.embeddings[list(rows)] / axes.embedding_scale
-    networks, observed = model.networks, model.statistics.get("obs_rms")
-    first = axes.observed(networks["encoder"][0])
-    if observed is not None and observed.seen:
-        first = _fold_normalisation(first, observed, spec.obs_dim)
-    state |= _named("world_model.encoder.", axes.to_latent((first, *networks["encoder"][1:])))
-    state |= _named("world_model.dynamics.network.", axes.to_latent(axes.from_latent(networks["dynamics"])))
-    state |= _named("world_model.reward_head.network.", axes.from_latent(networks["reward"]))
-    if "termination" in networks:
-        state |= _named("world_model.termination_head.", axes.from_latent(networks["termination"]))
-    return state | _pwm_networks(model, axes) | _scales(model)
-
-
-def map_planner(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> dict[str, Any] | None:
-    """The policy prior and the Q functions, for planning; None where the file lacks one of them."""
-    if not {"policy_prior", "q_functions"} <= model.networks.keys():
-        return None
-    axes = _Axes(model, spec, rows)
-    means = torch.arange(spec.action_dim)
-    pi = axes.from_latent(model.networks["policy_prior"])
+        table = model.embeddings[list(rows)]
+        # Embeddings that lookups do not cap are divided by a power of two which their columns are multiplied by: the
+        # task table here scales longer ones down, and this leaves it nothing to scale.
+        if not model.capped:
+            scale = 2.0 ** math.ceil(math.log2(max(float(table.norm(dim=-1).max()), 1.0)))
+    networks = _on_our_axes(model, spec, scale)
+    observed = model.seen("obs_rms")
+    if observed is not None:
+        first, *others = networks["encoder"]
+        networks["encoder"] = (_fold_normalisation(first, observed, spec.obs_dim), *others)
+    state = _scales(model)
+    if table is not None:
+        state["world_model.tasks.embeddings"] = table / scale
+    for part, prefix in _PREFIXES.items():
+        state |= _named(prefix, networks.get(part, ()))
+    if model.logstd is not None:
+        state |= _copied(["actor.logstd"], [model.logstd])
+    for number, layer in enumerate(networks.get("actor", ())):  # its LayerNorms stand behind the activation
+        places = (f"actor.mean.{3 * number + place}.{kind}" for place in (0, 2) for kind in KINDS)
+        state |= _copied(places, layer.tensors)
+    for number, layer in enumerate(networks.get("critic", ())):  # transposed for batched products
+        names = (f"critic.network.{kind}.{number}" for kind in ("weights", "biases", "norm_weights", "norm_biases"))
+        vectors = (tensor.unsqueeze(-2) for tensor in layer.tensors[1:])
+        state |= _copied(names, (layer.weight.transpose(-1, -2), *vectors))
+    if not {"policy_prior", "q_functions"} <= networks.keys():
+        return state, None
     low, high = model.log_std_bounds
-    return {
+    return state, {
         "kind": "tdmpc2",
-        "pi": _named("", (*pi[:-1], _select_outputs(pi[-1], torch.cat([means, model.action_dim + means])))),
-        "q": _named("", axes.from_latent(model.networks["q_functions"])),
+        "pi": _named("", networks["policy_prior"]),
+        "q": _named("", networks["q_functions"]),
         "log_std_min": low,
         "log_std_max": high,
         "bins": model.bins,
-        "low": BIN_RANGE[0],
-        "high": BIN_RANGE[1],
+        "low": LOW,
+        "high": HIGH,
     }
 
 
-class _Axes:
-    """Where the columns of the networks' inputs go.
+def _on_our_axes(model: ForeignModel, spec: EnvSpec, scale: float) -> dict[str, Network]:
+    """The networks with latents in our order, inputs and actions cut to the tasks', and task columns times `scale`.
 
-    Embeddings that lookups do not cap are divided by a power of two which their columns are multiplied
-    by: the task table here scales longer ones down, and this leaves it nothing to scale.
+    Inputs are [obs, task] or [z], [z, task], [z, task, action]. PWM's actor and critic read z alone: here they get task
+    columns that are 0.
     """
-
-    def __init__(self, model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> None:
-        self.order = torch.arange(model.latent_dim).view(-1, GROUP).T.reshape(-1)  # ours i is their order[i]
-        self.task = torch.arange(model.task_dim)
-        self.action = torch.arange(spec.action_dim)
-        self.obs = torch.arange(spec.obs_dim)
-        self.obs_dim = model.obs_dim
-        self.embedding_scale = 1.0
-        if model.embeddings is not None and not model.capped:
-            longest = float(model.embeddings[list(rows)].norm(dim=-1).max())
-            self.embedding_scale = 2.0 ** max(math.ceil(math.log2(max(longest, 1.0))), 0)
-
-    def observed(self, layer: Layer) -> Layer:
-        """A first layer on [obs, task]."""
-        return self._columns(layer, torch.cat([self.obs, self.obs_dim + self.task]), len(self.obs))
-
-    def from_latent(self, network: Network) -> Network:
-        """A network whose input is [z], [z, task] or [z, task, action]."""
-        first = network[0]
-        latent = len(self.order)
-        columns = torch.cat([self.order, latent + self.task, latent + len(self.task) + self.action])
-        return (self._columns(first, columns[columns < first.inputs], latent), *network[1:])
-
-    def to_latent(self, network: Network) -> Network:
-        """A network whose output is a latent."""
-        return (*network[:-1], _select_outputs(network[-1], self.order))
-
-    def with_task_columns(self, network: Network | None) -> Network:
-        """A network on z alone as one on [z, task]: PWM's actor and critic, whose task columns are 0."""
-        if network is None:
-            return ()
-        first, *others = self.from_latent(network)
-        zeros = first.weight.new_zeros(*first.weight.shape[:-1], len(self.task))
-        return (replace(first, weight=torch.cat([first.weight, zeros], dim=-1)), *others)
-
-    def _columns(self, layer: Layer, columns: Tensor, task_start: int) -> Layer:
-        weight = layer.weight.index_select(-1, columns)
-        if self.embedding_scale != 1.0:
-            weight[..., task_start : task_start + len(self.task)] *= self.embedding_scale
-        return replace(layer, weight=weight)
-
-
-def _select_outputs(layer: Layer, rows: Tensor) -> Layer:
-    norm = tuple(tensor.index_select(-1, rows) for tensor in layer.norm)
-    return Layer(layer.weight.index_select(-2, rows), layer.bias.index_select(-1, rows), norm)
+    z, e = model.latent_dim, model.task_dim
+    order = torch.arange(z).view(-1, GROUP).T.reshape(-1)  # ours i is their order[i]
+    obs, task, action = (torch.arange(width) for width in (spec.obs_dim, e, spec.action_dim))
+    outputs = {"encoder": order, "dynamics": order, "policy_prior": torch.cat([action, model.action_dim + action])}
+    networks = {}
+    for part, network in model.networks.items():
+        first, start = network[0], z
+        columns = torch.cat([order, z + task, z + e + action])
+        if part == "encoder":
+            columns, start = torch.cat([obs, model.obs_dim + task]), len(obs)
+        weight = first.weight.index_select(-1, columns[columns < first.inputs])
+        weight[..., start : start + e] *= scale
+        if part in ("actor", "critic"):
+            weight = functional.pad(weight, (0, e))
+        layers = [replace(first, weight=weight), *network[1:]]
+        if part in outputs:
+            rows, last = outputs[part], layers[-1]
+            bias, *norm = (tensor.index_select(-1, rows) for tensor in last.tensors[1:])
+            layers[-1] = Layer(last.weight.index_select(-2, rows), bias, tuple(norm))
+        networks[part] = tuple(layers)
+    return networks
 
 
 def _named(prefix: str, network: Network) -> State:
@@ -196,40 +187,20 @@ def _fold_normalisation(layer: Layer, statistics: RunningStatistics, obs_dim: in
     return replace(layer, weight=torch.cat([columns, weight[:, obs_dim:]], dim=-1).float(), bias=bias.float())
 
 
-def _pwm_networks(model: ForeignModel, axes: _Axes) -> State:
-    """PWM's actor, whose LayerNorms stand behind the activation, and its critics, transposed for batched products."""
-    state: State = {}
-    if model.logstd is not None:
-        state |= _copied(["actor.logstd"], [model.logstd])
-    for number, layer in enumerate(axes.with_task_columns(model.networks.get("actor"))):
-        places = (f"actor.mean.{3 * number + place}.{kind}" for place in (0, 2) for kind in KINDS)
-        state |= _copied(places, layer.tensors)
-    for number, layer in enumerate(axes.with_task_columns(model.networks.get("critic"))):
-        names = (f"critic.network.{kind}.{number}" for kind in ("weights", "biases", "norm_weights", "norm_biases"))
-        rows = (tensor.unsqueeze(-2) for tensor in layer.tensors[1:])
-        state |= _copied(names, (layer.weight.transpose(-1, -2), *rows))
-    return state
-
-
 def _scales(model: ForeignModel) -> State:
     """PWM's running statistics as ours: exact moments of rewards, and the spread of returns.
 
     The square takes in the epsilon that PWM adds to the variance, so that the scales agree exactly.
     """
     state: State = {}
-    reward, returns = (model.statistics.get(name) for name in ("rew_rms", "ret_rms"))
-    if reward is not None and reward.seen:
-        count = torch.tensor(reward.count, dtype=torch.float64)
-        mean, square = _moments(reward)
-        prefix = "reward_normalizer.moments."
-        state |= {f"{prefix}count": count, f"{prefix}total": count * mean, f"{prefix}total_square": count * square}
-    if returns is not None and returns.seen:
-        mean, square = _moments(returns)
-        state |= {"return_scale.mean": mean.view(1), "return_scale.square": square.view(1)}
+    reward, returns = model.seen("rew_rms"), model.seen("ret_rms")
+    if reward is not None:
+        count, mean = torch.tensor(reward.count, dtype=torch.float64), reward.offset[0]
+        square = reward.scale[0].square() + mean.square()
+        for name, total in (("count", count), ("total", count * mean), ("total_square", count * square)):
+            state[f"reward_normalizer.moments.{name}"] = total
+    if returns is not None:
+        state["return_scale.mean"] = returns.offset
+        state["return_scale.square"] = returns.scale.square() + returns.offset.square()
         state["return_scale.weight"] = torch.ones((), dtype=torch.float64)
     return state
-
-
-def _moments(statistics: RunningStatistics) -> tuple[Tensor, Tensor]:
-    mean = statistics.offset[0]
-    return mean, statistics.scale[0].square() + mean.square()

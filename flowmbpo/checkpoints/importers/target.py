@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowmbpo.checkpoints.importers.foreign import ForeignModel
-from flowmbpo.checkpoints.importers.tdmpc2 import NEWT
+from flowmbpo.checkpoints.importers.layouts import NEWT
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.task_sets import task_set
@@ -53,8 +53,7 @@ def choose_purpose(model: ForeignModel, set_name: str | None, task: str | None) 
 def guess_set(model: ForeignModel) -> str | None:
     """The published set that a model's shapes are those of; None where they are of none."""
     widths = (model.tasks, model.obs_dim, model.action_dim)
-    specs = ((name, _set_spec(name)) for name in PUBLISHED_SETS)
-    return next((name for name, spec in specs if (len(spec.tasks), spec.obs_dim, spec.action_dim) == widths), None)
+    return next((name for name, known in _published_widths().items() if known == widths), None)
 
 
 def newt_rows(mt80: Sequence[str]) -> dict[str, int]:
@@ -74,33 +73,31 @@ def newt_rows(mt80: Sequence[str]) -> dict[str, int]:
 
 
 def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
-    fitting = _tasks_of_width(model)
-    if set_name is not None:
+    infos, widths = map(task_info, task_names()), (model.obs_dim, model.action_dim)
+    fitting = dict.fromkeys(info.name for info in infos if (info.obs_dim, info.action_dim) == widths)
+    what = f"{model.obs_dim} observations and {model.action_dim} actions"
+    advice = f"tasks of {what}: {', '.join(fitting)}." if fitting else f"no task here has {what}."
+    if set_name is not None or task is None:
+        asked = "" if set_name is None else f"--task-set {set_name}: "
         raise CheckpointError(
-            f"--task-set {set_name}: this file holds no task embedding, so it was trained on one task. Name that with "
-            f"--task; {fitting}"
-        )
-    if task is None:
-        raise CheckpointError(
-            f"the file was trained on one task and does not say which. Name it with --task; {fitting}"
+            f"{asked}the file holds no task embedding, so it was trained on one task, and does not say which. Name it "
+            f"with --task; {advice}"
         )
     config = TaskConfig(name=task)
     spec = resolve(config).spec
-    padded = model.format == NEWT and (model.obs_dim, model.action_dim) == (NEWT_OBS_DIM, NEWT_ACTION_DIM)
+    padded = model.format == NEWT and widths == (NEWT_OBS_DIM, NEWT_ACTION_DIM)
     if padded and spec.obs_dim <= NEWT_OBS_DIM and spec.action_dim <= NEWT_ACTION_DIM:
         padding = f"{NEWT_OBS_DIM} observations and {NEWT_ACTION_DIM} actions"
         return Purpose(config, spec, (), (f"Newt pads every task to {padding}; {task}'s columns are kept.",))
-    _check_widths(model, spec, f"--task {task}: ", fitting)
+    _check_widths(model, spec, f"--task {task}: ", advice)
     return Purpose(config, spec, ())
 
 
 def _whole_set(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
     own = guess_set(model)
     name = set_name or own
-    described = ((known, _set_spec(known)) for known in PUBLISHED_SETS)
-    published = "the published sets are " + ", ".join(
-        f"{known} ({len(spec.tasks)} tasks, {spec.obs_dim} and {spec.action_dim})" for known, spec in described
-    )
+    known = (f"{each} ({n} tasks, {obs} and {action})" for each, (n, obs, action) in _published_widths().items())
+    published = f"the published sets are {', '.join(known)}"
     if name is None:
         raise CheckpointError(
             f"the file holds embeddings of {model.tasks} tasks at {model.obs_dim} observations and "
@@ -181,13 +178,11 @@ def _member(spec: EnvSpec, task: str | None) -> str | None:
     return task
 
 
+def _published_widths() -> dict[str, tuple[int, int, int]]:
+    """Tasks, observations and actions of the published sets."""
+    specs = {name: _set_spec(name) for name in PUBLISHED_SETS}
+    return {name: (len(spec.tasks), spec.obs_dim, spec.action_dim) for name, spec in specs.items()}
+
+
 def _set_spec(name: str) -> EnvSpec:
     return resolve(TaskConfig(name=None, set=name)).spec
-
-
-def _tasks_of_width(model: ForeignModel) -> str:
-    infos = map(task_info, task_names())
-    widths = (model.obs_dim, model.action_dim)
-    fitting = dict.fromkeys(info.name for info in infos if (info.obs_dim, info.action_dim) == widths)
-    what = f"{model.obs_dim} observations and {model.action_dim} actions"
-    return f"tasks of {what}: {', '.join(fitting)}." if fitting else f"no task here has {what}."

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flowmbpo.checkpoints.importers.conversion import import_checkpoint
-from flowmbpo.checkpoints.importers.pwm import PickledStatistics
+from flowmbpo.checkpoints.importers.layouts import PickledStatistics
 from flowmbpo.errors import CheckpointError, ConfigError, FlowMBPOError
 
 
@@ -198,7 +198,7 @@ def test_networks_of_too_few_or_many_ensemble_axes_are_refused(refused):
 def test_layer_numbers_that_are_none_are_refused(refused, name):
     content = small()
     content["model"][name] = torch.zeros(2)
-    assert re.search("is no numbered layer|not known in this layout", refused(content))
+    assert re.search("holds layers .*, not 0, 1, 2|not known in this layout", refused(content))
 
 
 def test_weights_beyond_single_precision_are_refused(refused):

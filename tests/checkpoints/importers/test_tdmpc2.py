@@ -116,7 +116,7 @@ COUNTS = {  # encoder, dynamics, reward, with the embedding, all of TD-MPC2
 def test_parameter_counts_are_the_published_ones(monkeypatch, task_set, size):
     """By shapes alone: the tensors are one number each, expanded."""
     from flowmbpo.checkpoints.importers.foreign import part_parameters, size_class
-    from flowmbpo.checkpoints.importers.tdmpc2 import TDMPC2, read_tdmpc2
+    from flowmbpo.checkpoints.importers.layouts import TDMPC2, read_tdmpc2
 
     def shapes_only(state, names, dims, g, lead=()):
         for layer, (fan_in, fan_out) in zip(names, pairwise(dims), strict=True):
@@ -125,7 +125,7 @@ def test_parameter_counts_are_the_published_ones(monkeypatch, task_set, size):
 
     monkeypatch.setattr(published, "draw_network", shapes_only)
     state = published.model_state("tdmpc2", published.widths(size, task_set), 0)
-    monkeypatch.setattr("flowmbpo.checkpoints.importers.state_dict.finite", lambda name, tensor: tensor)
+    monkeypatch.setattr("flowmbpo.checkpoints.importers.foreign.finite", lambda name, tensor: tensor)
     model = read_tdmpc2(state, TDMPC2)
     parts = part_parameters(model)
     compared = sum(parts[part] for part in ("encoder", "dynamics", "reward", "task_embedding"))
