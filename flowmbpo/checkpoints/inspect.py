@@ -43,6 +43,8 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     model, spec = config.model, resolve_task(config.task).spec
     parts = parameter_counts(build_meta_agent(config, spec))
     planner = payload.get("planner")
+    described = {name: value for name, value in planner.items() if name not in NETWORKS} if planner else {}
+    sizes = {name: sum(t.numel() for t in planner[name].values()) for name in NETWORKS} if planner else {}
     replay = payload.get("replay")
     return {
         **{count: int(payload[count]) for count in COUNTS},
@@ -61,15 +63,9 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
         "parameters": {**parts, "total": sum(parts.values())},
         "replay": None if replay is None else replay["file"],
         "resumable": "optimisers" in payload,
-        "planner": None if planner is None else _planner(planner),
+        "planner": planner and {**described, "parameters": sizes},
         **{record: payload.get(record) for record in RECORDS},
     }
-
-
-def _planner(planner: dict[str, Any]) -> dict[str, Any]:
-    described = {name: value for name, value in planner.items() if name not in NETWORKS}
-    sizes = {network: sum(t.numel() for t in planner[network].values()) for network in NETWORKS if network in planner}
-    return described | {"parameters": sizes}
 
 
 def _foreign(model: ForeignModel) -> dict[str, Any]:
@@ -85,11 +81,7 @@ def _foreign(model: ForeignModel) -> dict[str, Any]:
         **{key: facts.pop(key) for key in ("format", "size")},
         "tasks": model.tasks,
         "task_set": "mt30 (of Newt's own 200 tasks)" if of_newt else guess_set(model) if model.task_dim else None,
-        "obs_dim": model.obs_dim,
-        "action_dim": model.action_dim,
-        "latent_dim": model.latent_dim,
-        "task_dim": model.task_dim,
-        "bins": model.bins,
+        **{width: vars(model)[width] for width in ("obs_dim", "action_dim", "latent_dim", "task_dim", "bins")},
         "q_functions": model.networks["q_functions"][0].weight.shape[0] if "q_functions" in model.networks else None,
         "parameters": counts,
         "kept": [*kept, *model.statistics],

@@ -69,9 +69,7 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
         with _open(path) as file:
             sha256 = _sha256(file)
             accepted = read_manifest(path.parent).get(path.name)
-            if accepted is None:
-                _check_lone(path, file)
-            elif all(entry.sha256 != sha256 for entry in accepted):
+            if accepted is not None and all(entry.sha256 != sha256 for entry in accepted):
                 if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
                     continue
                 size, listed = file.seek(0, 2), [entry.size for entry in accepted]
@@ -80,7 +78,8 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
                     how = "truncated" if size < listed[-1] else "altered"
                     what = f"has {size} bytes, its manifest says {listed[-1]}: {how}"
                 raise CheckpointError(f"{path}: {what}. {_advice(path)}")
-            return Loaded(path, _read(path, file, FORMAT, map_location), sha256, verified=accepted is not None)
+            payload = _read(path, file, FORMAT, map_location, lone=accepted is None)
+            return Loaded(path, payload, sha256, verified=accepted is not None)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -151,21 +150,21 @@ def _advice(path: Path) -> str:
     return "No other checkpoint in its folder is known to be intact: restore it from a copy."
 
 
-def _check_lone(path: Path, file: BufferedReader) -> None:
+def _read(
+    path: Path, file: BufferedReader, form: str, map_location: str | torch.device, *, lone: bool = False
+) -> dict[str, Any]:
+    """What is stored in `form`; of a `lone` file its archive's checksums are compared first."""
+    published, version = (_PUBLISHED, VERSION) if form == FORMAT else ("", REPLAY_VERSION)
     try:
-        check_archive(file)
+        if lone:
+            check_archive(file)
+        file.seek(0)
+        payload = torch.load(file, map_location=map_location, weights_only=True)
     except ForeignFileError as error:
         raise CheckpointError(
             f"{path}: is not a complete checkpoint archive ({error}): truncated, damaged, or another kind of file. "
             f"{_advice(path)}"
         ) from error
-
-
-def _read(path: Path, file: BufferedReader, form: str, map_location: str | torch.device) -> dict[str, Any]:
-    published, version = (_PUBLISHED, VERSION) if form == FORMAT else ("", REPLAY_VERSION)
-    file.seek(0)
-    try:
-        payload = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects, which are never run: not a flowmbpo checkpoint. "

@@ -55,25 +55,22 @@ def architecture_mismatch(module_state: Mapping[str, Any], loaded_state: Mapping
 
     Entries other than tensors are compared by presence alone.
     """
-    missing = [name for name in module_state if name not in loaded_state]
-    unexpected = [name for name in loaded_state if name not in module_state]
-    reshaped = [
-        f"{name} is {_shape(loaded_state[name])}, needed {_shape(module_state[name])}"
-        for name in module_state
-        if name in loaded_state and _shape(module_state[name]) != _shape(loaded_state[name])
-    ]
+    needed, held = (
+        {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in state.items()}
+        for state in (module_state, loaded_state)
+    )
+    both = [name for name in needed if name in held and needed[name] != held[name]]
+    found = {
+        "missing": [name for name in needed if name not in held],
+        "unexpected": [name for name in held if name not in needed],
+        "of another shape": [f"{name} is {held[name]}, needed {needed[name]}" for name in both],
+    }
     parts = []
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)):
+    for title, names in found.items():
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             parts.append(f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{more}")
-    if not parts:
-        return None
-    return "the checkpoint is of another architecture: " + "; ".join(parts)
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+    return f"the checkpoint is of another architecture: {'; '.join(parts)}" if parts else None
 
 
 def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:

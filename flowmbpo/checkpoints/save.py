@@ -46,7 +46,15 @@ class CheckpointStore:
         Raises StorageError when the disk refuses: the file as it was before is then intact and no
         partial file is left. TypeError on a value that is not plain, ValueError on a bad name.
         """
-        self._check(name, payload, replay)
+        is_epoch = bool(_EPOCH.fullmatch(name))
+        if name not in ("latest", "best") and not is_epoch:
+            raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
+        if is_epoch and self.keep == 0:
+            raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
+        if missing := missing_keys(payload):
+            raise TypeError(f"checkpoint payload lacks {missing}")
+        check_plain(dict(payload), "checkpoint")
+        check_plain(dict(replay or {}), "replay")
         target = self.folder / f"{name}.pt"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,16 +67,6 @@ class CheckpointStore:
         except OSError as error:
             raise refused(target, error) from error
         return target
-
-    def _check(self, name: str, payload: Mapping[str, Any], replay: Mapping[str, Any] | None) -> None:
-        if name not in ("latest", "best") and not _EPOCH.fullmatch(name):
-            raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
-        if _EPOCH.fullmatch(name) and self.keep == 0:
-            raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
-        if missing := missing_keys(payload):
-            raise TypeError(f"checkpoint payload lacks {missing}")
-        check_plain(dict(payload), "checkpoint")
-        check_plain(dict(replay or {}), "replay")
 
     def _manifest(self) -> Manifest:
         """The manifest to go on writing; a damaged one is kept as `manifest.damaged.json`."""

@@ -225,13 +225,13 @@ def record_episodes(env: VectorEnv, behaviour: Behaviour, episodes: int, seed: i
     Recorded actions are those that the environment took: clipped to [-1, 1]. Raises as `whole_episodes` does.
     """
     loop = ClosedLoop(lambda obs, task: behaviour.act(obs, loop.begins).clamp(-1.0, 1.0), env, seed)
-    tasks = [env.spec.tasks[task] for task in env.task_ids.tolist()]
     numbers = env.task_ids.tolist()
+    tasks = [env.spec.tasks[number] for number in numbers]
     seen = [[row[: task.obs_dim]] for task, row in zip(tasks, _numpy(loop.obs), strict=True)]
     done: list[list[tuple[NDArray[np.float32], np.float32]]] = [[] for _ in tasks]
     reported = 0
-    every = whole_episodes(loop, episodes, purpose="recorded", consequence="the episode is not recorded")
-    for taken, ended in every:
+    what = {"purpose": "recorded", "consequence": "the episode is not recorded"}
+    for taken, ended in whole_episodes(loop, episodes, **what):
         step = taken.step
         action, reached, first, reward = map(_numpy, (taken.action, step.final_obs, step.obs, step.reward))
         for index, task in enumerate(tasks):

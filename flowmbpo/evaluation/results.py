@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,7 @@ class Evaluation(Document):
 
     def per_task(self) -> dict[str, dict[str, float | int | None]]:
         """Episodes, mean return and mean success of each task, in the order of their first episodes."""
-        rows: dict[str, list[int]] = {}
-        for episode, task in enumerate(self.tasks):
-            rows.setdefault(task, []).append(episode)
+        rows = {task: [n for n, name in enumerate(self.tasks) if name == task] for task in dict.fromkeys(self.tasks)}
         return {
             task: {
                 "episodes": len(chosen),
@@ -103,7 +102,8 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: evaluate at least 1")
     loop = ClosedLoop(policy, env, seed, on_start=on_start)
-    finished: list[list[tuple[float, int, float | None]]] = [[] for _ in range(env.num_envs)]
+    names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
+    finished: list[tuple[int, float, int, float | None, str]] = []
     earned = torch.zeros(env.num_envs, dtype=torch.float64)
     lasted = torch.zeros(env.num_envs, dtype=torch.long)
     consequence = "evaluation goes on with the next episode"
@@ -117,12 +117,12 @@ def evaluate(
                     f"the simulator returned a non-finite reward in environment copy {index} during evaluation: "
                     "its return cannot be reported"
                 )
-            finished[index].append((total, int(lasted[index]), None if math.isnan(success) else success))
+            reported = None if math.isnan(success) else success
+            finished.append((index, total, int(lasted[index]), reported, names[index]))
         earned[loop.begins] = 0.0
         lasted[loop.begins] = 0
-    names = [env.spec.tasks[task].name for task in env.task_ids.tolist()]
-    flat = [(*episode, names[index]) for index, own in enumerate(finished) for episode in own]
-    returns, lengths, successes, tasks = zip(*flat, strict=True)
+    finished.sort(key=operator.itemgetter(0))  # stable: by environment, then in the order of its episodes
+    _, returns, lengths, successes, tasks = zip(*finished, strict=True)
     return Evaluation(returns=returns, lengths=lengths, successes=successes, tasks=tasks, faults=loop.faults)
 
 

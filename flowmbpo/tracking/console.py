@@ -27,7 +27,7 @@ class ConsoleSink(MetricSink):
     """Progress, ETA, real return, losses, gradient norms and speed, always on stderr.
 
     On a terminal one view is refreshed in place; elsewhere one line is written about every
-    `interval_s` seconds and at each evaluation. `first_epoch` is the number of epochs done before;
+    `INTERVAL_S` seconds and at each evaluation. `first_epoch` is the number of epochs done before;
     `opening` is said once, before anything has happened.
     """
 
@@ -37,13 +37,12 @@ class ConsoleSink(MetricSink):
         total_epochs: int,
         first_epoch: int = 0,
         console: Console | None = None,
-        interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
         opening: str = "",
     ) -> None:
         self._title, self._total = title, total_epochs
         self._console = console or Console(stderr=True)
-        self._interval_s, self._clock = interval_s, clock
+        self._clock = clock
         self._latest: dict[str, Value] = {"epoch": first_epoch}
         self._shown_row: dict[str, Value] | None = None
         self._started = self._printed = clock()
@@ -61,7 +60,7 @@ class ConsoleSink(MetricSink):
             self._first_row = self._epoch, self._clock()
         if _EVAL in row:
             self._latest[_BEST] = max(float(self._latest.get(_BEST, -math.inf)), float(row[_EVAL]))
-        due = self._clock() - self._printed >= self._interval_s
+        due = self._clock() - self._printed >= INTERVAL_S
         if self._live is None and (due or _EVAL in row):
             self._print_line()
 

@@ -26,14 +26,14 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> Path:
     """
     if path.suffix.lower() != ".mp4":
         raise DataError(f"{path}: videos are written as .mp4. Name a file that ends in .mp4.")
-    iterator = iter(frames)
-    first = next(iterator, None)
+    even = _even_frames(frames, path)
+    first = next(even, None)
     if first is None:
         raise DataError(f"{path}: there are no frames to write. Render at least one step.")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(_even_frames(first.shape, chain([first], iterator), path), partial, fps, path)
+        _encode(first, even, partial, fps, path)
         os.replace(partial, path)
     except OSError as error:
         raise refused(path, error) from error
@@ -42,9 +42,11 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> Path:
     return path
 
 
-def _even_frames(shape: tuple[int, ...], frames: Iterable[np.ndarray], named: Path) -> Iterator[np.ndarray]:
+def _even_frames(frames: Iterable[np.ndarray], named: Path) -> Iterator[np.ndarray]:
     """All frames, checked, and padded to even height and width by repeating the last row and column."""
+    shape: tuple[int, ...] = ()
     for frame in frames:
+        shape = shape or frame.shape
         if frame.dtype != np.uint8 or frame.shape != shape or len(shape) != 3 or shape[2] != 3:
             raise DataError(
                 f"{named}: a frame is {frame.dtype} {frame.shape}; all must be uint8 [height, width, 3] of one "
@@ -54,7 +56,7 @@ def _even_frames(shape: tuple[int, ...], frames: Iterable[np.ndarray], named: Pa
         yield np.ascontiguousarray(np.pad(frame, pad, mode="edge"))
 
 
-def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path) -> None:
+def _encode(first: np.ndarray, others: Iterator[np.ndarray], target: Path, fps: float, named: Path) -> None:
     """Feed ffmpeg. Its messages go to a file: a full pipe of them would stall both sides."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -62,7 +64,6 @@ def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path)
         program = get_ffmpeg_exe()
     except RuntimeError as error:
         raise StorageError(f"{named}: there is no ffmpeg to encode with ({error}). Install imageio-ffmpeg.") from error
-    first = next(frames)
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}", "-r", f"{fps:g}"]
     output = ["-an", "-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     command = [program, "-y", "-loglevel", "error", *source, "-i", "-", *output, str(target)]
@@ -71,7 +72,7 @@ def _encode(frames: Iterator[np.ndarray], target: Path, fps: float, named: Path)
         assert process.stdin is not None
         try:
             with process.stdin as pipe:
-                for frame in chain([first], frames):
+                for frame in chain([first], others):
                     pipe.write(frame.data)
         except BrokenPipeError:  # an ffmpeg that stopped reading explains itself by its exit status
             pass

@@ -56,7 +56,7 @@ def import_checkpoint(
             raise CheckpointError(f"{source}: is a checkpoint of flowmbpo already; use it as it is.")
         form = model.format
         config, payload = _converted(source, model, task_set, task, keep_planner)
-        payload["imported"] |= {"file": source.name, "sha256": source_sha256}
+        payload["imported"] = {"file": source.name, "sha256": source_sha256, **payload["imported"]}
     spec = resolve(config.task).spec
     agent = build_meta_agent(config, spec)
     mismatch = architecture_mismatch(agent.state_dict(), payload["agent"])

@@ -30,7 +30,7 @@ _SIZES = {
     (128, 256, 2): "S",
     (2048, 2048, 4): "XL",
 }
-_NEWT_SIZES = {"5M": "B", "19M": "L"}
+_NEWT_SIZES = {(256, 512, 2): "B", (1024, 1024, 3): "L"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ForeignModel:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises CheckpointError where the embeddings are no table."""
+        """Raises CheckpointError where the embeddings are no table, or the parts do not fit each other."""
         table = self.embeddings
         if table is not None and (table.ndim != 2 or 0 in table.shape):
             raise CheckpointError(f"_task_emb.weight: is {tuple(table.shape)}, a matrix is needed")
@@ -98,6 +98,7 @@ class ForeignModel:
         self.obs_dim = self.networks["encoder"][0].inputs - self.task_dim
         self.action_dim = self.networks["dynamics"][0].inputs - self.latent_dim - self.task_dim
         self.bins = self.networks["reward"][-1].outputs
+        _check_fit(self)
 
     def seen(self, name: str) -> RunningStatistics | None:
         """The running statistics of this name, if any data went into them."""
@@ -114,8 +115,7 @@ def size_class(model: ForeignModel) -> str | None:
     """TD-MPC2's size (`48M`), Newt's (`B`), or None for a model of other widths."""
     encoder, dynamics = model.networks["encoder"], model.networks["dynamics"]
     widths = (hidden_units(encoder)[0], hidden_units(dynamics)[0], len(encoder))
-    name = _SIZES.get(widths)
-    return _NEWT_SIZES.get(name, name) if name is not None and model.format == "newt" else name
+    return (_SIZES | (_NEWT_SIZES if model.format == "newt" else {})).get(widths)
 
 
 def part_parameters(model: ForeignModel) -> dict[str, int]:
@@ -130,8 +130,7 @@ def part_parameters(model: ForeignModel) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def check_model(model: ForeignModel) -> None:
-    """Make sure that the parts of a model fit each other. Raises CheckpointError."""
+def _check_fit(model: ForeignModel) -> None:
     networks = model.networks
     if min(len(networks[name]) for name in ("encoder", "dynamics", "reward")) < 2:
         raise CheckpointError("encoder, dynamics and reward need a hidden layer each: another architecture")
@@ -141,8 +140,8 @@ def check_model(model: ForeignModel) -> None:
             f"the shapes leave {model.obs_dim} observations, {a} actions and a latent of {z}, which must be a "
             f"multiple of {GROUP}: another architecture"
         )
-    widths = [("_dynamics's last layer", networks["dynamics"][-1].outputs, z)]
     for part, whose, inputs, outputs in (
+        ("dynamics", "_dynamics's", z + e + a, z),
         ("reward", "_reward's", z + e + a, model.bins),
         ("termination", "_termination's", z + e, 1),
         ("policy_prior", "_pi's", z + e, 2 * a),
@@ -150,12 +149,12 @@ def check_model(model: ForeignModel) -> None:
         ("actor", "the actor's", z, a),
         ("critic", "the critic's", z, 1),
     ):
-        if part in networks:
-            widths.append((f"{whose} input", networks[part][0].inputs, inputs))
-            widths.append((f"{whose} output", networks[part][-1].outputs, outputs))
-    for what, width, needed in widths:
-        if width != needed:
-            raise CheckpointError(f"{what} is {width} wide where other shapes ask for {needed}: another architecture")
+        held = [networks[part][0].inputs, networks[part][-1].outputs] if part in networks else []
+        for what, width, needed in zip(("input", "output"), held, (inputs, outputs), strict=False):
+            if width != needed:
+                raise CheckpointError(
+                    f"{whose} {what} is {width} wide where other shapes ask for {needed}: another architecture"
+                )
     if model.bins == 2 or (model.bins == 1 and "critic" not in networks):
         raise CheckpointError(
             f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
@@ -216,8 +215,10 @@ def take_network(state: dict[str, Tensor], prefix: str, *, normed_output: bool, 
     return tuple(layers)
 
 
-def finite(name: str, tensor: Tensor) -> Tensor:
-    """`tensor` as float32. Raises CheckpointError where it is not finite or no matrix of numbers."""
+def finite(name: str, tensor: object) -> Tensor:
+    """`tensor` as float32. Raises CheckpointError where it is not finite or no dense tensor of numbers."""
+    if not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{name}: is a {type(tensor).__name__}, where a tensor is needed")
     if tensor.is_meta or not tensor.is_floating_point() or tensor.layout != torch.strided:
         stored = "without numbers" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
         raise CheckpointError(f"{name}: is a tensor {stored}, where dense floating-point numbers are needed")

@@ -24,7 +24,6 @@ from flowmbpo.checkpoints.importers.foreign import (
     ForeignModel,
     Network,
     RunningStatistics,
-    check_model,
     finite,
     plain_tensors,
     take,
@@ -185,7 +184,7 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
         tensors = {_OLDEST.get(name, name): tensor for name, tensor in tensors.items()}
     if layout != NEWT:
         tensors = {_Q.get(n, n.replace("_Qs.params.", "_Qs.")): tensor for n, tensor in tensors.items()}
-    model = _take_model(
+    return _take_model(
         tensors,
         PARTS,
         capped=layout != NEWT,
@@ -195,8 +194,6 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
         dropped=tuple(sorted(copies)),
         notes=(_OLDEST_NOTE,) if layout == OLDEST else (),
     )
-    check_model(model)
-    return model
 
 
 def _take_model(
@@ -278,7 +275,6 @@ def _read_pwm(content: Mapping[str, Any]) -> ForeignModel:
         dropped.insert(0, "actor (not PWM's Gaussian)")
     others["critic"] = _take_part(critic, "critic layer ", _CRITIC, ensemble=True)
     model = _take_model(world_model, REQUIRED, others, format=PWM, logstd=logstd, dropped=tuple(dropped))
-    check_model(model)
     for key, width in (("obs_rms", model.obs_dim), ("rew_rms", 1), ("ret_rms", 1)):
         if content.get(key) is not None:
             model.statistics[key] = _statistics(content[key], key, width)
@@ -304,11 +300,11 @@ def _statistics(value: object, key: str, width: int) -> RunningStatistics:
         held = ", ".join(map(str, fields)) if isinstance(fields, dict) else "nothing"
         raise CheckpointError(f"{key}: holds {held}, where count, mean, shape and var are needed: fetch the file again")
     for name in ("mean", "var"):
-        numbers = fields[name]
-        if not isinstance(numbers, Tensor) or numbers.numel() != width:
-            held = f"has {numbers.numel()}" if isinstance(numbers, Tensor) else f"is a {type(numbers).__name__}, no"
-            raise CheckpointError(f"{key}.{name}: {held} numbers, {width} are needed: a damaged file, fetch it again")
-        finite(f"{key}.{name}", numbers)
+        size = finite(f"{key}.{name}", fields[name]).numel()
+        if size != width:
+            raise CheckpointError(
+                f"{key}.{name}: has {size} numbers, {width} are needed: a damaged file, fetch it again"
+            )
     mean, var = (fields[name].double().flatten() for name in ("mean", "var"))
     try:
         count = float(fields["count"])
