@@ -10,8 +10,7 @@ from flowmbpo.checkpoints.importers.conversion import import_facts
 from flowmbpo.checkpoints.importers.foreign import ForeignModel, part_parameters
 from flowmbpo.checkpoints.importers.layouts import read_foreign
 from flowmbpo.checkpoints.importers.target import NEWT_TASKS, guess_set
-from flowmbpo.checkpoints.load import file_sha256, load, resolve
-from flowmbpo.checkpoints.manifest import read_manifest
+from flowmbpo.checkpoints.load import file_sha256, load, read_manifest, resolve
 from flowmbpo.checkpoints.payload import missing_keys
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
@@ -42,9 +41,9 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
     config = experiment_from_dict(payload["config"], source)
     model, spec = config.model, resolve_task(config.task).spec
     parts = parameter_counts(build_meta_agent(config, spec))
-    planner = payload.get("planner")
-    described = {name: value for name, value in planner.items() if name not in NETWORKS} if planner else {}
-    sizes = {name: sum(t.numel() for t in planner[name].values()) for name in NETWORKS} if planner else {}
+    planner = payload.get("planner") or {}
+    described = {name: value for name, value in planner.items() if name not in NETWORKS}
+    sizes = {name: sum(t.numel() for t in planner[name].values()) for name in NETWORKS if name in planner}
     replay = payload.get("replay")
     return {
         **{count: int(payload[count]) for count in COUNTS},
@@ -63,7 +62,7 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
         "parameters": {**parts, "total": sum(parts.values())},
         "replay": None if replay is None else replay["file"],
         "resumable": "optimisers" in payload,
-        "planner": planner and {**described, "parameters": sizes},
+        "planner": {**described, "parameters": sizes} if planner else None,
         **{record: payload.get(record) for record in RECORDS},
     }
 

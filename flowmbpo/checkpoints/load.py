@@ -1,24 +1,66 @@
-"""Reading checkpoint files: found, verified, and loaded without running code from them."""
+"""Reading checkpoint files: found, verified by the manifest beside them, and loaded without running code from them.
+
+While `latest.pt` is being replaced the manifest accepts both the old and the new hash, so a process that dies at any
+point leaves a file that its manifest lists.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.manifest import read_manifest
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION
 from flowmbpo.data.foreign import UNREADABLE, ForeignFileError, check_archive
 from flowmbpo.errors import CheckpointError
+from flowmbpo.files import write_bytes_atomic
 
 _PUBLISHED = " A published TD-MPC2, PWM or Newt file is imported first: `flowmbpo checkpoint import FILE`."
 _ATTEMPTS = 5  # a reader may meet a writer that replaces the file several times
+MANIFEST = "manifest.json"
+_HEAD = {"format": "flowmbpo-manifest", "version": 1}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One accepted content of a checkpoint file; `replay` is the buffer's file that it refers to."""
+
+    sha256: str
+    size: int
+    epoch: int
+    replay: str | None
+
+
+Manifest = dict[str, list[Entry]]
+"""Accepted contents per file name. One entry each, more only while a replacement is under way."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`, empty where there is none. Raises CheckpointError if damaged."""
+    path = folder / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != _HEAD["format"] or document["version"] != _HEAD["version"]:
+            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known")
+        return {name: [Entry(**entry) for entry in entries] for name, entries in document["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        advice = "Remove it to load the checkpoints by their own checksums."
+        raise CheckpointError(f"{path}: is damaged ({error}). {advice}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest of `folder` in one step. Raises StorageError."""
+    files = {name: [asdict(entry) for entry in entries] for name, entries in manifest.items()}
+    write_bytes_atomic(folder / MANIFEST, (json.dumps({**_HEAD, "files": files}, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -67,8 +109,7 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Loaded:
     path = resolve(path)
     for attempt in range(_ATTEMPTS):
         with _open(path) as file:
-            sha256 = _sha256(file)
-            accepted = read_manifest(path.parent).get(path.name)
+            sha256, accepted = _sha256(file), read_manifest(path.parent).get(path.name)
             if accepted is not None and all(entry.sha256 != sha256 for entry in accepted):
                 if _replaced(path, file) and attempt + 1 < _ATTEMPTS:
                     continue

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from flowmbpo.checkpoints.load import file_sha256, names
-from flowmbpo.checkpoints.manifest import NAME, Entry, Manifest, read_manifest, write_manifest
+from flowmbpo.checkpoints.load import MANIFEST, Entry, Manifest, file_sha256, names, read_manifest, write_manifest
 from flowmbpo.checkpoints.payload import FORMAT, REPLAY_FORMAT, REPLAY_VERSION, VERSION, check_plain, missing_keys
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import StagedFile, refused, remove_leftovers, sync_folder
@@ -46,10 +45,9 @@ class CheckpointStore:
         Raises StorageError when the disk refuses: the file as it was before is then intact and no
         partial file is left. TypeError on a value that is not plain, ValueError on a bad name.
         """
-        is_epoch = bool(_EPOCH.fullmatch(name))
-        if name not in ("latest", "best") and not is_epoch:
+        if name not in ("latest", "best") and not _EPOCH.fullmatch(name):
             raise ValueError(f"'{name}' is no checkpoint name: use latest, best or epoch_name(n)")
-        if is_epoch and self.keep == 0:
+        if _EPOCH.fullmatch(name) and self.keep == 0:
             raise ValueError(f"'{name}': this store keeps no epoch files (checkpoint.keep is 0)")
         if missing := missing_keys(payload):
             raise TypeError(f"checkpoint payload lacks {missing}")
@@ -73,7 +71,7 @@ class CheckpointStore:
         try:
             return read_manifest(self.folder)
         except CheckpointError:
-            os.replace(self.folder / NAME, self.folder / "manifest.damaged.json")
+            os.replace(self.folder / MANIFEST, self.folder / "manifest.damaged.json")
             return {}
 
     def _write_replay(self, state: Mapping[str, Any], epoch: int) -> dict[str, Any]:

@@ -230,8 +230,8 @@ def record_episodes(env: VectorEnv, behaviour: Behaviour, episodes: int, seed: i
     seen = [[row[: task.obs_dim]] for task, row in zip(tasks, _numpy(loop.obs), strict=True)]
     done: list[list[tuple[NDArray[np.float32], np.float32]]] = [[] for _ in tasks]
     reported = 0
-    what = {"purpose": "recorded", "consequence": "the episode is not recorded"}
-    for taken, ended in whole_episodes(loop, episodes, **what):
+    every = whole_episodes(loop, episodes, purpose="recorded", consequence="the episode is not recorded")
+    for taken, ended in every:
         step = taken.step
         action, reached, first, reward = map(_numpy, (taken.action, step.final_obs, step.obs, step.reward))
         for index, task in enumerate(tasks):

@@ -117,8 +117,7 @@ def evaluate(
                     f"the simulator returned a non-finite reward in environment copy {index} during evaluation: "
                     "its return cannot be reported"
                 )
-            reported = None if math.isnan(success) else success
-            finished.append((index, total, int(lasted[index]), reported, names[index]))
+            finished.append((index, total, int(lasted[index]), None if math.isnan(success) else success, names[index]))
         earned[loop.begins] = 0.0
         lasted[loop.begins] = 0
     finished.sort(key=operator.itemgetter(0))  # stable: by environment, then in the order of its episodes

@@ -134,8 +134,7 @@ class TensorBoardSink(MetricSink):
                 "tracking.sinks: 'tensorboard' is not installed. Install it with `pip install tensorboard`, "
                 "or use --track none."
             ) from error
-        purge = None if resume_epoch is None else resume_epoch + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+        self._writer = SummaryWriter(str(folder), purge_step=None if resume_epoch is None else resume_epoch + 1)
 
     def log(self, row: Row) -> None:
         for key, value in finite_numbers(row).items():

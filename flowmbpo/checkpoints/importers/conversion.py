@@ -43,7 +43,7 @@ def import_checkpoint(
         check_free(out, overwrite=overwrite)
     model = None
     if is_export(source):
-        form, source_sha256 = EXPORT, file_sha256(source / WEIGHTS)
+        source_sha256 = file_sha256(source / WEIGHTS)
         config, payload = _exported(source, task_set, task)
     elif source.is_dir():
         raise CheckpointError(
@@ -54,7 +54,6 @@ def import_checkpoint(
         source_sha256, model = file_sha256(source), read_foreign(source)
         if model is None:
             raise CheckpointError(f"{source}: is a checkpoint of flowmbpo already; use it as it is.")
-        form = model.format
         config, payload = _converted(source, model, task_set, task, keep_planner)
         payload["imported"] = {"file": source.name, "sha256": source_sha256, **payload["imported"]}
     spec = resolve(config.task).spec
@@ -69,7 +68,7 @@ def import_checkpoint(
     return {
         "source": str(source),
         "source_sha256": source_sha256,
-        "format": form,
+        "format": EXPORT if model is None else model.format,
         "size": imported.get("size"),
         "config": config.name,
         "task": config.task.only or spec.label,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,14 +72,13 @@ class RunningStatistics:
 class ForeignModel:
     """Weights of one file: its networks by part, TD-MPC2's (see `layouts.PARTS`) or PWM's; and what their shapes say.
 
-    `embeddings` [tasks, E]; `capped` where lookups scale them down to norm 1. PWM's own are the actor (activation
+    `embeddings` [tasks, E]: lookups scale them down to norm 1, but for Newt's. PWM's own are the actor (activation
     before LayerNorm) with its `logstd`, the critic, which is always there, and running `statistics` by its names.
     """
 
     format: str
     networks: dict[str, Network]
     embeddings: Tensor | None
-    capped: bool = True
     action_masks: Tensor | None = None
     log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS
     logstd: Tensor | None = None
@@ -149,8 +147,8 @@ def _check_fit(model: ForeignModel) -> None:
         ("actor", "the actor's", z, a),
         ("critic", "the critic's", z, 1),
     ):
-        held = [networks[part][0].inputs, networks[part][-1].outputs] if part in networks else []
-        for what, width, needed in zip(("input", "output"), held, (inputs, outputs), strict=False):
+        held = (networks[part][0].inputs, networks[part][-1].outputs) if part in networks else (inputs, outputs)
+        for what, width, needed in zip(("input", "output"), held, (inputs, outputs), strict=True):
             if width != needed:
                 raise CheckpointError(
                     f"{whose} {what} is {width} wide where other shapes ask for {needed}: another architecture"
@@ -162,12 +160,14 @@ def _check_fit(model: ForeignModel) -> None:
         )
 
 
-def plain_tensors(state: Mapping[Any, object], part: str) -> dict[str, Tensor]:
+def plain_tensors(state: object, part: str) -> dict[str, Tensor]:
     """The entries that hold numbers, by names without torch's `module.` prefix.
 
     TD-MPC2's current files also hold tensors without storage, sizes and devices: bookkeeping of tensordict.
-    Raises CheckpointError, naming the file's `part`, on keys that are no names.
+    Raises CheckpointError, naming the file's `part`, on another thing than a state dict, and on keys that are no names.
     """
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{part}: is a {type(state).__name__}, not a state dict")
     tensors = {}
     for name, value in state.items():
         if not isinstance(name, str):

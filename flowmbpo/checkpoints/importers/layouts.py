@@ -52,7 +52,7 @@ REQUIRED = {"encoder": "_encoder.", "dynamics": "_dynamics.", "reward": "_reward
 NORMED = ("encoder", "dynamics")  # behind their last layer, too
 COPIES = ("_target_Qs", "_detach_Qs", "_Qs.target.")
 """Prefixes of what repeats the Q functions: slow averages, and copies without gradient."""
-PWM_PARTS = ("actor", "critic", "world_model")
+PWM_PARTS = ("world_model", "actor", "critic")
 PWM_STATISTICS = "pwm.utils.running_mean_std.RunningMeanStd"
 EPSILON = 1e-5  # PWM divides by sqrt(var + EPSILON)
 
@@ -187,7 +187,6 @@ def read_tdmpc2(state: Mapping[str, object], layout: str) -> ForeignModel:
     return _take_model(
         tensors,
         PARTS,
-        capped=layout != NEWT,
         action_masks=_take_masks(tensors),
         log_std_bounds=_take_log_std_bounds(tensors),
         format=layout,
@@ -259,10 +258,7 @@ def _take_log_std_bounds(tensors: dict[str, Tensor]) -> tuple[float, float]:
 
 def _read_pwm(content: Mapping[str, Any]) -> ForeignModel:
     """The model, actor and critic of PWM's file. Raises CheckpointError naming the tensor that does not fit."""
-    for key in PWM_PARTS:
-        if not isinstance(content[key], Mapping):
-            raise CheckpointError(f"{key}: is a {type(content[key]).__name__}, not a state dict")
-    world_model, actor, critic = (plain_tensors(content[key], key) for key in ("world_model", "actor", "critic"))
+    world_model, actor, critic = (plain_tensors(content[key], key) for key in PWM_PARTS)
     dropped = [key for key in ("actor_opt", "critic_opt", "world_model_opt") if content.get(key) is not None]
     others, logstd = {}, None
     if "logstd" in actor and "mu_net.0.weight" in actor:
@@ -295,24 +291,20 @@ def _statistics(value: object, key: str, width: int) -> RunningStatistics:
     """Running statistics that can be computed with, of `width` numbers. Raises CheckpointError."""
     if not isinstance(value, PickledStatistics):
         raise CheckpointError(f"{key}: is a {type(value).__name__}, not PWM's running statistics")
-    fields = value.state
+    fields, advice = value.state, "a damaged file, fetch it again"
     if not isinstance(fields, dict) or set(fields) != {"shape", "mean", "var", "count"}:
         held = ", ".join(map(str, fields)) if isinstance(fields, dict) else "nothing"
         raise CheckpointError(f"{key}: holds {held}, where count, mean, shape and var are needed: fetch the file again")
     for name in ("mean", "var"):
         size = finite(f"{key}.{name}", fields[name]).numel()
         if size != width:
-            raise CheckpointError(
-                f"{key}.{name}: has {size} numbers, {width} are needed: a damaged file, fetch it again"
-            )
+            raise CheckpointError(f"{key}.{name}: has {size} numbers, {width} are needed: {advice}")
     mean, var = (fields[name].double().flatten() for name in ("mean", "var"))
     try:
         count = float(fields["count"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{key}.count: is no number ({error}): a damaged file, fetch it again") from error
+        raise CheckpointError(f"{key}.count: is no number ({error}): {advice}") from error
     for name, least in (("var", float(var.min())), ("count", count)):
         if not 0.0 <= least < math.inf:
-            raise CheckpointError(
-                f"{key}.{name}: holds {least:g}, where a finite 0 or more is needed: a damaged file, fetch it again"
-            )
+            raise CheckpointError(f"{key}.{name}: holds {least:g}, where a finite 0 or more is needed: {advice}")
     return RunningStatistics(mean, torch.sqrt(var + EPSILON), count)

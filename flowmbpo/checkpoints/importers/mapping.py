@@ -26,6 +26,7 @@ from flowmbpo.checkpoints.importers.foreign import (
     hidden_units,
     size_class,
 )
+from flowmbpo.checkpoints.importers.layouts import NEWT
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.presets.load import experiment_from_dict
@@ -99,7 +100,7 @@ def map_weights(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> tupl
         table = model.embeddings[list(rows)]
         # Embeddings that lookups do not cap are divided by a power of two which their columns are multiplied by: the
         # task table here scales longer ones down, and this leaves it nothing to scale.
-        if not model.capped:
+        if model.format == NEWT:
             scale = 2.0 ** math.ceil(math.log2(max(float(table.norm(dim=-1).max()), 1.0)))
     networks = _on_our_axes(model, spec, scale)
     observed = model.seen("obs_rms")

@@ -64,12 +64,8 @@ def newt_rows(mt80: Sequence[str]) -> dict[str, int]:
     does not have. Its names lack the `s` of `-backwards`.
     """
     meta_world = [name for name in mt80[30:] if name != "mw-shelf-place"]
-    blocks: tuple[tuple[int, Sequence[str]], ...] = (
-        (0, (*mt80[:19], "quadruped-walk", "quadruped-run")),
-        (21, mt80[19:30]),
-        (37, meta_world),
-    )
-    return {name: start + place for start, names in blocks for place, name in enumerate(names)}
+    known = [*mt80[:19], "quadruped-walk", "quadruped-run", *mt80[19:30], *5 * [""], *meta_world]
+    return {name: row for row, name in enumerate(known) if name}
 
 
 def _single(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
