@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from torch import Tensor
 from flowmbpo.envs.contract import BatchOutcome, DifferentiableEnvs
 from flowmbpo.envs.episodes import ABSURD
 from flowmbpo.envs.episodic import EpisodicEnv, simulator_errors
-from flowmbpo.errors import EnvironmentFailure
 from flowmbpo.spec import EnvSpec, TaskInfo
 
 
@@ -55,10 +55,7 @@ class BatchSimulator(ABC):
 
     @abstractmethod
     def describe(self, index: int) -> str:
-        """The state of one environment that its last step started from, in one line; after `start`, the one it gave.
-
-        With the step's action it says why the numbers broke, which the state after them no longer does.
-        """
+        """The state of one environment that its last step started from, in one line; after `start`, the one it gave."""
 
     @abstractmethod
     def render(self, index: int) -> np.ndarray:
@@ -83,7 +80,7 @@ class BatchVectorEnv(EpisodicEnv):
         super().__init__(EnvSpec((simulator.task,)) if spec is None else spec, [0] * simulator.num_envs)
         self.simulator = simulator
         self.absurd = simulator.absurd
-        self._closed = False
+        self._finalizer = weakref.finalize(self, simulator.close)
 
     def state_dict(self) -> dict[str, Any]:
         """The simulator's state; the actions are there for a later fault to be replayed by."""
@@ -108,11 +105,6 @@ class BatchVectorEnv(EpisodicEnv):
         self._require_reset()
         return self.simulator.differentiable()
 
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.simulator.close()
-
     def _start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> Mapping[int, str]:
         return self.simulator.start(indices, seeds) or {}
 
@@ -124,7 +116,3 @@ class BatchVectorEnv(EpisodicEnv):
 
     def _describe(self, index: int) -> str:
         return self.simulator.describe(index)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")

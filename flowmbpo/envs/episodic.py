@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,8 @@ class EpisodicEnv(VectorEnv):
     """
 
     absurd: float = ABSURD
+    _finalizer: weakref.finalize[..., Any]
+    """Closes what the environment holds, once: when it is asked to, or forgotten."""
 
     def __init__(self, spec: EnvSpec, task_ids: Sequence[int]) -> None:
         """`task_ids` says which task of `spec` each environment runs."""
@@ -79,10 +83,6 @@ class EpisodicEnv(VectorEnv):
     @abstractmethod
     def _describe(self, index: int) -> str:
         """The state of one environment that its last step started from, in one line; after a start, the one it gave."""
-
-    @abstractmethod
-    def _require_open(self) -> None:
-        """Raises EnvironmentFailure where the environment is closed."""
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         self._require_open()
@@ -164,6 +164,13 @@ class EpisodicEnv(VectorEnv):
     def _failures_close(self) -> AbstractContextManager[None]:
         """A simulator that failed halfway must not be stepped on."""
         return simulator_errors(self.spec.label, self.close)
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def _require_open(self) -> None:
+        if not self._finalizer.alive:
+            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
 
     def _require_reset(self) -> None:
         self._require_open()

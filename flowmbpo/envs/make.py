@@ -115,9 +115,8 @@ def open_env(
 ) -> Iterator[VectorEnv]:
     """What `make_env` makes, closed at the end of the block.
 
-    Simulators choose their OpenGL backend when they are imported, which environments in this process do
-    here: they get none, so that a broken driver cannot keep them from stepping. Pictures are drawn
-    by a process of their own, which is started later and with the user's MUJOCO_GL.
+    Simulators that are imported here get no OpenGL, so that a broken driver cannot keep them from stepping; pictures
+    come from a process of their own, started later and with the user's MUJOCO_GL.
     """
     with environment_variables(NO_OPENGL):
         env = make_env(task, num_envs, workers, seed=seed, device=device)

@@ -137,8 +137,7 @@ class Picture:
         self._data.mocap_pos[:], self._data.mocap_quat[:] = data.mocap_pos, data.mocap_quat
         self._mujoco.mj_forward(self._model, self._data)
         self._renderer.update_scene(self._data, camera=self._camera)
-        frame: np.ndarray = self._renderer.render()
-        return frame
+        return np.asarray(self._renderer.render())
 
 
 _FRAME = 18  # entries of one observed instant: hand 3, gripper 1, objects 14

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from flowmbpo.envs.contract import EnvStep, VectorEnv, bounded_actions
 from flowmbpo.envs.episodes import check_same_tasks
@@ -31,8 +32,9 @@ class MixedVectorEnv(VectorEnv):
         self.num_envs = len(task_ids)
         self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
         self._parts = list(parts)
-        self._rows = [torch.tensor(list(rows), dtype=torch.int64) for rows in indices]
-        assert torch.cat(self._rows).sort().values.equal(torch.arange(self.num_envs))
+        self._rows = [list(rows) for rows in indices]
+        places, self._order = torch.tensor([row for rows in indices for row in rows]).sort()
+        assert places.equal(torch.arange(self.num_envs))
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         return self._gather([part.reset(_part_seed(seed, place)) for place, part in enumerate(self._parts)])
@@ -43,7 +45,7 @@ class MixedVectorEnv(VectorEnv):
             part.step(action[rows, : part.spec.action_dim]) for part, rows in zip(self._parts, self._rows, strict=True)
         ]
         faults = [
-            replace(fault, index=int(rows[fault.index]))
+            replace(fault, index=rows[fault.index])
             for step, rows in zip(steps, self._rows, strict=True)
             for fault in step.faults
         ]
@@ -72,9 +74,8 @@ class MixedVectorEnv(VectorEnv):
 
     def render(self, index: int = 0) -> np.ndarray:
         for part, rows in zip(self._parts, self._rows, strict=True):
-            place = (rows == index).nonzero()
-            if len(place):
-                return part.render(int(place[0, 0]))
+            if index in rows:
+                return part.render(rows.index(index))
         raise IndexError(f"copy {index} of {self.num_envs}")
 
     def cpu_seconds(self) -> float:
@@ -86,14 +87,9 @@ class MixedVectorEnv(VectorEnv):
 
     def _gather(self, values: list[Tensor]) -> Tensor:
         """One tensor of all environments out of the parts'; observations are padded to the set's width."""
-        width = () if values[0].ndim == 1 else (self.spec.obs_dim,)
-        whole = torch.zeros(self.num_envs, *width, dtype=values[0].dtype)
-        for value, rows in zip(values, self._rows, strict=True):
-            if width:
-                whole[rows, : value.shape[1]] = value
-            else:
-                whole[rows] = value
-        return whole
+        if values[0].ndim > 1:
+            values = [functional.pad(value, (0, self.spec.obs_dim - value.shape[1])) for value in values]
+        return torch.cat(values)[self._order]
 
 
 def _part_seed(seed: int, place: int) -> int:

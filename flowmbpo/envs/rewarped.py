@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,6 @@ from flowmbpo.spec import TaskInfo
 
 log = logging.getLogger("flowmbpo")
 
-CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "rewarped-ant": ("rewarped.envs.dflex.ant", "Ant"),
-        "rewarped-humanoid": ("rewarped.envs.dflex.humanoid", "Humanoid"),
-        "rewarped-cartpole": ("rewarped.envs.dflex.cartpole", "Cartpole"),
-    }
-)
-"""Where each task's class is: module and name."""
-
 KERNELS = (
     "warp.sim.articulation",
     "warp.sim.integrator_euler",
@@ -37,7 +27,7 @@ KERNELS = (
     "rewarped.warp.integrator_featherstone",
 )
 """The modules whose kernels Warp compiles for these tasks."""
-_BINARIES = MappingProxyType({"cpu": ("o",), "cuda": ("ptx", "cubin")})
+_BINARIES = {"cpu": ("o",), "cuda": ("ptx", "cubin")}
 
 
 def load_task(task: str) -> tuple[Any, Any]:
@@ -46,10 +36,10 @@ def load_task(task: str) -> tuple[Any, Any]:
     Raises EnvironmentUnavailableError where rewarped is not installed or cannot be imported.
     """
     require_installed("rewarped", task)
-    module, name = CLASSES[task]
+    robot = task.removeprefix("rewarped-")
 
     def load() -> tuple[Any, Any]:
-        environment = getattr(importlib.import_module(module), name)
+        environment = getattr(importlib.import_module(f"rewarped.envs.dflex.{robot}"), robot.capitalize())
         return importlib.import_module("warp"), environment
 
     # Warp looks for a CUDA driver in its import and complains, from C, where there is none.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowmbpo.envs.adapters import quiet
-from flowmbpo.envs.rewarped import CLASSES, KERNELS, announce_compilation, load_task
+from flowmbpo.envs.rewarped import KERNELS, announce_compilation, load_task
 from flowmbpo.envs.tasks import all_tasks
 from flowmbpo.errors import EnvironmentUnavailableError
 
@@ -65,7 +65,6 @@ def test_rows_have_rewarpeds_widths_and_episode_lengths():
     }
     assert {(task.simulator, task.action_repeat) for task in all_tasks("rewarped")} == {("rewarped", 1)}
     assert [task.discount for task in all_tasks("rewarped")] == [0.995, 0.995, pytest.approx(47 / 48)]
-    assert list(CLASSES) == [task.name for task in all_tasks("rewarped")]
 
 
 def test_without_rewarped_the_error_says_what_to_do(monkeypatch):

@@ -31,21 +31,15 @@ log = logging.getLogger("flowmbpo")
 _OLD_ARCHITECTURE = "compute_50"
 
 
-def package_folder(task: str) -> Path:
-    """The folder of the installed package; raises EnvironmentUnavailableError, with what to do, where there is none."""
-    require_installed("dflex", task)
-    spec = importlib.util.find_spec("dflex")
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent
-
-
 def load_dflex(task: str) -> ModuleType:
     """The module `dflex`, compiled where it must be; `task` is who asks.
 
     Raises EnvironmentUnavailableError where it is not installed, cannot be compiled or imported, or
     where the task needs urchin and that is missing.
     """
-    package = package_folder(task)
+    require_installed("dflex", task)
+    spec = importlib.util.find_spec("dflex")
+    assert spec is not None and spec.origin is not None
     if SETTINGS[task].reads_urdf and importlib.util.find_spec("urchin") is None:
         raise EnvironmentUnavailableError(
             f"task.name: '{task}' is a URDF model, which dflex reads with the package urchin; it is not installed: "
@@ -55,7 +49,7 @@ def load_dflex(task: str) -> ModuleType:
     # What compiled kernels depend on beside their source.
     cuda = torch.version.cuda if torch.cuda.is_available() else "none"
     target = f"torch {torch.__version__}, {sys.implementation.cache_tag}, cuda {cuda}"
-    module = sys.modules.get("dflex") or load_built(package, target, _import)
+    module = sys.modules.get("dflex") or load_built(Path(spec.origin).parent, target, _import)
     give_numpy_inf(importlib.import_module("dflex.envs.dflex_env"))
     return module
 

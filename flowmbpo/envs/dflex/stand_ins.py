@@ -10,6 +10,7 @@ Each is made only where the real package is missing, and none stays in `sys.modu
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import io
@@ -18,22 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
-
-_ABSENT = object()
-
-
-class NumpyWithInf(ModuleType):
-    """numpy as its first version spelled it: everything is numpy's own, and `Inf` is there too."""
-
-    def __init__(self) -> None:
-        super().__init__("numpy")
-        self.Inf = np.inf
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
 
 
 @contextmanager
@@ -43,9 +30,16 @@ def import_stand_ins() -> Iterator[tuple[str, ...]]:
     `sys.path`, numpy's print options and the module name `kernels` (dflex's compiled extension),
     all of which dflex's import changes, are as before afterwards.
     """
-    made = {name: make() for name, make in _MAKERS.items() if _missing(name)}
+    made = {}
+    for name in ("gym", "urchin", "imp"):
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            made[name] = ModuleType(name)
+    if "gym" in made:
+        vars(made["gym"])["spaces"] = importlib.import_module("gymnasium.spaces")
+    if "imp" in made:
+        vars(made["imp"]).update(find_module=find_extension, load_module=load_extension)
     saved_path, saved_print = list(sys.path), np.get_printoptions()
-    saved_kernels = sys.modules.get("kernels", _ABSENT)
+    saved_kernels = sys.modules.get("kernels")
     sys.modules.update(made)
     try:
         yield tuple(made)
@@ -55,40 +49,18 @@ def import_stand_ins() -> Iterator[tuple[str, ...]]:
         sys.path[:] = saved_path
         np.set_printoptions(**saved_print)
         sys.modules.pop("kernels", None)
-        if isinstance(saved_kernels, ModuleType):
+        if saved_kernels is not None:
             sys.modules["kernels"] = saved_kernels
 
 
 def give_numpy_inf(module: ModuleType) -> None:
     """Let `module`, which reads `np.Inf`, find it; numpy itself stays as it is."""
     if "Inf" not in vars(np):
-        vars(module)["np"] = NumpyWithInf()
+        vars(module)["np"] = ModuleType("numpy", "numpy, and Inf")
+        vars(vars(module)["np"]).update(vars(np), Inf=np.inf)
 
 
-def _missing(name: str) -> bool:
-    return name not in sys.modules and importlib.util.find_spec(name) is None
-
-
-def _gym() -> ModuleType:
-    from gymnasium import spaces
-
-    module = ModuleType("gym")
-    vars(module)["spaces"] = spaces
-    return module
-
-
-def _imp() -> ModuleType:
-    module = ModuleType("imp")
-    vars(module).update(find_module=find_extension, load_module=load_extension)
-    return module
-
-
-_MAKERS = {"gym": _gym, "urchin": lambda: ModuleType("urchin"), "imp": _imp}
-
-Found = tuple[io.BufferedReader, str, tuple[str, str, int]]
-
-
-def find_extension(name: str, folders: list[str]) -> Found:
+def find_extension(name: str, folders: list[str]) -> tuple[io.BufferedReader, str, tuple[str, str, int]]:
     """An open file, path and description of the compiled extension `name`, as `imp.find_module` gave them.
 
     Raises ImportError where no folder has one.
@@ -103,9 +75,8 @@ def find_extension(name: str, folders: list[str]) -> Found:
 
 def load_extension(name: str, file: io.BufferedReader, path: str, description: tuple[str, str, int]) -> ModuleType:
     """The extension module at `path`, as `imp.load_module` gave it."""
-    loader = importlib.machinery.ExtensionFileLoader(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module

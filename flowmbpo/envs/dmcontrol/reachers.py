@@ -25,8 +25,7 @@ class Cup(FastTask):
         self._ball = data.xpos[ball, ::2]
         self._target_size = model.site_size[target, ::2]
         self._ball_size = model.geom_size[model.geom("ball").id, :1]
-        self._qpos = data.qpos
-        self._qvel = data.qvel
+        self._qpos, self._qvel = data.qpos, data.qvel
 
     def observed(self) -> tuple[np.ndarray, ...]:
         return self._qpos, self._qvel
@@ -115,8 +114,7 @@ class FishUpright(FastTask):
     """Keep the belly down."""
 
     def __init__(self, model: Any, data: Any) -> None:
-        self._qpos = data.qpos
-        self._qvel = data.qvel
+        self._qpos, self._qvel = data.qpos, data.qvel
         self._joints = np.array([model.joint(name).qposadr[0] for name in _JOINTS], dtype=np.int64)
         self._upright = data.xmat[model.body("torso").id, 8:9]
 
@@ -152,8 +150,7 @@ class FishSwim(FishUpright):
 
     def _to_target(self) -> np.ndarray:
         """From the mouth to the target in the mouth's frame, metres [3]."""
-        apart: np.ndarray = (self._target - self._mouth).dot(self._mouth_frame)
-        return apart
+        return np.asarray((self._target - self._mouth).dot(self._mouth_frame))
 
 
 class Reacher(FastTask):
@@ -165,8 +162,7 @@ class Reacher(FastTask):
         self._finger = data.geom_xpos[finger, :2]
         self._target_size = model.geom_size[target, :1]
         self._finger_size = model.geom_size[finger, :1]
-        self._qpos = data.qpos
-        self._qvel = data.qvel
+        self._qpos, self._qvel = data.qpos, data.qvel
 
     def observed(self) -> tuple[np.ndarray, ...]:
         return self._qpos, self._target - self._finger, self._qvel

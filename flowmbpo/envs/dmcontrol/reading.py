@@ -41,8 +41,7 @@ def sensor_view(model: Any, data: Any, name: str) -> np.ndarray:
     """The values of the sensor called `name`, float64 [dimension]."""
     sensor = model.sensor(name)
     start = int(sensor.adr[0])
-    view: np.ndarray = data.sensordata[start : start + int(sensor.dim[0])]
-    return view
+    return np.asarray(data.sensordata[start : start + int(sensor.dim[0])])
 
 
 def sensor_places(model: Any, *names: str) -> np.ndarray:

@@ -37,9 +37,6 @@ class Cheetah(Runner):
         return self._pose, self._qvel
 
     def reward(self) -> float:
-        return self._running()
-
-    def _running(self) -> float:
         velocity, speed = self._forward(), self._speed
         return 1.0 if velocity >= speed else linear((speed - velocity) / speed, 1.0)
 
@@ -54,7 +51,7 @@ class CheetahOneFoot(Cheetah):
 
     def reward(self) -> float:
         up = (3 * _lifted(self._foot.item()) + 2 * _lifted(self._torso.item())) / 5
-        return up * (5 * self._running() + 1) / 6
+        return up * (5 * super().reward() + 1) / 6
 
 
 class CheetahJump(Cheetah):

@@ -14,7 +14,6 @@ import numpy as np
 
 from flowmbpo.config.task import PerturbationConfig
 from flowmbpo.envs.dmcontrol.pushes import pushable_velocities
-from flowmbpo.envs.dmcontrol.reading import FastTask
 from flowmbpo.envs.dmcontrol.suite import READERS, load_suite_task
 from flowmbpo.envs.mujoco import MuJoCoSimulator, draw_impulses
 from flowmbpo.envs.processes.group import StepOutcome
@@ -58,15 +57,22 @@ class DMControlSimulator(MuJoCoSimulator):
         self._physics = environment.physics
         self._task = environment.task
         self._repeat = action_repeat
-        self._bind_mujoco(round(environment.control_timestep() / self._physics.timestep()))
+        mujoco = importlib.import_module("mujoco")
+        self._bind(mujoco, self._physics.model.ptr, self._physics.data.ptr)
+        self._mj_step, self._mj_step1, self._mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
+        self._mj_mul_m = mujoco.mj_mulM
+        self._substeps = round(environment.control_timestep() / self._physics.timestep())  # of a control step
+        self._agent_step = self._model.opt.timestep * self._substeps * self._repeat  # seconds
+        self._in_fluid = self._model.opt.density > 0 or self._model.opt.viscosity > 0
+        self._runge_kutta = self._model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4.value
+        self._control: np.ndarray = self._data.ctrl
         spec = environment.action_spec()
         low, high = (np.broadcast_to(bound, spec.shape).astype(np.float64) for bound in (spec.minimum, spec.maximum))
         self._scale = action_scale(low, high)
         self.action_dim = int(np.prod(spec.shape))
         self.obs_dim = sum(int(np.size(value)) for value in environment.reset().observation.values())
-        self._fast: FastTask | None = None
-        if read_fast and name in READERS:
-            self._fast = READERS[name](self._model, self._data)
+        fast = read_fast and name in READERS
+        self._fast = READERS[name](self._model, self._data) if fast else None
         self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
         self._pushable, self._skewed = pushable_velocities(self._model)
         self._episode_length = episode_length
@@ -111,8 +117,7 @@ class DMControlSimulator(MuJoCoSimulator):
         return StepOutcome(float(reward), terminated, math.nan)
 
     def render(self) -> np.ndarray:
-        frame: np.ndarray = self._physics.render(_HEIGHT, _WIDTH, camera_id=0)
-        return frame
+        return np.asarray(self._physics.render(_HEIGHT, _WIDTH, camera_id=0))
 
     def _push(self, axis: np.ndarray, changes: np.ndarray) -> None:
         """Apply the impulse of this agent step, if it has one.
@@ -130,18 +135,6 @@ class DMControlSimulator(MuJoCoSimulator):
         elif change:
             self._data.qvel[velocity] += change
             self._mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
-
-    def _bind_mujoco(self, substeps: int) -> None:
-        """Look up once what every control step of `substeps` physics steps needs."""
-        mujoco = importlib.import_module("mujoco")
-        self._bind(mujoco, self._physics.model.ptr, self._physics.data.ptr)
-        self._mj_step, self._mj_step1, self._mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
-        self._mj_mul_m = mujoco.mj_mulM
-        self._substeps = substeps
-        self._agent_step = self._model.opt.timestep * substeps * self._repeat  # seconds
-        self._in_fluid = self._model.opt.density > 0 or self._model.opt.viscosity > 0
-        self._runge_kutta = self._model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4.value
-        self._control: np.ndarray = self._data.ctrl
 
     def _advance(self) -> None:
         """One control step. As in dm_control, positions and velocities are up to date after it."""

@@ -75,13 +75,6 @@ def suite_key(name: str) -> tuple[str, str]:
     return _DOMAINS.get(domain, domain), task.replace("-", "_")
 
 
-def _restore_in1d(quadruped: Any) -> None:
-    """Give dm_control 1.0.28's quadruped the name that it still calls and numpy 2.4 dropped; numpy is left alone."""
-    if "in1d" not in vars(quadruped.np):
-        quadruped.np = ModuleType("numpy", "numpy, and in1d")
-        vars(quadruped.np).update(vars(np), in1d=np.isin)
-
-
 def load_suite_task(name: str) -> Any:
     """The dm_control environment of a task, of the suite or one of the extra ones.
 
@@ -97,7 +90,9 @@ def load_suite_task(name: str) -> Any:
             f"'{name}' needs dm_control, which cannot be imported here ({error}); "
             "install dm-control==1.0.28 with mujoco==3.3.0"
         ) from error
-    _restore_in1d(suite.quadruped)
+    if "in1d" not in vars(suite.quadruped.np):  # it calls this, which numpy 2.4 dropped; numpy is left alone
+        suite.quadruped.np = ModuleType("numpy", "numpy, and in1d")
+        vars(suite.quadruped.np).update(vars(np), in1d=np.isin)
     random = np.random.RandomState(0)
     basis = EXTRA_TASKS.get(name, name)
     if not isinstance(basis, str):

@@ -143,9 +143,8 @@ def check_time_limit(subject: CheckedEnv) -> str:
     ended = recording.terminated | recording.broken
     for index, task in enumerate(subject.tasks):
         elapsed = 0
-        for step, (over, truncated) in enumerate(
-            zip(ended[:, index].tolist(), recording.truncated[:, index].tolist(), strict=True), start=1
-        ):
+        flags = zip(ended[:, index].tolist(), recording.truncated[:, index].tolist(), strict=True)
+        for step, (over, truncated) in enumerate(flags, start=1):
             elapsed += 1
             at_limit = elapsed == task.episode_length and not over
             _require(

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.contract import VectorEnv
-from flowmbpo.envs.episodes import Fault
 from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.spec import TaskInfo
@@ -54,9 +53,6 @@ class Recording:
         return Recording(first[envs], *(getattr(self, field.name)[steps, envs] for field in fields(self)[1:]))
 
 
-_ANSWERS = ("obs", "final_obs", "reward", "success", "terminated", "truncated")
-
-
 def random_actions(env: VectorEnv, steps: int, seed: int) -> Float[Tensor, "T N A"]:
     """Uniform in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
@@ -66,47 +62,30 @@ def random_actions(env: VectorEnv, steps: int, seed: int) -> Float[Tensor, "T N 
 def record(env: VectorEnv, first: Float[Tensor, "N O"], actions: Iterable[Float[Tensor, "N A"]]) -> Recording:
     """Step `env`, whose current observations are `first`, along `actions` (at least one)."""
     steps = [env.step(action) for action in actions]
-    stacked = {name: torch.stack([getattr(step, name) for step in steps]) for name in _ANSWERS}
-    broken = torch.stack([_marks(step.faults, len(first)) for step in steps])
-    return Recording(first=first, broken=broken, **stacked)
+    answers = [torch.stack([getattr(step, field.name) for step in steps]) for field in fields(Recording)[1:-1]]
+    broken = torch.zeros(len(steps), len(first), dtype=torch.bool)
+    for marks, step in zip(broken, steps, strict=True):
+        marks[[fault.index for fault in step.faults if not fault.at_start]] = True
+    answers.append(broken)
+    return Recording(first, *answers)
 
 
 def difference(expected: Recording, found: Recording) -> str | None:
     """Where the earliest bit differs, in words; None where all are equal (nan equals the same nan)."""
-    unlike = _unlike(expected.first, found.first)
-    if unlike.any():
-        index = int(unlike.nonzero()[0, 0])
-        return f"the first observation of copy {index}: {_gap(expected.first[index], found.first[index])}"
-    places = {}
-    for field in fields(Recording)[1:]:
-        unlike = _unlike(getattr(expected, field.name), getattr(found, field.name))
-        if unlike.any():
-            places[field.name] = unlike.nonzero()[0, :2].tolist()
+    places = []
+    for field in fields(Recording):
+        left, right = getattr(expected, field.name), getattr(found, field.name)
+        unlike = (left.float().view(torch.int32) != right.float().view(torch.int32)).nonzero()
+        if len(unlike):
+            at = tuple(unlike[0, : 1 if field.name == "first" else 2].tolist())
+            places.append((at[0] if len(at) > 1 else -1, at[-1], field.name, left[at], right[at]))
     if not places:
         return None
-    name = min(places, key=lambda key: places[key][0])
-    step, index = places[name]
-    values = getattr(expected, name)[step, index], getattr(found, name)[step, index]
-    return f"{name} of copy {index} in step {step + 1}: {_gap(*values)}"
-
-
-def _unlike(left: Tensor, right: Tensor) -> Bool[Tensor, "..."]:
-    """Where bits differ."""
+    step, index, name, left, right = min(places, key=lambda place: place[0])
+    where = f"the first observation of copy {index}" if step < 0 else f"{name} of copy {index} in step {step + 1}"
     if left.dtype == torch.bool:
-        return left ^ right
-    return left.contiguous().view(torch.int32) != right.contiguous().view(torch.int32)
-
-
-def _gap(expected: Tensor, found: Tensor) -> str:
-    if expected.dtype == torch.bool:
-        return f"{bool(found)} in place of {bool(expected)}"
-    return f"differs by up to {float((found - expected).abs().max()):.3g}"
-
-
-def _marks(faults: tuple[Fault, ...], num_envs: int) -> Bool[Tensor, " N"]:
-    broken = torch.zeros(num_envs, dtype=torch.bool)
-    broken[[fault.index for fault in faults if not fault.at_start]] = True
-    return broken
+        return f"{where}: {bool(right)} in place of {bool(left)}"
+    return f"{where}: differs by up to {float((right - left).abs().max()):.3g}"
 
 
 def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]:
@@ -157,8 +136,7 @@ class CheckedEnv:
     @contextmanager
     def opened(self, copies: int | None = None, workers: int = 0) -> Iterator[VectorEnv]:
         """A fresh instance, closed at the end of the block."""
-        count = self.copies if copies is None else copies
-        with open_env(self.config, count, workers, seed=self.seed, device=self.device) as env:
+        with open_env(self.config, copies or self.copies, workers, seed=self.seed, device=self.device) as env:
             yield env
         self.workers_cpu_s += env.cpu_seconds()
 
@@ -170,13 +148,11 @@ class CheckedEnv:
         """
         if self._kept is None:
             self._kept = self._open.enter_context(self.opened())
-        sound = False
         try:
             yield self._kept
-            sound = True
-        finally:
-            if not sound:
-                self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the shared instance; safe to call twice."""

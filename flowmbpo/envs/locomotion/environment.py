@@ -88,8 +88,10 @@ class LocomotionSimulator(BatchSimulator):
         self._before = self._state.copy()
         self._action = action.numpy().astype(np.float64)
         reward = self._body.reward(self._obs, self._action)
-        if self._perturbation is not None:
-            self._push()
+        if self._perturbation is not None:  # each environment's impulse of this step, if it has one, along x or y
+            rows, elapsed = np.arange(self.num_envs), self._elapsed
+            self._qvel[rows, self._push_axis[rows, elapsed]] += self._push_change[rows, elapsed]
+            self._elapsed += 1
         self._torques[:] = self._action[:, None]
         self._pool.rollout(
             self._models,
@@ -138,10 +140,3 @@ class LocomotionSimulator(BatchSimulator):
     def close(self) -> None:
         self._pictures.close()
         self._pool.close()
-
-    def _push(self) -> None:
-        """Apply each environment's impulse of this step, if it has one: along +x, or along one of x and y."""
-        rows = np.arange(self.num_envs)
-        axis = self._push_axis[rows, self._elapsed]
-        self._qvel[rows, axis] += self._push_change[rows, self._elapsed]
-        self._elapsed += 1

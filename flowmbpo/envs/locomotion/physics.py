@@ -60,8 +60,7 @@ class PoseDrawer:
         self._data.qpos[:] = qpos
         self._mujoco.mj_forward(self._model, self._data)
         self._renderer.update_scene(self._data, camera=_CAMERA)
-        picture: np.ndarray = self._renderer.render()
-        return picture
+        return np.asarray(self._renderer.render())
 
 
 def drawer_handlers(model_file: str) -> Handlers:

@@ -40,8 +40,7 @@ class Body(ABC):
 
     def terminated(self, obs: np.ndarray) -> np.ndarray:
         """Whether the episodes that reached `obs` [N, O] end there, bool [N]: the torso is too low."""
-        fallen: np.ndarray = obs[:, 0] < self.fallen_below
-        return fallen
+        return np.asarray(obs[:, 0] < self.fallen_below)
 
 
 _REST = np.array([0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0])  # hip and ankle of each leg, radians
@@ -102,34 +101,22 @@ class Ant(Body):
         spin = [forward[axis] * wx + left[axis] * wy + up[axis] * wz for axis in range(3)]
         ahead, aside = _TARGET - x, -y
         distance = np.sqrt(ahead * ahead + aside * aside)
-        obs = np.empty((len(qpos), 37))
-        obs[:, 0] = z
+        heading = (forward[0] * ahead + forward[1] * aside) / distance
         # The product of -90 degrees about x and the torso's quaternion.
-        obs[:, 1] = _HALF_ROOT * (qx - qw)
-        obs[:, 2] = _HALF_ROOT * (qy + qz)
-        obs[:, 3] = _HALF_ROOT * (qz - qy)
-        obs[:, 4] = _HALF_ROOT * (qw + qx)
-        obs[:, 5], obs[:, 6], obs[:, 7] = vx, vz, -vy
-        obs[:, 8], obs[:, 9], obs[:, 10] = spin[0], spin[2], -spin[1]
-        obs[:, 11:19] = qpos[:, 7:]
-        obs[:, 19:27] = _JOINT_VELOCITY_SCALE * qvel[:, 6:]
-        obs[:, 27] = up[2]
-        obs[:, 28] = (forward[0] * ahead + forward[1] * aside) / distance
-        obs[:, 29:37] = action
-        return obs
+        turned = (_HALF_ROOT * part for part in (qx - qw, qy + qz, qz - qy, qw + qx))
+        torso = (z, *turned, vx, vz, -vy, spin[0], spin[2], -spin[1])
+        return np.column_stack((*torso, qpos[:, 7:], _JOINT_VELOCITY_SCALE * qvel[:, 6:], up[2], heading, action))
 
     def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Forward speed + 0.1 up + heading + (height - 0.27), as dflex's Ant; actions cost nothing."""
-        rewards: np.ndarray = obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - self.fallen_below)
-        return rewards
+        return np.asarray(obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - self.fallen_below))
 
 
 def _in_body(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """A vector of the world [3] along the axes of a body with the quaternion `turn` (wxyz)."""
     w, axis = turn[0], -turn[1:]  # the inverse rotation
     twice = 2.0 * np.cross(axis, vector)
-    rotated: np.ndarray = vector + w * twice + np.cross(axis, twice)
-    return rotated
+    return np.asarray(vector + w * twice + np.cross(axis, twice))
 
 
 _NOISE = 0.05  # metres, radians, m/s, rad/s
@@ -169,8 +156,7 @@ class Hopper(Body):
         height = np.where(height < 0, -_LOW_COST * height * height, height)
         lean = obs[:, 1] / _ANGLE_SCALE
         effort = action[:, 0] * action[:, 0] + action[:, 1] * action[:, 1] + action[:, 2] * action[:, 2]
-        rewards: np.ndarray = obs[:, 5] + height + (1 - lean * lean) - _ACTION_COST * effort
-        return rewards
+        return np.asarray(obs[:, 5] + height + (1 - lean * lean) - _ACTION_COST * effort)
 
 
 BODIES: Mapping[str, Body] = MappingProxyType({"mujoco-ant": Ant(), "mujoco-hopper": Hopper()})

@@ -6,6 +6,7 @@ out of every other process. The picture is exact because the episode is replayed
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -64,17 +65,15 @@ class DrawingProcess:
         Raises EnvironmentUnavailableError, with each backend's reason, where nothing can draw.
         """
         if self._worker is not None:
-            try:
-                picture: np.ndarray = self._worker.ask(RENDER, payload)
-                return picture
-            except WorkerError:
-                self.close()  # and try afresh, with every backend
+            with contextlib.suppress(WorkerError):
+                return np.asarray(self._worker.ask(RENDER, payload))
+            self.close()  # and try afresh, with every backend
         reasons = []
         for variables in rendering_variables():
             worker = ProcessWorker(self._build, variables)
             try:
                 worker.receive()
-                picture = worker.ask(RENDER, payload)
+                picture = np.asarray(worker.ask(RENDER, payload))
             except WorkerError as error:
                 worker.close()
                 reasons.append(f"{variables.get('MUJOCO_GL', 'default')}: {error}")
@@ -87,13 +86,11 @@ class DrawingProcess:
 
     def cpu_seconds(self) -> float:
         """CPU time of the drawing process; 0 while there is none."""
-        if self._worker is None:
-            return 0.0
-        try:
-            return float(self._worker.ask(CPU))
-        except WorkerError:
+        if self._worker is not None:
+            with contextlib.suppress(WorkerError):
+                return float(self._worker.ask(CPU))
             self.close()
-            return 0.0
+        return 0.0
 
     def close(self) -> None:
         """End the drawing process; a later `draw` starts another."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowmbpo.envs.contract import BatchOutcome, EnvStep
 from flowmbpo.envs.episodic import EpisodicEnv
 from flowmbpo.envs.mujoco import NO_OPENGL
-from flowmbpo.envs.processes.group import Members, SharedSteps, SimulatorFactory, group_handlers
+from flowmbpo.envs.processes.group import SharedSteps, SimulatorFactory, group_handlers
 from flowmbpo.envs.processes.rendering import DrawingProcess, drawer_handlers
 from flowmbpo.envs.processes.worker import CPU, DESCRIBE, REPLAY, START, STEP, LocalWorker, ProcessWorker, WorkerError
 from flowmbpo.errors import EnvironmentFailure
@@ -49,8 +49,17 @@ class WorkerVectorEnv(EpisodicEnv):
         }
         self._workers: list[LocalWorker | ProcessWorker] = []
         self._finalizer = weakref.finalize(self, _close_all, self._workers, list(self._frames.values()))
-        members = {index: (makes[task], spec.tasks[task]) for index, task in enumerate(task_ids)}
-        self._make_workers(members, memory, workers)
+        for slot, share in enumerate(self._indices):
+            members = {index: (makes[task_ids[index]], spec.tasks[task_ids[index]]) for index in share}
+            build = partial(group_handlers, members, memory, slot)
+            self._workers.append(LocalWorker(build) if workers == 0 else ProcessWorker(build, NO_OPENGL))
+        # All start at once; each then says that it is ready, or why not.
+        for slot, worker in enumerate(self._workers):
+            try:
+                worker.receive()
+            except WorkerError as error:
+                self._finalizer()
+                raise self._failure(slot, error, "while it was being made") from error
 
     def reset(self, seed: int) -> Float[Tensor, "N O"]:
         obs = super().reset(seed)
@@ -126,43 +135,22 @@ class WorkerVectorEnv(EpisodicEnv):
         if self._finalizer.alive:
             with contextlib.suppress(EnvironmentFailure):  # a worker that died already has no more to say
                 self.cpu_seconds()
-        self._finalizer()
-
-    def _make_workers(self, members: Members, memory: SharedSteps, workers: int) -> None:
-        builds = [
-            partial(group_handlers, {index: members[index] for index in share}, memory, slot)
-            for slot, share in enumerate(self._indices)
-        ]
-        if workers == 0:
-            self._workers.extend(LocalWorker(build) for build in builds)
-            return
-        # All start at once; each then says that it is ready, or why not.
-        for build in builds:
-            self._workers.append(ProcessWorker(build, NO_OPENGL))
-        for slot, worker in enumerate(self._workers):
-            try:
-                worker.receive()
-            except WorkerError as error:
-                self._finalizer()
-                raise self._failure(slot, error, "while it was being made") from error
+        super().close()
 
     def _exchange(self, kind: bytes, payloads: list[Any]) -> list[Any]:
         """One command to every worker, and their replies. A failure, or Ctrl-C halfway, closes all."""
         self._require_open()
-        complete = False
-        slot = 0
-        replies = []
+        slot, replies = 0, []
         try:
             for slot in range(len(self._workers)):
                 self._workers[slot].send(kind, payloads[slot])
             for slot in range(len(self._workers)):
                 replies.append(self._workers[slot].receive())
-            complete = True
-        except WorkerError as error:
-            raise self._failure(slot, error) from error
-        finally:
-            if not complete:
-                self._finalizer()
+        except BaseException as error:
+            self._finalizer()
+            if isinstance(error, WorkerError):
+                raise self._failure(slot, error) from error
+            raise
         return replies
 
     def _failure(self, slot: int, error: WorkerError, when: str | None = None) -> EnvironmentFailure:
@@ -182,10 +170,6 @@ class WorkerVectorEnv(EpisodicEnv):
     def _ask_shares(self, kind: bytes, wanted: Mapping[int, Any]) -> list[Any]:
         """A command to every worker, with what is `wanted` of its own environments."""
         return self._exchange(kind, [{i: wanted[i] for i in share if i in wanted} for share in self._indices])
-
-    def _require_open(self) -> None:
-        if not self._finalizer.alive:
-            raise EnvironmentFailure(f"{self.spec.label}: the environment is closed; make it again")
 
 
 def _merged(replies: list[dict[int, str] | None]) -> dict[int, str]:

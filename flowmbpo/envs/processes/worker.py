@@ -87,7 +87,7 @@ class LocalWorker:
 
     def __init__(self, build: Callable[[], Handlers]) -> None:
         self._handlers = build()
-        self._reply = b""
+        self._reply = DONE
 
     def send(self, kind: bytes, payload: Any = None) -> None:
         self._reply = answer(self._handlers, encode(kind, payload))
@@ -128,11 +128,6 @@ class ProcessWorker:
         self._closed = False
         _open_workers.add(self)
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid or -1
-
     def send(self, kind: bytes, payload: Any = None) -> None:
         """Give a command; raises WorkerError where the process is gone."""
         try:
@@ -145,9 +140,8 @@ class ProcessWorker:
         try:
             # Slices, not one long wait: a machine or a job that was suspended must not look stuck.
             if not any(self._connection.poll(_SLICE_S) for _ in range(_SILENT_SLICES)):
-                raise WorkerError(
-                    f"its worker process {self.pid} has been silent for {_SLICE_S * _SILENT_SLICES:.0f} s"
-                )
+                silence = f"{_SLICE_S * _SILENT_SLICES:.0f} s"
+                raise WorkerError(f"its worker process {self._process.pid} has been silent for {silence}")
             message = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._lost() from error
@@ -182,7 +176,7 @@ class ProcessWorker:
             how = f"was killed by signal {-code} ({signal.strsignal(-code)}), exit code {code}"
         else:
             how = f"ended with exit code {code}"
-        return WorkerError(f"its worker process {self.pid} {how}")
+        return WorkerError(f"its worker process {self._process.pid} {how}")
 
 
 def _opened(message: bytes) -> Any:

@@ -57,11 +57,9 @@ class Bounce(ToySystem):
         reward = torch.exp(-((height - APEX) / APEX_WIDTH).square())
         return torch.stack((height, speed), dim=-1), reward
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The ball over the floor and the rewarded height, in a window 3 m high."""
-        canvas = Canvas(units_high=3.0)
         floor, radius = -1.2, 0.12
         canvas.line((-2.0, floor), (2.0, floor), width=0.04, colour=(120, 120, 120))
         canvas.line((-2.0, floor + APEX + radius), (2.0, floor + APEX + radius), width=0.02, colour=(86, 156, 90))
         canvas.disc((0.0, floor + radius + state[0]), radius=radius, colour=(178, 76, 52))
-        return canvas.frame()

@@ -22,15 +22,6 @@ _COUPLING = POLE_MASS * HALF_LENGTH / TOTAL_MASS  # m
 _FALLOFF = -2.3  # about log(0.1): a soft bound is worth (1 + 0.1)/2 at its margin
 
 
-def _quality(visited: Float[Tensor, "3 K B"]) -> Float[Tensor, " B"]:
-    """Sum over the K physics steps of upright x centred x slow, from [x, cos th, w]."""
-    x, cos, w = visited.unbind()
-    upright = (cos + 1.0) / 2.0
-    centred = (1.0 + torch.exp((x / 2.0).square() * _FALLOFF)) / 2.0
-    slow = (1.0 + torch.exp((w / 5.0).square() * _FALLOFF)) / 2.0
-    return (upright * centred * slow).sum(dim=0)
-
-
 class CartPole(ToySystem):
     """State [x, th, v, w] in m, rad (0 = upright), m/s, rad/s. Observation [x, cos th, sin th, v, w].
 
@@ -39,6 +30,7 @@ class CartPole(ToySystem):
     """
 
     state_dim = 4
+    units_high = 3.6
 
     def start(self, rng: np.random.Generator) -> list[float]:
         """Hanging and almost still: x, v, w ~ N(0, .01^2), th ~ pi + N(0, .01^2)."""
@@ -66,23 +58,25 @@ class CartPole(ToySystem):
             v = v * (reached == x)
             cos = angle.cos()
             visited.append(torch.stack((x, cos, w)))
+        state = torch.stack((x, angle, v, w), dim=-1)
+        x, cos, w = torch.stack(visited, dim=1).unbind()  # each of K physics steps in B environments
+        upright = (cos + 1.0) / 2.0
+        centred = (1.0 + torch.exp((x / 2.0).square() * _FALLOFF)) / 2.0
+        slow = (1.0 + torch.exp((w / 5.0).square() * _FALLOFF)) / 2.0
         small_control = 1.0 - effort.square() / 5.0
-        return torch.stack((x, angle, v, w), dim=-1), _quality(torch.stack(visited, dim=1)) * small_control
+        return state, (upright * centred * slow).sum(dim=0) * small_control
 
     def observe(self, state: Float[Tensor, "B 4"]) -> Float[Tensor, "B 5"]:
-        """[x, cos th, sin th, v, w]."""
         x, angle, v, w = state.unbind(dim=-1)
         return torch.stack((x, angle.cos(), angle.sin(), v, w), dim=-1)
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The track, the cart and the pole in a window 3.6 m high."""
-        canvas = Canvas(units_high=3.6)
         x, angle = state[0], state[1]
         tip = (x + 2 * HALF_LENGTH * math.sin(angle), 2 * HALF_LENGTH * math.cos(angle))
         canvas.line((-TRACK_END, 0.0), (TRACK_END, 0.0), width=0.03, colour=(120, 120, 120))
         canvas.line((x - 0.15, 0.0), (x + 0.15, 0.0), width=0.2, colour=(40, 40, 40))
         canvas.line((x, 0.0), tip, width=0.07, colour=(178, 76, 52))
-        return canvas.frame()
 
 
 class PushedCartPole(Pushed, CartPole):
@@ -95,6 +89,5 @@ class HiddenCartPole(CartPole):
     """`CartPole` of which only [x, cos th, sin th] is seen."""
 
     def observe(self, state: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
-        """[x, cos th, sin th]."""
         x, angle = state[..., 0], state[..., 1]
         return torch.stack((x, angle.cos(), angle.sin()), dim=-1)

@@ -61,6 +61,7 @@ class Regulator(ToySystem):
     """
 
     state_dim = 4
+    units_high = 2.0
 
     def __init__(self, task: TaskInfo) -> None:
         super().__init__(task)
@@ -81,12 +82,10 @@ class Regulator(ToySystem):
         cost = (state.square() * problem.state_cost.diagonal()).sum(-1)
         return reached, -(cost + (action.square() * problem.action_cost.diagonal()).sum(-1))
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """Both carts, each above its own mark where it belongs, in a window 2 m high."""
-        canvas = Canvas(units_high=2.0)
         canvas.line((0.0, -0.5), (0.0, 0.6), width=0.02, colour=(86, 156, 90))
         for height, position, colour in ((0.3, state[0], (178, 76, 52)), (-0.2, state[1], (40, 40, 40))):
             canvas.line((-1.3, height - 0.1), (1.3, height - 0.1), width=0.02, colour=(120, 120, 120))
             canvas.line((position - 0.08, height), (position + 0.08, height), width=0.16, colour=colour)
         canvas.line((state[0], 0.2), (state[1], -0.2), width=0.02, colour=(120, 120, 120))
-        return canvas.frame()

@@ -52,6 +52,7 @@ class ShiftedMap(ToySystem):
     """State and observation [x]; x' = f(x, a). Reward 1 - (x' - .5)^2: d reward/d a changes its sign at the optimum."""
 
     state_dim = 1
+    units_high = 4.0
 
     def __init__(self, task: TaskInfo, follow: Callable[[Tensor, Tensor], Tensor]) -> None:
         """`follow` is the map f."""
@@ -63,13 +64,11 @@ class ShiftedMap(ToySystem):
         return [rng.uniform(-1.0, 1.0)]
 
     def transition(self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
-        """One application of the map."""
         reached = self.follow(state, action)
         return reached, 1.0 - (reached[..., 0] - TARGET).square()
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The graph of f without action, the target's height, and where x lies under it; 4 units high."""
-        canvas = Canvas(units_high=4.0)
         grid = torch.linspace(-2.6, 2.6, 53)
         points = list(zip(grid.tolist(), self.follow(grid, torch.zeros(())).tolist(), strict=True))
         canvas.line((-2.6, 0.0), (2.6, 0.0), width=0.02, colour=(180, 180, 180))
@@ -81,4 +80,3 @@ class ShiftedMap(ToySystem):
         canvas.line((x, 0.0), (x, height), width=0.03, colour=(178, 76, 52))
         canvas.disc((x, 0.0), radius=0.08, colour=(40, 40, 40))
         canvas.disc((x, height), radius=0.08, colour=(178, 76, 52))
-        return canvas.frame()

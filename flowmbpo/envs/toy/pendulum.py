@@ -45,17 +45,14 @@ class Pendulum(ToySystem):
         return torch.stack((angle, speed), dim=-1), reward
 
     def observe(self, state: Float[Tensor, "B 2"]) -> Float[Tensor, "B 3"]:
-        """[cos th, sin th, w/4]."""
         angle, speed = state.unbind(dim=-1)
         return torch.stack((angle.cos(), angle.sin(), speed / 4), dim=-1)
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The rod from its pivot, 1 unit long, in a window 3 units high."""
-        canvas = Canvas(units_high=3.0)
         tip = (math.sin(state[0]), math.cos(state[0]))
         canvas.line((0.0, 0.0), tip, width=0.12, colour=(178, 76, 52))
         canvas.disc((0.0, 0.0), radius=0.08, colour=(40, 40, 40))
-        return canvas.frame()
 
 
 class PushedPendulum(Pushed, Pendulum):
@@ -68,6 +65,5 @@ class HiddenPendulum(Pendulum):
     """`Pendulum` of which only [cos th, sin th] is seen."""
 
     def observe(self, state: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
-        """[cos th, sin th]."""
         angle = state[..., 0]
         return torch.stack((angle.cos(), angle.sin()), dim=-1)

@@ -57,12 +57,10 @@ class Gust(ToySystem):
         return reached, logistic(y / EDGE_WIDTH) * torch.exp(-y.clamp(min=0.0))
 
     def observe(self, state: Float[Tensor, "B 1"]) -> Float[Tensor, "B 2"]:
-        """[y, tanh 4y]."""
         return torch.cat((state, torch.tanh(4.0 * state)), dim=-1)
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The bank to the right, the ditch's slope to the left and the walker; 3 units high, 4 wide."""
-        canvas = Canvas(units_high=3.0)
         centre = (LOWEST + HIGHEST) / 2
 
         def ground(y: float) -> tuple[float, float]:
@@ -73,7 +71,6 @@ class Gust(ToySystem):
         x, height = ground(state[0])
         canvas.line((x, height + 0.1), (x, height + 0.4), width=0.1, colour=(40, 40, 40))
         canvas.disc((x, height + 0.5), radius=0.1, colour=(178, 76, 52))
-        return canvas.frame()
 
 
 class RarePush(Gust):
@@ -112,13 +109,13 @@ class Pillar(ToySystem):
 
     state_dim = 1
     noise_dim = 1
+    units_high = 3.3
 
     def start(self, rng: np.random.Generator) -> list[float]:
         """y ~ U(-1, 1)."""
         return [rng.uniform(-1.0, 1.0)]
 
     def transition(self, state: Float[Tensor, "B 1"], action: Float[Tensor, "B 1"], noise: Noise) -> Transition:
-        """One throw."""
         thrown = PULL * state + PILLAR_STRIDE * action + THROW * torch.sign(noise - 0.5)
         reached = thrown.clamp(-BOUND, BOUND)
         y = reached[..., 0]
@@ -126,14 +123,12 @@ class Pillar(ToySystem):
         within = logistic((REACH - y.abs()) / REACH_WIDTH)
         return reached, clear * within - EFFORT * action[..., 0].square()
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The rewarded ground, the pillar and the point, in a window 3.3 units high."""
-        canvas = Canvas(units_high=3.3)
         canvas.line((-BOUND, -0.5), (BOUND, -0.5), width=0.04, colour=(160, 160, 160))
         canvas.line((-REACH, -0.5), (REACH, -0.5), width=0.05, colour=(86, 156, 90))
         canvas.line((0.0, -0.4), (0.0, 0.6), width=2 * PILLAR_WIDTH, colour=(120, 120, 120))
         canvas.disc((state[0], -0.38), radius=0.1, colour=(178, 76, 52))
-        return canvas.frame()
 
 
 GAIN = 0.15  # of speed, at full action
@@ -173,9 +168,8 @@ class Slip(ToySystem):
         reward = 0.5 * speed * logistic((UPRIGHT - spin) / UPRIGHT_WIDTH)
         return torch.stack((speed, spin), dim=-1), reward
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The runner, leaning with its spin, over a bar as long as its speed; 3 units high."""
-        canvas = Canvas(units_high=3.0)
         speed, spin = state
         canvas.line((-1.8, -0.6), (1.8, -0.6), width=0.03, colour=(120, 120, 120))
         lean = spin * math.pi / 2
@@ -183,4 +177,3 @@ class Slip(ToySystem):
         canvas.line((-0.8, -0.5), head, width=0.12, colour=(40, 40, 40))
         canvas.disc(head, radius=0.14, colour=(178, 76, 52))
         canvas.line((-1.0, -1.1), (-1.0 + speed, -1.1), width=0.14, colour=(86, 156, 90))
-        return canvas.frame()

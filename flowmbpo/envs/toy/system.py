@@ -48,8 +48,7 @@ class Canvas:
 
     def frame(self) -> np.ndarray:
         """The picture, uint8 [240, 320, 3]."""
-        picture: np.ndarray = np.rint(self._pixels).astype(np.uint8)
-        return picture
+        return np.asarray(np.rint(self._pixels), dtype=np.uint8)
 
 
 Noise = Float[Tensor, "B K"]
@@ -66,6 +65,7 @@ class ToySystem(ABC):
 
     state_dim: ClassVar[int]
     noise_dim: ClassVar[int] = 0
+    units_high: ClassVar[float] = 3.0
 
     def __init__(self, task: TaskInfo) -> None:
         self.task = task
@@ -87,8 +87,8 @@ class ToySystem(ABC):
         return state.clone()
 
     @abstractmethod
-    def draw(self, state: list[float]) -> np.ndarray:
-        """A picture of one state [S], uint8 [240, 320, 3]."""
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
+        """Paint one state [S] on a blank canvas, `units_high` from bottom to top."""
 
 
 def impulse(u: Float[Tensor, " B"], rate: float, size: float, skew: float) -> Float[Tensor, " B"]:
@@ -170,13 +170,14 @@ class ToyBatch(BatchSimulator):
 
     def describe(self, index: int) -> str:
         """The state that the last step started from, or that of now where none has been taken since a start."""
-        stepped = self._before is not None
-        state = self._now.state if self._before is None else self._before
+        state, stepped = (self._now.state, 0) if self._before is None else (self._before, 1)
         step = int(self._now.elapsed[index]) - stepped
         return f"{self.task.name}: before the step: {step} steps done, state {state[index].tolist()}"
 
     def render(self, index: int) -> np.ndarray:
-        return self.system.draw(self._now.state[index].tolist())
+        canvas = Canvas(self.system.units_high)
+        self.system.draw(canvas, self._now.state[index].tolist())
+        return canvas.frame()
 
 
 class DifferentiableToy(DifferentiableEnvs):

@@ -30,6 +30,7 @@ class TwoGoals(ToySystem):
     """
 
     state_dim = 2
+    units_high = 2 * BOUND
 
     def start(self, rng: np.random.Generator) -> list[float]:
         """x, y ~ N(0, .02^2)."""
@@ -37,17 +38,14 @@ class TwoGoals(ToySystem):
         return point
 
     def transition(self, state: Float[Tensor, "B 2"], action: Float[Tensor, "B 2"], noise: Noise) -> Transition:
-        """One stride."""
         reached = (state + STRIDE * action).clamp(-BOUND, BOUND)
         x, y = reached.unbind(dim=-1)
         goals = _bell(x - GOAL, y, GOAL_WIDTH) + _bell(x + GOAL, y, GOAL_WIDTH)
         return reached, goals - VALLEY_COST * _bell(x, y, VALLEY_WIDTH)
 
-    def draw(self, state: list[float]) -> np.ndarray:
+    def draw(self, canvas: Canvas, state: list[float]) -> None:
         """The goals, the valley and the point, seen from above; 4 units high."""
-        canvas = Canvas(units_high=2 * BOUND)
         canvas.disc((0.0, 0.0), radius=VALLEY_WIDTH, colour=(226, 206, 200))
         for side in (-GOAL, GOAL):
             canvas.disc((side, 0.0), radius=GOAL_WIDTH, colour=(150, 200, 152))
         canvas.disc((state[0], state[1]), radius=0.08, colour=(178, 76, 52))
-        return canvas.frame()

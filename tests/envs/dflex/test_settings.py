@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import flowmbpo
-from flowmbpo.envs.dflex.library import package_folder
+from flowmbpo.envs.dflex.library import load_dflex
 from flowmbpo.envs.dflex.settings import SETTINGS
 from flowmbpo.envs.tasks import all_tasks
 from flowmbpo.errors import EnvironmentUnavailableError
@@ -53,7 +53,7 @@ def test_the_ant_is_set_as_published():
 def test_without_dflex_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr("flowmbpo.envs.simulators.find_spec", lambda name: None)
     with pytest.raises(EnvironmentUnavailableError) as caught:
-        package_folder("dflex-ant")
+        load_dflex("dflex-ant")
     message = str(caught.value)
     assert "'dflex-ant' needs dflex" in message
     assert 'pip install "git+https://github.com/imgeorgiev/DiffRL.git#subdirectory=dflex"' in message
