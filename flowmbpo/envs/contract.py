@@ -61,9 +61,7 @@ def bounded_actions(action: Float[Tensor, "N A"], num_envs: int, action_dim: int
     if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise ValueError(f"the action of environment {row} is not finite: {values[row].tolist()}")
-    bounded: np.ndarray = np.maximum(values, np.float32(-1.0))
-    np.minimum(bounded, np.float32(1.0), out=bounded)
-    return bounded
+    return np.asarray(np.minimum(np.maximum(values, np.float32(-1.0)), np.float32(1.0)))
 
 
 @dataclass(frozen=True)

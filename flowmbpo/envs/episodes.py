@@ -115,16 +115,8 @@ class EpisodeBook:
 
     def fault(self, index: int, reason: str, state: str) -> Fault:
         """The running episode of an environment broke in the step recorded last, or at its start."""
-        return Fault(
-            index=index,
-            task=self.tasks[index].name,
-            seed=self.seed,
-            episode=int(self.number[index]),
-            step=int(self.elapsed[index]),
-            reason=reason,
-            state=state,
-            actions=self.actions(index),
-        )
+        task, episode, step = self.tasks[index].name, int(self.number[index]), int(self.elapsed[index])
+        return Fault(index, task, self.seed, episode, step, reason, state, self.actions(index))
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, episode numbers and the actions since each episode's start: enough to replay it."""

@@ -16,14 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowmbpo.envs.contract import BatchOutcome, EnvStep, VectorEnv, bounded_actions
-from flowmbpo.envs.episodes import (
-    ABSURD,
-    MAX_FAILED_STARTS,
-    EpisodeBook,
-    Fault,
-    broken_numbers,
-    sound,
-)
+from flowmbpo.envs.episodes import ABSURD, MAX_FAILED_STARTS, EpisodeBook, Fault, broken_numbers, sound
 from flowmbpo.errors import EnvironmentFailure, FlowMBPOError
 from flowmbpo.spec import EnvSpec
 
@@ -39,11 +32,10 @@ def simulator_errors(task: str, close: Callable[[], None] = lambda: None) -> Ite
     """
     try:
         yield
-    except FlowMBPOError:
-        close()
-        raise
     except Exception as error:
         close()
+        if isinstance(error, FlowMBPOError):
+            raise
         line = traceback.format_exception_only(error)[-1].strip()
         raise EnvironmentFailure(f"{task}: the simulator failed: {line}") from error
 
@@ -124,15 +116,8 @@ class EpisodicEnv(VectorEnv):
             mask = torch.from_numpy(broken)
             reward, success = reward.masked_fill(mask, 0.0), success.masked_fill(mask, torch.nan)
             final_obs = torch.where(mask.unsqueeze(-1), obs, final_obs)
-        return EnvStep(
-            obs=obs,
-            reward=reward,
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(truncated),
-            final_obs=final_obs,
-            success=success,
-            faults=(*faults, *unstarted),
-        )
+        ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
+        return EnvStep(obs, reward, *ends, final_obs, success, (*faults, *unstarted))
 
     def _begin(self, indices: list[int]) -> tuple[Float[Tensor, "N O"], list[Fault]]:
         """Start the current episodes of `indices`, or later ones where those cannot start.

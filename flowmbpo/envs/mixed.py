@@ -50,8 +50,7 @@ class MixedVectorEnv(VectorEnv):
             for fault in step.faults
         ]
         return EnvStep(
-            **{name: self._gather([getattr(step, name) for step in steps]) for name in _TENSORS},
-            faults=tuple(faults),
+            **{name: self._gather([getattr(step, name) for step in steps]) for name in _TENSORS}, faults=tuple(faults)
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -88,11 +88,7 @@ class RewarpedBatch(JointBatch):
         announce_compilation(Path(warp.config.kernel_cache_dir), self._device.type)
         with quiet(), torch.no_grad():
             self.raw = environment(
-                num_envs=num_envs,
-                episode_length=_NO_LIMIT,
-                no_grad=True,
-                no_env_offset=True,
-                device=str(self._device),
+                num_envs=num_envs, episode_length=_NO_LIMIT, no_grad=True, no_env_offset=True, device=str(self._device)
             )
             self._randomize = self.raw.randomize_init
             self.raw.randomize_init = self._draw_starts

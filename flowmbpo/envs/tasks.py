@@ -133,15 +133,11 @@ def task_info(name: str, backend: str = "auto", *, key: str = "task.name") -> Ta
         return _TASKS[ALIASES[name][backend]]
     task = _TASKS.get(name)
     if task is None:
-        raise ConfigError(f"{key}: no task is called '{name}'.{_hint(name)} `flowmbpo envs list` shows all.")
+        a_set = f" It is a task set: give task.set={name} and task.name=null." if name in TASK_SETS else ""
+        hint = a_set or nearest(name, task_names())
+        raise ConfigError(f"{key}: no task is called '{name}'.{hint} `flowmbpo envs list` shows all.")
     _check_backend(name, backend, ("auto", task.simulator))
     return task
-
-
-def _hint(name: str) -> str:
-    if name in TASK_SETS:
-        return f" It is a task set: give task.set={name} and task.name=null."
-    return nearest(name, task_names())
 
 
 def _check_backend(name: str, backend: str, allowed: tuple[str, ...]) -> None:

@@ -14,14 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowmbpo.config.task import TaskConfig
-from flowmbpo.envs.inspection.recording import (
-    CheckedEnv,
-    ContractBroken,
-    Recording,
-    difference,
-    random_actions,
-    record,
-)
+from flowmbpo.envs.inspection.recording import CheckedEnv, ContractBroken, Recording, difference, random_actions, record
 from flowmbpo.errors import EnvironmentUnavailableError
 
 Verdict = Literal["passed", "failed", "skipped"]

@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,6 @@ from flowmbpo.config.task import TaskConfig
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import resolve
-from flowmbpo.spec import TaskInfo
 
 Motion = Literal["zero", "random"]
 
@@ -168,12 +166,8 @@ class CheckedEnv:
             self.actions = random_actions(env, total, self.seed)
             self.recording = record(env, env.reset(self.seed), self._saving(env))
             self.task_ids = env.task_ids.clone()
+            self.tasks = [self.spec.tasks[task] for task in self.task_ids.tolist()]  # what each environment runs
         return f"{self.copies} copies, {total} steps"
-
-    @cached_property
-    def tasks(self) -> list[TaskInfo]:
-        """What each environment runs."""
-        return [self.spec.tasks[task] for task in self.task_ids.tolist()]
 
     def _saving(self, env: VectorEnv) -> Iterator[Float[Tensor, "N A"]]:
         """The actions; before that of step `saved_at` the state of `env` is put by, as a file would give it back."""

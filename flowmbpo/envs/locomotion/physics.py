@@ -40,7 +40,6 @@ def load_model(mujoco: ModuleType, model_file: str) -> Any:
 
 
 _HEIGHT, _WIDTH = 240, 320  # pixels
-_CAMERA = "follow"
 
 
 class PoseDrawer:
@@ -59,7 +58,7 @@ class PoseDrawer:
         """The picture of positions [Q], uint8 [height, width, 3]."""
         self._data.qpos[:] = qpos
         self._mujoco.mj_forward(self._model, self._data)
-        self._renderer.update_scene(self._data, camera=_CAMERA)
+        self._renderer.update_scene(self._data, camera="follow")
         return np.asarray(self._renderer.render())
 
 

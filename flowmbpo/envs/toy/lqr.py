@@ -43,12 +43,8 @@ def regulator(dtype: torch.dtype = torch.float64) -> LinearQuadratic:
         [pull, -pull, 0.0, 1.0 - DT * DRAG],
     ]
     control = [[0.0, 0.0], [0.0, 0.0], [DT * FORCE, 0.0], [0.0, DT * FORCE]]
-    return LinearQuadratic(
-        transition=torch.tensor(transition, dtype=dtype),
-        control=torch.tensor(control, dtype=dtype),
-        state_cost=torch.diag(torch.tensor([1.0, 1.0, 0.1, 0.1], dtype=dtype)),
-        action_cost=torch.diag(torch.tensor([0.2, 0.2], dtype=dtype)),
-    )
+    matrices = (transition, control, np.diag([1.0, 1.0, 0.1, 0.1]), np.diag([0.2, 0.2]))
+    return LinearQuadratic(*(torch.tensor(matrix, dtype=dtype) for matrix in matrices))
 
 
 class Regulator(ToySystem):

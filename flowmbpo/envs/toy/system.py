@@ -184,11 +184,7 @@ class DifferentiableToy(DifferentiableEnvs):
     """`system` from `state` on, under the noise that its episodes have drawn. In float64 where the state is."""
 
     def __init__(
-        self,
-        system: ToySystem,
-        state: Float[Tensor, "N S"],
-        noise: Float[Tensor, "N L K"],
-        elapsed: Int[Tensor, " N"],
+        self, system: ToySystem, state: Float[Tensor, "N S"], noise: Float[Tensor, "N L K"], elapsed: Int[Tensor, " N"]
     ) -> None:
         self._system = system
         self.state = state
