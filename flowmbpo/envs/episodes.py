@@ -77,8 +77,7 @@ class EpisodeBook:
     def start(self, seed: int) -> None:
         """Every environment is at the start of its first episode."""
         self.seed = seed
-        self.number[:] = 0
-        self.elapsed[:] = 0
+        self.number[:] = self.elapsed[:] = 0
 
     def require_started(self) -> None:
         """Raises ValueError before the first `start`."""

@@ -44,14 +44,10 @@ class MixedVectorEnv(VectorEnv):
         steps = [
             part.step(action[rows, : part.spec.action_dim]) for part, rows in zip(self._parts, self._rows, strict=True)
         ]
-        faults = [
-            replace(fault, index=rows[fault.index])
-            for step, rows in zip(steps, self._rows, strict=True)
-            for fault in step.faults
-        ]
-        return EnvStep(
-            **{name: self._gather([getattr(step, name) for step in steps]) for name in _TENSORS}, faults=tuple(faults)
-        )
+        pairs = ((fault, rows) for step, rows in zip(steps, self._rows, strict=True) for fault in step.faults)
+        faults = tuple(replace(fault, index=rows[fault.index]) for fault, rows in pairs)
+        whole: Any = {name: self._gather([getattr(step, name) for step in steps]) for name in _TENSORS}
+        return EnvStep(**whole, faults=faults)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -115,9 +115,7 @@ class RewarpedBatch(JointBatch):
     def step(self, action: Float[Tensor, "N A"]) -> BatchOutcome:
         self._before = self._joints()
         _, reward, _, info = self.raw.step(action.to(self._device))
-        return BatchOutcome(
-            obs=self.observe(), reward=reward.to("cpu", copy=True), terminated=info["terminated"].to("cpu")
-        )
+        return BatchOutcome(self.observe(), reward.to("cpu", copy=True), info["terminated"].to("cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """Joint coordinates and velocities, the bodies' poses and twists (contacts start from them), and last actions.

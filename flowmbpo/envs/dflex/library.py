@@ -20,7 +20,7 @@ import torch.utils.cpp_extension
 
 from flowmbpo.envs.adapters import import_library
 from flowmbpo.envs.dflex.kernels import load_built
-from flowmbpo.envs.dflex.settings import SETTINGS
+from flowmbpo.envs.dflex.settings import READ_URDF
 from flowmbpo.envs.dflex.stand_ins import give_numpy_inf
 from flowmbpo.envs.mujoco import environment_variables
 from flowmbpo.envs.simulators import SIMULATORS, require_installed
@@ -40,7 +40,7 @@ def load_dflex(task: str) -> ModuleType:
     require_installed("dflex", task)
     spec = importlib.util.find_spec("dflex")
     assert spec is not None and spec.origin is not None
-    if SETTINGS[task].reads_urdf and importlib.util.find_spec("urchin") is None:
+    if task in READ_URDF and importlib.util.find_spec("urchin") is None:
         raise EnvironmentUnavailableError(
             f"task.name: '{task}' is a URDF model, which dflex reads with the package urchin; it is not installed: "
             "pip install urchin"

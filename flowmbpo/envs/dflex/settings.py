@@ -9,20 +9,16 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Setting:
-    """`environment` is the name of the class in `dflex.envs`, `arguments` go to its constructor.
-
-    `reads_urdf`: the model is a URDF file, which dflex reads with the package urchin.
-    """
+    """`environment` is the name of the class in `dflex.envs`, `arguments` go to its constructor."""
 
     environment: str
     arguments: Mapping[str, float | bool]
-    reads_urdf: bool = False
 
 
 def _legged(environment: str, caching: int, height: float, penalty: float, **own: float | bool) -> Setting:
     """A robot whose episode ends below `height`; its mass matrix serves `caching` physics substeps."""
     shared = {"MM_caching_frequency": caching, "early_termination": True, "termination_height": height}
-    return Setting(environment, {**shared, "action_penalty": penalty, **own}, reads_urdf=environment == "AnymalEnv")
+    return Setting(environment, {**shared, "action_penalty": penalty, **own})
 
 
 _HUMANOID = {"joint_vel_obs_scaling": 0.1, "up_rew_scale": 0.1, "heading_rew_scale": 1.0}
@@ -58,7 +54,10 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "dflex-snu-humanoid": _legged(
             "SNUHumanoidEnv", 8, 0.46, -1e-3, termination_tolerance=0.05, height_rew_scale=4.0, **_HUMANOID
         ),
-        "dflex-cartpole": Setting("CartPoleSwingUpEnv", {"MM_caching_frequency": 8}, reads_urdf=True),
-        "dflex-double-pendulum": Setting("DoublePendulumEnv", {"MM_caching_frequency": 8}, reads_urdf=True),
+        "dflex-cartpole": Setting("CartPoleSwingUpEnv", {"MM_caching_frequency": 8}),
+        "dflex-double-pendulum": Setting("DoublePendulumEnv", {"MM_caching_frequency": 8}),
     }
 )
+
+READ_URDF = ("dflex-anymal", "dflex-cartpole", "dflex-double-pendulum")
+"""Whose model is a URDF file, which dflex reads with the package urchin."""

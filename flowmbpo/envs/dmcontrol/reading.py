@@ -24,10 +24,6 @@ class FastTask(ABC):
     bounds, as functions of the distance to the nearest bound in units of the margin.
     """
 
-    def observe(self, obs: np.ndarray) -> None:
-        """Write the current observation into `obs` [O], float32 or float64."""
-        np.concatenate(self.observed(), out=obs, casting="same_kind")
-
     @abstractmethod
     def observed(self) -> tuple[np.ndarray, ...]:
         """The parts of the current observation in their order, float64."""

@@ -150,7 +150,7 @@ class DMControlSimulator(MuJoCoSimulator):
 
     def _observe(self, obs: np.ndarray) -> None:
         if self._fast is not None:
-            self._fast.observe(obs)
+            parts = self._fast.observed()
         else:
-            values = self._task.get_observation(self._physics).values()
-            np.concatenate([np.ravel(value) for value in values], out=obs, casting="same_kind")
+            parts = tuple(map(np.ravel, self._task.get_observation(self._physics).values()))
+        np.concatenate(parts, out=obs, casting="same_kind")

@@ -57,8 +57,7 @@ class Simulator(ABC):
 
 SimulatorFactory = Callable[[], Simulator]
 """Makes one simulator; sent to worker processes, so it must pickle."""
-Members = Mapping[int, tuple[SimulatorFactory, TaskInfo]]
-"""What a worker's environments are, by their places in the vector environment."""
+Members = Mapping[int, tuple[SimulatorFactory, TaskInfo]]  # by their places in the vector environment
 
 
 class SharedSteps:

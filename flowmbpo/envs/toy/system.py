@@ -137,17 +137,13 @@ class ToyBatch(BatchSimulator):
 
     def start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> None:
         now = self._now
-        states, noise = [], []
-        for seed in seeds:
-            rng = np.random.default_rng(seed)
-            states.append(self.system.start(rng))
-            if self.system.noise_dim:
-                noise.append(rng.random(now.noise.shape[1:], dtype=np.float32))
-        rows = torch.as_tensor(indices)
-        now.state = now.state.index_copy(0, rows, torch.tensor(states, dtype=torch.float32))
+        rngs, rows = [np.random.default_rng(seed) for seed in seeds], torch.as_tensor(indices)
+        states = torch.tensor([self.system.start(rng) for rng in rngs], dtype=torch.float32)
+        now.state = now.state.index_copy(0, rows, states)
         self._before = None
         now.elapsed[rows] = 0
-        if noise:
+        if self.system.noise_dim:
+            noise = [rng.random(now.noise.shape[1:], dtype=np.float32) for rng in rngs]
             now.noise[rows] = torch.from_numpy(np.stack(noise))
 
     def observe(self) -> Float[Tensor, "N O"]:
