@@ -58,7 +58,6 @@ class EpisodicEnv(VectorEnv):
         self.task_ids = torch.tensor(list(task_ids), dtype=torch.int64)
         self._book = EpisodeBook(spec, task_ids)
         self._lengths = np.array([task.episode_length for task in self._book.tasks])
-        self._no_success = torch.full((self.num_envs,), torch.nan)
 
     @abstractmethod
     def _start(self, indices: Sequence[int], seeds: Sequence[np.random.SeedSequence]) -> Mapping[int, str]:
@@ -100,7 +99,7 @@ class EpisodicEnv(VectorEnv):
         terminated = outcome.terminated.numpy()
         truncated = (self._book.elapsed >= self._lengths) & ~terminated
         reward, final_obs = outcome.reward, outcome.obs
-        success = self._no_success.clone() if outcome.success is None else outcome.success
+        success = torch.full_like(reward, torch.nan) if outcome.success is None else outcome.success
         faults = self._broken(outcome.obs.numpy(), outcome.reward.numpy(), outcome.failures)
         broken = np.zeros(self.num_envs, dtype=bool)
         broken[[fault.index for fault in faults]] = True

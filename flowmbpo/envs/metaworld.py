@@ -153,12 +153,8 @@ class MetaWorldSimulator(MuJoCoSimulator):
     """
 
     def __init__(self, name: str, action_repeat: int) -> None:
-        environment = make_environment(name)
-        import mujoco
-
-        self._mujoco = mujoco
-        self._environment = environment
-        self._bind(mujoco, environment.model, environment.data)
+        self._environment = environment = make_environment(name)
+        self._bind(importlib.import_module("mujoco"), environment.model, environment.data)
         self._repeat = action_repeat
         self._hand, self._right, self._left = (self._data.body(body).id for body in ("hand", "rightclaw", "leftclaw"))
         space = environment.sawyer_observation_space

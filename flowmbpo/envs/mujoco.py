@@ -21,13 +21,14 @@ _log = logging.getLogger("flowmbpo")
 class MuJoCoSimulator(Simulator):
     """A simulator of one environment that knows the state its last step started from, and MuJoCo's warnings."""
 
+    _mujoco: Any
     _model: Any
     _data: Any
 
     def _bind(self, mujoco: Any, model: Any, data: Any) -> None:
         """Look up once what every step needs: the arrays of an MjData never move."""
         log_warnings(mujoco)
-        self._model, self._data = model, data
+        self._mujoco, self._model, self._data = mujoco, model, data
         self._qpos, self._qvel = data.qpos, data.qvel
         self._warnings: np.ndarray = data.warning.number
         self._warning_names = tuple(mujoco.mjtWarning.__members__)

@@ -59,8 +59,6 @@ class DMControlSimulator(MuJoCoSimulator):
         self._repeat = action_repeat
         mujoco = importlib.import_module("mujoco")
         self._bind(mujoco, self._physics.model.ptr, self._physics.data.ptr)
-        self._mj_step, self._mj_step1, self._mj_step2 = mujoco.mj_step, mujoco.mj_step1, mujoco.mj_step2
-        self._mj_mul_m = mujoco.mj_mulM
         self._substeps = round(environment.control_timestep() / self._physics.timestep())  # of a control step
         self._agent_step = self._model.opt.timestep * self._substeps * self._repeat  # seconds
         self._in_fluid = self._model.opt.density > 0 or self._model.opt.viscosity > 0
@@ -130,22 +128,22 @@ class DMControlSimulator(MuJoCoSimulator):
         if self._in_fluid:
             acceleration, force = np.zeros((2, self._model.nv))
             acceleration[velocity] = change / self._agent_step
-            self._mj_mul_m(self._model, self._data, force, acceleration)
+            self._mujoco.mj_mulM(self._model, self._data, force, acceleration)
             self._data.qfrc_applied[:] = force
         elif change:
             self._data.qvel[velocity] += change
-            self._mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
+            self._mujoco.mj_step1(self._model, self._data)  # what follows from the velocities, for the step to come
 
     def _advance(self) -> None:
         """One control step. As in dm_control, positions and velocities are up to date after it."""
         model, data = self._model, self._data
         if self._runge_kutta:
-            self._mj_step(model, data, self._substeps)
+            self._mujoco.mj_step(model, data, self._substeps)
         else:
-            self._mj_step2(model, data)
+            self._mujoco.mj_step2(model, data)
             if self._substeps > 1:
-                self._mj_step(model, data, self._substeps - 1)
-        self._mj_step1(model, data)
+                self._mujoco.mj_step(model, data, self._substeps - 1)
+        self._mujoco.mj_step1(model, data)
         self._require_sound()
 
     def _observe(self, obs: np.ndarray) -> None:

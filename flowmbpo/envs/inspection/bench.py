@@ -72,17 +72,6 @@ def bench_environment(
             faults += len(step.faults)
             wall = time.perf_counter() - begun
         used = time.process_time() - cpu + env.cpu_seconds() - workers_cpu
-        return BenchResult(
-            environment=env.spec.label,
-            copies=env.num_envs,
-            workers=workers,
-            construction_s=construction,
-            reset_s=reset,
-            agent_steps=rounds * env.num_envs,
-            episodes=episodes,
-            faults=faults,
-            wall_s=wall,
-            cpu_s=used,
-            steps_per_s=rounds * env.num_envs / wall,
-            steps_per_cpu_s=rounds * env.num_envs / used,
-        )
+        steps = rounds * env.num_envs
+        starts, counts, per_s = (construction, reset), (steps, episodes, faults), (steps / wall, steps / used)
+        return BenchResult(env.spec.label, env.num_envs, workers, *starts, *counts, wall, used, *per_s)

@@ -129,9 +129,8 @@ class LocomotionSimulator(BatchSimulator):
         """The state that the last step started from; the one after it may be anything."""
         state = self._before[index] if len(self._before) else self._state[index]
         split = 1 + self._qpos.shape[1]
-        qpos, qvel = (
-            np.array2string(values, precision=4, max_line_width=10_000) for values in (state[1:split], state[split:])
-        )
+        parts = state[1:split], state[split:]
+        qpos, qvel = (np.array2string(part, precision=4, max_line_width=10_000) for part in parts)
         return f"before the step: time {state[0]:.3f} s, qpos {qpos}, qvel {qvel}"
 
     def render(self, index: int) -> np.ndarray:
