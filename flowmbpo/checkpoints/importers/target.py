@@ -99,15 +99,14 @@ def _whole_set(model: ForeignModel, set_name: str | None, task: str | None) -> P
             f"the file holds embeddings of {model.tasks} tasks at {model.obs_dim} observations and "
             f"{model.action_dim} actions; {published}. Name the set with --task-set."
         )
-    spec = _set_spec(name)
+    config, spec = _of_set(name, task)
     if len(spec.tasks) != model.tasks:
         hint = "" if own is None else f", which is {own}: leave --task-set away"
         raise CheckpointError(
             f"--task-set {name}: has {len(spec.tasks)} tasks, but the file holds embeddings of {model.tasks}{hint}."
         )
     _check_widths(model, spec, f"task set {name}: ", published)
-    config = TaskConfig(name=None, set=name, only=_member(spec, task))
-    return Purpose(config, resolve(config).spec, tuple(range(model.tasks)))
+    return Purpose(config, spec, tuple(range(model.tasks)))
 
 
 def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> Purpose:
@@ -123,11 +122,9 @@ def _from_newt(model: ForeignModel, set_name: str | None, task: str | None) -> P
         raise CheckpointError("the file holds a model that Newt finetuned on one task; name it with --task alone")
     if task is not None and set_name is None and (finetuned or task not in task_set("mt30")):
         config = TaskConfig(name=None, set=f"newt-{task}", tasks=(task,), only=task)
-        spec = EnvSpec(resolve(TaskConfig(name=task)).spec.tasks, config.set or "")
+        spec = resolve(config).spec
     else:
-        chosen = set_name or "mt30"
-        spec = _set_spec(chosen)
-        config = TaskConfig(name=None, set=chosen, only=_member(spec, task))
+        config, spec = _of_set(set_name or "mt30", task)
     rows = newt_rows(task_set("mt80"))
     missing = [each.name for each in spec.tasks if each.name not in rows]
     if missing:
@@ -167,18 +164,16 @@ def _check_widths(model: ForeignModel, spec: EnvSpec, where: str, advice: str) -
         )
 
 
-def _member(spec: EnvSpec, task: str | None) -> str | None:
-    names = [each.plain_name for each in spec.tasks]
-    if task is not None and task not in names:
-        raise ConfigError(f"--task {task}: is not one of the tasks of {spec.label}.{nearest(task, names)}")
-    return task
-
-
 def _published_widths() -> dict[str, tuple[int, int, int]]:
     """Tasks, observations and actions of the published sets."""
-    specs = {name: _set_spec(name) for name in PUBLISHED_SETS}
+    specs = {name: _of_set(name, None)[1] for name in PUBLISHED_SETS}
     return {name: (len(spec.tasks), spec.obs_dim, spec.action_dim) for name, spec in specs.items()}
 
 
-def _set_spec(name: str) -> EnvSpec:
-    return resolve(TaskConfig(name=None, set=name)).spec
+def _of_set(name: str, task: str | None) -> tuple[TaskConfig, EnvSpec]:
+    """A task set, of which `task` alone runs where one is given, and its numbers."""
+    spec = resolve(TaskConfig(name=None, set=name)).spec
+    names = [each.plain_name for each in spec.tasks]
+    if task is not None and task not in names:
+        raise ConfigError(f"--task {task}: is not one of the tasks of {spec.label}.{nearest(task, names)}")
+    return TaskConfig(name=None, set=name, only=task), spec
