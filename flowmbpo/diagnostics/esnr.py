@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -115,15 +115,14 @@ def measure_esnr(subject: Subject, effort: Effort) -> EsnrDiagnosis:
         states += f" rolled out {training.noise_replicas} times each"
 
     def measure(kind: str, gradient: Gradient, batch: int, of: str) -> GradientSnr:
-        sample = collect(gradient, effort.gradients)
-        estimate = esnr_from_gram(sample.gram, subject.generator(f"esnr/bootstrap/{kind}"), effort.resamples)
-        return GradientSnr(estimate, sample.per_coordinate, batch, of, sample.size)
+        gram, per_coordinate, size = collect(gradient, effort.gradients)
+        estimate = esnr_from_gram(gram, subject.generator(f"esnr/bootstrap/{kind}"), effort.resamples)
+        return GradientSnr(estimate, per_coordinate, batch, of, size)
 
+    policy, total = actor_gradients(subject, "fixed"), actor_gradients(subject, "resampled")
+    size = subject.batch_size
     return EsnrDiagnosis(
-        actor={
-            "policy": measure("policy", actor_gradients(subject, "fixed"), subject.batch_size, states),
-            "total": measure("total", actor_gradients(subject, "resampled"), subject.batch_size, states),
-        },
+        actor={"policy": measure("policy", policy, size, states), "total": measure("total", total, size, states)},
         model=measure("model", model_gradients(subject), training.wm_batch_size, "windows"),
         horizon=subject.actor_horizon,
         samples_from=subject.windows_source,
@@ -135,18 +134,13 @@ def light_esnr(subject: Subject, effort: Effort) -> dict[str, float]:
 
     A figure that is infinite, or whose gradient is not finite (the update guards count those), is left out.
     """
-    wanted: dict[str, Gradient] = {}
-    if subject.trains_policy:
-        wanted["esnr/actor"] = actor_gradients(subject, "resampled")
-    if subject.trains_model:
-        wanted["esnr/model"] = model_gradients(subject)
+    actor = [("esnr/actor", actor_gradients(subject, "resampled"))] if subject.trains_policy else []
+    model = [("esnr/model", model_gradients(subject))] if subject.trains_model else []
     figures = {}
-    for key, gradient in wanted.items():
+    for key, gradient in actor + model:
         with suppress(NonFiniteError):
-            value = esnr_from_gram(collect(gradient, effort.gradients).gram).value
-            if value is not None:
-                figures[key] = value
-    return figures
+            figures[key] = esnr_from_gram(collect(gradient, effort.gradients).gram).value
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 Gradient = Callable[[int], Tensor]
@@ -156,8 +150,7 @@ STORED_ROWS = 8  # at least, however long a gradient is: as much as the networks
 SAMPLED_COORDINATES = 1 << 16
 
 
-@dataclass(frozen=True)
-class GradientSample:
+class GradientSample(NamedTuple):
     """What M gradients of n coordinates leave behind: their inner products, and PWM's per-coordinate figure."""
 
     gram: Float[Tensor, "M M"]
@@ -233,7 +226,9 @@ def collect(gradient: Gradient, count: int, stored_bytes: int = STORED_BYTES) ->
     block = min(count, max(STORED_ROWS, stored_bytes // (size * vector.element_size())))
     stored = vector.new_empty(block, size)
     gram = torch.zeros(count, count, dtype=torch.float64)
-    moments = _Moments(vector, count)
+    spacing = -(-size // SAMPLED_COORDINATES)
+    sampled = vector.new_empty(count, -(-size // spacing))
+    mean, square = torch.zeros_like(vector), torch.zeros_like(vector)  # of deviations, running (Welford 1962)
     for begin in range(0, count, block):
         end = min(begin + block, count)
         own = stored[: end - begin]
@@ -241,37 +236,19 @@ def collect(gradient: Gradient, count: int, stored_bytes: int = STORED_BYTES) ->
             if row > 0:
                 vector = gradient(row)
             if begin == 0:
-                moments.add(vector)
+                sampled[row] = vector[::spacing]
+                deviation = vector - mean
+                mean.add_(deviation, alpha=1.0 / (row + 1))
+                square.addcmul_(deviation, deviation, value=1.0 - 1.0 / (row + 1))
             if row < end:
                 own[row - begin] = vector
             else:
                 gram[begin:end, row] = inner_products(own, vector.unsqueeze(0)).squeeze(1).cpu()
                 gram[row, begin:end] = gram[begin:end, row]
         gram[begin:end, begin:end] = inner_products(own, own).cpu()
-    return GradientSample(gram, moments.per_coordinate(), size)
-
-
-class _Moments:
-    """Running mean and sum of squared deviations of every coordinate (Welford 1962), and some coordinates kept."""
-
-    def __init__(self, like: Tensor, count: int) -> None:
-        size = like.numel()
-        self.step = -(-size // SAMPLED_COORDINATES)
-        self.kept = like.new_empty(count, -(-size // self.step))
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.seen = 0
-
-    def add(self, row: Tensor) -> None:
-        self.kept[self.seen] = row[:: self.step]
-        self.seen += 1
-        deviation = row - self.mean
-        self.mean.add_(deviation, alpha=1.0 / self.seen)
-        self.square.addcmul_(deviation, deviation, value=1.0 - 1.0 / self.seen)
-
-    def per_coordinate(self) -> Interval:
-        sampled = per_coordinate_snr(self.kept)
-        if self.step == 1:
-            return sampled
-        variance = self.square / (self.seen - 1)
-        value = float((self.mean.square() / (variance + PER_COORDINATE_FLOOR)).mean(dtype=torch.float64))
-        return Interval(value, value + sampled.low - sampled.value, value + sampled.high - sampled.value)
+    snr = per_coordinate_snr(sampled)
+    if spacing > 1:
+        ratios = mean.square() / (square / (count - 1) + PER_COORDINATE_FLOOR)
+        value = float(ratios.mean(dtype=torch.float64))
+        snr = Interval(value, value + snr.low - snr.value, value + snr.high - snr.value)
+    return GradientSample(gram, snr, size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,7 +33,11 @@ class Linearised:
 
     def __init__(self, output: Float[Tensor, "B D"], point: Float[Tensor, "B I"]) -> None:
         self.output, self.point = output, point
-        self._pullback: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def _pullback(self) -> tuple[Tensor, Tensor]:
+        seed = torch.zeros_like(self.output, requires_grad=True)
+        return torch.autograd.grad(self.output, self.point, seed, create_graph=True)[0], seed
 
     def transposed(self, u: Float[Tensor, "B D"]) -> Float[Tensor, "B I"]:
         """J^T u."""
@@ -41,12 +46,7 @@ class Linearised:
 
     def forward(self, v: Float[Tensor, "B I"]) -> Float[Tensor, "B D"]:
         """J v: the derivative in u of (J^T u) . v, which is linear in u."""
-        if self._pullback is None:
-            seed = torch.zeros_like(self.output, requires_grad=True)
-            (pulled,) = torch.autograd.grad(self.output, self.point, seed, create_graph=True)
-            self._pullback = pulled, seed
-        pulled, seed = self._pullback
-        (product,) = torch.autograd.grad(pulled, seed, v, retain_graph=True)
+        (product,) = torch.autograd.grad(*self._pullback, v, retain_graph=True)
         return product
 
 

@@ -6,6 +6,7 @@ Letters: N copies (independent episodes: the units of the bootstrap), P paramete
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -177,16 +178,13 @@ def measure_gradient(subject: Subject, effort: Effort) -> GradientDiagnosis:
 
     Raises DataError where the environment broke in nearly every episode, or a gradient is not finite.
     """
-    env = subject.open_env(REPLAY_COPIES)
-    try:
-        if not env.restores_by_replay:
-            env.reset(subject.seed)
-            copies = COPIES if env.differentiable() is None else EXACT_COPIES
-            env.close()
-            env = subject.open_env(copies)
+    with closing(subject.open_env(REPLAY_COPIES)) as env:
+        if env.restores_by_replay:
+            return compare_gradients(subject, env, effort)
+        env.reset(subject.seed)
+        copies = COPIES if env.differentiable() is None else EXACT_COPIES
+    with closing(subject.open_env(copies)) as env:
         return compare_gradients(subject, env, effort)
-    finally:
-        env.close()
 
 
 def compare_gradients(
@@ -227,9 +225,7 @@ def compare_gradients(
             "simulator broke, or its derivatives are not finite, in the others. Train on, or look at the policy's "
             "actions (flowmbpo diagnose actions)"
         )
-    real, paid = (
-        reference.parameters(objective, slopes)[:, kept] for slopes in (reference.slopes, reference.reward_slopes)
-    )
+    real, paid = reference.parameters(objective)[:, :, kept]
     through, detached, rewards = (rows[kept] for rows in (model.through, model.detached, model.rewards))
     if not all(bool(rows.isfinite().all()) for rows in (real, paid, through, detached, rewards)):
         raise DataError(
@@ -238,18 +234,16 @@ def compare_gradients(
         )
     counts = resample_counts(int(kept.sum()), effort.resamples, subject.generator("gradient/bootstrap"))
 
-    def by_copy(slopes: Float[Tensor, "*K H G N A"]) -> Float[Tensor, "*K N H X"]:
-        """Slopes of a copy's sound moments, side by side."""
-        alone = torch.where(sound.unsqueeze(-1), slopes, 0.0)
-        return alone.movedim(-2, -4).flatten(-2)[..., kept, :, :]
-
-    mine, mine_paid, theirs, theirs_paid = map(
-        by_copy, (model.slopes, model.reward_slopes, reference.slopes, reference.reward_slopes)
+    # Slopes [..., H, G, N, A] of a copy's sound moments, side by side: [..., N, H, G A].
+    (mine, mine_paid), (theirs, theirs_paid) = (
+        torch.where(sound.unsqueeze(-1), slopes, 0.0).movedim(-2, -4).flatten(-2)[..., kept, :, :]
+        for slopes in (model.slopes, reference.slopes)
     )
     imagined, lived = (
         (torch.where(sound, values, 0.0).double().sum(0) / sound.sum(0))[kept]
         for values in (model.returns, reference.returns)
     )
+    difference = imagined - lived
     return GradientDiagnosis(
         reference="autodiff" if autodiff else "differences",
         input_gradient=training.actor_input_gradient,
@@ -259,11 +253,7 @@ def compare_gradients(
         actions=align_rows(mine.flatten(1), theirs.flatten(2), counts),
         reward_actions=align_rows(mine_paid.flatten(1), theirs_paid.flatten(2), counts),
         steps=tuple(align_rows(mine[:, h], theirs[:, :, h], counts) for h in range(starts.horizon)),
-        objective={
-            "model": mean_interval(imagined),
-            "real": mean_interval(lived),
-            "gap": mean_interval(imagined - lived),
-        },
+        objective={"model": mean_interval(imagined), "real": mean_interval(lived), "gap": mean_interval(difference)},
         copies=starts.copies,
         moments=starts.moments,
         model_noise_replicas=model.replicas,

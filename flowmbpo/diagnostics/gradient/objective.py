@@ -190,17 +190,15 @@ def collect_starts(
 
 @dataclass(frozen=True)
 class ModelGradient:
-    """`parameters` as training takes it and with the actor's input cut; `slopes` as in `ReferenceGradient`.
+    """Of the parameters: the whole gradient, that with the actor's input cut, and the whole one of the rewards alone.
 
-    `slopes` are those of the whole closed loop, whatever training cuts. `rewards` and `reward_slopes`
-    are `through` and `slopes` of the rewards alone, without the value behind the horizon.
+    `slopes` are those of the whole closed loop, whatever training cuts, and K as in `ReferenceGradient`.
     """
 
     through: Float[Tensor, "N P"]
     detached: Float[Tensor, "N P"]
     rewards: Float[Tensor, "N P"]
-    slopes: Float[Tensor, "H G N A"]
-    reward_slopes: Float[Tensor, "H G N A"]
+    slopes: Float[Tensor, "K H G N A"]
     returns: Float[Tensor, "G N"]
     replicas: int
 
@@ -240,4 +238,4 @@ def model_gradient(
     returns, slopes, through = differentiate("through")
     _, _, detached = differentiate("detached")
     _, reward_slopes, rewards = differentiate("through", value=False)
-    return ModelGradient(through, detached, rewards, slopes, reward_slopes, returns, replicas)
+    return ModelGradient(through, detached, rewards, torch.stack((slopes, reward_slopes)), returns, replicas)

@@ -29,15 +29,14 @@ and observations over delta; on the toy pendulum the sum of both is below 1% (te
 class ReferenceGradient:
     """The real objective, and its gradient per start state with respect to the actions before their tanh.
 
-    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: two estimates that are independent given
-    the start states (their inner product is an unbiased squared norm), equal where the reference is deterministic.
-    `reward_slopes` is the same without the value behind the horizon. `obs` and `actions` are those of the rollout,
-    `sound` is false where a simulator broke on the way. `bend` is the median of |J(+) - 2 J + J(-)| over that of
-    |J(+) - J(-)| (nan for an exact reference).
+    `slopes` is dJ/du_h for a_h = tanh(u_h), all that follows from it included: of J (K = 0), and without the value
+    behind the horizon (K = 1). Each has two estimates that are independent given the start states (their inner product
+    is an unbiased squared norm), equal where the reference is deterministic. `obs` and `actions` are those of the
+    rollout, `sound` is false where a simulator broke on the way. `bend` is the median of |J(+) - 2 J + J(-)| over that
+    of |J(+) - J(-)| (nan for an exact reference).
     """
 
-    slopes: Float[Tensor, "2 H G N A"]
-    reward_slopes: Float[Tensor, "2 H G N A"]
+    slopes: Float[Tensor, "K 2 H G N A"]
     obs: Float[Tensor, "H G N O"]
     actions: Float[Tensor, "H G N A"]
     returns: Float[Tensor, "G N"]
@@ -48,22 +47,23 @@ class ReferenceGradient:
     @classmethod
     def stack(cls, moments: Sequence[ReferenceGradient], bend: float = math.nan) -> ReferenceGradient:
         """All moments in one; each lacks the dimension G."""
-        places = {"slopes": 2, "reward_slopes": 2, "obs": 1, "actions": 1, "returns": 0, "sound": 0, "terminated": 0}
+        places = {"slopes": 3, "obs": 1, "actions": 1, "returns": 0, "sound": 0, "terminated": 0}
         every = {name: torch.stack([getattr(one, name) for one in moments], dim=g) for name, g in places.items()}
         return cls(**every, bend=bend)
 
-    def parameters(self, objective: RealObjective, slopes: Float[Tensor, "2 H G N A"]) -> Float[Tensor, "2 N P"]:
-        """The gradient of the actor's parameters, copy by copy, that `slopes` (one of the two) make."""
+    def parameters(self, objective: RealObjective) -> Float[Tensor, "K 2 N P"]:
+        """The gradients of the actor's parameters, copy by copy, that the slopes make."""
         # dJ/da = dJ/du / (1 - a^2); where that is 0 in float32, da/dtheta is too.
-        slopes = slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
+        slopes = self.slopes / (1.0 - self.actions.square()).clamp(min=1.0 - LARGEST_ACTION**2)
         context = objective.context.repeat(len(self.sound))
         with torch.no_grad():
             z = torch.stack([torch.cat([objective.latent(obs) for obs in row]) for row in self.obs])
-        rows = [
-            parameter_gradient(objective.policy, z, context, half.flatten(1, 2), self.sound)
-            for half in (slopes[:1] if slopes[0].equal(slopes[1]) else slopes)
-        ]
-        return torch.stack((rows[0], rows[-1]))
+        found = []
+        for kind in slopes:
+            halves = kind[:1] if kind[0].equal(kind[1]) else kind
+            rows = [parameter_gradient(objective.policy, z, context, half.flatten(1, 2), self.sound) for half in halves]
+            found.append(torch.stack((rows[0], rows[-1])))
+        return torch.stack(found)
 
 
 def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> ReferenceGradient:
@@ -73,9 +73,8 @@ def exact_gradient(objective: RealObjective, env: VectorEnv, starts: Starts) -> 
     state contributes. Starts whose derivative is not finite are not sound; what a simulator does behind a termination
     is not differentiated.
     """
-    return ReferenceGradient.stack(
-        [_differentiate(objective, env, state, group) for group, state in enumerate(starts.states)]
-    )
+    moments = [_differentiate(objective, env, state, group) for group, state in enumerate(starts.states)]
+    return ReferenceGradient.stack(moments)
 
 
 def _differentiate(objective: RealObjective, env: VectorEnv, state: dict[str, Any], group: int) -> ReferenceGradient:
@@ -110,9 +109,9 @@ def _differentiate(objective: RealObjective, env: VectorEnv, state: dict[str, An
         parts = [
             (last, objective.earned(rewards[:step], ends[:step], nothing)) for step, last in enumerate(lasts, start=1)
         ]
-        slopes, reward_slopes = (_slopes([(alive, returns), *parts], nudges, actions) for returns in (whole, alone))
-    sound = whole.isfinite() & slopes.isfinite().all(-1).all(1).all(0)
-    return ReferenceGradient(slopes, reward_slopes, torch.stack(seen), actions, whole.detach(), sound, ~alive)
+        slopes = torch.stack([_slopes([(alive, returns), *parts], nudges, actions) for returns in (whole, alone)])
+    sound = whole.isfinite() & slopes[0].isfinite().all(-1).all(1).all(0)
+    return ReferenceGradient(slopes, torch.stack(seen), actions, whole.detach(), sound, ~alive)
 
 
 def _slopes(
@@ -137,14 +136,13 @@ def displaced(action: Action, displacement: Action) -> Action:
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A closed loop from some step on: returns counted from there, with and without the value behind the horizon.
+    """A closed loop from some step on: returns counted from there, with (K = 0) and without the value at the horizon.
 
     Both are 0 for copies already ended. `tails` are the returns from each later step on, and `alive`, `states`, `obs`
     and `actions` what was there before it; all five are empty for a displaced rollout.
     """
 
-    returns: Float[Tensor, " N"]
-    rewards: Float[Tensor, " N"]
+    returns: Float[Tensor, "K N"]
     broken: Bool[Tensor, " N"]
     terminated: Bool[Tensor, " N"]
     tails: list[Float[Tensor, " N"]]
@@ -191,20 +189,17 @@ def difference_gradient(
                     _roll(objective, env, group, step, state, alive, sign * delta * along) for sign in (1.0, -1.0)
                 )
                 odd = plus.returns - minus.returns
-                for kind, change in enumerate((odd, plus.rewards - minus.rewards)):
-                    estimate = (discount * change / (2.0 * delta)).unsqueeze(-1) * along
-                    if every:
-                        slopes[kind, :, step] += estimate
-                    else:
-                        slopes[kind, index % 2, step] += estimate / (directions // 2)
+                estimate = (discount * odd / (2.0 * delta)).unsqueeze(-1) * along
+                if every:
+                    slopes[:, :, step] += estimate.unsqueeze(1)
+                else:
+                    slopes[:, index % 2, step] += estimate / (directions // 2)
                 broken |= plus.broken | minus.broken
-                even = plus.returns + minus.returns - 2.0 * nominal.tails[step]
+                even = plus.returns[0] + minus.returns[0] - 2.0 * nominal.tails[step]
                 moved = alive & (along != 0).any(-1)
-                pairs.append(torch.stack((odd.abs(), even.abs()), dim=-1)[moved])
+                pairs.append(torch.stack((odd[0].abs(), even.abs()), dim=-1)[moved])
         obs, taken = torch.stack(nominal.obs), torch.stack(nominal.actions)
-        moments.append(
-            ReferenceGradient(slopes[0], slopes[1], obs, taken, nominal.returns, ~broken, nominal.terminated)
-        )
+        moments.append(ReferenceGradient(slopes, obs, taken, nominal.returns[0], ~broken, nominal.terminated))
     odd, even = torch.cat(pairs).median(0).values.tolist()
     return ReferenceGradient.stack(moments, bend=even / odd if odd > 0.0 else math.nan)
 
@@ -245,11 +240,9 @@ def _roll(
         alive = counted & ~done.done.to(device)
         obs = done.obs.to(device)
     value = objective.value(final).double()
-    whole, alone = (
-        torch.where(begun, objective.earned(rewards, ends, behind), 0.0) for behind in (value, torch.zeros_like(value))
-    )
+    kinds = [objective.earned(rewards, ends, behind) for behind in (value, torch.zeros_like(value))]
     tails = [
         torch.where(running, objective.earned(rewards[step:], ends[step:], value), 0.0)
         for step, running in enumerate(columns[0])
     ]
-    return _Rollout(whole, alone, broken, terminated, tails, *columns)
+    return _Rollout(torch.where(begun, torch.stack(kinds), 0.0), broken, terminated, tails, *columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from flowmbpo.diagnostics.health.probes import Figures
 from flowmbpo.diagnostics.health.probes.actor import measure_actor, measure_endings, measure_saturation
@@ -17,12 +17,8 @@ from flowmbpo.diagnostics.health.probes.encoder import measure_encoder
 from flowmbpo.diagnostics.health.probes.reward import measure_reward
 from flowmbpo.diagnostics.health.probes.weights import measure_weights
 from flowmbpo.diagnostics.health.rules import RULES, Rule, Severity
-from flowmbpo.diagnostics.interface import Brief, Diagnosis, Effort, Row
+from flowmbpo.diagnostics.interface import Brief, Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Probe = Callable[..., Figures]  # of a subject, and whether to measure as a run does of itself (LIGHT)
 MODEL_PROBES: dict[str, Probe] = {
@@ -166,7 +162,7 @@ class HealthDiagnosis(Diagnosis):
         remarks = (*says, "Every finding in words, and every figure: --verbose")
         return Brief(f"health: {self.verdict}", ("finding", "figure", "value", "sound", "verdict"), cells, remarks)
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: Drawing) -> None:
         """Predicted against real reward, actor gradients through the horizon, value against return, violation."""
         figure.suptitle(f"health: {self.verdict}", x=0.01, ha="left", fontsize=11, fontweight="bold", wrap=True)
         reward, actor, critic, latents = figure.subplots(2, 2).flat
@@ -249,7 +245,7 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _plot(axes: Axes, curves: dict[str, list[float]], title: str, x: str, y: str, x_label: str, y_label: str) -> None:
+def _plot(axes: Any, curves: dict[str, list[float]], title: str, x: str, y: str, x_label: str, y_label: str) -> None:
     """y over x as points beside the diagonal, or over its steps as a line; what is missing says so."""
     axes.set_title(title, fontsize=9)
     axes.set(xlabel=x_label, ylabel=y_label)

@@ -34,6 +34,8 @@ PENALTIES = tuple(10.0**power for power in range(-7, 1))
 
 Option = TypeVar("Option", bound=Hashable)
 Regression = Callable[[Float[Tensor, "B I"]], Float[Tensor, "B Q"]]
+Inputs = Sequence[Float[Tensor, "B I"]]
+"""What a regression is given, side by side."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,6 @@ class TransitionWindows:
         return TransitionWindows(obs, action, reward, self.task[:count], _ranked(self.block[:count]))
 
     @property
-    def half(self) -> Bool[Tensor, " B"]:
-        """Every other block: what is fitted on one half is judged on the other."""
-        return self.block % 2 == 0
-
-    @property
     def comparable(self) -> bool:
         """Whether errors on these rows can be compared and predictions held out: enough rows, in two blocks or more."""
         return len(self) >= COMPARABLE and int(self.block.max()) > 0
@@ -72,12 +69,9 @@ class TransitionWindows:
         """The rows' numbers in random order."""
         return torch.randperm(len(self), generator=generator, device=generator.device).to(self.task.device)
 
-    def held_out_error(
-        self, inputs: Sequence[Tensor], targets: Float[Tensor, "B Q"], features: int = FEATURES
-    ) -> Float[Tensor, " B"]:
-        """Squared errors of `predict_held_out` from these inputs, side by side."""
-        predicted = predict_held_out(torch.cat([*inputs], dim=-1), targets, self.half, features)
-        return (predicted - targets).square().mean(-1)
+    def held_out_error(self, inputs: Inputs, targets: Float[Tensor, "B Q"], features: int = FEATURES) -> Tensor:
+        """Squared errors [B] of `predict_held_out` from these inputs, side by side."""
+        return (predict_held_out(inputs, targets, self.block, features) - targets).square().mean(-1)
 
 
 def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> TransitionWindows:
@@ -112,6 +106,16 @@ def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: tor
     return TransitionWindows(obs, action, reward, batch.task[whole], torch.arange(len(reward[0]), device=whole.device))
 
 
+def sources_of_rows(
+    subject: Subject, *fresh: Episodes, names: tuple[str, str], limit: int, generator: torch.Generator
+) -> dict[str, TransitionWindows]:
+    """Single transitions of `fresh` episodes and of the replay buffer, by these names; only those `comparable`."""
+    found = [fresh_windows(*fresh, width=1, limit=limit, generator=generator)]
+    if subject.replay is not None:
+        found.append(sampled_windows(subject.replay, 1, limit, generator))
+    return {name: rows for name, rows in zip(names, found, strict=False) if rows.comparable}
+
+
 def stored_windows(
     replay: ReplayBuffer,
     envs: Sequence[int],
@@ -133,9 +137,8 @@ def stored_windows(
     row = ((head - count + 1 + position) % replay.rows).clamp(max=len(replay.closed) - 1)
     ends = replay.closed[row, column] | ~stored
     episode = ends.long().cumsum(0) - ends.long()
-    whole = torch.zeros_like(ends)
-    if len(ends) > width:  # nothing ended between the first row and the last observation
-        whole[:-width] = episode[:-width] == episode[width:]
+    whole = torch.zeros_like(ends)  # nothing ended between the first row and the last observation
+    whole[:-width] = episode[:-width] == episode[width:]
     inside = (position >= ages[0] * count) & (position < ages[1] * count)
     at, index = _draw(whole & ~ends & stored & inside, limit, generator)
     steps = at + torch.arange(width + 1, device=device).unsqueeze(1)
@@ -259,17 +262,16 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
 
 
 def predict_held_out(
-    inputs: Float[Tensor, "B I"],
-    targets: Float[Tensor, "B Q"],
-    half: Bool[Tensor, " B"],
-    features: int = FEATURES,
-    at: Float[Tensor, "B I"] | None = None,
+    inputs: Inputs, targets: Float[Tensor, "B Q"], block: Int[Tensor, " B"], features: int = FEATURES, at: Inputs = ()
 ) -> Float[Tensor, "B Q"]:
-    """Every row predicted, from its inputs (or those `at`), by a regression on the other half. Both must have rows."""
-    predicted = torch.empty_like(targets, dtype=torch.float64)
+    """Every row predicted, from its inputs (or those `at`), by a regression on the blocks of the other parity.
+
+    Both parities must have rows.
+    """
+    known, asked = torch.cat([*inputs], dim=-1), torch.cat([*(at or inputs)], dim=-1)
+    predicted, half = torch.empty_like(targets, dtype=torch.float64), block % 2 == 0
     for part in (half, ~half):
-        regression = fit_regression(inputs[~part], targets[~part], features)
-        predicted[part] = regression((inputs if at is None else at)[part])
+        predicted[part] = fit_regression(known[~part], targets[~part], features)(asked[part])
     return predicted
 
 

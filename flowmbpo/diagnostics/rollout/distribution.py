@@ -143,17 +143,17 @@ Counts = Callable[[int], Float[Tensor, "R n"]]
 """A bootstrap's resamples of so many rows."""
 
 
-def _steps(real: RealWindows, futures: Futures, counts: Counts) -> tuple[StepDistribution, ...]:
+def _steps(real: RealWindows, futures: dict[int, Futures], counts: Counts) -> tuple[StepDistribution, ...]:
     steps = []
-    for step in futures.steps:
+    for step, future in futures.items():
         known = known_outcomes(real.batch, step)
         n = int(known.sum())
         if n < LEAST:
             continue
         resampled = counts(n)
         total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
-        sums = futures.reward_sum[step][:, known].unsqueeze(-1)
-        states, state_score = _compare_states(real, futures, step, counts)
+        sums = future.reward_sum[:, known].unsqueeze(-1)
+        states, state_score = _compare_states(real, future, step, counts)
         rewards = paired_energy(sums[0], total, resampled)
         score = mean_interval(energy_score(sums.transpose(0, 1), total))
         steps.append(StepDistribution(step, states, rewards, state_score, score))
@@ -161,15 +161,15 @@ def _steps(real: RealWindows, futures: Futures, counts: Counts) -> tuple[StepDis
 
 
 def _compare_states(
-    real: RealWindows, futures: Futures, step: int, counts: Counts
+    real: RealWindows, future: Futures, step: int, counts: Counts
 ) -> tuple[EnergyDistance | None, Interval | None]:
     """Energy distance and score of states that both sides are alive in: an ended future has no state."""
-    alive = ~futures.ended[step]
+    alive = ~future.ended
     inside = real.batch.valid[step - 1] & ~real.batch.terminated[step - 1] & (alive.sum(0) >= min(len(alive), 2))
     n = int(inside.sum())
     if n < LEAST:
         return None, None
-    z, predicted, alive = real.z[step, inside], futures.z[step][:, inside], alive[:, inside]
+    z, predicted, alive = real.z[step, inside], future.z[:, inside], alive[:, inside]
     first = predicted[alive.int().argmax(0), torch.arange(n, device=alive.device)]
     return paired_energy(first, z, counts(n)), mean_interval(energy_score(predicted.transpose(0, 1), z, alive.T))
 
@@ -177,7 +177,7 @@ def _compare_states(
 def _events(
     subject: Subject,
     batch: Batch,
-    futures: Futures,
+    futures: dict[int, Futures],
     thresholds: dict[tuple[int, float], Float[Tensor, " tasks"]],
     counts: Counts,
     generator: torch.Generator,
@@ -192,13 +192,13 @@ def _events(
             result = calibrate(share, happened[known], counts(n), generator, members=len(predicted))
             events.append(EventCalibration(event, step, result))
 
-    for step in (step for step in EVENT_STEPS if step in futures.steps):
+    for step in (step for step in EVENT_STEPS if step in futures):
         total = batch.reward[:step].double().sum(0)
         for level in LEVELS:
             low = thresholds[step, level][batch.task]
-            judge(f"reward sum among its lowest {level:.0%}", step, futures.reward_sum[step] < low, total < low)
+            judge(f"reward sum among its lowest {level:.0%}", step, futures[step].reward_sum < low, total < low)
         if any(task.can_terminate for task in subject.agent.spec.tasks):
-            judge("termination", step, futures.ended[step], batch.terminated[:step].any(0))
+            judge("termination", step, futures[step].ended, batch.terminated[:step].any(0))
     return tuple(events)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,21 +27,15 @@ from flowmbpo.models.task_context import TaskContext
 FUTURE_STEPS = (1, 4, 8, 16)
 
 
-@dataclass(frozen=True)
-class Futures:
-    """By number of steps k: latents, sums of the first k predicted rewards in real units, and endings up to then.
+class Futures(NamedTuple):
+    """Latents after k steps, sums of the k predicted rewards in real units, and endings up to then.
 
     Behind a predicted ending there are no rewards; without a termination head nothing ever ends.
     """
 
-    z: dict[int, Float[Tensor, "M B D"]] = field(default_factory=dict)
-    reward_sum: dict[int, Float[Tensor, "M B"]] = field(default_factory=dict)
-    ended: dict[int, Bool[Tensor, "M B"]] = field(default_factory=dict)
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The k that the horizon reaches."""
-        return tuple(self.z)
+    z: Float[Tensor, "M B D"]
+    reward_sum: Float[Tensor, "M B"]
+    ended: Bool[Tensor, "M B"]
 
 
 @torch.no_grad()  # forecasts are judged, not trained
@@ -51,13 +46,13 @@ def sample_futures(
     context: TaskContext,
     members: int,
     generator: torch.Generator,
-) -> Futures:
-    """M futures of each start under the given actions, at the steps of FUTURE_STEPS that lie within T."""
+) -> dict[int, Futures]:
+    """M futures of each start under the given actions, by the steps k of FUTURE_STEPS that lie within T."""
     model, shape = agent.world_model, (members, len(start))
     every = context.repeat(members)
     total = torch.zeros(members * len(start), dtype=torch.float64, device=start.device)
     alive = torch.ones_like(total, dtype=torch.bool)
-    futures = Futures()
+    futures = {}
     walk = rollout(
         model, start.repeat(members, 1), lambda step, z: action[step].repeat(members, 1), every, len(action), generator
     )
@@ -67,9 +62,7 @@ def sample_futures(
             chance = torch.rand(len(total), generator=generator, device=total.device)
             alive &= chance < model.continuation(z_next, every)
         if step in FUTURE_STEPS:
-            futures.z[step] = z_next.view(*shape, -1)
-            futures.reward_sum[step] = total.view(shape).clone()
-            futures.ended[step] = ~alive.view(shape)
+            futures[step] = Futures(z_next.view(*shape, -1), total.view(shape).clone(), ~alive.view(shape))
     return futures
 
 
@@ -128,10 +121,10 @@ def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[Con
     for step, threshold in low.items():
         encoded, _ = subject.encode(real_obs[step].flatten(0, 1).to(device), task.repeat(REPLICAS))
         z = subject.agent.world_model.latent(encoded).view(REPLICAS, count, -1)
-        sums, truth = futures.reward_sum[step].cpu(), real_sums[step]
+        sums, truth = futures[step].reward_sum.cpu(), real_sums[step]
         predicted, true = ((total < threshold).double().mean(0) for total in (sums, truth))
         figures = (
-            sample_energy(futures.z[step].transpose(0, 1), z.transpose(0, 1)),
+            sample_energy(futures[step].z.transpose(0, 1), z.transpose(0, 1)),
             sample_energy(sums.T.unsqueeze(-1), truth.T.unsqueeze(-1)),
             predicted - true,
             squared_difference(predicted, true, REPLICAS),

@@ -87,7 +87,7 @@ def real_gradients(subject, env, reference, **options):
     rows = [return_gradient(regulator(), gain, starts.obs[:, copy].double(), HORIZON, GAMMA) for copy in range(4)]
     return SimpleNamespace(
         found=found,
-        parameters=found.parameters(objective, found.slopes),
+        parameters=found.parameters(objective)[0],
         closed=torch.stack(rows).flatten(1),
         starts=starts,
     )

@@ -168,12 +168,12 @@ def test_no_reward_is_predicted_behind_a_predicted_ending(gusty):
     going = sample_futures(agent, start, action, context, 3, subject.generator("test"))
     agent.world_model.termination_head = AlwaysEnds()
     ending = sample_futures(agent, start, action, context, 3, subject.generator("test"))
-    assert going.steps == FUTURE_STEPS
+    assert tuple(going) == FUTURE_STEPS
     for k in FUTURE_STEPS:
-        assert going.reward_sum[k].flatten().tolist() == pytest.approx([-float(k)] * 3)
-        assert ending.reward_sum[k].flatten().tolist() == pytest.approx([-1.0] * 3)
-        assert not going.ended[k].any()
-        assert ending.ended[k].all()
+        assert going[k].reward_sum.flatten().tolist() == pytest.approx([-float(k)] * 3)
+        assert ending[k].reward_sum.flatten().tolist() == pytest.approx([-1.0] * 3)
+        assert not going[k].ended.any()
+        assert ending[k].ended.all()
 
 
 class Constant(nn.Module):

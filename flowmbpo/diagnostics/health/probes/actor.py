@@ -90,9 +90,7 @@ class DoubleObjective:
     """The actor's objective as a function of its weights at fixed start states and noise, in float64."""
 
     def __init__(self, subject: Subject, rows: int, purpose: str) -> None:
-        self.subject = subject
-        self.agent = subject.agent
-        self.purpose = purpose
+        self.subject, self.agent, self.purpose = subject, subject.agent, purpose
         self.config = subject.config.training.model_copy(update={"noise_replicas": 1})
         start, context = subject.starts(rows, subject.generator(purpose))
         self.start = start.detach().double()
@@ -155,21 +153,17 @@ class DoubleObjective:
     def _slopes_along(self, moves: list[tuple[nn.Parameter, Tensor]], replayed: list[Tensor]) -> tuple[float, float]:
         """By the gradients in `.grad`, and by the difference."""
         autograd = sum(float((p.grad * direction).sum()) for p, direction in moves if p.grad is not None)
-        weights = [p.data for p, _ in moves]
-        losses = []
+        actor, weights, losses = self.agent.actor, [p.data for p, _ in moves], []
         for step in (STEP, -STEP):
             for (p, direction), weight in zip(moves, weights, strict=True):
                 p.data = weight + step * direction
-            losses.append(self._loss(replayed))
+            rest = iter(replayed)  # what the actor is given, call after call; its own latents where there is none
+            given = actor.register_forward_pre_hook(lambda m, args, rest=rest: (next(rest, args[0]), *args[1:]))
+            with given:
+                losses.append(float(self._objective().loss))
         for (p, _), weight in zip(moves, weights, strict=True):
             p.data = weight
         return autograd, (losses[0] - losses[1]) / (2.0 * STEP)
-
-    def _loss(self, replayed: list[Tensor]) -> float:
-        """The actor is given these latents, call after call; its own where there are none."""
-        rest = iter(replayed)
-        with self.agent.actor.register_forward_pre_hook(lambda module, args: (next(rest, args[0]), *args[1:])):
-            return float(self._objective().loss)
 
 
 def sensitivity_figures(norms: list[float], returns: Tensor) -> Figures:

@@ -24,10 +24,9 @@ from flowmbpo.diagnostics.health.experience import (
     TransitionWindows,
     best_of,
     compare_errors,
-    fresh_windows,
     newest_windows,
     obs_changes,
-    sampled_windows,
+    sources_of_rows,
 )
 from flowmbpo.diagnostics.health.probes import Figures
 from flowmbpo.diagnostics.subject import Subject
@@ -66,9 +65,7 @@ def _neighbours(columns: Columns) -> list[Columns]:
 
 
 def _exchanged(order: Columns, i: int, j: int) -> Columns:
-    places = list(order)
-    places[i], places[j] = places[j], places[i]
-    return tuple(places)
+    return tuple(order[{i: j, j: i}.get(place, place)] for place in range(len(order)))
 
 
 @torch.no_grad()  # errors are measured, nothing is learnt
@@ -79,10 +76,8 @@ def measure_columns(subject: Subject) -> Figures:
     the action would show, where the action matters in reality.
     """
     generator = subject.generator("action columns")
-    sources = {"explored": fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)}
-    if subject.replay is not None:
-        sources["replay"] = sampled_windows(subject.replay, 1, ROWS, generator)
-    sources = {source: rows for source, rows in sources.items() if rows.comparable}
+    names = "explored", "replay"
+    sources = sources_of_rows(subject, subject.explored, names=names, limit=ROWS, generator=generator)
     if not sources:
         return {"judged": "no: too few real transitions were recorded"}
     rows = next(iter(sources.values()))
@@ -100,9 +95,13 @@ def measure_columns(subject: Subject) -> Figures:
             "matters": matters.effect,
         }
     for source, rows in sources.items():
-        own, reward = OneStep.of(subject, rows).error, _reward_error(subject, rows)
-        figures[f"{source}_rearranged"] = improve(rows.action[0], own, rows.block, BETTER)[1]
-        figures[f"{source}_reward_rearranged"] = improve(rows.action[0], reward, rows.block, REWARD_BETTER)[1]
+        step, reward = OneStep.of(subject, rows), subject.agent.learning_reward(rows.reward[0])
+
+        def reward_error(action: Tensor, step: OneStep = step, reward: Tensor = reward) -> Tensor:
+            return (step.model.reward(step.z, action, step.context) - reward).square()
+
+        figures[f"{source}_rearranged"] = improve(rows.action[0], step.error, rows.block, BETTER)[1]
+        figures[f"{source}_reward_rearranged"] = improve(rows.action[0], reward_error, rows.block, REWARD_BETTER)[1]
     if len(sources) == 2:
         explored, replayed = (figures[f"{source}_reward_rearranged"] for source in sources)
         figures["reward_rearranged_in_both"] = explored | {"certain": max(explored["certain"], replayed["certain"])}
@@ -150,14 +149,6 @@ def improve(
 def _reached(arrangement: str, paired: Paired) -> Figures:
     certain = paired.effect if paired.z <= -Z else 0.0
     return {"arrangement": arrangement, "reached": asdict(paired), "certain": certain}
-
-
-def _reward_error(subject: Subject, rows: TransitionWindows) -> Error:
-    """Errors of the predicted learning reward."""
-    model = subject.agent.world_model
-    state, context = subject.encode(rows.obs[0], rows.task)
-    z, reward = model.latent(state), subject.agent.learning_reward(rows.reward[0])
-    return lambda action: (model.reward(z, action, context) - reward).square()
 
 
 @torch.no_grad()  # actions are compared, nothing is learnt

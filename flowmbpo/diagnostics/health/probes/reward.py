@@ -17,7 +17,7 @@ from flowmbpo.diagnostics.health.experience import (
     compare_errors,
     fresh_windows,
     predict_held_out,
-    sampled_windows,
+    sources_of_rows,
 )
 from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.subject import Subject
@@ -44,18 +44,15 @@ def measure_reward(subject: Subject, *, light: bool = False) -> Figures:
         fit = fit_rewards(batch.reward[0], _predicted(subject, batch, batch.action[0]), batch.reward[0])
         return {"spread_over_real": fit["spread_ratio"] if fit["varies"] else None}
     generator = subject.generator("reward")
-    fresh = fresh_windows(subject.episodes, subject.explored, width=1, limit=ROWS, generator=generator)
-    sources = {"fresh_episodes": fresh}
-    if subject.replay is not None:
-        sources["replayed_transitions"] = sampled_windows(subject.replay, 1, ROWS, generator)
-    sources = {source: rows for source, rows in sources.items() if rows.comparable}
+    recorded, names = (subject.episodes, subject.explored), ("fresh_episodes", "replayed_transitions")
+    sources = sources_of_rows(subject, *recorded, names=names, limit=ROWS, generator=generator)
     if not sources:
         return {"judged": "no: too few real transitions were recorded"}
     figures: Figures = {}
     for source, rows in sources.items():
         obs, action, real = rows.obs[0], rows.action[0], rows.reward[0]
         predicted = _predicted(subject, rows, action)
-        reference = predict_held_out(torch.cat([obs, action], dim=-1), real.unsqueeze(-1), rows.half).squeeze(-1)
+        reference = predict_held_out((obs, action), real.unsqueeze(-1), rows.block).squeeze(-1)
         figures[source] = fit_rewards(real, predicted, reference)
         if source == "fresh_episodes":
             figures["curves"] = {"real": real[:DRAWN].tolist(), "predicted": predicted[:DRAWN].tolist()}
@@ -125,11 +122,9 @@ def share_of_action(
     rewards the head knows as well as the regression does. The rows' rewards must vary, and be `comparable`.
     """
     obs, action, real = rows.obs[0], rows.action[0], rows.reward[0].double()
-    own, exchanged = torch.cat([obs, action], dim=-1), torch.cat([obs, action[other]], dim=-1)
-    target = real.unsqueeze(-1)
+    asked = ((obs, action), ()), ((obs, action), (obs, action[other])), ((obs,), ())
     with_action, elsewhere, without = (
-        predict_held_out(inputs, target, rows.half, at=at).squeeze(-1)
-        for inputs, at in ((own, own), (own, exchanged), (obs, obs))
+        predict_held_out(inputs, real.unsqueeze(-1), rows.block, at=at).squeeze(-1) for inputs, at in asked
     )
     error = (with_action - real).square()
     expected = float((with_action - elsewhere).square().mean().sqrt())
