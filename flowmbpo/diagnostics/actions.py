@@ -35,9 +35,8 @@ MOSTLY, NARROW = 0.5, 0.01  # share of saturated actions, and std within a state
 class MatchedReturns:
     """Real undiscounted returns of `n` episodes each, from the same starts, and their paired differences.
 
-    `deterministic` actions of a flow are those of zero noise, a mode of its samples and not their mean: `mean_action`
-    is the mean of MATCH_SAMPLES actions (None for other policies). An episode that the simulator broke under any of
-    them is left out of all.
+    `deterministic` actions of a flow are those of zero noise and not the mean: `mean_action` is that of MATCH_SAMPLES
+    (None for other policies). An episode that the simulator broke under any of them is left out of all.
     """
 
     n: int
@@ -157,10 +156,7 @@ def measure_actions(subject: Subject, effort: Effort) -> ActionsDiagnosis:
 
 
 def match_gaussian(u: Float[Tensor, "S B A"], count: int, generator: torch.Generator) -> Float[Tensor, "M B A"]:
-    """`count` draws from the Gaussian of the samples' mean and variance at each state, before the tanh.
-
-    Of a variance less by the share 1/S by which the mean of S samples varies: about the policy's own mean it is right.
-    """
+    """`count` draws from the Gaussian of the samples' mean and variance (less their mean's own) before the tanh."""
     mean, variance = u.mean(0), u.var(0) * (1.0 - 1.0 / len(u))
     return mean + variance.sqrt() * standard_normal(mean.expand(count, *mean.shape), generator)
 
@@ -214,10 +210,9 @@ class DimensionFigures:
 
     `mean`, `std_within` and (of the Gaussian of u's mean and variance) `matched_std` are means over states of the mean
     action and of its standard deviation at a state; `std_across` is that of the mean action over states. `saturation`
-    is the share of actions beyond +-.99, `preactivation` the mean |u|, `tanh_slope` that of 1 - a^2: what is left of
-    a gradient. `multimodal` is the share of states at which the dip test calls u multimodal (5% at most are false),
-    `negentropy` how far u is from a Gaussian, in nats. `source_ratio` is the std of u within a state over that of the
-    noise that the policy draws: below 1 where a flow contracts it (None for policies that are neither).
+    is the share of actions beyond +-.99, `preactivation` the mean |u|, `tanh_slope` that of 1 - a^2. `multimodal` is
+    the share of states at which the dip test calls u multimodal (5% at most are false), `negentropy` how far u is from
+    a Gaussian, in nats. `source_ratio` is the std of u within a state over that of the noise that the policy draws.
     """
 
     task: str
@@ -307,8 +302,7 @@ def measure_dimensions(
 def spread_across(action: Float[Tensor, "S B K"], counts: Float[Tensor, "R B"]) -> list[Interval]:
     """Standard deviation over states of the policy's mean action, of each dimension, with bootstrap intervals.
 
-    The mean of S samples is itself noisy: its share of the variance is taken away, which leaves 0 for a policy
-    that does the same everywhere.
+    The noise of the mean of S samples is taken away: 0 for a policy that does the same everywhere.
     """
     mean = action.double().mean(0).cpu()
     noise = (action.double().var(0) / len(action)).cpu()

@@ -8,15 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.json_documents import Document
-from flowmbpo.models.task_context import TaskContext
 from flowmbpo.parity.cost import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
 
 REPEATS = 5
@@ -58,17 +57,16 @@ class ComputeDiagnosis(Diagnosis):
     @property
     def reading(self) -> str:
         """What most of an epoch's time goes into."""
-        most = max(self.measured, key=self._seconds)
         if not self.epoch_seconds:
             return "An epoch makes no updates."
+        most = max(self.measured, key=self._seconds)
         share = self._seconds(most) / self.epoch_seconds
         return f"An epoch's updates take {self.epoch_seconds:.3g} s here, {share:.0%} of it in those of the {most}."
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate's document, and `measured` beside it."""
         own = super().to_dict()
-        estimate: dict[str, Any] = own.pop("cost")
-        return estimate | own
+        return dict(own.pop("cost")) | own
 
     def rows(self) -> list[Row]:
         """One row per update, then the epoch."""
@@ -119,17 +117,12 @@ def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
     batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
     first = subject.windows.sample(subject.batch_size, 1, generator)
 
-    def actor() -> tuple[Tensor, TaskContext, Tensor]:
-        return actor_pass(agent, first.obs[0], first.task, training, generator)
-
+    actor = partial(actor_pass, agent, first.obs[0], first.task, training, generator)
     z, context, targets = actor()
     rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
     minibatch = z[rows], context.rows(rows), targets[rows]
-    return {
-        "model": lambda: model_pass(agent, batch, training, generator),
-        "actor": actor,
-        "critic": lambda: critic_pass(agent, *minibatch),
-    }
+    model, critic = partial(model_pass, agent, batch, training, generator), partial(critic_pass, agent, *minibatch)
+    return {"model": model, "actor": actor, "critic": critic}
 
 
 def _measure(run: Callable[[], object], device: torch.device) -> UpdateMeasurement:

@@ -4,9 +4,8 @@ With M independent gradients g at fixed parameters, g_bar their mean and S their
 
     ESNR = (||g_bar||^2 - tr(S) / M) / tr(S)
 
-The numerator is the mean of g_i . g_j over the pairs i != j: unbiased for ||E g||^2, and so below zero about every
-other time where there is no signal. The ratio carries the bias of 1 / tr(S), a share of about 2 / (M k) where the noise
-fills k dimensions. Letters: M gradients, n coordinates, R resamples.
+The numerator is the mean of g_i . g_j over the pairs i != j: unbiased for ||E g||^2, so often below zero without
+signal. The ratio carries the bias of 1 / tr(S), about 2 / (M k) with noise in k dimensions. M gradients, n coordinates.
 """
 
 from __future__ import annotations
@@ -37,9 +36,8 @@ COLUMNS = 1 << 16  # coordinates turned into float64 at a time
 class Esnr:
     """ESNR of M gradients, and their norms.
 
-    `interval` is None where no bootstrap was asked for; `infinite` marks tr(S) = 0 (`value` and interval are then
-    None). `signal` and `noise` are the estimates of ||E g||^2 (unbiased, may be negative) and tr(S); `norm` is the mean
-    length of one gradient with Student's t interval.
+    `interval` is None where no bootstrap was asked for; `infinite` marks tr(S) = 0 (`value` is then None). `signal` and
+    `noise` estimate ||E g||^2 (unbiased, may be negative) and tr(S); `norm` is the mean length of one gradient.
     """
 
     value: float | None
@@ -97,10 +95,9 @@ def esnr_from_gram(gram: Float[Tensor, "M M"], generator: torch.Generator | None
 def bootstrap_esnr(value: float, gram: Float[Tensor, "M M"], generator: torch.Generator, resamples: int) -> Interval:
     """`value` with the middle 95% of its values in `resamples` resamples (percentile bootstrap, Efron 1979).
 
-    A resample holds gradients twice; a pair of equal ones would count noise as signal (by 1/M). Both the signal
-    (g_i . g_j) and the noise (||g_i - g_j||^2 / 2) are therefore means over the pairs of different originals. Near zero
-    signal the interval is too wide rather than too narrow. Measured coverage of the truth: .91 to 1.00 at M = 64 with
-    Gaussian noise, .88 or more with heavy tails; at M = 8 and ESNR 30 .84 and .72.
+    A pair of equal gradients would count noise as signal: both are therefore means over the pairs of different
+    originals. Measured coverage of the truth: .91 to 1.00 at M = 64 with Gaussian noise, .88 or more with heavy tails;
+    at M = 8 and ESNR 30 .84 and .72.
     """
     gram = gram.double().cpu()
     count = len(gram)

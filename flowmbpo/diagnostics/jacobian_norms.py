@@ -1,8 +1,7 @@
 """Norms of Jacobians that are never built: Hutchinson's estimate, and the largest singular value from products.
 
-A map of B independent rows has one Jacobian per row, J [D, I]; Q is an orthogonal projection of its input (onto the
-simplex's tangent, or onto the action dimensions that exist). Products with J^T are reverse passes, with J the
-derivative of a reverse pass to its seed: both exact.
+A map of B independent rows has one Jacobian per row, J [D, I]; Q is an orthogonal projection of its input. Products
+with J^T are reverse passes, with J the derivative of a reverse pass to its seed: both exact.
 
 Letters: B rows, D outputs, I inputs, P probes, K iterations.
 """
@@ -145,8 +144,8 @@ def spectral_norm(
     """Largest singular value of J Q, `rank` the dimension of Q's image, by power iteration with memory.
 
     Every iterate of the power iteration v <- Q J^T J Q v is kept and made orthogonal to those before it; the value is
-    the root of the largest Ritz value of their span (Lanczos 1950). This needs tens of products where the last iterate
-    alone needs hundreds: the singular values of a step that changes little all lie near 1.
+    the root of the largest Ritz value of their span (Lanczos 1950): tens of products where the last alone needs
+    hundreds.
     """
     needed = iterations_for(tolerance, rank)
     count = min(needed, max_iterations)

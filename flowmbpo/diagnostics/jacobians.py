@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.jacobian_norms import Frobenius, Linearised, Projection, Spectral, hutchinson, spectral_norm
@@ -195,18 +196,15 @@ def unroll(
 ) -> Trajectory:
     """`horizon` steps from the states `start`, differentiable in z_0 and a_0.
 
-    Open loop under the given `actions`; closed loop under the policy without them, its actions sampled as in
-    imagination. Samples of the policy, and with `noise` "fixed" those of the model, are the same in every call. The
-    first state is the geometry's own state of z_0 (in logit geometry that of max(z_0, 1e-6)), so that derivatives are
-    on the latent in every geometry.
+    Open loop under the given `actions`; without them closed loop, actions sampled as in imagination. Samples of the
+    policy, and with `noise` "fixed" those of the model, are the same in every call. The first state is the geometry's
+    own of z_0 (in logit geometry of max(z_0, 1e-6)): derivatives are on the latent in every geometry.
     """
-    agent = subject.agent
-    model = agent.world_model
+    agent, model = subject.agent, subject.agent.world_model
     policy = subject.generator("jacobians/policy")
     drawn = subject.generator("jacobians/model") if noise == "fixed" else None
     latent = model.latent(start).detach()
-    shape = (len(start), agent.spec.action_dim)
-    point = torch.cat([latent, latent.new_zeros(shape)], dim=-1).requires_grad_()
+    point = pad(latent, (0, agent.spec.action_dim)).requires_grad_()
     first, shift = point[..., : latent.shape[-1]], point[..., latent.shape[-1] :]
     taken: list[Tensor] = []
 
@@ -218,21 +216,16 @@ def unroll(
 
     with frozen(agent):  # only z_0 and a_0 are asked about
         walk = rollout(model, model.geometry.from_latent(first), controls, context, horizon, drawn)
-        latents = [z_next for _, _, z_next in walk]
-    return Trajectory(point, latents, taken)
+        return Trajectory(point, [z_next for _, _, z_next in walk], taken)
 
 
 def make_projections(subject: Subject, context: TaskContext) -> tuple[Projection, Projection]:
     """Of [z, a]: onto the latent's allowed directions (the simplex's tangent); onto the actions of each row's task."""
     width, geometry = subject.config.model.latent_dim, subject.agent.world_model.geometry
-
-    def onto_latent(v: Tensor) -> Tensor:
-        return torch.cat([geometry.project(v[..., :width]), torch.zeros_like(v[..., width:])], dim=-1)
-
-    def onto_action(v: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(v[..., :width]), v[..., width:] * context.action_mask], dim=-1)
-
-    return onto_latent, onto_action
+    return (
+        lambda v: pad(geometry.project(v[..., :width]), (0, v.shape[-1] - width)),
+        lambda v: pad(v[..., width:] * context.action_mask, (width, 0)),
+    )
 
 
 def latent_rank(subject: Subject) -> int:

@@ -92,22 +92,18 @@ class RewardPairs:
         own, true, apart = (mean_interval(sums) for sums in (model, real, gap))
         return Gap(own, true, apart, relative, self.episodes, self.model.shape[1], steps)
 
-    def curves(self, counts: Float[Tensor, "R N"]) -> tuple[list[Interval], list[Interval]]:
-        """Mean predicted and real reward of each step; nan where no window reaches it."""
-
-        def sums(figures: Float[Tensor, "T B"]) -> Float[Tensor, "N T"]:
-            return figures.double().view(len(figures), self.episodes, -1).sum(-1).T
-
-        present = sums(self.present)
-        model, real = (
-            ratio_intervals(sums(self.present * rewards), present, counts) for rewards in (self.model, self.real)
+    def curve(self, rewards: Float[Tensor, "T B"], counts: Float[Tensor, "R N"]) -> tuple[Interval, ...]:
+        """Mean of predicted or real rewards by step; nan where no window reaches it."""
+        earned, present = (
+            figures.double().view(len(figures), self.episodes, -1).sum(-1).T
+            for figures in (self.present * rewards, self.present)
         )
-        return model, real
+        return tuple(ratio_intervals(earned, present, counts))
 
-    def fits(self) -> list[Fit]:
+    def fits(self) -> tuple[Fit, ...]:
         """The line from predicted (x) to real (y) reward at each step, over rows."""
         steps = zip(self.model, self.real, self.present, strict=True)
-        return [fit_line(model[here], real[here]) for model, real, here in steps]
+        return tuple(fit_line(model[here], real[here]) for model, real, here in steps)
 
 
 @torch.no_grad()  # rewards are compared, nothing is differentiated
@@ -116,8 +112,7 @@ def imagine_rewards(
 ) -> Float[Tensor, "T B"]:
     """Play the model from `batch.obs[0]`, under `actor` on imagined latents or (None) the actions really taken.
 
-    Real reward units, weighted by the predicted probability to be alive. Where the model or the sampled policy draws
-    noise, the mean of `replicas` rollouts of each row.
+    Real units times the predicted chance to be alive; where noise is drawn, means of `replicas` rollouts of each row.
     """
     model = agent.world_model
     alone = model.context(batch.task)
@@ -177,17 +172,15 @@ class RewardGapDiagnosis(Diagnosis):
     @property
     def reading(self) -> str:
         """Whether the model predicts more than the environment pays."""
-        gap = self.deterministic.episodes
-        if gap.gap.low <= 0.0 <= gap.gap.high:
-            return (
-                f"The model's return of an episode and the real one agree as far as {gap.episodes} episodes can tell "
-                f"({gap.gap.value:+.3g}, within {gap.gap.low:.3g} to {gap.gap.high:.3g})."
+        gaps, gap = self.deterministic.episodes, self.deterministic.episodes.gap
+        if gap.low <= 0.0 <= gap.high:
+            agree = (
+                f"The model's return of an episode and the real one agree as far as {gaps.episodes} episodes can tell"
             )
-        share = "" if gap.relative is None else f" ({abs(gap.relative.value):.0%} of it)"
-        if gap.gap.low > 0.0:
-            more = f"The model predicts {gap.gap.value:.3g} more than the environment pays for an episode{share}"
-            return f"{more}: the policy exploits its errors."
-        return f"The model predicts {-gap.gap.value:.3g} less than the environment pays for an episode{share}."
+            return f"{agree} ({gap.value:+.3g}, within {gap.low:.3g} to {gap.high:.3g})."
+        share = "" if gaps.relative is None else f" ({abs(gaps.relative.value):.0%} of it)"
+        more, told = ("more", ": the policy exploits its errors") if gap.low > 0.0 else ("less", "")
+        return f"The model predicts {abs(gap.value):.3g} {more} than the environment pays for an episode{share}{told}."
 
     def rows(self) -> list[Row]:
         """Whole episodes first, then windows."""
@@ -271,7 +264,7 @@ def _compare(subject: Subject, episodes: Episodes, effort: Effort, *, sampled: b
 
     counts = resample_counts(len(kept), effort.resamples, draws)
     horizon = min(subject.config.training.longest_actor_horizon, effort.horizon)
-    predicted, real = open_loop.curves(counts)
+    real, acted = (open_loop.curve(rewards, counts) for rewards in (open_loop.real, open_loop.model))
     per_task = {}
     for number, info in enumerate(tasks):
         own = played.rows(whole.task == number)
@@ -281,7 +274,7 @@ def _compare(subject: Subject, episodes: Episodes, effort: Effort, *, sampled: b
         episodes=played.gap(len(played.real), counts),
         open_loop=open_loop.gap(horizon, counts),
         closed_loop=closed_loop.gap(horizon, counts),
-        curves=Curves(tuple(real), tuple(predicted), tuple(closed_loop.curves(counts)[0]), tuple(open_loop.fits())),
+        curves=Curves(real, acted, closed_loop.curve(closed_loop.model, counts), open_loop.fits()),
         per_task=per_task,
         broken=int(episodes.broken.sum()),
     )

@@ -22,9 +22,7 @@ from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.imagination import trusted_steps
 
-ENV_SEED_BASE = (2**30 + 16) << 32
-"""Diagnostic episodes start above this: the upper word of the seed is one that neither training nor evaluation uses
-(see SEED_BASE in runs/evaluate.py)."""
+ENV_SEED_BASE = (2**30 + 16) << 32  # neither training nor evaluation uses it: see SEED_BASE in runs/evaluate.py
 EXPLORED_SHARE = 0.3  # of the steps of explored episodes are uniform random actions
 
 
@@ -45,10 +43,9 @@ class Subject:
     """An agent in evaluation mode, the config that made it, and its real experience.
 
     `make_env(copies)` opens the real environment with at least so many copies, and of a set at least one of each task
-    (or only those of the one task `only`, where given); the caller closes it. `replay` is the run's own buffer, None
-    where the checkpoint came without it; with a `replay_trouble` it is only to be judged. `optimisers` are the saved
-    optimiser states by name, `initial` builds the agent as it was before training; both may be absent. Every draw comes
-    from `generator(purpose)`, so that a diagnostic measures the same whichever others ran before it.
+    (or only those of the task `only`); the caller closes it. `replay` is the run's own buffer, None where the
+    checkpoint came without it; with a `replay_trouble` it is only to be judged. `optimisers` are the saved states by
+    name, `initial` builds the agent as it was before training. Every draw comes from `generator(purpose)`.
     """
 
     agent: Agent
@@ -112,10 +109,7 @@ class Subject:
 
     @property
     def windows(self) -> ReplayBuffer | Episodes:
-        """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for.
-
-        `sample` gives windows of real experience, starts uniform over all transitions.
-        """
+        """The run's own replay buffer; fresh episodes without a sound one, or where one task of a set is asked for."""
         return self.replay if self.replay is not None and self.own_windows else self.episodes
 
     @property
@@ -124,10 +118,7 @@ class Subject:
         return "the run's replay buffer" if self.own_windows else "fresh episodes of the policy"
 
     def starts(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], TaskContext]:
-        """Encoded start states of imagination and their task contexts.
-
-        Drawn from the replay buffer as training draws them; without one, from fresh episodes, uniform over steps.
-        """
+        """Encoded start states, as training draws them from the replay buffer, or uniform over fresh episodes."""
         source = self.windows
         if isinstance(source, ReplayBuffer):
             return self.encode(*source.sample_starts(count, generator))

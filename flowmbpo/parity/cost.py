@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,8 +57,7 @@ FLOAT_BYTES = 4
 ADAM_COPIES = 4  # weight, gradient, two moments
 
 
-@dataclass(frozen=True)
-class UpdateCost:
+class UpdateCost(NamedTuple):
     """Matrix-product FLOPs of one update, and the bytes autograd keeps for its backward pass."""
 
     flops: int
@@ -113,11 +112,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
 
     def cost(name: str, rows: float) -> UpdateCost:
         """Of `rows` rows: on the line through those of `PROBE_ROWS`."""
-        low, high = (_measure(each[name], agent) for each in probes)
+        measured = zip(*(_measure(each[name], agent) for each in probes), strict=True)
         share = (rows - PROBE_ROWS[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
-        flops = low.flops + share * (high.flops - low.flops)
-        size = low.activation_bytes + share * (high.activation_bytes - low.activation_bytes)
-        return UpdateCost(round(flops), round(size))
+        return UpdateCost(*(round(low + share * (high - low)) for low, high in measured))
 
     starts = training.actor_batch_size or config.task.num_envs
     imagined = starts * training.noise_replicas * training.longest_actor_horizon
@@ -129,8 +126,8 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         "critic": cost("critic", (imagined + replayed) / minibatches),
     }
     if training.adaptive_horizon is not None:
-        trust = cost("trust", training.wm_batch_size).flops
-        updates["actor"] = UpdateCost(updates["actor"].flops + trust, updates["actor"].activation_bytes)
+        flops, size = updates["actor"]
+        updates["actor"] = UpdateCost(flops + cost("trust", training.wm_batch_size).flops, size)
     model = agent.world_model
     model_calls = model.dynamics.nfe + 1 + (model.termination_head is not None)
     collects = training.mode == "online"

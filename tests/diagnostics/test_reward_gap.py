@@ -106,7 +106,7 @@ def test_gaps_of_hand_made_rewards():
     assert gap.relative.value == pytest.approx(-1.0 / 6.5)
     assert (gap.relative.low, gap.relative.high) == pytest.approx((-0.4, 0.0))  # the second episode alone, the first
     assert (gap.episodes, gap.starts, gap.steps) == (2, 4, 2)
-    predicted, lived = pairs.curves(counts)
+    predicted, lived = pairs.curve(model, counts), pairs.curve(real, counts)
     assert [each.value for each in predicted] == pytest.approx([1.5, 5.0 / 3])
     assert [each.value for each in lived] == pytest.approx([1.5, 7.0 / 3])
     second = pairs.rows(torch.tensor([False, True])).gap(2, resample_counts(1, 10, torch.Generator()))

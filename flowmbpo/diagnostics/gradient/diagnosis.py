@@ -27,10 +27,8 @@ from flowmbpo.training.updates import discount
 
 COPIES, MOMENTS = 16, 4
 EXACT_COPIES = 32  # where a start costs one rollout and not one per displacement
-DIRECTIONS = 8
-"""Action dimensions up to which every one is displaced; random sign vectors per step beyond."""
-REPLAY_COPIES, REPLAY_MOMENTS, REPLAY_DIRECTIONS = 8, 2, 2
-"""The same where a saved state is reached again only by running its episode up to it."""
+DIRECTIONS = 8  # action dimensions up to which every one is displaced; random sign vectors per step beyond
+REPLAY_COPIES, REPLAY_MOMENTS, REPLAY_DIRECTIONS = 8, 2, 2  # where a state is reached only by running its episode again
 ALIGNED = 0.7  # a cosine from which on the reading calls two gradients one direction
 FEWEST_COPIES = 8  # a bootstrap over fewer says nothing
 EPISODES = 2  # which episodes: see the offsets in `Subject`
@@ -66,10 +64,9 @@ def told(figure: Interval) -> str:
 class GradientDiagnosis(Diagnosis):
     """Agreement of model and reference: of the parameters' gradient, and of dJ/du step by step (a = tanh(u)).
 
-    `through` and `detached` are of both kinds of the model's gradient (`input_gradient` says which trains); the
-    reference is always the total derivative. `rewards` and `reward_actions` leave the value behind the horizon out of
-    both sides: what disagrees there is the model, what disagrees only with it is the critic. Intervals are 95%
-    bootstraps over `copies` independent episodes of `moments` start states each.
+    `through` and `detached` are of both kinds of the model's gradient (`input_gradient` says which trains). `rewards`
+    and `reward_actions` leave the value behind the horizon out of both sides: what disagrees there is the model, else
+    the critic. Intervals are 95% bootstraps over `copies` independent episodes of `moments` start states each.
     """
 
     derived = ("gradient", "starts", "horizon", "reading")
@@ -138,10 +135,10 @@ class GradientDiagnosis(Diagnosis):
             ("cosine of the gradients to the actions", self.actions.cosine),
             ("... without the critic's value", self.reward_actions.cosine),
         ]
-        marks = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
+        marks = sorted({0, self.horizon // 2, self.horizon - 1})
         rows += [(f"... to the action of step {mark}", self.steps[mark].cosine) for mark in marks]
         broken = f", {self.broken} broken" if self.broken else ""
-        starts = f"{self.starts} = {self.copies} episodes x {self.moments} moments{broken}, horizon {len(self.steps)}"
+        starts = f"{self.starts} = {self.copies} episodes x {self.moments} moments{broken}, horizon {self.horizon}"
         starts += f"; {self.terminated} end on the way; intervals: 95% bootstrap over episodes"
         reference = "exact: backpropagation through the environment, under the noise that was drawn"
         if self.reference != "autodiff":
@@ -243,7 +240,7 @@ def compare_gradients(
         (torch.where(sound, values, 0.0).double().sum(0) / sound.sum(0))[kept]
         for values in (model.returns, reference.returns)
     )
-    difference = imagined - lived
+    gap = mean_interval(imagined - lived)
     return GradientDiagnosis(
         reference="autodiff" if autodiff else "differences",
         input_gradient=training.actor_input_gradient,
@@ -253,7 +250,7 @@ def compare_gradients(
         actions=align_rows(mine.flatten(1), theirs.flatten(2), counts),
         reward_actions=align_rows(mine_paid.flatten(1), theirs_paid.flatten(2), counts),
         steps=tuple(align_rows(mine[:, h], theirs[:, :, h], counts) for h in range(starts.horizon)),
-        objective={"model": mean_interval(imagined), "real": mean_interval(lived), "gap": mean_interval(difference)},
+        objective={"model": mean_interval(imagined), "real": mean_interval(lived), "gap": gap},
         copies=starts.copies,
         moments=starts.moments,
         model_noise_replicas=model.replicas,
@@ -271,10 +268,9 @@ def align_means(
 ) -> Alignment:
     """Of the mean gradients over copies.
 
-    All three inner products are means over the pairs of different copies, in a resample too, whose noise is
-    independent: unbiased for those of the expected gradients, whatever noise model and reference share within a copy.
-    Measured with Gaussian noise (N = 8 to 32, ESNR of a copy's gradient .03 to 1) the cosine's interval holds the truth
-    in .85 to 1.00, the ratio's in .80 to 1.00; at ESNR .03 and N = 8 the cosine is up to .16 too small.
+    All three inner products are means over the pairs of different copies, whose noise is independent: unbiased for
+    those of the expected gradients. Measured with Gaussian noise (N = 8 to 32, ESNR of a copy's gradient .03 to 1) the
+    cosine's interval holds the truth in .85 to 1.00, the ratio's in .80 to 1.00; at worst the cosine is .16 too small.
     """
     both = reference.mean(0)
     pairs = ((model, both), (model, model), (both, both))
@@ -295,8 +291,7 @@ def align_rows(
 ) -> Alignment:
     """Of all rows at once, as one long vector: nothing cancels between start states.
 
-    `reference` holds two estimates that are independent given the copies; their inner product is the
-    reference's squared norm without its measurement noise.
+    The inner product of the two estimates in `reference` is its squared norm without measurement noise.
     """
     g, first, second = (rows.double() for rows in (model, *reference))
     products = (g * (first + second) / 2.0, g.square(), first * second)
@@ -318,8 +313,7 @@ def _alignment(value: Float[Tensor, "3 1"], resampled: Float[Tensor, "3 R"]) -> 
 
 
 def _cosine(products: Float[Tensor, "3 R"]) -> Float[Tensor, " R"]:
-    # The inner product's sign where noise makes it larger than a cosine can be, or leaves a side no norm: such
-    # resamples make the interval as wide as it must be. nan where the inner product is 0 too, or nan.
+    # The inner product's sign where noise makes it larger than a cosine can be, or leaves a side no norm.
     inner, own, other = products
     bound = (own.clamp(min=0.0) * other.clamp(min=0.0)).sqrt()
     beyond = inner.abs() > bound

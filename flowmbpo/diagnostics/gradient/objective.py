@@ -31,8 +31,7 @@ class FixedNoise(nn.Module):
     """`inner` with its noise fixed by `seeds`, one for every step and group of `rows` rows.
 
     In place of an actor (see `acting`) it goes through the steps by itself from `rewind` on, for rows [replica, group,
-    row]: replicas of a start share its noise. `nudges` [H, B, A], zeros that take gradient, are added to the actions:
-    their gradient is dJ/da_h, what follows from it included.
+    row]. `nudges` [H, B, A], zeros that take gradient, are added to the actions: their gradient is the total dJ/da_h.
     """
 
     def __init__(self, inner: Actor, seeds: Int[Tensor, "H G"], rows: int) -> None:
@@ -79,8 +78,7 @@ def acting(agent: Agent, policy: FixedNoise) -> Iterator[None]:
 class RealObjective:
     """J = sum_{h<H} gamma^h r_h + gamma^H V(encode(o_H)), of real rewards in learning units.
 
-    The policy acts closed loop on encodings of real observations. Behind a termination nothing
-    is earned and nothing bootstrapped, as in `actor_objective`.
+    The policy acts closed loop. Behind a termination nothing is earned or bootstrapped, as in `actor_objective`.
     """
 
     agent: Agent
@@ -141,10 +139,7 @@ def parameter_gradient(
 
 @dataclass(frozen=True)
 class Starts:
-    """The environment at G moments of N independent episodes, each at least `horizon` steps before any time limit.
-
-    Copies are independent of each other; moments of one copy are not: they mostly share its episode.
-    """
+    """The environment at G moments of N independent episodes, each at least `horizon` steps before any time limit."""
 
     states: tuple[dict[str, Any], ...]
     obs: Float[Tensor, "G N O"]
@@ -167,24 +162,22 @@ def collect_starts(
 ) -> Starts:
     """Run `behaviour` closed loop from `env.reset(seed)` and save the environment at random moments.
 
-    One moment falls into each of `moments` equal parts of [0, L - horizon], L the shortest time
-    limit; a copy whose episode ended earlier is in its next one. `horizon` is cut to L.
+    One falls into each of `moments` equal parts of [0, L - horizon], L the shortest time limit; `horizon` is cut to L.
     """
     limit = min(env.spec.tasks[task].episode_length for task in env.task_ids.tolist())
-    horizon = min(horizon, limit)
+    horizon, device = min(horizon, limit), generator.device
     room = limit - horizon + 1
     parts = min(moments, room)
-    device = generator.device
     draws = torch.rand(parts, generator=generator, device=device, dtype=torch.float64).tolist()
     chosen = [int((part + draw) * room / parts) for part, draw in enumerate(draws)]
     loop = ClosedLoop(behaviour, env, seed, device=device)
     states, seen = [], []
     for time in range(chosen[-1] + 1):
+        if time > 0:
+            loop.advance()
         if time in chosen:
             states.append(env.state_dict())
             seen.append(loop.obs.clone())
-        if time < chosen[-1]:
-            loop.advance()
     return Starts(tuple(states), torch.stack(seen).to(device), env.task_ids.to(device), horizon)
 
 

@@ -44,8 +44,7 @@ SHOWN_VALUES = SHOWN_ROWS = 8
 class HealthFinding:
     """One thing that is wrong (`broken`) or worth knowing (`note`).
 
-    `name` is stable: programs match on it. `message` says what was measured and what to do. `figures` are the numbers
-    that the judgement rests on.
+    `name` is stable: programs match on it. `message` says what to do, `figures` what the judgement rests on.
     """
 
     name: str
@@ -174,10 +173,7 @@ class HealthDiagnosis(Diagnosis):
 
 
 def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
-    """Run every probe. Where the weights are not finite no other runs.
-
-    A run that trains its world model alone has no policy to judge.
-    """
+    """Run every probe (of the policy where the run trains one). Where the weights are not finite no other runs."""
     del effort  # the probes have sample sizes of their own
     checks = _measure(subject)
     curves = {name: figures.pop("curves") for name, figures in checks.items() if "curves" in figures}
@@ -185,10 +181,7 @@ def measure_health(subject: Subject, effort: Effort) -> HealthDiagnosis:
 
 
 def light_health(subject: Subject) -> list[HealthFinding]:
-    """What is broken as far as it shows without real episodes, in some tens of milliseconds for a small model.
-
-    Judged by the rules of `measure_health`, on 256 states. Weights that are not finite end it.
-    """
+    """What `measure_health` finds without real episodes, on 256 states: tens of milliseconds for a small model."""
     rows = judge(_measure(subject, light=True), [rule for rule in RULES if rule.light])
     return [row.finding for row in rows if row.finding is not None]
 

@@ -1,7 +1,7 @@
 """Windows of real transitions, paired comparisons of errors on them, and what a regression and the model make of them.
 
-Letters: W transitions of a window, B windows (rows), O observation, A action, D latent; I inputs, Q targets,
-F features.
+Letters: W transitions of a window, B windows (rows), O observation, A action, D latent; I inputs, Q targets, F
+features.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class TransitionWindows:
     def first(self, count: int) -> TransitionWindows:
         """The first `count` windows; they are in random order."""
         obs, action, reward = (x[:, :count] for x in (self.obs, self.action, self.reward))
-        return TransitionWindows(obs, action, reward, self.task[:count], _ranked(self.block[:count]))
+        return TransitionWindows(obs, action, reward, self.task[:count], _blocks(self.block[:count]))
 
     @property
     def comparable(self) -> bool:
-        """Whether errors on these rows can be compared and predictions held out: enough rows, in two blocks or more."""
+        """Whether errors can be compared and predictions held out: enough rows, in two blocks or more."""
         return len(self) >= COMPARABLE and int(self.block.max()) > 0
 
     def shuffled(self, generator: torch.Generator) -> Int[Tensor, " B"]:
@@ -75,10 +75,7 @@ class TransitionWindows:
 
 
 def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.Generator) -> TransitionWindows:
-    """At most `limit` windows of the recorded episodes, drawn without replacement. Empty where none is long enough.
-
-    All recordings are of one environment, so that their numbers of environments and widths agree.
-    """
+    """At most `limit` windows of episodes of one environment, without replacement. Empty where none is long enough."""
 
     def joined(name: str) -> Tensor:
         parts: list[Tensor] = [getattr(each, name) for each in recorded]
@@ -86,8 +83,7 @@ def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.
         return torch.cat([pad(x, (0, 0) * (x.ndim - 1) + (0, longest - len(x))) for x in parts], dim=1)
 
     obs, action, reward = joined("obs"), joined("action"), joined("reward")
-    length = torch.cat([each.length for each in recorded])
-    task = torch.cat([each.task for each in recorded])
+    length, task = (torch.cat([getattr(each, name) for each in recorded]) for name in ("length", "task"))
     start = torch.arange(len(action), device=obs.device).unsqueeze(1)
     time, env = _draw(start + width <= length, limit, generator)
     steps = time + torch.arange(width + 1, device=obs.device).unsqueeze(1)
@@ -96,10 +92,7 @@ def fresh_windows(*recorded: Episodes, width: int, limit: int, generator: torch.
 
 
 def sampled_windows(replay: ReplayBuffer, width: int, count: int, generator: torch.Generator) -> TransitionWindows:
-    """Whole windows among `count` that the replay buffer hands out, as training gets them.
-
-    Drawn with replacement; which episode a window is of is not known, and each counts as its own.
-    """
+    """Whole windows among `count` that the replay buffer hands out to training; each counts as its own episode."""
     batch = replay.sample(count, width, generator)
     whole = batch.valid.all(0)
     obs, action, reward = (x[:, whole] for x in (batch.obs, batch.action, batch.reward))
@@ -124,10 +117,7 @@ def stored_windows(
     generator: torch.Generator,
     ages: tuple[float, float] = (0.0, 1.0),
 ) -> TransitionWindows:
-    """At most `limit` windows of some environments, drawn without replacement.
-
-    They begin in rows between two shares of their age, 0 the oldest and 1 the newest.
-    """
+    """At most `limit` windows of some environments, without replacement, that begin between two ages (0 the oldest)."""
     device = replay.device
     column = torch.tensor(envs, device=device)
     count, head = replay.count[column], replay.head[column]
@@ -164,13 +154,9 @@ def _draw(usable: Bool[Tensor, "R N"], limit: int, generator: torch.Generator) -
     return row[order], column[order]
 
 
-def _blocks(episode: Int[Tensor, " B"], time: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    return _ranked(episode * LONGEST + time // BLOCK)
-
-
-def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """The same labels, renumbered from 0."""
-    ranks: Tensor = torch.unique(number, return_inverse=True)[1]
+def _blocks(episode: Tensor, time: Tensor | int = 0) -> Int[Tensor, " B"]:
+    """The pieces of `BLOCK` steps that lie in one episode, numbered from 0."""
+    ranks: Tensor = torch.unique(episode * LONGEST + time // BLOCK, return_inverse=True)[1]
     return ranks
 
 
@@ -178,8 +164,7 @@ def _ranked(number: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
 class Paired:
     """The mean log ratio of the other's squared error to the baseline's: 0.7 is twice the error, -0.7 half of it.
 
-    `z` is that mean in its standard errors over `n` blocks (rows of one block are dependent and count as one). Ratios,
-    and not differences: a few rows far off would drown all others.
+    `z` is that mean in its standard errors over `n` blocks (rows of one block count as one).
     """
 
     effect: float
@@ -196,10 +181,9 @@ class Paired:
 
 
 def compare_errors(baseline: Float[Tensor, " B"], other: Float[Tensor, " B"], block: Int[Tensor, " B"]) -> Paired:
-    """Squared errors `other` against `baseline`, row by row.
+    """Squared errors `other` against `baseline`, row by row; errors below `FLOOR` of the baseline's mean count as that.
 
-    Errors below `FLOOR` of the baseline's mean count as that floor: they are rounding. `z` is 0 where there are fewer
-    than two blocks, or where nothing differs.
+    `z` is 0 where there are fewer than two blocks, or where nothing differs.
     """
     floor = max(FLOOR * float(baseline.double().mean()), 1e-300)
     ratio = ((other.double() + floor) / (baseline.double() + floor)).log()
@@ -226,8 +210,7 @@ def fit_regression(inputs: Float[Tensor, "B I"], targets: Float[Tensor, "B Q"], 
     """Ridge regression on [1, x, x^2, tanh(W x + b)], random W and b (in the manner of Rahimi and Recht 2007).
 
     x are the standardised inputs, no further out than `FURTHEST`. The penalty has the smallest generalised
-    cross-validation error (Golub et al. 1979), every target weighted by its own scale. The random features depend on
-    the number of inputs alone. The map from inputs to targets is float64 inside and out.
+    cross-validation error (Golub et al. 1979), every target weighted by its own scale. float64 inside and out.
     """
     x, y = inputs.double(), targets.double()
     centre, spread = x.mean(0), x.std(0)

@@ -1,8 +1,7 @@
 """What is sound: one row per finding, with the figure that it judges and the range in which that is sound.
 
-Ranges were set on healthy runs of all presets that train in minutes, early checkpoints among them, with a margin of
-several times between the worst healthy figure, the limit, and the weakest planted fault. The notes say what healthy
-runs have.
+Ranges were set on healthy runs of all presets that train in minutes, with a margin of several times between the worst
+healthy figure, the limit, and the weakest planted fault. The notes say what healthy runs have.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ class Rule:
     """One row of the table.
 
     `figure` is where the probe has it, its keys joined by dots: a number, or what is counted. Outside of `sound` (NaN
-    is outside of every range) it is the finding `name`: `broken`, or a `note` that is worth knowing. A figure that is
-    missing or None is not judged, nor is any where the figure `when` is false. Of the rows of one `topic` the first
-    that finds something speaks. `says` is a format string over the probe's figures, those beside the judged one first,
-    and `value`. `light`: in training too, where the figures are measured on less. `needs` is what they are measured
-    on. `state`, in the range's place: what the figure of that name must say (`state_of_value`).
+    always is) it is the finding `name`: `broken`, or a `note`. A figure that is missing or None is not judged, nor is
+    any where the figure `when` is false. Of the rows of one `topic` the first that finds something speaks. `says` is a
+    format string over the probe's figures, those beside the judged one first, and `value`. `light`: in training too.
+    `needs` is what figures are measured on. `state`, in the range's place: what that figure must say.
     """
 
     name: str
@@ -52,10 +50,8 @@ class Rule:
 
     def value(self, figures: Figures) -> float | None:
         """The figure that is judged; None where it is not."""
-        value = _at(figures, self.figure)
-        if value is None or (self.when and not _at(figures, self.when)):
-            return None
-        return float(len(value) if isinstance(value, Mapping | list) else value)
+        value = _counted(_at(figures, self.figure))
+        return None if value is None or (self.when and not _at(figures, self.when)) else float(value)
 
     def finds(self, figures: Figures, value: float) -> bool:
         """Whether these figures, the judged one `value`, are the finding."""
@@ -63,10 +59,8 @@ class Rule:
 
     def message(self, figures: Figures) -> str:
         """One or two plain sentences: what was measured and what to do."""
-        value = _at(figures, self.figure)
-        beside = _at(figures, self.figure.rpartition(".")[0]) or {}
-        count = len(value) if isinstance(value, Mapping | list) else value
-        return _Words().vformat(self.says, (), {**figures, **beside, "value": count})
+        value, beside = _counted(_at(figures, self.figure)), _at(figures, self.figure.rpartition(".")[0]) or {}
+        return _Words().vformat(self.says, (), {**figures, **beside, "value": value})
 
 
 class _Words(string.Formatter):
@@ -74,6 +68,10 @@ class _Words(string.Formatter):
         if isinstance(value, Mapping | list | tuple):
             return in_words(value)
         return "?" if value is None else str(super().format_field(value, format_spec))
+
+
+def _counted(value: Any) -> Any:
+    return len(value) if isinstance(value, Mapping | list) else value
 
 
 def _at(figures: Figures, path: str) -> Any:

@@ -33,11 +33,11 @@ NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
 class StepError:
     """After `step` predicted transitions, over the `n` windows that are still inside their episode.
 
-    `error` and `trivial` are mean squared errors of z (mean over latent and windows) of the model and of the predictor
-    that nothing changes; `relative` is their ratio. A stochastic model is judged by the mean of its samples; `sampled`
-    is the ratio of one sample (None: the model is deterministic). The reward of step k is that of leaving the k-th
-    predicted state: root mean squared error in real units, Pearson's correlation with the real reward (nan where one of
-    them is constant), and the real rewards' own standard deviation, which a constant prediction would reach.
+    `error` and `trivial` are mean squared errors of z of the model and of the predictor that nothing changes;
+    `relative` is their ratio. A stochastic model is judged by the mean of its samples; `sampled` is the ratio of one
+    sample (None: deterministic). The reward of step k is that of leaving the k-th predicted state: root mean squared
+    error in real units, Pearson's correlation (nan where one is constant), and the real rewards' own standard
+    deviation.
     """
 
     step: int
@@ -138,9 +138,7 @@ def measure_rollout(subject: Subject, effort: Effort) -> RolloutDiagnosis:
     Intervals of errors are bootstraps over episodes, of which there are few: rough. Those of the distribution are over
     windows, which overlap: too narrow. Raises DataError where no real transition is there.
     """
-    generator = subject.generator("rollout")
-    agent = subject.agent
-    episodes = subject.episodes
+    agent, episodes, generator = subject.agent, subject.episodes, subject.generator("rollout")
     first, episode = episodes.draw(effort.windows, generator)
     batch = episodes.cut(first, episode, effort.horizon)
     real = encode_windows(agent.world_model, batch)
@@ -183,19 +181,16 @@ def _samples(subject: Subject, real: RealWindows, start: Float[Tensor, "B D"]) -
 def _mean_rewards(subject: Subject, samples: Float[Tensor, "T+1 M B D"], real: RealWindows) -> Float[Tensor, "T B"]:
     """Mean over samples of the predicted rewards: of a curved reward not the reward of the mean."""
     shape = samples[:-1].shape[:-1]
-    action = real.batch.action.unsqueeze(1).expand(*shape, -1).flatten(0, 2)
-    every = real.context.repeat(shape[0] * shape[1])
-    return subject.agent.predict_reward(samples[:-1].flatten(0, 2), action, every).view(shape).mean(1)
+    action, every = real.batch.action.unsqueeze(1).expand(*shape, -1), real.context.repeat(shape[0] * shape[1])
+    return subject.agent.predict_reward(samples[:-1].flatten(0, 2), action.flatten(0, 2), every).view(shape).mean(1)
 
 
 def _noise_errors(
     subject: Subject, real: RealWindows, counts: Tensor, generator: torch.Generator
 ) -> tuple[NoiseError, ...]:
     """The same noise at every scale, so that the scales compare."""
-    batch = real.batch
-    first = batch.obs[0]
-    eps = torch.randn(first.shape, generator=generator, device=first.device, dtype=first.dtype)
-    eps = eps * observation_std(batch)
+    batch, first = real.batch, real.batch.obs[0]
+    eps = torch.randn(first.shape, generator=generator, device=first.device, dtype=first.dtype) * observation_std(batch)
     errors = []
     for scale in NOISE_SCALES:
         start, _ = subject.encode(first + scale * eps, batch.task)
@@ -203,8 +198,7 @@ def _noise_errors(
         error, norm = l1_errors(predicted, real)
         held, _ = l1_errors(predicted[:1].expand_as(predicted), real)
         whole = norm.sum(0).unsqueeze(1)
-        (value,) = ratio_intervals(error.sum(0).unsqueeze(1), whole, counts)
-        (trivial,) = ratio_intervals(held.sum(0).unsqueeze(1), whole, counts)
+        value, trivial = (ratio_intervals(each.sum(0).unsqueeze(1), whole, counts)[0] for each in (error, held))
         curve = (error.sum(1) / norm.sum(1))[batch.valid.any(1)]
         errors.append(NoiseError(scale, value, trivial, tuple(curve.tolist())))
     return tuple(errors)

@@ -1,8 +1,7 @@
 """Energy distance between samples, and the energy score of a forecast (Szekely & Rizzo 2013; Gneiting & Raftery 2007).
 
-The energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| is 0 where X and Y have one distribution and
-positive elsewhere. All estimates are U-statistics: unbiased, so that equal distributions give 0 on average and now and
-then a negative value. Distances are Euclidean, in float64.
+The energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| is 0 where X and Y have one distribution and positive elsewhere.
+Estimates are unbiased U-statistics: equal distributions give 0 on average. Distances are Euclidean, in float64.
 """
 
 from __future__ import annotations
@@ -105,11 +104,10 @@ class Calibration:
     """`n` forecasts of an event and what happened.
 
     `brier` is the mean squared difference of probability and outcome; `fair_brier` without what a finite number of
-    samples adds to it (Ferro 2014). `brier` = reliability - resolution + uncertainty + remainder (Murphy 1973), where
-    the remainder comes from forecasts that differ within a bin (Stephenson et al. 2008). `skill` is 1 - fair_brier /
-    uncertainty: 0 for the base rate, nan where nothing or everything happened. `ece` is the mean distance of predicted
-    and observed frequency over bins. It and `reliability` are above 0 by chance alone, up to `ece_if_calibrated` and
-    `reliability_if_calibrated` in 95% of cases for a forecaster of true probabilities (see `_chance`).
+    samples adds to it (Ferro 2014). `brier` = reliability - resolution + uncertainty + remainder (Murphy 1973; the last
+    of forecasts that differ within a bin). `skill` is 1 - fair_brier / uncertainty: 0 for the base rate, nan where
+    nothing or everything happened. `ece` is the mean distance of predicted and observed frequency over bins. By chance
+    it and `reliability` reach `ece_if_calibrated` and `reliability_if_calibrated` (95%, see `_chance`).
     """
 
     n: int
@@ -173,10 +171,10 @@ def calibrate(
 def _chance(p: Float[Tensor, " n"], repeats: int, members: int, generator: torch.Generator) -> tuple[float, float]:
     """95% quantiles of ECE and reliability of a forecaster whose true probabilities look like the shares `p`.
 
-    A share scatters around its probability, and shares that happened to be high lie in the high bins: so probabilities
-    are drawn first (from the posterior, given each share, of a Beta prior that has the mean and the variance of all of
-    them), then new shares and outcomes, binned anew. A perfect forecaster of 256 events by 32 members exceeds the ECE's
-    quantile in 4 to 8% of cases. A single member claims certainty: nothing is left to chance.
+    Shares that happened to be high lie in the high bins: so probabilities are drawn first (from the posterior, given
+    each share, of a Beta prior that has the mean and the variance of all), then new shares and outcomes. A perfect
+    forecaster of 256 events by 32 members exceeds the ECE's quantile in 4 to 8% of cases. A single member claims
+    certainty.
     """
     if members == 1:
         return 0.0, 0.0

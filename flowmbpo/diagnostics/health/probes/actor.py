@@ -17,7 +17,7 @@ from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import declared_fixed, frozen_tensors, read_history
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.models.task_context import TaskContext
-from flowmbpo.training import updates
+from flowmbpo.training import updates  # functions are read through it, as `update_actor` reads them
 
 # How many start states, drawn for what. The comparison of slopes is exact at any number.
 STARTS = (8, "actor slopes"), (64, "actor sensitivity")
@@ -41,10 +41,7 @@ Slopes = dict[str, tuple[float, float]]
 
 
 def measure_actor(subject: Subject, *, light: bool = False) -> Figures:
-    """Autograd against finite differences, gradients through the horizon, and what the optimiser remembers.
-
-    `light`: without memory, and along one direction of all weights.
-    """
+    """Autograd against finite differences (`light`: along one direction), gradients through the horizon, and memory."""
     fixed = declared_fixed(subject, "actor")
     slopes, sensitivity = LIGHT_STARTS if light else STARTS
     figures = {
@@ -100,9 +97,8 @@ class DoubleObjective:
     def slopes(self, fixed: set[str], *, joint: bool = False) -> Slopes:
         """One random direction within every tensor of the actor that is not `fixed`, or (`joint`) one for all of them.
 
-        A direction changes every weight by the same share of its tensor's RMS, up or down. With
-        `actor_input_gradient: detached` the difference too holds the actor's inputs at what they were. Gradients are
-        taken by `backward`, as training takes them, so that every hook has its say.
+        It changes every weight by the same share of its tensor's RMS, up or down. With `actor_input_gradient: detached`
+        the difference holds the actor's inputs too. Gradients are those of `backward`: every hook has its say.
         """
         generator = torch.Generator().manual_seed(self.subject.seed)
         actor = self.agent.actor
@@ -124,9 +120,8 @@ class DoubleObjective:
     def sensitivity(self) -> Figures:
         """How the imagined return depends on the action of every step, through model and critic.
 
-        By autograd, whatever happens before the actions. The curve `action_gradient_norms` has the RMS over start
-        states of |d return / d a_h|; `sensitivity` is the largest in spreads of the return over start states (at least
-        a hundredth of its size), `growth_through_horizon` the norm at the first action over that at the last.
+        The curve `action_gradient_norms` has the RMS over start states of |d return / d a_h|; `sensitivity` is the
+        largest in spreads of the return over start states, `growth_through_horizon` the first norm over the last.
         """
         actor = self.agent.actor
         shifts: list[Tensor] = []
@@ -146,7 +141,6 @@ class DoubleObjective:
 
     def _objective(self) -> updates.ActorObjective:
         generator = self.subject.generator(f"{self.purpose} noise")  # the same noise each time
-        # Read through its module, as `update_actor` reads it.
         return updates.actor_objective(self.agent, self.start, self.context, self.config, generator)
 
     @torch.no_grad()  # two values of the function; its gradient is what they are compared with
@@ -180,8 +174,7 @@ def sensitivity_figures(norms: list[float], returns: Tensor) -> Figures:
 def in_double(module: nn.Module) -> Iterator[None]:
     """Inside, floating-point parameters and buffers are float64; afterwards the very tensors from before are back.
 
-    In place and not on a copy: hooks and patched functions that hold on to the modules then see the same
-    weights. Gradients stored in `.grad` are set aside meanwhile.
+    In place, so that hooks that hold on to the modules see the same weights. `.grad` is set aside meanwhile.
     """
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
     kept = [(tensor, tensor.data, tensor.grad) for tensor in tensors]
@@ -202,8 +195,7 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
     agent, config = subject.agent, subject.config.training
     parameters = {name: parameter for name, parameter in agent.actor.named_parameters() if parameter.requires_grad}
     means = dict.fromkeys(parameters, 0.0)
-    for draw in range(HISTORY_DRAWS):
-        generator = subject.generator(f"actor update {draw}")
+    for generator in (subject.generator(f"actor update {draw}") for draw in range(HISTORY_DRAWS)):
         start, context = subject.starts(subject.batch_size, generator)
         with updates.frozen(agent.world_model, agent.critic):
             objective = updates.actor_objective(agent, start, context, config, generator)
@@ -221,10 +213,7 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
 
 @torch.no_grad()  # what the policy does is measured, not changed
 def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
-    """Of sampled actions at states as training would start from, by action dimension; `light`: at fewer.
-
-    Share of states with |a| > 0.99, deeply with |a| > tanh(7), and the mean derivative 1 - a^2 of the tanh.
-    """
+    """Shares of sampled actions with |a| > 0.99 and (deeply) > tanh(7), and the mean slope 1 - a^2, at start states."""
     agent = subject.agent
     generator = subject.generator("policy")
     start, context = subject.starts(LIGHT_STATES if light else STATES, generator)

@@ -1,16 +1,13 @@
 """Whether actions and rewards stand beside the observations that they belong to.
 
 For every shift k a regression is asked how well (obs[t], action[t+k]) explains obs[t+1] - obs[t], and (obs[t],
-action[t], obs[t+1]) reward[t+k]. Which shift explains best depends on the task (a policy's next action betrays the
-state that it answers to), so the profile over k is compared with that of fresh episodes, whose alignment is known. The
-model is asked as well: one that was trained on shifted rows predicts best with shifted rows.
-
-Letters: B rows, I inputs.
+action[t], obs[t+1]) reward[t+k]. Which shift explains best depends on the task, so the profile over k is compared with
+that of fresh episodes, whose alignment is known. A model that was trained on shifted rows predicts best with such rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations, product
 
 import torch
@@ -69,8 +66,7 @@ def make_profile(error: Callable[[int], Float[Tensor, " B"]], block: Int[Tensor,
 
 def depth(profile: Profile) -> float:
     """Log error ratio of the worst to the best shift."""
-    effects = [paired.effect for paired in profile.values()]
-    return max(effects) - min(effects)
+    return max(each.effect for each in profile.values()) - min(each.effect for each in profile.values())
 
 
 def similarity(stored: Profile, fresh: Profile, shift: int) -> float:
@@ -124,14 +120,10 @@ def profiles(subject: Subject, rows: TransitionWindows) -> dict[str, Profile]:
     obs, obs_next, action = rows.obs[REACH], rows.obs[REACH + 1], rows.action[REACH]
     change, step = obs_changes(obs, obs_next), OneStep.of(subject, rows, REACH)
     predicted = subject.agent.predict_reward(step.z, action, step.context)
-
-    def explained_reward(shift: int) -> Tensor:
-        reward = rows.reward[REACH + shift].unsqueeze(-1)
-        return rows.held_out_error((obs, action, obs_next), reward, REWARD_FEATURES)
-
+    now, reward = (obs, action, obs_next), rows.reward.unsqueeze(-1)
     errors: dict[str, Callable[[int], Tensor]] = {
         "action": lambda shift: rows.held_out_error((obs, rows.action[REACH + shift]), change),
-        "reward": explained_reward,
+        "reward": lambda shift: rows.held_out_error(now, reward[REACH + shift], REWARD_FEATURES),
         "model_action": lambda shift: step.error(rows.action[REACH + shift]),
         "model_reward": lambda shift: (predicted - rows.reward[REACH + shift]).square(),
     }
@@ -187,15 +179,14 @@ def shifted_parts(parts: dict[str, TransitionWindows], fresh: TransitionWindows)
 def stored_parts(replay: ReplayBuffer, generator: torch.Generator) -> list[dict[str, TransitionWindows]]:
     """Windows of some of the environments, and of each quarter of the stored time, by name; too few are left out."""
     order = torch.randperm(replay.num_envs, generator=generator, device=generator.device).tolist()
-    families = (
-        [(f"environment {env}", (env,), (0.0, 1.0)) for env in sorted(order[:PARTS])],
-        [(f"quarter {k + 1}", range(replay.num_envs), (k / PERIODS, (k + 1) / PERIODS)) for k in range(PERIODS)],
-    )
-    parts = [
-        {name: stored_windows(replay, envs, WIDTH, PART_ROWS, generator, ages) for name, envs, ages in family}
-        for family in families
-    ]
-    return [{name: rows for name, rows in family.items() if enough(rows)} for family in parts]
+
+    def windows(envs: Sequence[int], oldest: float = 0.0, newest: float = 1.0) -> TransitionWindows:
+        return stored_windows(replay, envs, WIDTH, PART_ROWS, generator, (oldest, newest))
+
+    environments = {f"environment {env}": windows((env,)) for env in sorted(order[:PARTS])}
+    everywhere = range(replay.num_envs)
+    quarters = {f"quarter {k + 1}": windows(everywhere, k / PERIODS, (k + 1) / PERIODS) for k in range(PERIODS)}
+    return [{name: rows for name, rows in family.items() if enough(rows)} for family in (environments, quarters)]
 
 
 def _action_profile(rows: TransitionWindows) -> Profile:
@@ -213,30 +204,29 @@ def find_disagreement(parts: Mapping[str, TransitionWindows]) -> Figures | None:
     """Whether the rewards of one part of a replay buffer stand as those of another do: the clearest disagreement.
 
     A regression of reward[t] on (obs[t], action[t], obs[t+1]) is fitted in one part and asked in another how well it
-    explains reward[t+k] there. Where some environments, or some time, had their rewards stored a row off, the parts
-    contradict each other, and in opposite directions. `effect` and `z` are the weaker evidence of the two. None where
-    all agree or none is sure.
+    explains reward[t+k] there. Where rewards of one part were stored a row off, the parts contradict each other, in
+    opposite directions: `effect` and `z` are the weaker evidence of the two. None where all agree or none is sure.
     """
 
-    def inputs(rows: TransitionWindows) -> Float[Tensor, "B I"]:
-        return torch.cat([rows.obs[REACH], rows.action[REACH], rows.obs[REACH + 1]], dim=-1)
+    inputs = {
+        name: torch.cat([rows.obs[REACH], rows.action[REACH], rows.obs[REACH + 1]], dim=-1)
+        for name, rows in parts.items()
+    }
+    models = {
+        name: fit_regression(inputs[name], rows.reward[REACH].unsqueeze(-1), REWARD_FEATURES)
+        for name, rows in parts.items()
+    }
 
     def asked(source: str, part: str) -> Profile:
         """Errors with the rewards of every shift against those with the rewards as stored."""
-        rows = parts[part]
-        predicted = models[source](inputs(rows)).squeeze(-1)
+        rows, predicted = parts[part], models[source](inputs[part]).squeeze(-1)
         return make_profile(lambda shift: (predicted - rows.reward[REACH + shift]).square(), rows.block)
 
-    models = {
-        name: fit_regression(inputs(rows), rows.reward[REACH].unsqueeze(-1), REWARD_FEATURES)
-        for name, rows in parts.items()
-    }
     evidence = {pair: asked(*pair) for pair in permutations(parts, 2)}
-    found: list[tuple[float, Figures]] = []
+    clearest, found = 0.0, None
     for (early, late), steps in product(evidence, (1, 2)):
         both = evidence[early, late][steps], evidence[late, early][-steps]
-        if all(paired.better(*DISAGREE) for paired in both):
-            weaker = max(both, key=lambda paired: paired.z)
-            figures = {"late": late, "early": early, "steps": steps, "effect": weaker.effect, "z": weaker.z}
-            found.append((both[0].effect + both[1].effect, figures))
-    return min(found, key=lambda each: each[0])[1] if found else None
+        if all(paired.better(*DISAGREE) for paired in both) and both[0].effect + both[1].effect < clearest:
+            clearest, weaker = both[0].effect + both[1].effect, max(both, key=lambda paired: paired.z)
+            found = {"late": late, "early": early, "steps": steps, "effect": weaker.effect, "z": weaker.z}
+    return found

@@ -1,9 +1,7 @@
 """Whether dynamics, reward head and policy have the action's columns in the order in which the environment has them.
 
 Where real transitions are predicted better with columns exchanged, with one's sign turned, or with the dynamics' inputs
-in another order, the columns are mixed up somewhere between environment, buffer and network.
-
-Letters: B rows, A action.
+in another order, they are mixed up between environment, buffer and network. Letters: B rows, A action.
 """
 
 from __future__ import annotations
@@ -72,8 +70,7 @@ def _exchanged(order: Columns, i: int, j: int) -> Columns:
 def measure_columns(subject: Subject) -> Figures:
     """Arrangements of the action's columns, on fresh explored episodes and on the replay buffer.
 
-    `certain` is a log error ratio as far as it is beyond doubt, else 0. `ignored` holds what a dynamics that reads
-    the action would show, where the action matters in reality.
+    `certain` is a log error ratio where it is beyond doubt, else 0. `ignored` is there where the action really matters.
     """
     generator = subject.generator("action columns")
     names = "explored", "replay"
@@ -129,10 +126,7 @@ def shuffle_actions(subject: Subject, rows: TransitionWindows, generator: torch.
 def improve(
     action: Float[Tensor, "B A"], error: Error, block: Int[Tensor, " B"], effect: float
 ) -> tuple[Columns, Figures]:
-    """Exchange and turn columns as long as one step more is better beyond doubt (by `effect` and z 5).
-
-    `reached` compares the arrangement reached with the columns as they are.
-    """
+    """Exchange and turn columns as long as one step more is better (by `effect` and z 5); what it came to."""
     here: Columns = tuple(range(action.shape[-1]))
     baseline = first = error(action)
     for _ in range(2 * len(here)):
@@ -153,11 +147,10 @@ def _reached(arrangement: str, paired: Paired) -> Figures:
 
 @torch.no_grad()  # actions are compared, nothing is learnt
 def compare_policy_columns(subject: Subject, replay: ReplayBuffer) -> Figures | None:
-    """Deterministic actions against stored ones, in the newest rows. None where these are too few.
+    """Deterministic actions against stored ones, in the newest rows, acted by nearly these weights. None if too few.
 
-    The newest rows were acted by nearly these weights. `follows` says whether the policy, as rearranged, is nearer to
-    the stored actions than no action at all, or nearer to those of a state than to those of others: random actions say
-    nothing about columns.
+    `follows` says whether the policy, as rearranged, is nearer to the stored actions than no action at all, or nearer
+    to those of a state than to those of others: random actions say nothing about columns.
     """
     generator = subject.generator("policy columns")
     rows = newest_windows(replay, POLICY_ROWS, generator)
@@ -179,8 +172,7 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
     """The exchange of an action's column with another at the dynamics' input that predicts best, and how well.
 
     Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a tenth of all
-    do half as much: then the model is broken in another way, and anything helps it. None where the network begins with
-    no linear layer that could have its columns in another order.
+    do half as much: then anything helps the model. None where the network begins with no linear layer.
     """
     dynamics = subject.agent.world_model.dynamics
     linear = next((part for part in dynamics.modules() if isinstance(part, nn.Linear)), None)

@@ -1,10 +1,10 @@
 """The value function against what the policy really earns, and against its own targets.
 
 A TD(lambda) target is linear in rewards and values: T = R + B, with R the target of the same imagined rewards where
-every value is 0, and B what the values behind them add. A value that fits its targets has V - B = R in every state;
-one that is c times too large has V - B = c R exactly, however well V and T go together: B follows V.
+every value is 0. A value that fits its targets has V - B = R in every state; one that is c times too large has
+V - B = c R exactly, however well V and T go together: B follows V.
 
-Letters: T longest episode, N episodes, S judged states, M members of the ensemble.
+Letters: T longest episode, N episodes, S judged states, M members.
 """
 
 from __future__ import annotations
@@ -108,10 +108,9 @@ def accounted_rewards(
 ) -> Figures:
     """The least-squares slope of V - B on R over start states (1 where the value fits), and what is left of V - T.
 
-    V is the mean of the members: each is regressed on T, and their minimum lies below it wherever they differ.
-    `standard_error` is the slope's (White 1980: errors may differ in size); `low` and `high` are two of them from it.
-    `residual` and `spread` are the standard deviations of V - T and of V over that of T, and `target_spread` that of T
-    over the RMS of R. nan where R (or T) is the same in all states.
+    V is the mean of the members (each is regressed on T). `standard_error` is the slope's (White 1980), `low` and
+    `high` are two of them from it. `residual` and `spread` are the standard deviations of V - T and of V over that of
+    T, `target_spread` that of T over the RMS of R. nan where R (or T) is the same in all states.
     """
     value, target, reward = values.double().mean(0), targets.double(), rewards.double()
     centred = reward - reward.mean()
@@ -144,8 +143,7 @@ def dead_members(spreads: Float[Tensor, " M"], slopes: Float[Tensor, " M"]) -> l
 def output_travel(subject: Subject) -> float | None:
     """RMS change of the critic's output weights, over the farthest that Adam can have taken them (updates x rate).
 
-    Close to 1 in a young critic, whose every step goes the same way. None where it is not known: no epochs behind it,
-    or initial weights that are neither zero nor at hand.
+    Close to 1 in a young critic. None without epochs behind it, or with initial weights neither zero nor at hand.
     """
     training = subject.config.training
     rounds = subject.origin.epoch * training.rounds_per_epoch(subject.config.task.num_envs)
@@ -161,9 +159,8 @@ def output_travel(subject: Subject) -> float | None:
 def state_of_value(figures: Figures, subject: Subject) -> str:
     """What spread, rewards accounted for, and travel of the weights come to: `sound`, or what is the matter.
 
-    `flat`: the value hardly varies while its targets (and, where episodes were run, real returns) do. `unaccounted`:
-    beyond doubt it holds too little of the rewards within the horizon, or something else. One whose weights have gone
-    as far as they could is no more than `young` where it varies a little, or is small and grows.
+    `flat`: the value hardly varies while its targets (and real returns) do. `unaccounted`: it holds too little of the
+    rewards within the horizon. Weights that have gone as far as they could are `young` where it varies, or grows.
     """
     ratio, share = figures["spread_over_targets"], figures["rewards_accounted_for"]
     with_returns = figures.get("returns_vary", False) and figures["spread_over_returns"] < LOW_RETURN_RATIO
@@ -191,8 +188,7 @@ def _beyond(share: Figures, limits: tuple[float, float]) -> bool:
 def judge_values(subject: Subject, episodes: Episodes) -> Figures:
     """Values against Monte-Carlo returns of states spread evenly over the episodes, in learning rewards.
 
-    G_t = r_t + gamma G_{t+1}; G_T = V(z_T) at a time limit and 0 where the task ended. `bootstrapped_share` is the mean
-    share gamma^(T - t) with which that value enters; states that are mostly bootstrap are left out.
+    G_t = r_t + gamma G_{t+1}; G_T = V(z_T) at a time limit, else 0. States that are mostly bootstrap are left out.
     """
     agent = subject.agent
     every, share = discounted_returns(subject, episodes)

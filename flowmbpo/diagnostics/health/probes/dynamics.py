@@ -1,7 +1,7 @@
 """The dynamics on real trajectories, through imagination, and inside: errors, latents, velocity, returns.
 
-A displacement is signed and sums to 0 per group. A head that ends in SimNorm hands out points of the simplex in its
-place: nothing negative, every total the same. Letters: B states, D latent.
+A displacement is signed and sums to 0 per group; a head that ends in SimNorm hands out points of the simplex in its
+place. Letters: B states, D latent.
 """
 
 from __future__ import annotations
@@ -61,26 +61,22 @@ def measure_errors(subject: Subject) -> Figures:
 
 
 def error_over_trivial(subject: Subject, rows: TransitionWindows, steps: int) -> float:
-    """The open loop's mean squared latent error after so many real actions, over the better trivial predictor's.
-
-    Those are standing still, and the mean state. 0 where the latent never moves.
-    """
+    """Mean squared latent error of the open loop over that of standing still or the mean state; 0 if none moves."""
     model = subject.agent.world_model
     z = torch.stack([model.latent(subject.encode(obs, rows.task)[0]) for obs in rows.obs])
     state, context = subject.encode(rows.obs[0], rows.task)
     generator = subject.generator("k-step noise")
     predicted = unroll_samples(model, state, rows.action[:steps], context, generator)[-1].mean(0)
     guesses = (predicted, z[0], z.flatten(0, 1).mean(0))
-    own, still, mean = (float((guess - z[steps]).square().mean(-1).double().mean()) for guess in guesses)
-    return ratio(own, min(still, mean))
+    own, *trivial = (float((guess - z[steps]).square().mean(-1).double().mean()) for guess in guesses)
+    return ratio(own, min(trivial))
 
 
 @torch.no_grad()  # two returns are compared, nothing is learnt
 def measure_imagined_return(subject: Subject) -> Figures:
     """Discounted rewards of one training horizon in real units: imagined and earned, from the same real states.
 
-    A step after a real end earns nothing; the model has its termination head for that. `certain_gap` is the difference
-    of the means over the size (RMS) of the earned returns, 0 where its interval holds 0.
+    `certain_gap` is the difference of the means over the RMS of the earned returns, 0 where its interval holds 0.
     """
     agent, config = subject.agent, subject.config.training
     generator = subject.generator("promise")
@@ -124,15 +120,13 @@ def measure_latents(subject: Subject) -> Figures:
 def trained_as_simnorm(step: OneStep, action: Tensor, velocity: nn.Module, group: int) -> Figures:
     """One-step errors with a SimNorm behind the velocity's linear head against those without.
 
-    SimNorm makes any velocity small: beside a poor model it wins by hardly moving at all, and must beat standing still
-    as well.
+    SimNorm makes any velocity small, which helps a poor model: it must beat standing still as well.
     """
     plain = step.error(action)
     with _head(velocity).register_forward_hook(lambda module, inputs, output: simnorm(output, group)):
         normalised = step.error(action)
-    rows = torch.arange(len(action), device=action.device)
-    trained_as = compare_errors(plain, normalised, rows)
-    moves = compare_errors((step.z - step.target).square().mean(-1), normalised, rows)
+    rows, still = torch.arange(len(action), device=action.device), (step.z - step.target).square().mean(-1)
+    trained_as, moves = (compare_errors(error, normalised, rows) for error in (plain, still))
     both = all(each.better(*TRAINED_AS_SIMNORM) for each in (trained_as, moves))
     return asdict(trained_as) | {"certain": trained_as.better(*SURELY_SIMNORM) or both}
 
@@ -172,8 +166,7 @@ def walk(subject: Subject, geometry: SimplexGeometry, generator: torch.Generator
 
 def spread_share(z: Tensor) -> float:
     """Variance of the latent over states (summed over coordinates), as a share of its mean square."""
-    z = z.double()
-    return ratio(float(z.var(0, correction=0).sum()), float(z.square().sum(-1).mean()))
+    return ratio(float(z.double().var(0, correction=0).sum()), float(z.double().square().sum(-1).mean()))
 
 
 @torch.no_grad()  # outputs are looked at, nothing is learnt
@@ -181,8 +174,8 @@ def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Ten
     """One macro step of the given states, its inside recorded; without noise.
 
     `deviation` is the largest difference of the velocity from its linear head's output (projected where the field is
-    tangent), over the size of the larger of the two; None for dynamics without such a head. `total` and `on_simplex`
-    are those of `describe`, of the velocity itself where it is seen, or of next state minus state.
+    tangent), over the larger of the two; None without such a head. `total` and `on_simplex` are those of `describe`, of
+    the velocity where it is seen, else of next state minus state.
     """
     heads: list[Tensor] = []
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -206,10 +199,7 @@ def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Ten
 
 
 def describe(x: Float[Tensor, "B D"]) -> Figures:
-    """The mean total of some rows, and whether they are points `on_simplex`: none negative, all of one positive total.
-
-    Rounding of totals near 0 counts as spread.
-    """
+    """The mean total of some rows, and whether they lie `on_simplex`: none negative, all of one positive total."""
     totals = x.double().sum(-1)
     total = float(totals.mean())
     alike = total > 0.0 and float(totals.std()) / total < CONSTANT
@@ -231,5 +221,4 @@ def _head(velocity: nn.Module) -> nn.Linear:
 def _relative_difference(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")
-    size = float(torch.maximum(a.abs().amax(), b.abs().amax()))
-    return ratio(float((a - b).abs().amax()), size)
+    return ratio(float((a - b).abs().amax()), float(torch.stack((a, b)).abs().amax()))

@@ -49,10 +49,9 @@ def encoder_gradient(subject: Subject) -> Figures:
         loss = model_loss(model, batch, subject.agent.reward_normalizer(batch.reward), training, generator).total
     named = {name: p for name, p in model.named_parameters() if p.numel()}
     learnt = [name for name, p in named.items() if p.requires_grad]
-    outputs = [output for _, output in calls]
     found: tuple[Tensor, ...] = ()
     if loss.requires_grad:
-        wanted = [*(named[name] for name in learnt), *outputs]
+        wanted = [*(named[name] for name in learnt), *(output for _, output in calls)]
         found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     gradients, upstream = dict(zip(learnt, found, strict=False)), found[len(learnt) :]
     reached = {name for name, gradient in gradients.items() if bool(gradient.any())}
@@ -80,9 +79,8 @@ def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstr
 def optimiser_memory(subject: Subject) -> Figures:
     """What Adam's saved state says of the encoder.
 
-    `optimiser_lacks_it` where it holds no moments for it; its fewest steps over the most of the rest; the typical
-    gradient (root of the second moments) over the dynamics'. Nothing without a saved optimiser of the model, or where
-    their number does not tell its tensors.
+    Whether it lacks moments; its fewest steps over the most of the rest; the typical gradient (root of the second
+    moments) over the dynamics'. Nothing without a saved optimiser of the model, or where its tensors cannot be told.
     """
     saved = (subject.optimisers or {}).get("model")
     if saved is None:
@@ -94,9 +92,8 @@ def optimiser_memory(subject: Subject) -> Figures:
         # A frozen tensor is in no optimiser; where just the encoder's are missing, the rest keep their order.
         return {"optimiser_lacks_it": True} if known == len(names) - len(own) else {}
     states = saved_moments(saved, names)
-    steps = {name: float(state["step"]) for name, state in states.items()}
-    fewest = min((steps.get(name, 0.0) for name in own), default=0.0)
-    most = max((count for name, count in steps.items() if name not in own), default=0.0)
+    fewest = min((float(states[name]["step"]) if name in states else 0.0 for name in own), default=0.0)
+    most = max((float(state["step"]) for name, state in states.items() if name not in own), default=0.0)
     squares = {name: state["exp_avg_sq"].sqrt() for name, state in states.items()}
     return {
         "optimiser_lacks_it": any(name not in states for name in own),
@@ -108,8 +105,8 @@ def optimiser_memory(subject: Subject) -> Figures:
 def movement(subject: Subject) -> Figures:
     """How far the weights are from where they began, and tensors still as constructed.
 
-    RMS movement: the least moved encoder tensor over the dynamics' median tensor, None for a subject that does not know
-    its beginning. As constructed are LayerNorm weights of exactly 1 and biases of exactly 0.
+    RMS movement: the least moved encoder tensor over the dynamics' median tensor, None where the beginning is not
+    known. As constructed are LayerNorm weights of exactly 1 and biases of exactly 0.
     """
     model = subject.agent.world_model
     untouched = [

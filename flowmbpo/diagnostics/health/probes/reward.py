@@ -79,10 +79,9 @@ def _predicted(subject: Subject, rows: TransitionWindows | Batch, action: Tensor
 def fit_rewards(real: Float[Tensor, " B"], predicted: Float[Tensor, " B"], reference: Float[Tensor, " B"]) -> Figures:
     """Predicted against real rewards. Ratios are predicted over real; `cosine` is the correlation about 0.
 
-    `slope` is that of the least-squares line of predicted on real. `reference_r2` is the share of the rewards' variance
-    that a regression explains on held-out rows: what a head could know at least. Constant rewards or predictions leave
-    ratios and correlations at 0. `slope_over_reference` is None where that regression knows too little, `size` and
-    `size_of_slope` (the RMS ratio and the slope) where the predictions have not the shape of the rewards.
+    `slope` is that of the line of predicted on real. `reference_r2` is the share of the rewards' variance that a
+    regression explains on held-out rows. Constants leave ratios and correlations at 0. `slope_over_reference` is None
+    where that regression knows too little, `size` and `size_of_slope` where the shape of the rewards is another.
     """
     real, predicted, reference = real.double(), predicted.double(), reference.double()
     dr, dp = real - real.mean(), predicted - predicted.mean()
@@ -115,11 +114,10 @@ def share_of_action(
 ) -> Figures:
     """What the action is to the real rewards, and to the head: its rewards for own actions and those of rows `other`.
 
-    `without_action` is what leaving out the action costs a regression of the reward on observation and action, on
-    held-out rows. `response_over_regression` is the RMS change of the head's reward where rows are given other rows'
-    actions, over that of the regression's; `response` is that where rewards depend on the action beyond doubt, else
-    None: a policy's action betrays the state, and helps a regression where rewards depend on the state alone, but such
-    rewards the head knows as well as the regression does. The rows' rewards must vary, and be `comparable`.
+    `without_action` is what leaving out the action costs a regression on held-out rows. `response_over_regression` is
+    the RMS change of the head's reward where rows are given other rows' actions, over that of the regression's;
+    `response` is that where rewards depend on the action beyond doubt (the regression beats the head too), else None.
+    The rows' rewards must vary, and be `comparable`.
     """
     obs, action, real = rows.obs[0], rows.action[0], rows.reward[0].double()
     asked = ((obs, action), ()), ((obs, action), (obs, action[other])), ((obs,), ())
@@ -137,10 +135,9 @@ def share_of_action(
 
 
 def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: torch.Generator) -> Figures:
-    """Autograd's directional derivatives of the reward, in z and in the action, against central differences.
+    """Autograd's derivatives of the reward, in z and in the action, against central differences, between random rows.
 
-    Along the differences between random rows of the data. `slope` is that of autograd on differences: 1 where they
-    agree, None where predictions do not change.
+    `slope` is that of autograd on differences: 1 where they agree, None where predictions do not change.
     """
     model = subject.agent.world_model
     state, context = subject.encode(rows.obs[0], rows.task)

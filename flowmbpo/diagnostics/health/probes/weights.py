@@ -21,10 +21,7 @@ LARGEST = math.sqrt(torch.finfo(torch.float32).max)  # 1.8e19: the square of a l
 
 
 def measure_weights(subject: Subject) -> Figures:
-    """Counts of NaN and infinite numbers in weights, what they put out, optimiser moments and replayed experience.
-
-    `finite` false: nothing else can be measured.
-    """
+    """NaN and infinity in weights, outputs, moments and experience. `finite` false: nothing else is measured."""
     weights = nonfinite_weights(subject.agent)
     overflowing = {} if weights else overflowing_weights(subject.agent)
     outputs = {} if weights else nonfinite_outputs(subject)
@@ -49,12 +46,8 @@ def measure_weights(subject: Subject) -> Figures:
     }
 
 
-def _nonfinite(x: Tensor) -> Tensor:
-    return ~torch.isfinite(x)
-
-
-def _count(named: Iterable[tuple[str, Tensor]], bad: Callable[[Tensor], Tensor] = _nonfinite) -> dict[str, int]:
-    counts = {name: int(bad(tensor.detach()).sum()) for name, tensor in named}
+def _count(named: Iterable[tuple[str, Tensor]], sound: Callable[[Tensor], Tensor] = torch.isfinite) -> dict[str, int]:
+    counts = {name: int((~sound(tensor.detach())).sum()) for name, tensor in named}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -65,15 +58,12 @@ def nonfinite_weights(agent: Agent) -> dict[str, int]:
 
 def overflowing_weights(agent: Agent) -> dict[str, int]:
     """How many entries of each parameter are finite, but have no finite square."""
-    return _count(agent.named_parameters(), lambda x: x.abs() > LARGEST)
+    return _count(agent.named_parameters(), lambda x: x.abs() <= LARGEST)
 
 
 @torch.no_grad()  # outputs are looked at, nothing is learnt
 def nonfinite_outputs(subject: Subject) -> dict[str, int]:
-    """In how many of 256 states the actor, or 8 steps of imagination, give NaN or infinity, by output.
-
-    Replayed states; standard normal observations where there are none: no episode is run with such an agent.
-    """
+    """In how many of 256 replayed states (or normal draws) 8 steps of imagination give NaN or infinity, by output."""
     agent, generator = subject.agent, subject.generator("outputs")
     obs = torch.empty(0)
     if subject.replay is not None and subject.replay.num_transitions:
@@ -88,7 +78,7 @@ def nonfinite_outputs(subject: Subject) -> dict[str, int]:
     values = agent.critic(path.z[:-1].flatten(0, 1), context.repeat(STEPS)).unflatten(-1, (STEPS, -1))
     outputs = {"encoder": state.unsqueeze(0), "actor": path.actions, "reward head": path.rewards.unsqueeze(-1)}
     outputs |= {"critic": values.movedim(0, -1), "dynamics": path.z[1:]}  # each [steps, states, width]
-    return _count(outputs.items(), lambda x: _nonfinite(x).any(0).any(-1))
+    return _count(outputs.items(), lambda x: x.isfinite().all(0).all(-1))
 
 
 def require_finite(subject: Subject) -> None:
@@ -125,12 +115,9 @@ def saved_moments(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, M
 def read_history(subject: Subject, part: str) -> tuple[Figures, dict[str, float]]:
     """Which trainable tensors of `agent.part` show no training, by themselves and by the saved optimiser of that name.
 
-    `untrained_tensors` have no moments, no steps, or moments (either of the two) of exactly zero, or hold the very
-    values that the run began with; `untrained` counts those that the optimiser does not know too. No schedule comes
-    down to a `learning_rate_zero` (`training.final_lr` is positive). Epoch 0 misses nothing.
-
-    Beside the figures, by tensor, the typical norm of its last gradients (after clipping): the root of Adam's second
-    moments summed over its entries.
+    `untrained_tensors` have no moments, no steps, or moments of exactly zero, or hold the very values that the run
+    began with; `untrained` counts those that the optimiser does not know too. Epoch 0 misses nothing. Beside the
+    figures, by tensor, the typical norm of its last gradients (after clipping): the root of Adam's second moments.
     """
     now: dict[str, nn.Parameter] = dict(getattr(subject.agent, part).named_parameters())
     fixed = declared_fixed(subject, part)
