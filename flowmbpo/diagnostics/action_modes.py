@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 SAMPLES = 128
-CRITICAL_DIP = 0.04556
-"""The dip that SIGNIFICANCE of uniform samples of size SAMPLES exceed (100,000 draws: known to 0.0002)."""
+CRITICAL_DIP = 0.04556  # that SIGNIFICANCE of uniform samples of size SAMPLES exceed (100,000 draws: known to 0.0002)
 SIGNIFICANCE = 0.05
 _GAUSSIAN_DRAWS = 4000
 _SEED = 0  # of the reference draws: the bias is a constant of n

@@ -109,10 +109,8 @@ class EsnrDiagnosis(Diagnosis):
 
 def measure_esnr(subject: Subject, effort: Effort) -> EsnrDiagnosis:
     """Draw `effort.gradients` gradients of each kind. Raises NonFiniteError where one is not finite."""
-    training = subject.config.training
-    states = "start states"
-    if training.noise_replicas > 1:
-        states += f" rolled out {training.noise_replicas} times each"
+    training, replicas = subject.config.training, subject.config.training.noise_replicas
+    states = "start states" + (f" rolled out {replicas} times each" if replicas > 1 else "")
 
     def measure(kind: str, gradient: Gradient, batch: int, of: str) -> GradientSnr:
         gram, per_coordinate, size = collect(gradient, effort.gradients)
@@ -159,10 +157,9 @@ class GradientSample(NamedTuple):
 
 
 def actor_gradients(subject: Subject, starts: Literal["fixed", "resampled"]) -> Gradient:
-    """Gradients of -J to the actor, as `update_actor` takes them, each from `subject.batch_size` start states.
+    """Gradients of -J (without the preactivation penalty) to the actor, each from `subject.batch_size` start states.
 
-    `fixed`: all from the same start states, so that only the noise of policy and model differs; `resampled`: the start
-    states are drawn again too. The penalty on preactivations, no estimate of a return's gradient, is left out.
+    `fixed`: all from the same ones, so that only the noise of policy and model differs; `resampled`: drawn again too.
     """
     agent, training = subject.agent, subject.config.training
     scale = agent.return_scale.std.squeeze(0) if training.return_normalization else 1.0
@@ -218,8 +215,7 @@ def collect(gradient: Gradient, count: int, stored_bytes: int = STORED_BYTES) ->
     """All inner products of `count` >= 2 gradients, exact, in bounded memory.
 
     As many gradients as `stored_bytes` holds (8 at least) are kept; the others are drawn again from their seeds for
-    every such block: 64 gradients of 5 million coordinates take 4.5 times as many, and 0.3 GB. The interval of the
-    per-coordinate figure is that of at most 65,536 coordinates, evenly spaced.
+    every such block. The interval of the per-coordinate figure is that of at most 65,536 coordinates, evenly spaced.
     """
     vector = gradient(0)
     size = vector.numel()

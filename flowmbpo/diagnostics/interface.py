@@ -82,9 +82,8 @@ LIGHT_HORIZON = 16
 class Effort:
     """Sample sizes. The defaults are those of `flowmbpo diagnose`.
 
-    `gradients` M independent gradients of an ESNR; `probes` random vectors of a Jacobian norm; `windows` stretches of
-    `horizon` transitions; `rows` states at which Jacobians and action statistics are taken; `episodes` whole real
-    episodes; `resamples` of a bootstrap.
+    `gradients` of an ESNR; `probes` of a Jacobian norm; `windows` of `horizon` transitions; `rows`: states of Jacobians
+    and action statistics; whole real `episodes`; `resamples` of a bootstrap.
     """
 
     gradients: int = 64
@@ -98,15 +97,8 @@ class Effort:
     @classmethod
     def light(cls, config: DiagnosticsConfig) -> Effort:
         """What a run measures of itself while it trains; no episodes are run for it."""
-        return cls(
-            gradients=config.gradients,
-            probes=config.probes,
-            windows=config.windows,
-            horizon=LIGHT_HORIZON,
-            rows=config.windows,
-            episodes=0,
-            resamples=0,
-        )
+        sizes = {"gradients": config.gradients, "probes": config.probes, "windows": config.windows}
+        return cls(**sizes, horizon=LIGHT_HORIZON, rows=config.windows, episodes=0, resamples=0)
 
 
 SUMMARIES = {

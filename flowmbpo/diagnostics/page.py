@@ -17,15 +17,13 @@ from matplotlib.image import imsave
 from flowmbpo.diagnostics.interface import SUMMARIES, Diagnosis, Row
 from flowmbpo.files import StagedFile
 
-SIZE = (9.0, 5.0)  # inches
-DPI = 110
+SIZE, DPI = (9.0, 5.0), 110  # inches
 
 
 def draw_png(diagnosis: Diagnosis) -> bytes:
     """The picture of one diagnosis."""
-    canvas = _drawn(diagnosis)
     data = io.BytesIO()
-    canvas.figure.savefig(data, format="png")
+    _drawn(diagnosis).figure.savefig(data, format="png")
     return data.getvalue()
 
 
@@ -120,8 +118,7 @@ def _section(section: Section) -> str:
     html = f'<section id="{name}">\n<h2>{name}</h2>\n<p>{summary} <span class="how">{how}</span></p>\n'
     if section.error is not None:
         return f'{html}<p class="error">Not measured: {escape(section.error)}</p>\n</section>\n'
-    if section.reading:
-        html += f'<p class="reading">{escape(section.reading)}</p>\n'
+    html += f'<p class="reading">{escape(section.reading)}</p>\n' if section.reading else ""
     if section.picture is not None:
         data = base64.b64encode(section.picture).decode("ascii")
         html += f'<img alt="{name}, drawn" src="data:image/png;base64,{data}">\n'

@@ -31,8 +31,7 @@ from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.open_loop import rollout
 
-LONGEST = 200
-"""Steps of an imagined episode: what lies beyond is not compared, and said so."""
+LONGEST = 200  # steps of an imagined episode: what lies beyond is not compared, and said so
 REPLICAS = 8  # imagined rollouts of each start; their mean is compared
 UNDEFINED = "no relative gap: the real sum may be 0"
 
@@ -174,10 +173,8 @@ class RewardGapDiagnosis(Diagnosis):
         """Whether the model predicts more than the environment pays."""
         gaps, gap = self.deterministic.episodes, self.deterministic.episodes.gap
         if gap.low <= 0.0 <= gap.high:
-            agree = (
-                f"The model's return of an episode and the real one agree as far as {gaps.episodes} episodes can tell"
-            )
-            return f"{agree} ({gap.value:+.3g}, within {gap.low:.3g} to {gap.high:.3g})."
+            told = f"agree as far as {gaps.episodes} episodes can tell ({gap.value:+.3g}"
+            return f"The model's return of an episode and the real one {told}, within {gap.low:.3g} to {gap.high:.3g})."
         share = "" if gaps.relative is None else f" ({abs(gaps.relative.value):.0%} of it)"
         more, told = ("more", ": the policy exploits its errors") if gap.low > 0.0 else ("less", "")
         return f"The model predicts {abs(gap.value):.3g} {more} than the environment pays for an episode{share}{told}."
@@ -202,18 +199,18 @@ class RewardGapDiagnosis(Diagnosis):
         if len(gaps.per_task) > 1:
             rows += [(f"{task}, deterministic policy", str(gap)) for task, gap in gaps.per_task.items()]
         broken = gaps.broken + self.sampled.broken
-        measured = f"{gaps.episodes.episodes} episodes and {gaps.closed_loop.starts} windows of each policy"
-        measured += f" ({broken} broken, left out)" if broken else ""
+        left_out = f" ({broken} broken, left out)" if broken else ""
+        measured = f"{gaps.episodes.episodes} episodes and {gaps.closed_loop.starts} windows of each policy{left_out}"
         return [*rows, ("measured on", f"{measured}, real reward units; intervals: 95% over episodes")]
 
     def draw(self, figure: Drawing) -> None:
         """Mean reward by step into a window, real and predicted, for both policies."""
         axes = figure.subplots(1, 2, sharey=True)
-        every = (("deterministic", self.deterministic.curves), ("sampled", self.sampled.curves))
-        for axis, (title, curves) in zip(axes, every, strict=True):
-            lines = (("real", curves.real, "black"), ("real actions", curves.open_loop, "#4477aa"))
-            for label, curve, colour in (*lines, ("imagined actions", curves.closed_loop, "#ee6677")):
-                draw_band(axis, list(range(len(curve))), curve, label, colour)
+        for axis, title in zip(axes, ("deterministic", "sampled"), strict=True):
+            curves: Curves = getattr(self, title).curves
+            draw_band(axis, range(len(curves.real)), curves.real, "real", "black")
+            draw_band(axis, range(len(curves.open_loop)), curves.open_loop, "real actions", "#4477aa")
+            draw_band(axis, range(len(curves.closed_loop)), curves.closed_loop, "imagined actions", "#ee6677")
             axis.set(title=f"{title} policy", xlabel="step", ylabel="mean reward")
         axes[0].legend()
 

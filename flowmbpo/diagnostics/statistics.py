@@ -39,10 +39,9 @@ def mean_interval(samples: Float[Tensor, " n"]) -> Interval:
 
 
 def positive_mean_interval(samples: Float[Tensor, " n"], rounding: float = 0.0) -> Interval:
-    """Mean of positive samples with Student's t interval of its logarithm (delta method), widened by `rounding`.
+    """Mean of positive samples (squares, skewed to the right) with Student's t interval of its logarithm.
 
-    Squares are skewed to the right, where the plain interval is too low. `rounding` is the relative error of a sample
-    itself, for samples that do not vary.
+    It is widened by `rounding`, the relative error of a sample itself, for samples that do not vary.
     """
     plain = mean_interval(samples)
     if plain.value <= 0.0:
@@ -71,18 +70,13 @@ def middle_interval(value: float, resampled: Float[Tensor, " R"]) -> Interval:
 def ratio_intervals(
     numerator: Float[Tensor, "n K"], denominator: Float[Tensor, "n K"], counts: Float[Tensor, "R n"]
 ) -> list[Interval]:
-    """K ratios of sums over rows, each with its percentile bootstrap interval (see `resample_counts`).
-
-    A ratio is nan where its denominator sums to 0.
-    """
+    """K ratios of sums over rows, each with its percentile bootstrap interval; nan where the denominator sums to 0."""
     top, bottom = numerator.double().cpu(), denominator.double().cpu()
-    values = _ratio(top.sum(0), bottom.sum(0)).tolist()
-    resampled = _ratio(counts @ top, counts @ bottom)
-    return [middle_interval(value, resampled[:, k]) for k, value in enumerate(values)]
-
-
-def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
-    return torch.where(bottom == 0.0, torch.nan, top / bottom)
+    values, resampled = (
+        torch.where(below == 0.0, torch.nan, above / below)
+        for above, below in ((top.sum(0), bottom.sum(0)), (counts @ top, counts @ bottom))
+    )
+    return [middle_interval(value, resampled[:, k]) for k, value in enumerate(values.tolist())]
 
 
 def share_interval(hits: int, n: int) -> Interval:

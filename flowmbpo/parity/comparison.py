@@ -132,9 +132,8 @@ class Comparison:
         for part in (self.sizes.model, self.sizes.actor):
             gap = part.gap_percent
             if gap is None or abs(gap) > LARGEST_GAP_PERCENT:
-                shown = "" if gap is None else f", {gap:+.1f}%"
-                limit = f"(at most {LARGEST_GAP_PERCENT:g}%)"
-                findings.append(f"{part.part} parameters: {part.a:,} -> {part.b:,}{shown} {limit}")
+                shown = ("" if gap is None else f", {gap:+.1f}%") + f" (at most {LARGEST_GAP_PERCENT:g}%)"
+                findings.append(f"{part.part} parameters: {part.a:,} -> {part.b:,}{shown}")
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise ParityError(
             f"'{self.sizes.a}' and '{self.sizes.b}' differ in more than the compared parts:\n{listed}\n"

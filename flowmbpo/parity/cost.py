@@ -28,8 +28,7 @@ from flowmbpo.training.updates import actor_loss, actor_objective, critic_target
 class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, `flops` adds up the FLOPs of matrix products by torch's own formulas.
 
-    torch's FlopCounterMode also attributes them to modules by hooks, which fail under `torch.autograd.grad` (a Jacobian
-    penalty) and on views taken without gradients; nothing here needs to know the module.
+    torch's FlopCounterMode also attributes them to modules, by hooks that fail under `torch.autograd.grad`.
     """
 
     def __init__(self) -> None:

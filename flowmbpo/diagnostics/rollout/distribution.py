@@ -42,10 +42,9 @@ LEAST = 8  # complete windows below which a step is left out: its intervals woul
 class StepDistribution:
     """Distributions after `step` transitions, over start states; scores are means over the starts.
 
-    `states` and `rewards` compare one sample per start with what really came of it, as pooled distributions.
-    `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS) judge each start's own M
-    samples: an energy score, least for the true conditional distribution. States are those of futures that have not
-    ended (None where too few have not); reward sums are those of all, what follows an ending being 0.
+    `states` and `rewards` compare one sample per start with what really came of it, as pooled distributions. The energy
+    scores `state_score` (of z) and `reward_score` (of the reward sum, in real units: its CRPS) judge each start's own M
+    samples. States are those of futures that go on (None where too few do); reward sums are those of all.
     """
 
     step: int
@@ -132,8 +131,7 @@ def measure_distribution(subject: Subject, real: RealWindows, effort: Effort) ->
 def known_outcomes(batch: Batch, step: int) -> Bool[Tensor, " B"]:
     """Windows whose first `step` rewards are known: all recorded, or none to come after the task ended itself.
 
-    A start less than `step` before a time limit is known only if it ended first: such starts, a share of step /
-    limit, count endings too often.
+    Of starts less than `step` before a time limit only those that ended are known: endings count too often.
     """
     ended: Tensor = batch.terminated[:step].any(0)
     return batch.valid[step - 1] | ended
@@ -205,10 +203,7 @@ def _events(
 def _thresholds(
     subject: Subject, horizon: int, effort: Effort, generator: torch.Generator
 ) -> dict[tuple[int, float], Float[Tensor, " tasks"]]:
-    """By steps and level: below what a reward sum is low, for each task, from other windows of the same episodes.
-
-    The quantile of its real reward sums and a margin; -inf where a task has none.
-    """
+    """By steps and level, for each task: a quantile of reward sums of other windows, and a margin; -inf without."""
     batch = subject.episodes.sample(THRESHOLD_WINDOWS * effort.windows, horizon, generator)
     thresholds = {}
     for step in (step for step in FUTURE_STEPS if step <= horizon):

@@ -74,9 +74,8 @@ REPLICAS = 64
 class ConditionalStep:
     """After `step` transitions from one start under fixed actions: M predicted against R real futures, mean over S.
 
-    `states` and `rewards` (the reward sum's) are energy distances. A low reward sum lies below the threshold of
-    the pooled event: `low_bias` is its predicted probability less the true one, `low_error` their squared
-    difference. All are unbiased: 0 on average for the true model.
+    `states` and `rewards` (the reward sum's) are energy distances. `low_bias` is the predicted probability of a low
+    reward sum less the true one, `low_error` their squared difference. All are 0 on average for the true model.
     """
 
     step: int
@@ -94,10 +93,7 @@ class ConditionalStep:
 
 
 def measure_conditional(subject: Subject, low: Mapping[int, float]) -> tuple[ConditionalStep, ...] | None:
-    """Compare M predicted with R real futures of S states of the policy; None where none can be had.
-
-    `low[k]` is the threshold of a low sum of k rewards; the steps compared are its keys.
-    """
+    """M predicted and R real futures of S states of the policy, or None; `low[k]` bounds a low sum of k rewards."""
     tasks = subject.agent.spec.tasks
     if subject.make_env is None or len(tasks) > 1 or tasks[0].simulator != "toy":
         return None  # before other simulators are opened: that may take a process for each copy
