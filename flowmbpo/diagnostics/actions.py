@@ -50,14 +50,11 @@ class MatchedReturns:
     def rows(self) -> list[Row]:
         """Returns of every policy, with what sampling earns more."""
         mean, kind = self.mean_action, "" if self.mean_action is None else " (zero noise)"
-        deterministic = f"{self.deterministic}; sampled - it: {self.sampled_minus_deterministic}"
+        least = f"{self.deterministic}; sampled - it: {self.sampled_minus_deterministic}"
+        rows = [("real return, sampled", f"{self.sampled}  (n {self.n})"), (f"real return, deterministic{kind}", least)]
+        rows += [] if mean is None else [(f"real return, mean of {MATCH_SAMPLES} actions", str(mean))]
         gaussian = f"{self.gaussian}; sampled - it: {self.sampled_minus_gaussian}"
-        return [
-            ("real return, sampled", f"{self.sampled}  (n {self.n})"),
-            (f"real return, deterministic{kind}", deterministic),
-            *([] if mean is None else [(f"real return, mean of {MATCH_SAMPLES} actions", str(mean))]),
-            ("real return, Gaussian of equal mean and std", gaussian),
-        ]
+        return [*rows, ("real return, Gaussian of equal mean and std", gaussian)]
 
 
 @dataclass(frozen=True)
@@ -139,18 +136,17 @@ def measure_actions(subject: Subject, effort: Effort) -> ActionsDiagnosis:
 
     Raises DataError where no real state is there to act in.
     """
-    generator = subject.generator("actions")
+    agent, generator = subject.agent, subject.generator("actions")
     batch = subject.windows.sample(effort.rows, 1, generator)
     state, context = subject.encode(batch.obs[0], batch.task)
-    z = subject.agent.world_model.latent(state)
-    u = draw_preactivations(subject.agent.actor, z, context, SAMPLES, generator)
+    u = draw_preactivations(agent.actor, agent.world_model.latent(state), context, SAMPLES, generator)
     matched = match_gaussian(u, SAMPLES, generator)
     return ActionsDiagnosis(
         actor=subject.config.actor.kind,
         states=effort.rows,
         samples=SAMPLES,
         source=subject.windows_source,
-        dimensions=measure_dimensions(subject.agent, u, matched, batch.task, effort.resamples, generator),
+        dimensions=measure_dimensions(agent, u, matched, batch.task, effort.resamples, generator),
         returns=_compare_returns(subject) if subject.make_env is not None and subject.episode_count > 1 else None,
     )
 
@@ -263,11 +259,8 @@ def measure_dimensions(
     resamples: int,
     generator: torch.Generator,
 ) -> tuple[DimensionFigures, ...]:
-    """The figures of every dimension that a task has, for every task among the states.
-
-    `matched` are draws of the Gaussian of equal moments. S is `modes.SAMPLES`, which the dip test is calibrated for.
-    """
-    assert len(u) == SAMPLES
+    """Figures of every dimension of every task; `matched` are draws of the Gaussian of equal moments."""
+    assert len(u) == SAMPLES  # the dip test is calibrated for it
     noise = _source_noise(agent.actor)
     figures: list[DimensionFigures] = []
     for one in sorted(set(task.tolist())):

@@ -117,8 +117,7 @@ def measure_jacobians(subject: Subject, effort: Effort) -> JacobianDiagnosis:
     """
     start, context = subject.starts(effort.rows, subject.generator("jacobians/states"))
     few = max(2, effort.rows // PRODUCT_SHARE)
-    longest = min(effort.horizon, subject.config.training.horizon)
-    horizons = tuple(h for h in HORIZONS if h <= longest)
+    horizons = tuple(h for h in HORIZONS if h <= min(effort.horizon, subject.config.training.horizon))
     noises: tuple[Noise, ...] = ("none", "fixed") if subject.agent.world_model.dynamics.stochastic else ("none",)
     step: list[JacobianNorms] = []
     products: list[JacobianNorms] = []

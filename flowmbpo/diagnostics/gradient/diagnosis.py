@@ -109,11 +109,8 @@ class GradientDiagnosis(Diagnosis):
     def reading(self) -> str:
         """Where the model's gradient pulls the policy, and whether the critic turns it."""
         cosine = self.gradient.cosine
-        where = "but partly where the real environment would"
-        if cosine.high < 0.0:
-            where = "against the real gradient"
-        elif cosine.value >= ALIGNED:
-            where = "where the real environment would"
+        partly = "" if cosine.value >= ALIGNED else "but partly "
+        where = "against the real gradient" if cosine.high < 0.0 else f"{partly}where the real environment would"
         told = f"The model pulls the policy {where} (cosine {cosine.value:.2g})"
         if math.isnan(cosine.value) or cosine.low <= 0.0 <= cosine.high:
             told = "Whether the model pulls the policy where the real environment would cannot be told"
@@ -188,25 +185,23 @@ def compare_gradients(
     subject: Subject, env: VectorEnv, effort: Effort, *, delta: float = DELTA, exact: bool = True
 ) -> GradientDiagnosis:
     """`measure_gradient` on an open environment; `exact` False takes differences even where not needed."""
-    agent, training = subject.agent, subject.config.training
-    generator = subject.generator("gradient")
+    agent, training, generator = subject.agent, subject.config.training, subject.generator("gradient")
+    moments, directions = (REPLAY_MOMENTS, REPLAY_DIRECTIONS) if env.restores_by_replay else (MOMENTS, DIRECTIONS)
     starts = collect_starts(
         lambda obs, task: agent.act(obs, task, generator),
         env,
-        moments=REPLAY_MOMENTS if env.restores_by_replay else MOMENTS,
+        moments=moments,
         horizon=subject.actor_horizon,
         seed=ENV_SEED_BASE + (EPISODES << 32) + subject.seed,
         generator=generator,
     )
-    shape = (starts.horizon, starts.moments)
-    seeds = torch.randint(2**31, shape, generator=generator, device=generator.device)
+    seeds = torch.randint(2**31, (starts.horizon, starts.moments), generator=generator, device=generator.device)
     policy = FixedNoise(agent.actor, seeds, starts.copies)
     start, context = subject.encode(starts.obs.flatten(0, 1), starts.task.repeat(starts.moments))
     alone = agent.world_model.context(starts.task)
     # The embeddings belong to the world model: their gradient is not the actor's.
     context, alone = (replace(each, embedding=each.embedding.detach()) for each in (context, alone))
     objective = RealObjective(agent, policy, alone, discount(alone, training), starts.horizon)
-    directions = REPLAY_DIRECTIONS if env.restores_by_replay else DIRECTIONS
     autodiff = exact and env.differentiable() is not None
     if autodiff:
         reference = exact_gradient(objective, env, starts)

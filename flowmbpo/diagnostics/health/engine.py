@@ -64,9 +64,8 @@ class JudgedRow:
     @property
     def verdict(self) -> str:
         """In a word or two."""
-        if self.finding is not None:
-            return self.finding.severity
-        return "not judged" if self.value is None else "sound"
+        sound = "not judged" if self.value is None else "sound"
+        return sound if self.finding is None else self.finding.severity
 
     @property
     def nearness(self) -> float:

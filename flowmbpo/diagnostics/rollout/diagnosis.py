@@ -25,8 +25,7 @@ from flowmbpo.models.open_loop import RealWindows, encode_windows, squared_error
 SOURCE = "fresh episodes of the policy"
 LIGHT_STEPS = (1, 4, 8, 16)
 SHOWN_STEPS = (1, 2, 4, 8, 16, 32)
-NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
-"""Those of Robotic World Model (arXiv 2501.10100), in standard deviations of each observation."""
+NOISE_SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)  # standard deviations, as in Robotic World Model (arXiv 2501.10100)
 
 
 @dataclass(frozen=True)
@@ -223,25 +222,21 @@ def step_errors(
         sampled = ratio_intervals(squared_errors(sample.double(), z, valid)[0].T, trivial.T, counts)
     reward_error = torch.where(valid, (rewards - real.batch.reward).double().square(), 0.0)
     mean_square = ratio_intervals(reward_error.T, valid.T, counts)
-    errors = []
-    for t, n in enumerate(valid.sum(1).tolist()):
-        if not n:
-            break
-        truth = real.batch.reward[t, valid[t]].double()
-        errors.append(
-            StepError(
-                step=t + 1,
-                n=n,
-                error=float(error[t].sum()) / n,
-                trivial=float(trivial[t].sum()) / n,
-                relative=relative[t],
-                sampled=sampled[t],
-                reward_rmse=Interval(*(value**0.5 for value in astuple(mean_square[t]))),
-                reward_correlation=_correlation(rewards[t], real.batch.reward[t], valid[t], counts),
-                reward_std=float(truth.std(correction=0)),
-            )
+
+    def after(t: int, n: int) -> StepError:
+        return StepError(
+            step=t + 1,
+            n=n,
+            error=float(error[t].sum()) / n,
+            trivial=float(trivial[t].sum()) / n,
+            relative=relative[t],
+            sampled=sampled[t],
+            reward_rmse=Interval(*(value**0.5 for value in astuple(mean_square[t]))),
+            reward_correlation=_correlation(rewards[t], real.batch.reward[t], valid[t], counts),
+            reward_std=float(real.batch.reward[t, valid[t]].double().std(correction=0)),
         )
-    return tuple(errors)
+
+    return tuple(after(t, n) for t, n in enumerate(valid.sum(1).tolist()) if n)
 
 
 def _correlation(x: Tensor, y: Tensor, valid: Tensor, counts: Tensor) -> Interval:
