@@ -70,16 +70,13 @@ class ComputeDiagnosis(Diagnosis):
 
     def rows(self) -> list[Row]:
         """One row per update, then the epoch."""
-        rows: list[Row] = [
+        counts = self.cost.updates_per_epoch
+        memory = f"{self.rss_mb:,.0f} MB resident" + ("" if self.gpu_mb is None else f", {self.gpu_mb:,.0f} MB on GPU")
+        costs = {name: f"{each.flops:.3g} FLOPs, {1e3 * each.seconds:.3g} ms" for name, each in self.measured.items()}
+        return [
             ("network evaluations of a macro step", f"{self.cost.nfe} (an action: {self.cost.actor_nfe})"),
             ("compute index of an actor update", f"{self.cost.compute_index:g} network calls"),
-        ]
-        for name, update in self.measured.items():
-            told = f"{update.flops:.3g} FLOPs, {1e3 * update.seconds:.3g} ms"
-            rows.append((f"{name} update", f"{told}, {self.cost.updates_per_epoch[name]} per epoch"))
-        memory = f"{self.rss_mb:,.0f} MB resident" + ("" if self.gpu_mb is None else f", {self.gpu_mb:,.0f} MB on GPU")
-        return [
-            *rows,
+            *((f"{name} update", f"{cost}, {counts[name]} per epoch") for name, cost in costs.items()),
             ("updates of an epoch", f"{self.cost.flops_per_epoch:.3g} FLOPs, {self.epoch_seconds:.3g} s"),
             ("memory of this process", memory),
             ("measured on", f"{self.device}, {self.threads} threads"),

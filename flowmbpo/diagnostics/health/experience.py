@@ -141,9 +141,8 @@ def stored_windows(
 
 def newest_windows(replay: ReplayBuffer, limit: int, generator: torch.Generator) -> TransitionWindows:
     """About `limit` of the newest single transitions of the replay buffer, as many of each environment."""
-    longest = int(replay.count.max())
     wanted = -(-limit // replay.num_envs) + 1  # the newest row of an environment has no transition yet
-    oldest = max(0.0, 1.0 - wanted / longest) if longest else 0.0
+    oldest = max(0.0, 1.0 - wanted / max(int(replay.count.max()), 1))
     return stored_windows(replay, range(replay.num_envs), 1, limit, generator, (oldest, 1.0))
 
 

@@ -123,7 +123,6 @@ class DoubleObjective:
         The curve `action_gradient_norms` has the RMS over start states of |d return / d a_h|; `sensitivity` is the
         largest in spreads of the return over start states, `growth_through_horizon` the first norm over the last.
         """
-        actor = self.agent.actor
         shifts: list[Tensor] = []
 
         def shift(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -131,7 +130,7 @@ class DoubleObjective:
             return output + shifts[-1]
 
         with in_double(self.agent), updates.frozen(self.agent.world_model, self.agent.critic):
-            with actor.register_forward_hook(shift):
+            with self.agent.actor.register_forward_hook(shift):
                 returns = self._objective().returns
             norms = [0.0] * len(shifts)
             if returns.requires_grad:
@@ -214,8 +213,7 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
 @torch.no_grad()  # what the policy does is measured, not changed
 def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
     """Shares of sampled actions with |a| > 0.99 and (deeply) > tanh(7), and the mean slope 1 - a^2, at start states."""
-    agent = subject.agent
-    generator = subject.generator("policy")
+    agent, generator = subject.agent, subject.generator("policy")
     start, context = subject.starts(LIGHT_STATES if light else STATES, generator)
     action = agent.actor(agent.world_model.latent(start), context, generator)
     mask = context.action_mask

@@ -85,9 +85,7 @@ def measure_alignment(subject: Subject) -> Figures:
     generator = subject.generator("alignment")
     fresh_rows = fresh_windows(subject.episodes, subject.explored, width=WIDTH, limit=ROWS, generator=generator)
     stored_rows = None if subject.replay is None else sampled_windows(subject.replay, WIDTH, ROWS, generator)
-    fresh, stored = (
-        profiles(subject, rows) if rows is not None and enough(rows) else None for rows in (fresh_rows, stored_rows)
-    )
+    fresh, stored = (profiles(subject, rows) if rows and enough(rows) else None for rows in (fresh_rows, stored_rows))
     figures: Figures = {}
     if fresh and stored:
         for kind in ("action", "reward"):
@@ -141,14 +139,13 @@ def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
         return {"judged": "no: fresh experience does not tell the shifts apart"}
     alike = {shift: similarity(stored, fresh, shift) for shift in (0, *CANDIDATES)}
     shift = max(CANDIDATES, key=lambda k: alike[k])
-    moved_back = stored[-shift]
     return {
         "shift": shift,
         "steps": abs(shift),
         "direction": "late" if shift < 0 else "early",
         "similarity": alike[shift],
         "similarity_unshifted": alike[0],
-        "mends": not (moved_back.effect > 0.0 and moved_back.z >= Z),
+        "mends": not (stored[-shift].effect > 0.0 and stored[-shift].z >= Z),
         "gap": alike[shift] - alike[0] if alike[shift] >= SIMILAR else None,
         "vanished": depth(stored) < VANISHED * depth(fresh) and depth(stored) < VANISHED_DEPTH,
     }
@@ -157,8 +154,7 @@ def compare_profiles(stored: Profile, fresh: Profile) -> Figures:
 def _preference(profile: Profile) -> Figures:
     """The shift that the model predicts best with, and its log error ratio: 0 where that may be chance."""
     best = best_of(profile)
-    effect, z = profile[best].effect, profile[best].z
-    direction = "later" if best > 0 else "before"
+    effect, z, direction = profile[best].effect, profile[best].z, "later" if best > 0 else "before"
     return {"shift": best, "steps": abs(best), "direction": direction, "effect": effect if z <= -Z else 0.0, "z": z}
 
 

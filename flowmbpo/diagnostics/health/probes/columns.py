@@ -31,8 +31,7 @@ from flowmbpo.diagnostics.subject import Subject
 
 ROWS = 3072
 POLICY_ROWS = 512  # of 1024 rows some are of a policy quite different: young runs then prefer others by 0.4 (z 4.5)
-SEARCH_ROWS = 256
-SEARCH_LIMIT = 2048  # exchanges; a wider model is only asked for whole blocks
+SEARCH_ROWS, SEARCH_LIMIT = 256, 2048  # exchanges; a wider model is only asked for whole blocks
 Z = 5.0
 FOLLOWS_Z = 3.0  # a second condition: the arrangement itself must be better by Z
 SHUFFLED_Z = 4.0
@@ -174,9 +173,8 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
     Whole blocks in another order are tried too, and must help more. An exchange counts for nothing where a tenth of all
     do half as much: then anything helps the model. None where the network begins with no linear layer.
     """
-    dynamics = subject.agent.world_model.dynamics
+    dynamics, dims = subject.agent.world_model.dynamics, subject.agent.world_model.dynamics.dims
     linear = next((part for part in dynamics.modules() if isinstance(part, nn.Linear)), None)
-    dims = dynamics.dims
     if linear is None or linear.in_features < dims.latent_dim + dims.task_dim + dims.action_dim:
         return None
 
@@ -200,8 +198,7 @@ def misplaced_inputs(subject: Subject, rows: TransitionWindows) -> Figures | Non
 
 
 def _input_orders(dims: DynamicsDims, inputs: int) -> dict[str, list[int]]:
-    before, width = dims.latent_dim + dims.task_dim, dims.action_dim
-    columns = tuple(range(inputs))
+    before, width, columns = dims.latent_dim + dims.task_dim, dims.action_dim, tuple(range(inputs))
     latent, task = columns[: dims.latent_dim], columns[dims.latent_dim : before]
     actions, rest = columns[before : before + width], columns[before + width :]
     orders = {f"{BLOCK_MOVED} everything else": actions + latent + task + rest}

@@ -82,9 +82,8 @@ class Imagined:
 
 def imagine_values(subject: Subject, count: int) -> Imagined:
     """Values and targets of `count` start states, drawn and imagined as training does."""
-    agent = subject.agent
+    agent, generator = subject.agent, subject.generator("critic")
     config = subject.config.training.model_copy(update={"noise_replicas": 1})
-    generator = subject.generator("critic")
     start, context = subject.starts(count, generator)
     with torch.no_grad():  # targets carry no gradient in training either
         objective = updates.actor_objective(agent, start, context, config, generator)
@@ -115,8 +114,7 @@ def accounted_rewards(
     value, target, reward = values.double().mean(0), targets.double(), rewards.double()
     centred = reward - reward.mean()
     accounted = value - (target - reward)
-    square, spread = float(centred @ centred), float(target.std())
-    size = float(reward.square().mean().sqrt())
+    square, spread, size = float(centred @ centred), float(target.std()), float(reward.square().mean().sqrt())
     slope = error = math.nan
     if square > (1e-6 * size) ** 2 * len(reward):
         slope = float(accounted @ centred) / square

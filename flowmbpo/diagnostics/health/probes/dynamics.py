@@ -78,8 +78,7 @@ def measure_imagined_return(subject: Subject) -> Figures:
 
     `certain_gap` is the difference of the means over the RMS of the earned returns, 0 where its interval holds 0.
     """
-    agent, config = subject.agent, subject.config.training
-    generator = subject.generator("promise")
+    agent, config, generator = subject.agent, subject.config.training, subject.generator("promise")
     batch = subject.episodes.sample(WINDOWS, config.horizon, generator)
     rewards = imagine_rewards(agent, batch, generator, 1, actor=agent.actor, sampled=True)
     gamma = discount(agent.world_model.context(batch.task), config)
@@ -102,8 +101,7 @@ def measure_imagined_return(subject: Subject) -> Figures:
 @torch.no_grad()  # states and errors are looked at, nothing is learnt
 def measure_latents(subject: Subject) -> Figures:
     """Simplex violation over 50 imagined steps, the shape of the velocity, and the spread of encoded states."""
-    generator = subject.generator("latents")
-    model = subject.agent.world_model
+    model, generator = subject.agent.world_model, subject.generator("latents")
     batch = subject.windows.sample(STATES, 1, generator)
     step, action = OneStep.of(subject, batch), batch.action[0]
     figures: Figures = {"velocity": observe_velocity(model, step.state, action, step.context)}
@@ -178,11 +176,10 @@ def observe_velocity(model: WorldModel, state: Float[Tensor, "B D"], action: Ten
     the velocity where it is seen, else of next state minus state.
     """
     heads: list[Tensor] = []
-    pairs: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []  # velocities, and what their linear head made of the same input
     velocity, tangent = _velocity(model.dynamics)
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """The velocity, beside what its linear head made of the same input."""
         pairs.append((output, model.dynamics.geometry.project(heads[-1]) if tangent else heads[-1]))
 
     with ExitStack() as hooks:

@@ -36,8 +36,7 @@ def encoder_gradient(subject: Subject) -> Figures:
     `unreached` names encoder tensors without any gradient. `gradient_by_chain_rule` is the encoder's gradient over
     what its outputs' gradient times its Jacobian gives: 1, unless something rescales it on the way.
     """
-    model, training = subject.agent.world_model, subject.config.training
-    generator = subject.generator("encoder")
+    model, training, generator = subject.agent.world_model, subject.config.training, subject.generator("encoder")
     batch = subject.windows.sample(WINDOWS, min(training.horizon, LONGEST), generator)
     calls: list[tuple[Tensor, Tensor]] = []
 
@@ -116,9 +115,7 @@ def movement(subject: Subject) -> Figures:
         if (name == "bias" and not weight.any()) or (isinstance(part, nn.LayerNorm) and bool((weight == 1.0).all()))
     ]
     figures: Figures = {"tensors_as_constructed": untouched, "least_movement_over_dynamics": None}
-    if subject.initial is None:
-        return figures
-    start = dict(subject.initial().world_model.named_parameters())
+    start = {} if subject.initial is None else dict(subject.initial().world_model.named_parameters())
     moved = {
         name: float((p - start[name].to(p)).detach().double().square().mean().sqrt())
         for name, p in model.named_parameters()
