@@ -16,8 +16,7 @@ from scipy import stats
 SAMPLES = 128
 CRITICAL_DIP = 0.04556  # that SIGNIFICANCE of uniform samples of size SAMPLES exceed (100,000 draws: known to 0.0002)
 SIGNIFICANCE = 0.05
-_GAUSSIAN_DRAWS = 4000
-_SEED = 0  # of the reference draws: the bias is a constant of n
+_GAUSSIAN_DRAWS, _SEED = 4000, 0  # of the reference draws: the bias is a constant of n
 
 Floats = NDArray[np.float64]
 
@@ -87,10 +86,8 @@ def _gaussian_bias(n: int) -> float:
 def _raw_negentropy(samples: Floats) -> Floats:
     spread = samples.std(axis=0, ddof=1)
     varies = spread > 1e-9 * np.abs(samples).max(axis=0)
-    scaled = samples[:, varies] / spread[varies]
     excess = np.full(samples.shape[1], math.nan)
     with np.errstate(divide="ignore"):  # of spacings that are 0
-        entropy = stats.differential_entropy(scaled, axis=0, method="vasicek")
-    gaussian = 0.5 * math.log(2.0 * math.pi * math.e)
-    excess[varies] = np.where(np.isfinite(entropy), gaussian - entropy, math.nan)
+        entropy = stats.differential_entropy(samples[:, varies] / spread[varies], axis=0, method="vasicek")
+    excess[varies] = np.where(np.isfinite(entropy), 0.5 * math.log(2.0 * math.pi * math.e) - entropy, math.nan)
     return excess

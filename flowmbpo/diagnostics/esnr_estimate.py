@@ -57,9 +57,8 @@ class Esnr:
         """The JSON object; `db` bounds are null where they are not positive."""
         bounds = None if self.interval is None else [self.interval.low, self.interval.high]
         head = {"value": self.value, "interval": bounds, "infinite": self.infinite, "db": self.decibel}
-        bounds_db = None if bounds is None else [decibel(bound) for bound in bounds]
         sizes = {"M": self.gradients, "signal": self.signal, "noise": self.noise, "norm": self.norm.to_dict()}
-        return head | {"db_interval": bounds_db} | sizes
+        return head | {"db_interval": None if bounds is None else [decibel(bound) for bound in bounds]} | sizes
 
     def __str__(self) -> str:
         if self.infinite:
@@ -112,8 +111,8 @@ def bootstrap_esnr(value: float, gram: Float[Tensor, "M M"], generator: torch.Ge
 def per_coordinate_snr(gradients: Float[Tensor, "M n"]) -> Interval:
     """Mean over coordinates of g_bar_i^2 / (var_i + 1e-9), as the code of PWM computes its "ESNR".
 
-    Not the figure above: it is never negative, pure noise gives (M - 1) / (M (M - 3)) and not 0, and it depends on the
-    gradient's scale. The interval is a jackknife over the M gradients, noise floor included.
+    It is never negative, pure noise gives (M - 1) / (M (M - 3)) and not 0, and it depends on the gradient's scale. The
+    interval is a jackknife over the M gradients, noise floor included.
     """
     x = gradients.double()
     count = len(x)

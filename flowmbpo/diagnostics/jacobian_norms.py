@@ -65,8 +65,8 @@ def hutchinson(
 class Frobenius(Document):
     """Root of the mean over rows of ||J Q||_F^2.
 
-    `given_rows` covers the value of these very rows: Student's t over the probes. `over_rows` covers the root mean
-    square over all states of which the rows are a sample: t over the rows' own estimates, the probes' noise included.
+    `given_rows` covers the value of these very rows (Student's t over the probes), `over_rows` that of all states of
+    which the rows are a sample (t over rows).
     """
 
     given_rows: Interval
@@ -77,10 +77,8 @@ class Frobenius(Document):
     @classmethod
     def of(cls, squares: Float[Tensor, "P B"]) -> Frobenius:
         """From `hutchinson`'s estimates."""
-        probes, rows = squares.shape
-        given = positive_mean_interval(squares.mean(1), ROUNDING)
-        over = positive_mean_interval(squares.mean(0), ROUNDING)
-        return cls(_root(given), _root(over), rows, probes)
+        given, over = (_root(positive_mean_interval(squares.mean(dim), ROUNDING)) for dim in (1, 0))
+        return cls(given, over, rows=squares.shape[1], probes=squares.shape[0])
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""

@@ -128,12 +128,11 @@ class Subject:
     @cached_property
     def actor_horizon(self) -> int:
         """Steps that an actor update imagines; an adaptive horizon is measured on `wm_batch_size` windows, once."""
-        training = self.config.training
-        longest, adaptive = training.longest_actor_horizon, training.adaptive_horizon
+        longest, adaptive = self.config.training.longest_actor_horizon, self.config.training.adaptive_horizon
         if adaptive is None:
             return longest
         generator = self.generator("actor horizon")
-        batch = self.windows.sample(training.wm_batch_size, longest, generator)
+        batch = self.windows.sample(self.config.training.wm_batch_size, longest, generator)
         return max(adaptive.minimum, int(trusted_steps(self.agent.world_model, batch, adaptive.tolerance, generator)))
 
     @torch.no_grad()  # states to measure at; the encoder is not what is measured

@@ -89,9 +89,8 @@ def reference_parity(config: ExperimentConfig, agent: Agent) -> Parity:
 
 def reference_config(config: ExperimentConfig) -> ExperimentConfig:
     """The same experiment with PWM's MLP dynamics and Gaussian actor at the config's written widths."""
-    dynamics = MLPDynamicsConfig(units=config.model.dynamics.units)
     actor = GaussianActorConfig(units=config.actor.units)
-    model = config.model.model_copy(update={"dynamics": dynamics})
+    model = config.model.model_copy(update={"dynamics": MLPDynamicsConfig(units=config.model.dynamics.units)})
     return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
 
 

@@ -127,9 +127,8 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     if training.adaptive_horizon is not None:
         flops, size = updates["actor"]
         updates["actor"] = UpdateCost(flops + cost("trust", training.wm_batch_size).flops, size)
-    model = agent.world_model
+    model, collects = agent.world_model, training.mode == "online"
     model_calls = model.dynamics.nfe + 1 + (model.termination_head is not None)
-    collects = training.mode == "online"
     rounds = training.rounds_per_epoch(config.task.num_envs)
     model_rounds = rounds if training.learn != "policy" else 0
     policy_rounds = rounds if training.learn != "model" else 0
@@ -215,8 +214,7 @@ def _measure(probe: Callable[[], object], agent: Agent) -> UpdateCost:
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        kept[tensor.data_ptr()] = 0 if tensor.data_ptr() in own else tensor.numel() * tensor.element_size()
         return tensor
 
     with FlopCount() as count, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -247,7 +245,5 @@ def count_parameters(module: nn.Module) -> int:
 
 def solved_widths(agent: Agent) -> dict[str, Any]:
     """Hidden widths of the parts whose widths parity may solve."""
-    return {
-        "dynamics": list(agent.world_model.dynamics.hidden_units),
-        "actor": list(agent.actor.hidden_units),
-    }
+    dynamics, actor = agent.world_model.dynamics.hidden_units, agent.actor.hidden_units
+    return {"dynamics": list(dynamics), "actor": list(actor)}

@@ -124,10 +124,9 @@ def parameter_gradient(
     slopes: Float[Tensor, "H B A"],
     sound: Bool[Tensor, "G N"],
 ) -> Float[Tensor, "N P"]:
-    """sum_h (da_h/dtheta)' dJ/da_h of each copy, mean over its sound moments; rows B are [replica, G, N].
+    """sum_h (da_h/dtheta)' dJ/da_h of each copy, mean over its sound moments (0 without); rows B are [replica, G, N].
 
-    The total derivative where `slopes` hold the closed loop's response: equal to backpropagation through the rollout,
-    at the price of a pass through the actor alone for every copy. 0 for a copy without a sound moment.
+    Where `slopes` hold the closed loop's response it equals backpropagation through the rollout, and costs less.
     """
     policy.rewind()
     actions = torch.stack([policy(z_h, context) for z_h in z])

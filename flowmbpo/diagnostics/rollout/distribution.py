@@ -108,8 +108,7 @@ class Distribution(Document):
 
 def measure_distribution(subject: Subject, real: RealWindows, effort: Effort) -> Distribution:
     """Draw M futures of every window and compare. One is enough of a model that has no chance in it."""
-    generator = subject.generator("distribution")
-    model = subject.agent.world_model
+    model, generator = subject.agent.world_model, subject.generator("distribution")
     members = SAMPLES if model.dynamics.stochastic or model.termination_head is not None else 1
     horizon = min(len(real.batch.action), max(FUTURE_STEPS))
     start, action = real.states[0], real.batch.action[:horizon]
@@ -152,9 +151,8 @@ def _steps(real: RealWindows, futures: dict[int, Futures], counts: Counts) -> tu
         total = real.batch.reward[:step, known].double().sum(0).unsqueeze(-1)
         sums = future.reward_sum[:, known].unsqueeze(-1)
         states, state_score = _compare_states(real, future, step, counts)
-        rewards = paired_energy(sums[0], total, resampled)
         score = mean_interval(energy_score(sums.transpose(0, 1), total))
-        steps.append(StepDistribution(step, states, rewards, state_score, score))
+        steps.append(StepDistribution(step, states, paired_energy(sums[0], total, resampled), state_score, score))
     return tuple(steps)
 
 
@@ -184,8 +182,7 @@ def _events(
 
     def judge(event: str, step: int, predicted: Bool[Tensor, "M B"], happened: Bool[Tensor, " B"]) -> None:
         known = known_outcomes(batch, step)
-        n = int(known.sum())
-        if n >= LEAST:
+        if (n := int(known.sum())) >= LEAST:
             share = predicted.double().mean(0)[known]
             result = calibrate(share, happened[known], counts(n), generator, members=len(predicted))
             events.append(EventCalibration(event, step, result))

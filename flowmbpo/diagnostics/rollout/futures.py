@@ -48,8 +48,7 @@ def sample_futures(
     generator: torch.Generator,
 ) -> dict[int, Futures]:
     """M futures of each start under the given actions, by the steps k of FUTURE_STEPS that lie within T."""
-    model, shape = agent.world_model, (members, len(start))
-    every = context.repeat(members)
+    model, shape, every = agent.world_model, (members, len(start)), context.repeat(members)
     total = torch.zeros(members * len(start), dtype=torch.float64, device=start.device)
     alive = torch.ones_like(total, dtype=torch.bool)
     futures = {}
@@ -66,8 +65,7 @@ def sample_futures(
     return futures
 
 
-STARTS = 64
-REPLICAS = 64
+STARTS = REPLICAS = 64
 
 
 @dataclass(frozen=True)
@@ -160,8 +158,7 @@ def live_through(
     generator: torch.Generator,
 ) -> tuple[dict[int, Float[Tensor, "R S O"]], dict[int, Float[Tensor, "R S"]]]:
     """Observations after, and reward sums over, the steps of FUTURE_STEPS of R real futures with fresh noise."""
-    shape = (replicas, len(state))
-    state = state.repeat(replicas, 1)
+    shape, state = (replicas, len(state)), state.repeat(replicas, 1)
     total = torch.zeros(len(state), dtype=torch.float64)
     observed, summed = {}, {}
     for step, taken in enumerate(action, start=1):

@@ -28,8 +28,7 @@ class EnergyDistance:
 def pair_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], float]:
     """h_ij = |x_i - y_j| + |x_j - y_i| - |x_i - x_j| - |y_i - y_j| with h_ii = 0, and the mean |x_i - y_j|, i != j.
 
-    Its mean over i != j is the unbiased energy distance of the two distributions although x_i and y_i may
-    depend on each other (a prediction and the truth from one start state).
+    Its mean over i != j is the unbiased energy distance although x_i and y_i may depend on each other.
     """
     across = _distances(x, y)
     kernel = (across + across.T - _distances(x, x) - _distances(y, y)).fill_diagonal_(0.0)
@@ -145,8 +144,7 @@ def calibrate(
     mean_p, mean_y = (p @ member) / at_least_one, hits / at_least_one
     share = member.mean(0)
     reliability = float((share * (mean_p - mean_y).square()).sum())
-    resolution = float((share * (mean_y - base) ** 2).sum())
-    uncertainty = base * (1.0 - base)
+    resolution, uncertainty = float((share * (mean_y - base) ** 2).sum()), base * (1.0 - base)
     ece = float((share * (mean_p - mean_y).abs()).sum())
     chance_ece, chance_reliability = _chance(p, len(counts), members, generator)
     every = zip(EDGES[:-1], EDGES[1:], sizes.tolist(), mean_p.tolist(), hits.tolist(), strict=True)
@@ -181,8 +179,7 @@ def _chance(p: Float[Tensor, " n"], repeats: int, members: int, generator: torch
     n = len(p)
     mean = (float(p.sum()) * members + 0.5) / (n * members + 1.0)  # never 0 or 1
     variance = float(p.var(correction=0) - (p * (1.0 - p)).mean() / (members - 1))
-    weight = mean * (1.0 - mean) / max(variance, 1e-9) - 1.0
-    weight = max(weight, 1e-3)  # all probabilities nearly 0 or 1
+    weight = max(mean * (1.0 - mean) / max(variance, 1e-9) - 1.0, 1e-3)  # least: all probabilities nearly 0 or 1
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
     rng, hits = np.random.default_rng(seed), (p * members).numpy()
     truth = rng.beta(mean * weight + hits, (1.0 - mean) * weight + members - hits, (repeats, n))

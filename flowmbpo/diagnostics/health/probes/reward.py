@@ -61,12 +61,11 @@ def measure_reward(subject: Subject, *, light: bool = False) -> Figures:
     # On explored episodes: there actions are not the state's alone.
     rows = fresh_windows(subject.explored, width=1, limit=ROWS, generator=generator)
     if rows.comparable and float(rows.reward.std()) > CONSTANT * float(rows.reward.abs().amax()):
-        other = rows.shuffled(generator)
-        own, shuffled = (_predicted(subject, rows, action) for action in (rows.action[0], rows.action[0][other]))
+        other, action = rows.shuffled(generator), rows.action[0]
+        own, shuffled = (_predicted(subject, rows, taken) for taken in (action, action[other]))
         figures["action"] = share_of_action(rows, own, shuffled, other)
     figures |= gradient_agreement(subject, next(iter(sources.values())), generator)
-    figures["stored_over_running_rms"] = stored_scale(subject)
-    return figures
+    return figures | {"stored_over_running_rms": stored_scale(subject)}
 
 
 @torch.no_grad()  # predictions are looked at, nothing is learnt
@@ -148,8 +147,7 @@ def gradient_agreement(subject: Subject, rows: TransitionWindows, generator: tor
         return model.reward(at["z"], at["action"], context)
 
     leaves = {name: x.clone().requires_grad_() for name, x in at.items()}
-    total = predicted(leaves).sum()
-    gradients = tuple(torch.zeros_like(x) for x in leaves.values())
+    total, gradients = predicted(leaves).sum(), tuple(torch.zeros_like(x) for x in leaves.values())
     if total.requires_grad:
         gradients = torch.autograd.grad(total, [*leaves.values()], allow_unused=True, materialize_grads=True)
     figures: Figures = {}
