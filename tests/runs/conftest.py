@@ -11,6 +11,8 @@ import torch
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve
+from flowmbpo.runs.resume import StopRequest
+from flowmbpo.runs.session import TrainingSession
 from flowmbpo.runs.start import begin
 from flowmbpo.runs.train import assembled
 from flowmbpo.runs.train import train as start_training
@@ -20,7 +22,7 @@ TINY = {
     "name": "tiny",
     "phase": "test",
     "device": "cpu",
-    "task": {"name": "toy-pendulum-swingup", "num_envs": 4},
+    "task": {"name": "toy-two-goals", "num_envs": 4},  # episodes of 25 steps
     "model": {
         "latent_dim": 16,
         "encoder": {"kind": "mlp", "units": [16]},
@@ -105,6 +107,16 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def swung(tmp_path_factory):
+    """A run on the pendulum, whose actions are repeated and whose widths another simulator's task has too."""
+    folder, threads = tmp_path_factory.mktemp("swung") / "run", torch.get_num_threads()
+    settings = build(**{"task.name": "toy-pendulum-swingup"})
+    start_training(settings, out=folder, command=["flowmbpo", "train"], console=False)
+    torch.set_num_threads(threads)
+    return folder
+
+
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of the finished run."""
@@ -157,3 +169,27 @@ def assemble(tmp_path):
             return opened.enter_context(assembled(start, torch.device("cpu"), tmp_path))
 
         yield make
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Ask the next runs to stop once they have finished epoch `epoch`; None undoes it."""
+    whole = TrainingSession.record_epoch
+
+    def arrange(epoch):
+        def one(session, metrics):
+            whole(session, metrics)
+            if session.learner.epoch == epoch:
+                requests[-1].signal = "SIGINT"
+
+        requests = []
+        make = StopRequest.__init__
+
+        def remember(request):
+            make(request)
+            requests.append(request)
+
+        monkeypatch.setattr(StopRequest, "__init__", remember)
+        monkeypatch.setattr(TrainingSession, "record_epoch", one)
+
+    return arrange

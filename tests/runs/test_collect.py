@@ -18,15 +18,15 @@ from flowmbpo.envs.make import make_env
 from flowmbpo.errors import CheckpointError, ConfigError, DataError
 from flowmbpo.runs.collect import PolicyRequest, collect, parse_policy
 
-PAIR = TaskConfig(name=None, set="pair", tasks=("toy-pendulum-swingup", "toy-cartpole-swingup"))
-PENDULUM = TaskConfig(name="toy-pendulum-swingup")
+PAIR = TaskConfig(name=None, set="pair", tasks=("toy-two-goals", "toy-lqr"))
+GOALS = TaskConfig(name="toy-two-goals")
 SMALL = {"num_envs": 2}
 
 
 @pytest.fixture
-def checkpoint(train, config):
-    """A checkpoint of the pendulum alone, barely trained."""
-    return Path(train(config(**{"training.epochs": 1})).checkpoint)
+def checkpoint(finished):
+    """A checkpoint of one task of the pair, barely trained."""
+    return finished / "checkpoints" / "latest.pt"
 
 
 def first_episode(dataset, task, place=0):
@@ -53,11 +53,11 @@ def test_every_task_gets_every_policys_episodes_and_the_record_says_so(tmp_path)
 
 def test_recorded_steps_are_those_of_the_environment(tmp_path):
     """The recorded actions, taken again from the first recorded state, earn the recorded rewards."""
-    collect(tmp_path / "data", PENDULUM, [parse_policy("noise")], episodes=1, **SMALL)
+    collect(tmp_path / "data", GOALS, [parse_policy("noise")], episodes=1, **SMALL)
     dataset = Dataset.open(tmp_path / "data")
     obs, action, reward = first_episode(dataset, 0)
     drawn = np.random.SeedSequence([0xDA7A, 0, 0, 0]).generate_state(2, np.uint64)
-    env = make_env(PENDULUM, 1, 0)
+    env = make_env(GOALS, 1, 0)
     seen = [env.reset(int(drawn[0] >> np.uint64(1)))[0]]
     earned = []
     for taken in action:
@@ -70,7 +70,7 @@ def test_recorded_steps_are_those_of_the_environment(tmp_path):
 
 def test_equal_calls_give_equal_datasets_and_another_seed_another(tmp_path):
     found = [
-        collect(tmp_path / str(place), PENDULUM, [parse_policy("noise")], episodes=2, **simulation).fingerprint
+        collect(tmp_path / str(place), GOALS, [parse_policy("noise")], episodes=2, **simulation).fingerprint
         for place, simulation in enumerate((SMALL, SMALL, SMALL | {"seed": 1}))
     ]
     assert found[0] == found[1] != found[2]
@@ -80,12 +80,12 @@ def test_a_checkpoint_of_one_task_supplies_that_task_alone(tmp_path, checkpoint)
     policies = [parse_policy("random"), parse_policy(str(checkpoint))]
     outcome = collect(tmp_path / "data", PAIR, policies, episodes=2, **SMALL)
     assert [(row["task"], row["policy"]) for row in outcome.recorded] == [
-        ("toy-pendulum-swingup", 0),
-        ("toy-pendulum-swingup", 1),
-        ("toy-cartpole-swingup", 0),
+        ("toy-two-goals", 0),
+        ("toy-two-goals", 1),
+        ("toy-lqr", 0),
     ]
     record = outcome.policies[1]
-    assert record["tasks"] == ["toy-pendulum-swingup"]
+    assert record["tasks"] == ["toy-two-goals"]
     assert len(record["sha256"]) == 64
 
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_acts_as_it_does_by_itself(tmp_path, checkpoint):
     swapped = TaskConfig(name=None, set="swapped", tasks=tuple(reversed(PAIR.tasks)))
     collect(tmp_path / "data", swapped, [parse_policy(f"{checkpoint}")], episodes=1, **SMALL)
     dataset = Dataset.open(tmp_path / "data")
-    assert dataset.tasks[1].name == "toy-pendulum-swingup"
+    assert dataset.tasks[1].name == "toy-two-goals"
     obs, action, _ = first_episode(dataset, 1)
     loaded = load(checkpoint)
     config = experiment_from_dict(loaded.payload["config"], "")
@@ -114,7 +114,7 @@ def test_noise_and_samples_change_a_checkpoints_actions_reproducibly(tmp_path, c
     def run(name, disturbance):
         folder = tmp_path / name
         request = [PolicyRequest("checkpoint", checkpoint)]
-        collect(folder, PENDULUM, request, episodes=1, **SMALL, **disturbance)
+        collect(folder, GOALS, request, episodes=1, **SMALL, **disturbance)
         return first_episode(Dataset.open(folder), 0)[1]
 
     plain, once, again = run("plain", {}), run("once", disturbance), run("again", disturbance)
@@ -125,11 +125,9 @@ def test_noise_and_samples_change_a_checkpoints_actions_reproducibly(tmp_path, c
 
 def test_what_a_checkpoint_cannot_supply_is_refused(tmp_path, checkpoint):
     with pytest.raises(ConfigError, match="it would supply nothing"):
-        collect(
-            *(tmp_path / "data", TaskConfig(name="toy-cartpole-swingup"), [parse_policy(str(checkpoint))]), episodes=1
-        )
-    with pytest.raises(ConfigError, match="was trained on toy-pendulum-swingup; name one of them"):
-        collect(tmp_path / "data", PAIR, [parse_policy(f"{checkpoint}:toy-cartpole-swingup")], episodes=1)
+        collect(*(tmp_path / "data", TaskConfig(name="toy-lqr"), [parse_policy(str(checkpoint))]), episodes=1)
+    with pytest.raises(ConfigError, match="was trained on toy-two-goals; name one of them"):
+        collect(tmp_path / "data", PAIR, [parse_policy(f"{checkpoint}:toy-lqr")], episodes=1)
     assert not (tmp_path / "data").exists()
 
 
@@ -139,7 +137,7 @@ def test_a_policy_that_nobody_trained_records_nothing(tmp_path, checkpoint):
     imported = {"format": "tdmpc2", "untrained": ["actor", "critic"]}
     write_checkpoint(tmp_path / "imported.pt", {**payload, "imported": imported})
     with pytest.raises(CheckpointError, match="its policy was never trained"):
-        collect(tmp_path / "data", PENDULUM, [parse_policy(str(tmp_path / "imported.pt"))], episodes=1)
+        collect(tmp_path / "data", GOALS, [parse_policy(str(tmp_path / "imported.pt"))], episodes=1)
     assert not (tmp_path / "data").exists()
 
 
@@ -230,10 +228,10 @@ def test_a_policy_is_named_as_it_was_asked_for_with_its_noise(text, name):
 def test_a_mistyped_policy_is_told_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"neither 'random', 'noise' nor a checkpoint\. Did you mean 'random'"):
-        collect(tmp_path / "data", PENDULUM, [parse_policy("rndom")], episodes=1)
+        collect(tmp_path / "data", GOALS, [parse_policy("rndom")], episodes=1)
     assert not (tmp_path / "data").exists()
     with pytest.raises(CheckpointError, match="does not exist"):
-        collect(tmp_path / "data", PENDULUM, [parse_policy("run/latest.pt")], episodes=1)
+        collect(tmp_path / "data", GOALS, [parse_policy("run/latest.pt")], episodes=1)
 
 
 def test_a_policy_of_no_episodes_is_refused():

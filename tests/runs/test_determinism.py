@@ -2,47 +2,6 @@
 
 import pytest
 
-from flowmbpo.runs.resume import StopRequest
-from flowmbpo.runs.session import TrainingSession
-
-SHORT_TASK = {"name": "toy-two-goals", "num_envs": 4}
-
-
-@pytest.fixture
-def config(config):
-    """The tiny config on a task of short episodes."""
-    return lambda **changes: config(**{"task": SHORT_TASK} | changes)
-
-
-@pytest.fixture
-def flow_config(flow_config):
-    """The same with flow dynamics and actor."""
-    return lambda **changes: flow_config(**{"task": SHORT_TASK} | changes)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Ask the next runs to stop once they have finished epoch `epoch`; None undoes it."""
-    whole = TrainingSession.record_epoch
-
-    def arrange(epoch):
-        def one(session, metrics):
-            whole(session, metrics)
-            if session.learner.epoch == epoch:
-                requests[-1].signal = "SIGINT"
-
-        requests = []
-        make = StopRequest.__init__
-
-        def remember(request):
-            make(request)
-            requests.append(request)
-
-        monkeypatch.setattr(StopRequest, "__init__", remember)
-        monkeypatch.setattr(TrainingSession, "record_epoch", one)
-
-    return arrange
-
 
 @pytest.mark.parametrize("variant", ["config", "flow_config"])
 def test_same_seed_is_bit_equal_and_another_seed_is_not(request, train, figures, same, tmp_path, variant):

@@ -220,25 +220,25 @@ def test_run_directory_without_a_checkpoint_is_refused(subject, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["pendulum-swingup", "toy-cartpole-swingup"])  # of the same widths, of others
-def test_task_that_the_model_does_not_know_is_refused_with_what_it_knows(subject, run, task):
+def test_task_that_the_model_does_not_know_is_refused_with_what_it_knows(subject, swung, task):
     with pytest.raises(ConfigError, match=rf"--task {task}: .* trained on toy-pendulum-swingup alone"):
-        subject(run, task=task)
+        subject(swung, task=task)
 
 
 def test_naming_the_only_task_changes_nothing(subject, run):
-    found = subject(run, task="toy-pendulum-swingup")
+    found = subject(run, task="toy-two-goals")
     assert found.only is None
     assert found.windows is found.replay
 
 
 def test_one_task_of_a_set_is_diagnosed_on_episodes_of_its_own(train, config, subject):
-    pair = ["toy-pendulum-swingup", "toy-bounce-soft"]
+    pair = ["toy-two-goals", "toy-map-smooth"]
     changes = {"task.name": None, "task.set": "pair", "task.tasks": pair, "model.task_dim": 4, "task.num_envs": 4}
     outcome = train(config(**changes, **{"training.epochs": 1, "evaluation.every": 0}))
-    found = subject(Path(outcome.run_dir), task="toy-bounce-soft")
+    found = subject(Path(outcome.run_dir), task="toy-map-smooth")
     assert (found.only, found.replay) == (1, None)
     assert set(found.episodes.task.tolist()) == {1}
-    with pytest.raises(ConfigError, match=r"not one of the tasks of pair.*toy-pendulum-swingup, toy-bounce-soft"):
+    with pytest.raises(ConfigError, match=r"not one of the tasks of pair.*toy-two-goals, toy-map-smooth"):
         subject(Path(outcome.run_dir), task="toy-lqr")
 
 
@@ -293,7 +293,7 @@ def test_progress_and_preparation_come_before_any_measurement(diagnostics, run):
     seen = []
     with pytest.raises(DataError, match="measured"):
         diagnosed(run, prepare=lambda planned: seen.append(planned.folder), progress=seen.append)
-    assert seen == [Path("results/test/toy-pendulum-swingup/tiny/seed0"), "health"]
+    assert seen == [Path("results/test/toy-two-goals/tiny/seed0"), "health"]
 
 
 def test_report_is_one_document_and_one_page(diagnostics, run):

@@ -42,12 +42,12 @@ def test_outcome_has_the_contracts_fields(run):
     assert json.loads(json.dumps(document)) == document
     assert document["checkpoint"] == str(run / "checkpoints" / "latest.pt")
     assert document["checkpoint_sha256"] == load(run / "checkpoints" / "latest.pt").sha256
-    assert (document["task"], document["episodes"]) == ("toy-pendulum-swingup", 3)
+    assert (document["task"], document["episodes"]) == ("toy-two-goals", 3)
     assert (document["verified"], document["epoch"]) == (True, 4)
     assert len(document["returns"]) == 3
     assert document["return_mean"] == pytest.approx(sum(document["returns"]) / 3)
     assert document["success"] is None
-    assert document["length_mean"] == 100
+    assert document["length_mean"] == 25
 
 
 def test_episodes_default_to_the_configs_and_the_seed_decides(run):
@@ -66,7 +66,7 @@ def test_returns_are_those_of_the_trained_policy_in_the_real_environment(run, co
     agent.load_state_dict(load(run / "checkpoints" / "latest.pt").payload["agent"])
     env = make_env(config().task, num_envs=2)
     obs, total = env.reset(SEED_BASE + 5), torch.zeros(2, dtype=torch.float64)
-    for _ in range(100):
+    for _ in range(25):
         step = env.step(agent.act(obs, env.task_ids))
         obs = step.obs
         total += step.reward
@@ -75,7 +75,7 @@ def test_returns_are_those_of_the_trained_policy_in_the_real_environment(run, co
 
 def test_results_are_written_where_the_run_is_found_by_name(run, tmp_path):
     outcome = evaluate_checkpoint(run, seed=5)
-    folder = tmp_path / "results" / "test" / "toy-pendulum-swingup" / "tiny" / "seed0"
+    folder = tmp_path / "results" / "test" / "toy-two-goals" / "tiny" / "seed0"
     assert (tmp_path / outcome.results).parent == folder
     stored = json.loads((tmp_path / outcome.results).read_text())
     assert stored["returns"] == list(outcome.evaluation.returns)
@@ -113,13 +113,13 @@ def test_curve_of_a_lone_file_is_refused_before_anything_is_run(run, tmp_path):
 
 
 def test_task_of_other_dimensions_is_refused_with_both(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"5 observations and 1 actions.*toy-pendulum-swingup with 3 and 1"):
+    with pytest.raises(ConfigError, match=r"5 observations and 1 actions.*toy-two-goals with 2 and 2"):
         evaluate_checkpoint(run, task="toy-cartpole-swingup")
     assert not (tmp_path / "results").exists()
 
 
-def test_task_of_the_same_dimensions_is_evaluated_under_its_own_name(run):
-    outcome = evaluate_checkpoint(run, task="pendulum-swingup", episodes=1)
+def test_task_of_the_same_dimensions_is_evaluated_under_its_own_name(swung):
+    outcome = evaluate_checkpoint(swung, task="pendulum-swingup", episodes=1)
     assert outcome.task == "pendulum-swingup"
     assert "pendulum-swingup/tiny" in str(outcome.results)
     assert outcome.evaluation.lengths == (500,)
@@ -136,7 +136,7 @@ def test_weights_that_do_not_fit_their_own_config_are_refused(run, tmp_path):
     agent = {**payload["agent"], "actor.logstd": torch.zeros(7)}
     payload = {key: value for key, value in payload.items() if key not in ("format", "version", "replay")}
     path = CheckpointStore(tmp_path / "altered").save("latest", {**payload, "agent": agent})
-    with pytest.raises(CheckpointError, match=r"another architecture.*actor\.logstd is \(7,\), needed \(1,\)"):
+    with pytest.raises(CheckpointError, match=r"another architecture.*actor\.logstd is \(7,\), needed \(2,\)"):
         evaluate_checkpoint(path)
 
 
@@ -151,7 +151,7 @@ def test_stochastic_evaluation_of_the_config_is_that_of_eval_too(train, config, 
 
 
 SMALL = MPPIConfig(horizon=2, iterations=2, samples=16, elites=4, policy_samples=4)
-TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-pendulum-swingup"], "num_envs": 4}
+TOYS = {"name": None, "set": "toys", "tasks": ["toy-lqr", "toy-two-goals", "toy-map-smooth"], "num_envs": 4}
 
 
 @pytest.fixture(scope="module")
@@ -195,15 +195,15 @@ def test_planned_results_lie_beside_the_policys_and_name_their_planner(run, tmp_
     policy = evaluate_checkpoint(run, seed=5)
     before = (tmp_path / policy.results).read_bytes()
     planned = evaluate_checkpoint(run, seed=5, planner=SMALL)
-    folder = tmp_path / "results" / "test" / "toy-pendulum-swingup" / "tiny" / "seed0"
+    folder = tmp_path / "results" / "test" / "toy-two-goals" / "tiny" / "seed0"
     assert (tmp_path / policy.results).parent == folder and (tmp_path / planned.results).parent == folder / "mppi"
     assert (tmp_path / policy.results).read_bytes() == before
     assert json.loads(before)["planner"] == {"kind": "policy"} == policy.to_dict()["planner"]
     stored = json.loads((tmp_path / planned.results).read_text())["planner"]
     assert stored == planned.to_dict()["planner"]
     assert (stored["kind"], stored["values"], stored["settings"]) == ("mppi", "critic", SMALL.model_dump())
-    # 2 copies x 100 steps; 16 sequences in each of 2 iterations
-    assert stored["counts"] == {"plans": 200, "sequences": 6400, "nonfinite": 0, "fallbacks": 0}
+    # 2 copies x 25 steps; 16 sequences in each of 2 iterations
+    assert stored["counts"] == {"plans": 50, "sequences": 1600, "nonfinite": 0, "fallbacks": 0}
     assert "| mppi on critic: horizon 2, iterations 2, samples 16," in (folder / "mppi" / "README.md").read_text()
     assert (folder / "README.md").read_text().rstrip().endswith("| policy |")
     table = (tmp_path / planned.results).with_suffix(".csv").read_text()
@@ -255,7 +255,7 @@ def test_one_member_of_a_set_is_evaluated_by_default_and_another_by_name(toys, a
 
 
 def test_imported_q_functions_and_prior_are_what_plans(run, altered):
-    path = altered(run, planner=imported_planner(16, 1), imported={"untrained": ["actor", "critic"]})
+    path = altered(run, planner=imported_planner(16, 2), imported={"untrained": ["actor", "critic"]})
     planned = evaluate_checkpoint(path, episodes=1, planner=SMALL)
     assert planned.planner["values"] == "tdmpc2"
     assert planned.evaluation.returns != evaluate_checkpoint(run, episodes=1, planner=SMALL).evaluation.returns
@@ -264,7 +264,7 @@ def test_imported_q_functions_and_prior_are_what_plans(run, altered):
 
 
 def test_planner_of_another_size_is_refused(run, altered, tmp_path):
-    path = altered(run, planner=imported_planner(24, 1))
+    path = altered(run, planner=imported_planner(24, 2))
     with pytest.raises(CheckpointError, match=r"planner\.pi: .*0\.linear\.weight is \(8, 24\), needed \(8, 16\)"):
         evaluate_checkpoint(path, planner=SMALL)
     assert not (tmp_path / "results").exists()

@@ -25,7 +25,9 @@ GOLDEN = {
 
 @pytest.mark.parametrize("variant", GOLDEN)
 def test_losses_are_the_recorded_ones(request, train, tmp_path, variant):
-    config = request.getfixturevalue(variant)(**{"training.epochs": 3, "evaluation.every": 0})
+    config = request.getfixturevalue(variant)(
+        **{"task.name": "toy-pendulum-swingup", "training.epochs": 3, "evaluation.every": 0}
+    )
     train(config, out=tmp_path / "run")
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss/actor" in row]
     found = [[float(f"{row[key]:.6g}") for key in KEYS] for row in rows]

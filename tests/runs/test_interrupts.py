@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from flowmbpo.checkpoints.load import load
 from flowmbpo.presets.load import to_yaml
+from flowmbpo.training.learner import Learner
 from flowmbpo_cli.main import app
 
 PROGRAM = [sys.executable, "-m", "flowmbpo_cli"]
 PATIENCE_S = 120.0
-PENDULUM = {"name": "toy-pendulum-swingup", "num_envs": 4}
 
 
 @pytest.fixture
@@ -81,25 +81,34 @@ def command_to_go_on(text):
 
 
 def test_ctrl_c_saves_and_the_printed_command_ends_as_if_nothing_had_been(
-    interrupted, process, train, config, figures, same, tmp_path
+    interrupted, train, config, figures, same, tmp_path
 ):
-    settings = config(**{"training.epochs": 30, "training.rounds": 2, "evaluation.every": 0, "checkpoint.every": 0})
+    settings = config(**{"training.epochs": 20, "training.rounds": 2, "evaluation.every": 0, "checkpoint.every": 0})
     stopped = interrupted(settings)
-    check_saved(stopped, 30)
-    resumed = process(*command_to_go_on(stopped.stdout), "--json")
-    stdout, stderr = resumed.communicate(timeout=PATIENCE_S)
-    assert resumed.returncode == 0, stderr
-    outcome = json.loads(stdout)
+    check_saved(stopped, 20)
+    resumed = call(*command_to_go_on(stopped.stdout), "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    outcome = json.loads(resumed.stdout)
     whole = train(settings, out=tmp_path / "whole")
-    assert (outcome["status"], outcome["epochs"]) == ("done", 30)
+    assert (outcome["status"], outcome["epochs"]) == ("done", 20)
     assert outcome["final_return_mean"] == whole.final_return_mean
     assert same(figures(SimpleNamespace(checkpoint=outcome["checkpoint"])), figures(whole))
 
 
-def test_with_json_the_document_says_interrupted_and_the_advice_is_on_stderr(interrupted, config):
-    endless = config(**{"training.epochs": 100_000, "evaluation.every": 0, "checkpoint.every": 0})
-    stopped = interrupted(endless, "--json")
-    check_saved(stopped, 100_000)
+def test_with_json_the_document_says_interrupted_and_the_advice_is_on_stderr(config, tmp_path, monkeypatch):
+    whole = Learner.update
+
+    def update(learner):
+        signal.raise_signal(signal.SIGINT)
+        return whole(learner)
+
+    monkeypatch.setattr(Learner, "update", update)
+    (tmp_path / "tiny.yaml").write_text(to_yaml(config(**{"evaluation.every": 0, "checkpoint.every": 0})))
+    finished = call("train", "--preset", "tiny.yaml", "--out", tmp_path / "a run", "--json")
+    stopped = SimpleNamespace(
+        run=tmp_path / "a run", code=finished.exit_code, stdout=finished.stdout, stderr=finished.stderr
+    )
+    check_saved(stopped, 4)
     document = json.loads(stopped.stdout)
     assert (document["status"], document["final_return_mean"]) == ("interrupted", None)
     assert command_to_go_on(stopped.stderr) == ["train", "--resume", str(stopped.run)]

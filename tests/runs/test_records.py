@@ -39,8 +39,8 @@ EVERY_ROW = {
 
 
 @pytest.fixture
-def run(finished):
-    return finished
+def run(swung):
+    return swung
 
 
 def test_directory_describes_the_run_completely(run, config):
@@ -52,7 +52,7 @@ def test_directory_describes_the_run_completely(run, config):
     assert record["schema_version"] == RUN_SCHEMA
     assert (record["env"], record["seed"], record["device"]) == ("toy-pendulum-swingup", 0, "cpu")
     assert record["command"] == ["flowmbpo", "train"]
-    assert load_experiment(run / "config.yaml") == config()
+    assert load_experiment(run / "config.yaml") == config(**{"task.name": "toy-pendulum-swingup"})
     assert "model" in (run / "logs" / "train.log").read_text()
     assert not (run / "nonfinite").exists()
 
@@ -129,7 +129,7 @@ def test_high_cost_and_a_parity_gap_warn_on_the_terminal_and_in_the_log(config, 
     settings = config(**{"high_cost": True, "cost": "days", "training.epochs": 1})
     start_training(settings, out=tmp_path / "run")
     shown = capsys.readouterr().err
-    assert "Warning: tiny is marked high_cost: 416 agent steps and about" in shown
+    assert "Warning: tiny is marked high_cost: 116 agent steps and about" in shown
     assert "(days)" in shown
     assert "high_cost" in (tmp_path / "run" / "logs" / "train.log").read_text()
     start_training(config(**{"training.epochs": 1}), out=tmp_path / "plain")

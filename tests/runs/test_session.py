@@ -62,7 +62,7 @@ def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypa
     evaluate = session.evaluate
 
     def slow(*args):
-        burn(0.5)
+        burn(0.2)
         return evaluate(*args)
 
     monkeypatch.setattr(session, "evaluate", slow)
@@ -77,7 +77,7 @@ def test_evaluation_is_not_in_the_runs_seconds(train, config, tmp_path, monkeypa
 
     monkeypatch.setattr(page, "run_epochs", run)
     outcome = train(config(), out=tmp_path / "run")  # three evaluations: epochs 2 and 4, and the final one
-    assert outcome.cpu_s < ends[0] - 1.5 + 0.05
+    assert outcome.cpu_s < ends[0] - 0.6 + 0.05
 
 
 def seen(*returns, state=None):

@@ -33,7 +33,7 @@ def test_document_agrees_with_the_agent_and_the_run(config, train, tmp_path):
     agent = seeded_agent(config(), resolve(config().task).spec)
     assert document["parameters"]["total"] == sum(p.numel() for p in agent.parameters())
     assert document["parameters"]["actor"] == sum(p.numel() for p in agent.actor.parameters())
-    assert document["task"]["name"] == "toy-pendulum-swingup"
+    assert document["task"]["name"] == "toy-two-goals"
     assert document["device"] == "cpu"
     assert document["agent_steps"] == train(config(), out=tmp_path / "run").agent_steps
     held = load(tmp_path / "run" / "checkpoints" / "latest.pt").payload["agent"]
@@ -52,7 +52,14 @@ def test_paper_scale_presets_are_estimated_without_their_simulator(preset):
 
 
 def test_steps_of_the_whole_run_include_random_episodes(config):
-    settings = config(**{"training.random_episodes": 2, "training.epochs": 10, "task.num_envs": 3})
+    settings = config(
+        **{
+            "training.random_episodes": 2,
+            "training.epochs": 10,
+            "task.num_envs": 3,
+            "task.name": "toy-pendulum-swingup",
+        }
+    )
     steps = 3 * (2 * 100 + 10 * 4)
     assert total_steps(settings, resolve(settings.task)) == {"agent_steps": steps, "env_steps": 2 * steps}
 

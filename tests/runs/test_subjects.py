@@ -26,19 +26,6 @@ KEYS = {
     "diagnostics/share",
 }
 EVERY = {"diagnostics.every": 1}
-SHORT_TASK = {"name": "toy-two-goals", "num_envs": 4}
-
-
-@pytest.fixture
-def config(config):
-    """The tiny config on a task of short episodes."""
-    return lambda **changes: config(**{"task": SHORT_TASK} | changes)
-
-
-@pytest.fixture
-def flow_config(flow_config):
-    """The same with flow dynamics and actor."""
-    return lambda **changes: flow_config(**{"task": SHORT_TASK} | changes)
 
 
 def rows_of(outcome):
