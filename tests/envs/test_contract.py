@@ -114,20 +114,24 @@ def test_an_episode_does_not_depend_on_the_other_copies(env, kind):
     assert lone_reward[:, 0].equal(reward[:, 0])
 
 
-@pytest.mark.parametrize("before", [0, 40])
-def test_a_saved_state_goes_on_bit_equally_past_the_end(env, other, before):
-    length = env.spec.tasks[0].episode_length
+def test_a_saved_state_goes_on_bit_equally_past_the_end(env, other):
+    """At the second episode's first observation and in its middle; once in this instance and once in another."""
+    length, middle = env.spec.tasks[0].episode_length, 40
     env.reset(5)
-    head = length + before  # the second episode's first observation, or its middle
-    current = follow(env, actions(env, head, seed=1))[0][-1][NUM_ENVS:]
-    saved = env.state_dict()
-    table = actions(env, length + 10 - before, seed=2)
-    obs, reward = follow(env, table)
-    for target in (other, env):
-        assert target.load_state_dict(saved).equal(current)
-        again_obs, again_reward = follow(target, table)
-        assert again_obs.equal(obs)
-        assert again_reward.equal(reward)
+    start = follow(env, actions(env, length, seed=1))[0][-1][NUM_ENVS:]
+    states = [(0, start, env.state_dict())]
+    table = actions(env, length + 10, seed=2)
+    obs, reward = follow(env, table[:middle])
+    states.append((middle, obs[-1][NUM_ENVS:], env.state_dict()))
+    rest_obs, rest_reward = follow(env, table[middle:])
+    obs, reward = torch.cat((obs, rest_obs)), torch.cat((reward, rest_reward))
+    for target, far in ((other, 0), (env, 1)):
+        for number, (at, current, saved) in enumerate(states):
+            steps = slice(at, length + 10 if number == far else at + 20)
+            assert target.load_state_dict(saved).equal(current)
+            again_obs, again_reward = follow(target, table[steps])
+            assert again_obs.equal(obs[steps])
+            assert again_reward.equal(reward[steps])
 
 
 def test_a_saved_state_holds_plain_data_and_no_live_memory(env, tmp_path):

@@ -23,7 +23,6 @@ from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
 from flowmbpo.spec import EnvSpec
 
 SAMPLE = [
-    "mw-drawer-close",
     "mw-coffee-pull",  # reads a geom that is only looked at
     "mw-stick-push",  # two objects; success depends on contacts
 ]

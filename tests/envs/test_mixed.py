@@ -51,16 +51,16 @@ def test_each_task_ends_at_its_own_limit():
 
 
 def test_a_mixed_batch_is_reproducible_and_restorable():
-    first, second = make(), make()
+    first, second = make(5), make(5)
     assert first.reset(4).equal(second.reset(4))
     for count in range(30):
         assert first.step(action(first, count)).obs.equal(second.step(action(second, count)).obs)
-    fresh = make()
+    fresh = make(5)
     fresh.load_state_dict(first.state_dict())
     for count in range(30, 60):
         a, b = first.step(action(first, count)), fresh.step(action(fresh, count))
         assert a.obs.equal(b.obs) and a.reward.equal(b.reward)
-    other = make(seed=1)
+    other = make(5, seed=1)
     with pytest.raises(ValueError, match="assigns the tasks of 'mixed' to other copies"):
         other.load_state_dict(first.state_dict())
 

@@ -131,6 +131,7 @@ def test_rewards_equal_the_second_implementation_from_raw_physics(task: str) -> 
     np.testing.assert_allclose(product_rewards(task), COMMITTED[task][::4], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", mt30_rewards.TASKS)
 def test_the_second_implementation_still_gives_the_committed_rewards(task: str) -> None:
     np.testing.assert_allclose(mt30_rewards.rewards(task), COMMITTED[task], rtol=0, atol=1e-12)

@@ -302,11 +302,12 @@ def test_a_simulator_of_another_width_is_refused_at_the_start():
 def test_workers_end_when_their_parent_is_killed():
     program = (
         f"import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})\n"
+        "from functools import partial\n"
         "from scripted_simulator import TASK, ScriptedSimulator\n"
-        "from flowmbpo.spec import EnvSpec\n"
-        "from flowmbpo.envs.processes.vector import WorkerVectorEnv\n"
-        "env = WorkerVectorEnv(EnvSpec((TASK,)), [ScriptedSimulator], [0, 0], 2)\n"
-        "env.reset(0); print('ready', flush=True); input()\n"
+        "from flowmbpo.envs.processes.worker import ProcessWorker\n"
+        "from flowmbpo.envs.processes.rendering import drawer_handlers\n"
+        "workers = [ProcessWorker(partial(drawer_handlers, ScriptedSimulator, TASK), {}) for _ in range(2)]\n"
+        "[worker.receive() for worker in workers]; print('ready', flush=True); input()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -89,7 +89,7 @@ def test_an_episode_depends_on_its_seed_and_actions_alone(name):
     assert follow(alone, table[:, :1])[:, 0].equal(found[:, 0])
     env.reset(3)
     table[:, 1:] = 0.0
-    assert follow(env, table)[:, 0].equal(found[:, 0])
+    assert follow(env, table[:30])[:, 0].equal(found[:30, 0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,4 +128,4 @@ def test_the_picture_follows_the_state(name):
     assert before.shape == after.shape == (240, 320, 3)
     assert before.dtype == "uint8"
     assert (before != after).any()
-    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 3
+    assert len(np.unique(before.astype(np.int32) @ (65536, 256, 1))) > 3  # colours
