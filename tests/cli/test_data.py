@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -98,7 +97,7 @@ def test_inspect_draws_a_picture(command, dataset, tmp_path):
     assert finished.code == 0
     picture = matplotlib.image.imread(tmp_path / "picture.png")
     assert picture.shape[2] >= 3
-    assert np.unique(picture.reshape(-1, picture.shape[2]), axis=0).shape[0] > 20
+    assert len(set(map(bytes, picture.reshape(-1, picture.shape[2])[::7]))) > 20
     assert command("data", "inspect", dataset, "--plot", "picture.jpg").code == 2
 
 

@@ -63,12 +63,27 @@ def test_usage_error_exits_2_with_one_document(command, args, message):
     ],
 )
 def test_user_error_exits_2_with_one_short_message(command, args, kind, message):
-    plain, document = command(*args), command(*args, "--json")
-    assert plain.code == document.code == 2
-    assert plain.stdout == ""
-    assert message in plain.stderr and "Traceback" not in plain.stderr
-    assert document.document == {"error": {"kind": kind, "message": document.document["error"]["message"]}}
-    assert message in document.document["error"]["message"]
+    finished = command(*args, "--json")
+    said = finished.document["error"]["message"]
+    assert finished.code == 2 and message in said
+    assert finished.document == {"error": {"kind": kind, "message": said}}
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--set", "training.gama=1"], "Did you mean 'training.gamma'?"),
+        (["train", "--resume", "gone"], "--resume gone: does not exist"),
+        (["eval", "gone.pt"], "gone.pt: does not exist"),
+        (["parity", "quickstart", "quickstrt"], "Did you mean 'quickstart'?"),
+        (["presets", "show", "nope"], "unknown preset 'nope'"),
+    ],
+)
+def test_user_error_without_json_is_on_stderr_alone(command, args, message):
+    finished = command(*args)
+    assert (finished.code, finished.stdout) == (2, "")
+    assert message in finished.stderr and "Traceback" not in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -158,24 +173,36 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
+EACH = """
+import json, sys
+from flowmbpo_cli.main import main
+heavy = ("torch", "numpy", "wandb", "matplotlib", "mujoco")
+for args in json.loads(sys.argv[1]):
+    sys.argv[1:] = args
+    try:
+        main()
+    except SystemExit:
+        pass
+    print("LOADED", *args, *[name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_command_that_computes_nothing_imports_no_torch(tmp_path):
+    each = [
         ["--help"],
         ["train", "--help"],
         ["version"],
-        ["presets", "list", "--json"],
         ["presets", "list"],
         ["presets", "show", "quickstart"],
         ["presets", "copy", "quickstart", "mine.yaml"],
         ["train", "--preset", "nope"],
         ["train", "--task", "nope"],
         ["train", "--set", "nope=1"],
-    ],
-)
-def test_command_that_computes_nothing_imports_no_torch(tmp_path, args):
-    finished = run(*args, cwd=tmp_path, code=LIGHT)
-    assert finished.stderr.splitlines()[-1] == "LOADED"
+        ["presets", "list", "--json"],
+    ]
+    finished = run(json.dumps(each), cwd=tmp_path, code=EACH)
+    said = [line for line in finished.stderr.splitlines() if line.startswith("LOADED")]
+    assert said == [" ".join(["LOADED", *args]) for args in each]
 
 
 def test_help_imports_neither_pydantic_nor_rich(tmp_path):
