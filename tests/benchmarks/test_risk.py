@@ -56,7 +56,7 @@ def test_states_differ_in_the_model_alone():
 @pytest.mark.parametrize("state", ["obs", "latent"])
 def test_an_arm_trains_to_a_row(state, risk, tmp_path):
     small = ["training.epochs=1", "training.warmup_model_updates=1", "training.random_episodes=1"]
-    small += ["evaluation.episodes=2", "task.num_envs=2"]
+    small += ["evaluation.episodes=2", "task.num_envs=2", "training.rounds=1", "training.wm_batch_size=8"]
     row = risk.run(3, "toy-skew-push", state, "genflow-k4", small)
     assert row.key == (3, "toy-skew-push", state, "genflow-k4")
     assert 0.0 <= row.reward <= 100.0

@@ -161,6 +161,7 @@ def test_python_example_trains_every_arm_into_its_own_folder(
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     tiny = ["training.epochs=2", "training.warmup_model_updates=2", "evaluation.episodes=2", "task.num_envs=2"]
+    tiny += ["training.rounds=1", "training.horizon=2", "training.wm_batch_size=8", "diagnostics.every=0"]
 
     def small_experiment(preset: str, overrides: list[str], *, seed: int) -> ExperimentConfig:
         return load_experiment(preset, [*overrides, *tiny], seed=seed)

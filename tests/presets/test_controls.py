@@ -6,10 +6,11 @@ from functools import cache
 
 import pytest
 import torch
+from shipped import LIBRARY, configs
 
 import flowmbpo
 from flowmbpo.config.dynamics import FlowDynamicsConfig
-from flowmbpo.config.experiment import ExperimentConfig, config_differences
+from flowmbpo.config.experiment import config_differences
 from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
@@ -17,7 +18,6 @@ from flowmbpo.parity.cost import parameter_counts
 from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY, control_overlay
 from flowmbpo.presets.library import Library, presets_folder
 from flowmbpo.presets.load import load_experiment, preset_info, to_yaml
-from flowmbpo.presets.schema import validate
 from flowmbpo.presets.yaml import dump_document
 from flowmbpo.spec import EnvSpec, TaskInfo
 from flowmbpo.training.model_loss import model_loss
@@ -33,17 +33,13 @@ KINDS = {
 }
 
 
-LIBRARY = Library()  # reads each file once for all tests
-
-
 @cache
 def resolved():
     """Every flow preset with its derived controls: {base name: (config, {control: config})}."""
     flows = {}
     for control in LIBRARY.controls():
-        if control.flow.name not in flows:
-            flows[control.flow.name] = (validate(*LIBRARY.resolve(control.flow), ExperimentConfig), {})
-        flows[control.flow.name][1][control.control] = validate(*LIBRARY.resolve(control), ExperimentConfig)
+        flows.setdefault(control.flow.name, (configs()[control.flow.name], {}))
+        flows[control.flow.name][1][control.control] = configs()[control.name]
     return flows
 
 
@@ -56,7 +52,7 @@ def dynamics_of(name):
 
 
 def test_every_flow_preset_has_every_control():
-    shipped = {name: validate(*LIBRARY.resolve(LIBRARY.find(name)), ExperimentConfig) for name in LIBRARY.names()}
+    shipped = {name: configs()[name] for name in LIBRARY.names()}
     flows = {name for name, config in shipped.items() if config.model.dynamics.kind == "flow"}
     assert set(resolved()) == flows and len(flows) > 40
     for name, (_, controls) in resolved().items():

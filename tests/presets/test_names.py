@@ -4,20 +4,19 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import pytest
+from shipped import LIBRARY, configs
 
 import flowmbpo
 from flowmbpo.config.experiment import config_differences, flatten
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import ConfigError
-from flowmbpo.presets.library import Library, presets_folder
-from flowmbpo.presets.load import all_presets, load_experiment, preset_info, to_yaml
+from flowmbpo.presets.library import presets_folder
+from flowmbpo.presets.load import load_experiment, preset_info, to_yaml
 from flowmbpo.presets.yaml import dump_document
 
-LIBRARY = Library()  # reads each file once for all tests
 PAPER = [name for name in LIBRARY.names() if name.startswith(("phase", "canonical"))]
 MINI = ("mlp", "residual", "gaussian", "neuralode", "flow", "genflow", "fullflow")
 PHASES = {"quickstart", "mini", "dmc", "phase1", "phase1p5", "phase2", "phase3", "phase4", "phase6"}
@@ -26,30 +25,24 @@ ARMS = ("baseline", "flowpolicy", "flowwm", "fullflow", "residual")
 
 
 def keys_that_differ(a, b):
-    found = config_differences(presets()[a], presets()[b])
+    found = config_differences(configs()[a], configs()[b])
     return {d.key: d.b for d in found if d.key not in ("name", "phase", "description", "cost")}
-
-
-@cache
-def presets():
-    """Every shipped preset and control by its name, in one pass."""
-    return {config.name: config for config in all_presets()}
 
 
 def test_every_name_resolves_to_the_recorded_configuration():
     recorded = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
-    text = {name: json.dumps(config.model_dump(mode="json"), sort_keys=True) for name, config in presets().items()}
+    text = {name: json.dumps(config.model_dump(mode="json"), sort_keys=True) for name, config in configs().items()}
     held = {name: hashlib.sha256(value.encode()).hexdigest()[:16] for name, value in text.items()}
     assert {name: held.get(name) for name in held | recorded if held.get(name) != recorded.get(name)} == {}
 
 
 def test_every_preset_says_what_it_is_and_what_it_costs():
     for name in LIBRARY.names():
-        config = presets()[name]
+        config = configs()[name]
         assert config.phase in PHASES and config.cost, name
         assert config.description and "\n" not in config.description and "{" not in config.description, name
         assert resolve(config.task).spec.tasks
-    shown = [presets()[name].description for name in LIBRARY.names()]
+    shown = [configs()[name].description for name in LIBRARY.names()]
     assert len(set(shown)) == len(shown)
 
 
@@ -59,13 +52,13 @@ def test_a_preset_without_a_file_is_the_file_that_its_own_text_says(tmp_path):
     for preset in derived[::5]:
         path = tmp_path / f"{preset.name}.yaml"
         path.write_text(dump_document(LIBRARY.own(preset)))
-        assert load_experiment(path) == presets()[preset.name]
+        assert load_experiment(path) == configs()[preset.name]
 
 
 def test_every_preset_can_be_stored_and_read_back(tmp_path):
     for name in LIBRARY.names()[::5]:
-        (tmp_path / "config.yaml").write_text(to_yaml(presets()[name]))
-        assert load_experiment(tmp_path / "config.yaml") == presets()[name]
+        (tmp_path / "config.yaml").write_text(to_yaml(configs()[name]))
+        assert load_experiment(tmp_path / "config.yaml") == configs()[name]
 
 
 def test_family_of_a_name_is_the_file_that_it_begins_with():

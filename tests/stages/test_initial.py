@@ -24,7 +24,7 @@ from flowmbpo.runs.train import train
 from flowmbpo.stages.config import Request, stage_config
 from flowmbpo.training.collector import Collector
 
-TOYS = ("toy-pendulum-swingup", "toy-map-smooth")
+TOYS = ("toy-two-goals", "toy-map-smooth")
 EPISODES = 3
 BASE = {
     "name": "toys",
@@ -107,6 +107,13 @@ def stage_a(dataset, tmp_path_factory):
     return out, train(offline(dataset), out=out, console=False)
 
 
+@pytest.fixture(scope="module")
+def model_alone(dataset, tmp_path_factory):
+    """A run that learns the world model and no policy."""
+    out = tmp_path_factory.mktemp("model") / "run"
+    return out, train(offline(dataset, training={"learn": "model"}), out=out, console=False)
+
+
 def payload(run):
     return load(run / "checkpoints" / "latest.pt").payload
 
@@ -139,8 +146,7 @@ def test_reward_scale_comes_from_the_whole_dataset(stage_a, dataset):
 
 @pytest.mark.parametrize("learn", ["all", "model"])
 def test_offline_run_resumes_bit_equally(dataset, tmp_path, learn):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(offline(dataset, training={"learn": learn}), out=whole, console=False)
+    parts = tmp_path / "parts"
     short = offline(dataset, training={"learn": learn, "epochs": 2, "lr_schedule": "constant"})
     long = offline(dataset, training={"learn": learn, "lr_schedule": "constant"})
     train(short, out=parts, console=False)
@@ -151,8 +157,8 @@ def test_offline_run_resumes_bit_equally(dataset, tmp_path, learn):
     assert payload(parts)["windows"] == payload(reference)["windows"]
 
 
-def test_world_model_alone_needs_no_simulator_and_reports_no_return(dataset, tmp_path):
-    outcome = train(offline(dataset, training={"learn": "model"}), out=tmp_path / "run", console=False)
+def test_world_model_alone_needs_no_simulator_and_reports_no_return(model_alone):
+    _, outcome = model_alone
     assert outcome.status == "done" and outcome.final_return_mean is None and outcome.eval_episodes == 0
 
 
@@ -162,11 +168,10 @@ def health(run):
     return diagnosis
 
 
-def test_what_a_run_does_not_train_is_not_called_broken(stage_a, dataset, tmp_path):
+def test_what_a_run_does_not_train_is_not_called_broken(stage_a, model_alone, dataset, tmp_path):
     a, _ = stage_a
-    model, policy = tmp_path / "model", tmp_path / "policy"
-    train(offline(dataset, training={"learn": "model"}), out=model, console=False)
-    assert not POLICY_PROBES.keys() & health(model).checks.keys()
+    policy = tmp_path / "policy"
+    assert not POLICY_PROBES.keys() & health(model_alone[0]).checks.keys()
     source = experiment_from_dict(payload(a)["config"])
     request = Request("policy", checkpoint=a / "checkpoints" / "latest.pt", source=source, data=dataset, task=TOYS[0])
     train(stage_config(request), out=policy, console=False)
@@ -288,9 +293,8 @@ def test_no_policy_is_learnt_in_a_frozen_model_that_never_saw_the_task(dataset, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_that_no_run_has_trained_is_not_taken_over(dataset, tmp_path):
-    train(offline(dataset, training={"learn": "model"}), out=tmp_path / "a", console=False)
-    outcome = train(begun_from(tmp_path / "a", "finetune", "training.epochs=1"), out=tmp_path / "b", console=False)
+def test_a_policy_that_no_run_has_trained_is_not_taken_over(model_alone, tmp_path):
+    outcome = train(begun_from(model_alone[0], "finetune", "training.epochs=1"), out=tmp_path / "b", console=False)
     rows = json.loads((tmp_path / "b" / "initial.json").read_text())["transfer"]["rows"]
     found = {row["part"]: (row["action"], row["detail"]) for row in rows if row["action"] != "dropped"}
     assert found["actor"] == found["critic"] == ("reinitialised", "never trained in the source")
@@ -319,9 +323,8 @@ def test_a_trained_policy_that_is_taken_over_acts_from_the_start(stage_a, tmp_pa
     assert not uniform
 
 
-def test_an_untrained_policy_begins_with_random_episodes(dataset, tmp_path, uniform):
-    train(offline(dataset, training={"learn": "model", "epochs": 1}), out=tmp_path / "a", console=False)
-    train(begun_from(tmp_path / "a", "specialize", *QUICK, task=TOYS[0]), out=tmp_path / "c", console=False)
+def test_an_untrained_policy_begins_with_random_episodes(model_alone, tmp_path, uniform):
+    train(begun_from(model_alone[0], "specialize", *QUICK, task=TOYS[0]), out=tmp_path / "c", console=False)
     assert len(uniform) == task_info(TOYS[0]).episode_length
 
 
@@ -412,5 +415,5 @@ def test_a_dry_run_says_what_is_missing_and_refuses_a_dataset_without_the_tasks(
     alone = config(training={"mode": "offline", "learn": "policy"})
     assert dry_run(alone)["needs"] == ["--data DIR", "--from CKPT"]
     assert dry_run(offline(dataset))["needs"] == []
-    with pytest.raises(DataError, match=r"holds no episodes of toy-slip\. It holds: toy-pendulum-swingup"):
+    with pytest.raises(DataError, match=r"holds no episodes of toy-slip\. It holds: toy-two-goals"):
         dry_run(offline(dataset, task={"set": "more", "tasks": [*TOYS, "toy-slip"]}))

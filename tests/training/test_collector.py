@@ -182,7 +182,7 @@ def test_exploration_noise_is_added_to_the_policys_action_and_clipped(spied):
 
 
 def test_exploration_noise_is_added_to_real_actions_alone_and_clipped(spied):
-    trainer, seen = spied(horizon=200, exploration_noise=0.5, random_episodes=0)
+    trainer, seen = spied(horizon=80, exploration_noise=0.5, random_episodes=0)
     trainer.agent.actor.logstd.data.fill_(-20.0)
     agent, obs = copy.deepcopy(trainer.agent), trainer.env.reset(0)
     trainer.run_epoch()
