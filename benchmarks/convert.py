@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from flowmbpo.data.convert.conversion import convert
-from flowmbpo.data.convert.source import set_columns
+from flowmbpo.data.convert.source import set_tasks
 from flowmbpo.data.convert.tdmpc2 import TDMPC2Source
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.foreign import Archive
@@ -43,7 +43,7 @@ def make_chunk(path: Path, first: int, episodes: int) -> None:
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(first)
-    columns = set_columns("mt30")
+    columns = set_tasks("mt30")
     task = torch.randint(len(columns), (episodes,), generator=generator)
     obs = torch.rand(episodes, ROWS, OBS, generator=generator)
     action = torch.rand(episodes, ROWS, ACTION, generator=generator).mul_(2).sub_(1)

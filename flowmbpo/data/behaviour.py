@@ -11,23 +11,21 @@ from torch import Tensor
 
 
 class Behaviour(ABC):
-    """Acts in N environments of one task, whose own actions are the first `action_dim` of A."""
+    """Acts in N environments of one task, with A actions of its own."""
 
     @abstractmethod
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
-        """Actions in [-1, 1]; `first` marks the environments whose episode begins with this step."""
+        """Actions, to be clipped to [-1, 1]; `first` marks the environments whose episode begins with this step."""
 
 
 class RandomBehaviour(Behaviour):
     """Uniform in [-1, 1], drawn anew at every step."""
 
-    def __init__(self, action_dim: int, width: int, generator: torch.Generator) -> None:
-        self._action_dim, self._width, self._generator = action_dim, width, generator
+    def __init__(self, shape: tuple[int, int], generator: torch.Generator) -> None:
+        self._shape, self._generator = shape, generator  # N, A
 
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
-        action = torch.zeros(len(obs), self._width)
-        action[:, : self._action_dim].uniform_(-1.0, 1.0, generator=self._generator)
-        return action
+        return torch.empty(self._shape).uniform_(-1.0, 1.0, generator=self._generator)
 
 
 class NoiseBehaviour(Behaviour):
@@ -43,20 +41,18 @@ class NoiseBehaviour(Behaviour):
     1 - (1 - theta)^2 keeps the standard deviation of x at std.
     """
 
-    def __init__(self, action_dim: int, width: int, num_envs: int, generator: torch.Generator) -> None:
-        self._action_dim, self._width, self._generator = action_dim, width, generator
-        self._shape = (num_envs, action_dim)
-        self._drawn = torch.zeros(7, *self._shape)  # share, amplitude, f, phase, mean, std, theta
-        self._state = torch.zeros(self._shape)
-        self._elapsed = torch.zeros(num_envs, 1)
+    def __init__(self, shape: tuple[int, int], generator: torch.Generator) -> None:
+        self._shape, self._generator = shape, generator  # N, A
+        self._drawn = torch.zeros(7, *shape)  # share, amplitude, f, phase, mean, std, theta
+        self._state = torch.zeros(shape)
+        self._elapsed = torch.zeros(shape[0], 1)
 
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         if first.any():
             self._begin(first[:, None])
         share, amplitude, frequency, phase, mean, std, theta = self._drawn
         sine = amplitude * torch.sin(2 * torch.pi * frequency * self._elapsed + phase)
-        action = torch.zeros(len(obs), self._width)
-        action[:, : self._action_dim] = (share * sine + (1 - share) * (mean + self._state)).clamp(-1.0, 1.0)
+        action: Tensor = (share * sine + (1 - share) * (mean + self._state)).clamp(-1.0, 1.0)
         kept = 1 - theta
         self._state = kept * self._state + std * (1 - kept**2).sqrt() * self._normal()
         self._elapsed += 1

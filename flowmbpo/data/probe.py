@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowmbpo.data.dataset.format import ROW_FIELDS
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.contract import EnvStep
@@ -51,20 +52,16 @@ def _episodes(dataset: Dataset, name: str, turn: int, turns: int, buffer: Replay
     steps = min(ENV_STEPS, buffer.rows // 2)
     share = -(-record.episodes // turns)  # of a small dataset no episode is taken twice
     wanted = min(max(steps * record.episodes // record.transitions, 1), share)
-    parts: dict[str, list[Tensor]] = defaultdict(list)
-    for place in range(wanted):
-        episode = (turn + turns * place) * record.episodes // (turns * wanted)
-        block = dataset.read_episodes(task, range(episode, episode + 1))
-        rows = {name: torch.from_numpy(getattr(block, name)) for name in ("obs", "action", "reward", "terminated")}
-        obs = nn.functional.pad(rows["obs"], (0, buffer.obs.shape[-1] - record.obs_dim))
-        action = nn.functional.pad(rows["action"], (0, buffer.action.shape[-1] - record.action_dim))
-        parts["obs"].append(obs[:-1])
-        parts["final_obs"].append(obs[1:])
-        parts["action"].append(action[:-1])
-        parts["reward"].append(rows["reward"][:-1])
-        parts["terminated"].append(rows["terminated"][:-1].bool())
-        parts["done"].append(torch.arange(len(obs) - 1) == len(obs) - 2)
-    whole = {name: torch.cat(values) for name, values in parts.items()}
+    places = [(turn + turns * place) * record.episodes // (turns * wanted) for place in range(wanted)]
+    blocks = [dataset.read_episodes(task, range(place, place + 1)) for place in places]
+    rows = {name: torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])) for name in ROW_FIELDS}
+    rows["obs"] = nn.functional.pad(rows["obs"], (0, buffer.obs.shape[-1] - record.obs_dim))
+    rows["action"] = nn.functional.pad(rows["action"], (0, buffer.action.shape[-1] - record.action_dim))
+    rows["terminated"] = rows["terminated"].bool()
+    final = torch.cat([torch.arange(len(block.obs)) == len(block.obs) - 1 for block in blocks])
+    left = torch.nonzero(~final)[:, 0]  # rows that a transition leaves
+    whole = {name: values[left] for name, values in rows.items()}
+    whole |= {"final_obs": rows["obs"][left + 1], "done": final[left + 1]}
     # What is acted on next: where an episode ended, the next one's first observation.
     whole["next_obs"] = torch.cat([whole["obs"][1:], whole["final_obs"][-1:]])
     return whole

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowmbpo.data.batch import Batch
 from flowmbpo.data.behaviour import Behaviour
@@ -224,7 +224,12 @@ def record_episodes(env: VectorEnv, behaviour: Behaviour, episodes: int, seed: i
 
     Recorded actions are those that the environment took: clipped to [-1, 1]. Raises as `whole_episodes` does.
     """
-    loop = ClosedLoop(lambda obs, task: behaviour.act(obs, loop.begins).clamp(-1.0, 1.0), env, seed)
+
+    def act(obs: Tensor, task: Tensor) -> Tensor:
+        own = behaviour.act(obs, loop.begins).clamp(-1.0, 1.0)
+        return nn.functional.pad(own, (0, env.spec.action_dim - own.shape[1]))
+
+    loop = ClosedLoop(act, env, seed)
     numbers = env.task_ids.tolist()
     tasks = [env.spec.tasks[number] for number in numbers]
     seen = [[row[: task.obs_dim]] for task, row in zip(tasks, _numpy(loop.obs), strict=True)]

@@ -22,13 +22,12 @@ from torch import Tensor
 from flowmbpo.checkpoints.load import load
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.data.behaviour import Behaviour, NoiseBehaviour, RandomBehaviour
-from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.simulators import simulators
-from flowmbpo.errors import CheckpointError, ConfigError, DataError, nearest
+from flowmbpo.errors import CheckpointError, ConfigError, nearest
 from flowmbpo.evaluation.episodes import record_episodes
 from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent
@@ -114,21 +113,19 @@ class RecordingPolicy:
 
     def behaviour(self, spec: EnvSpec, task: int, num_envs: int, seed: int) -> Behaviour:
         """It, acting in `num_envs` environments of a task of the dataset's `spec`."""
-        width, own = spec.action_dim, spec.tasks[task].action_dim
         if self.agent is not None:
-            noise, sampled = self.record["noise"], self.record["sampled"]
-            return _CheckpointBehaviour(self.agent, self.members[task], width, noise, sampled, seed)
-        generator = torch.Generator().manual_seed(seed)
-        if self.record["kind"] == "random":
-            return RandomBehaviour(own, width, generator)
-        return NoiseBehaviour(own, width, num_envs, generator)
+            return _CheckpointBehaviour(
+                self.agent, self.members[task], self.record["noise"], self.record["sampled"], seed
+            )
+        behaviour = RandomBehaviour if self.record["kind"] == "random" else NoiseBehaviour
+        return behaviour((num_envs, spec.tasks[task].action_dim), torch.Generator().manual_seed(seed))
 
 
 class _CheckpointBehaviour(Behaviour):
     """An agent in one task, which it knows under an id and padded to widths of its own."""
 
-    def __init__(self, agent: Agent, member: int, width: int, noise: float, sampled: bool, seed: int) -> None:
-        self._agent, self._member, self._width, self._noise = agent, member, width, noise
+    def __init__(self, agent: Agent, member: int, noise: float, sampled: bool, seed: int) -> None:
+        self._agent, self._member, self._noise = agent, member, noise
         self._device = next(agent.parameters()).device
         self._task = agent.spec.tasks[member]
         self._samples = torch.Generator(self._device).manual_seed(seed) if sampled else None
@@ -141,9 +138,7 @@ class _CheckpointBehaviour(Behaviour):
         chosen = self._agent.act(own, ids, self._samples)[:, : self._task.action_dim].cpu()
         if self._noise:
             chosen = chosen + self._noise * torch.randn(chosen.shape, generator=self._noises)
-        action = torch.zeros(len(obs), self._width)
-        action[:, : self._task.action_dim] = chosen.clamp(-1.0, 1.0)
-        return action
+        return chosen
 
 
 def load_policy(
@@ -262,7 +257,10 @@ def collect(
         "simulators": simulators(spec),
     }
     units = [(task, place) for task in wanted for place, policy in enumerate(policies) if task in policy.members]
-    with _begin(dest, spec, asked) as writer:
+    begun = {**asked, "recorded": []}
+    with DatasetWriter.begin(
+        dest, spec.label, spec.tasks, begun, lambda source: {**source, "recorded": None}
+    ) as writer:
         rows: list[dict[str, Any]] = list(writer.source["recorded"])
         for task, own in itertools.groupby(units[len(rows) :], key=lambda unit: unit[0]):
             most = max(policy.episodes for policy in policies if task in policy.members)
@@ -276,23 +274,6 @@ def collect(
         made = writer.finish()
         figures = made.episodes, made.transitions, made.fingerprint, made.source["policies"], made.source["recorded"]
         return CollectOutcome(str(made.path), made.set_name, *figures)
-
-
-def _begin(dest: Path, spec: EnvSpec, asked: dict[str, Any]) -> DatasetWriter:
-    """A new dataset, or the unfinished one that the same call began. Raises DataError."""
-    if not (dest / MANIFEST).is_file():
-        return DatasetWriter.create(dest, spec.label, spec.tasks, {**asked, "recorded": []})
-    manifest = read_manifest(dest)
-    if manifest.complete:
-        raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
-    begun = {key: manifest.source.get(key) for key in asked}
-    same_tasks = [task.name for task in manifest.tasks] == [task.name for task in spec.tasks]
-    if begun != asked or not same_tasks or manifest.set_name != spec.label:
-        raise DataError(
-            f"{dest}: holds an unfinished dataset of other tasks, policies, seed or copies. Give the same command as "
-            "then to go on with it, or remove the folder, or name another."
-        )
-    return DatasetWriter.resume(dest)
 
 
 def _record(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowmbpo.data.convert.source import Source, spread
-from flowmbpo.data.dataset.format import MANIFEST, read_manifest
 from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.dataset.writer import DatasetWriter
 from flowmbpo.data.foreign import Archive, open_archive
@@ -38,60 +37,42 @@ def convert(source: Source, dest: Path, *, limit: int | None = None, report: Rep
     for folder in (path.resolve().parent for path in source.files):
         if target == folder or folder.is_relative_to(target):
             raise DataError(f"{dest}: holds the source, which is never written to. Name another folder.")
-    counts = None
+    kept = None
     if limit is not None:
         tasks = [source.index(open_archive(path), number).task for number, path in enumerate(source.files)]
-        counts = np.array([np.bincount(held, minlength=len(source.tasks)) for held in tasks])
+        kept = spread(np.concatenate(tasks), limit)
+    record = {"format": source.format, "limit_episodes_per_task": limit, **source.options(), "kind": "converted"}
+    record["files"] = [{"name": path.name} for path in source.files]
     try:
-        with _begin(source, dest, limit) as writer:
+        with DatasetWriter.begin(dest, source.set_name, source.tasks, record, _asked) as writer:
             first = 0
             for number in range(len(source.files)):
-                first = _convert_file(writer, source, number, first, counts, report)
+                first = _convert_file(writer, source, number, first, kept, report)
             return writer.finish()
     except StorageError as error:
         raise StorageError(f"{error} The same command goes on with this conversion where it stopped.") from error
 
 
-def _begin(source: Source, dest: Path, limit: int | None) -> DatasetWriter:
-    """A new dataset, or the unfinished one of the same call. Raises DataError where it is finished, or another's."""
-    asked = {"format": source.format, "limit_episodes_per_task": limit, **source.options(), "kind": "converted"}
-    names = [path.name for path in source.files]
-    if not (dest / MANIFEST).is_file():
-        record = {**asked, "files": [{"name": name} for name in names]}
-        return DatasetWriter.create(dest, source.set_name, source.tasks, record)
-    manifest = read_manifest(dest)
-    if manifest.complete:
-        raise DataError(f"{dest}: holds a finished dataset. Name another folder, or remove this one first.")
-    stored = {**manifest.source, "files": [file.get("name") for file in manifest.source.get("files", [])]}
-    differing = sorted(key for key, value in {**asked, "files": names}.items() if stored.get(key, ...) != value)
-    begun, now = ([(t.name, t.obs_dim, t.action_dim) for t in tasks] for tasks in (manifest.tasks, source.tasks))
-    if not differing and begun != now:
-        differing = ["tasks"]
-    if differing:
-        raise DataError(
-            f"{dest}: holds an unfinished dataset that was begun from another source ({', '.join(differing)} differ). "
-            "Give the same command as then to go on with it, or remove the folder, or name another."
-        )
-    return DatasetWriter.resume(dest)
+def _asked(record: dict[str, Any]) -> dict[str, Any]:
+    """A dataset's record without what was found in the files."""
+    return {**record, "files": [file["name"] for file in record.get("files", ())]}
 
 
 def _convert_file(
-    writer: DatasetWriter, source: Source, number: int, first: int, counts: NDArray[Any] | None, report: Report | None
+    writer: DatasetWriter, source: Source, number: int, first: int, kept: NDArray[Any] | None, report: Report | None
 ) -> int:
-    """Add the episodes of a file that are wanted and not there; `first` lie before it. Returns how many do then.
+    """Add the episodes of a file that are not there, of those that are `kept` [all files] if given.
 
-    `counts` [files, tasks] where not all are wanted.
+    `first` episodes lie before it. Returns how many do then.
     """
     archive = source.open(number)
     index = source.index(archive, number)
     _register(writer, archive, number)
-    kept = np.ones(len(index.task), np.bool_)
-    if counts is not None:
-        limit = writer.source["limit_episodes_per_task"]
-        kept = spread(index.task, counts[:number].sum(0), counts.sum(0), limit)
-    episodes, behind = len(kept), 0
+    episodes, behind = len(index.task), 0
     for begin, end in source.chunks(archive, index):
-        wanted = kept[begin:end] & ~writer.holds(np.arange(first + begin, first + end))
+        wanted = ~writer.holds(np.arange(first + begin, first + end))
+        if kept is not None:
+            wanted &= kept[first + begin : first + end]
         for task, numbers, fields in source.read(archive, index, begin, end, wanted):
             ended = fields.get("terminated")
             writer.add_many(task, fields["obs"], fields["action"], fields["reward"], ended, first + numbers)

@@ -8,11 +8,12 @@ from typing import Literal
 
 from flowmbpo.data.convert.dflex import DflexSource, Squash
 from flowmbpo.data.convert.mmbench import MMBenchSource
-from flowmbpo.data.convert.source import Source, known_columns, set_columns
+from flowmbpo.data.convert.source import Source, known_task, set_tasks
 from flowmbpo.data.convert.tdmpc2 import CHUNK, TDMPC2Source, chunk_files
-from flowmbpo.data.dataset.format import MANIFEST, TaskRecord
+from flowmbpo.data.dataset.format import MANIFEST, nearby
 from flowmbpo.data.foreign import open_archive
 from flowmbpo.errors import DataError
+from flowmbpo.spec import TaskInfo
 
 Format = Literal["auto", "tdmpc2", "mmbench", "pwm-dflex"]
 _SHOWN = 4  # names of tensors in a message
@@ -50,7 +51,11 @@ def open_source(
     elif task is not None:
         raise DataError(f"--task {task}: the chunks in {path} hold all tasks of a set; leave it away.")
     else:
-        source = TDMPC2Source(_chunks(path), set_name)
+        files = chunk_files(path)
+        if not files:
+            what = "is one file of a set" if path.is_file() else "holds no chunk_*.pt"
+            raise DataError(f"{path}: {what}.{nearby(path, chunk_files)} {_WHERE}")
+        source = TDMPC2Source(files, set_name)
     source.drop_padding = drop_padding
     return source
 
@@ -60,7 +65,7 @@ def _looks_like(path: Path) -> Format:
         return "tdmpc2"
     files = [path] if path.is_file() else _archives(path)
     if not files:
-        raise DataError(f"{path}: holds neither chunk_*.pt nor other .pt files.{_near(path)} {_WHERE}")
+        raise DataError(f"{path}: holds neither chunk_*.pt nor other .pt files.{nearby(path, chunk_files)} {_WHERE}")
     tensors = open_archive(files[0]).tensors
     if "episode" in tensors:
         return "mmbench"
@@ -74,27 +79,8 @@ def _looks_like(path: Path) -> Format:
     )
 
 
-def _chunks(path: Path) -> list[Path]:
-    """The chunks in a folder. Raises DataError where they lie one level above or below."""
-    if path.is_file():
-        raise DataError(f"{path}: is one file of a set, one level too low. Name its folder: {path.absolute().parent}.")
-    files = chunk_files(path)
-    if not files:
-        raise DataError(f"{path}: holds no chunk_*.pt.{_near(path)} {_WHERE}")
-    return files
-
-
-def _near(path: Path) -> str:
-    """A hint at chunks one level below or above."""
-    below = [str(child) for child in sorted(path.iterdir()) if child.is_dir() and chunk_files(child)]
-    if below:
-        return f" It is one level too high; name one of: {', '.join(below[:4])}."
-    above = path.absolute().parent
-    return f" It is one level too low; name {above}." if chunk_files(above) else ""
-
-
 def _archives(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix == ".pt")
+    return sorted(path for path in folder.glob("*.pt") if path.is_file())
 
 
 def _mmbench(path: Path, set_name: str | None, task: str | None) -> Source:
@@ -110,7 +96,7 @@ def _mmbench(path: Path, set_name: str | None, task: str | None) -> Source:
         if label not in files:
             raise DataError(f"{path}: holds no demonstrations of {task}; it has {_some(path)}.")
     elif set_name is not None:
-        names = [columns.name for columns in set_columns(set_name)]
+        names = [info.name for info in set_tasks(set_name)]
         missing = ", ".join(f"{name}.pt" for name in names if name not in files)
         if missing:
             raise DataError(f"{path}: --set {set_name} needs files that are not there: {missing}.")
@@ -118,11 +104,11 @@ def _mmbench(path: Path, set_name: str | None, task: str | None) -> Source:
 
 
 def _plain(name: str) -> str:
-    columns = known_columns(name)
-    return columns.name if columns else name
+    known = known_task(name)
+    return known.name if known else name
 
 
-def _dflex_task(path: Path, task: str | None) -> TaskRecord:
+def _dflex_task(path: Path, task: str | None) -> TaskInfo:
     """The dflex task that `task` or the file's name says. Raises DataError."""
     from flowmbpo.envs.tasks import all_tasks
 
@@ -133,7 +119,7 @@ def _dflex_task(path: Path, task: str | None) -> TaskRecord:
     if found is None:
         names = ", ".join(info.name for info in known.values())
         raise DataError(f"{path}: '{asked}' is no task of dflex. Say which one it is with --task; there are {names}.")
-    return TaskRecord.of(found)
+    return found
 
 
 def _some(folder: Path) -> str:

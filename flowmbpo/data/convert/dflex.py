@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from flowmbpo.data.convert.source import Index, Rows, Source, refuse_empty
-from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
+from flowmbpo.spec import TaskInfo
 
 Squash = Literal["auto", "tanh", "none"]
 
@@ -26,7 +26,7 @@ class DflexSource(Source):
 
     format: ClassVar[str] = "pwm-dflex"
 
-    def __init__(self, path: Path, task: TaskRecord, squash: Squash = "auto") -> None:
+    def __init__(self, path: Path, task: TaskInfo, squash: Squash = "auto") -> None:
         super().__init__(task.name, (task,), (path,))
         archive = open_archive(path)
         index = self.index(archive, 0)
@@ -44,12 +44,8 @@ class DflexSource(Source):
         obs, action, reward = (archive.tensors[name].shape for name in ("obs", "action", "reward"))
         refuse_empty(archive)
         task = self.tasks[0]
-        if (
-            {len(obs), len(action)} != {3}
-            or obs[1] < 2
-            or action[:2] != obs[:2]
-            or reward not in (obs[:2], (*obs[:2], 1))
-        ):
+        fitting = len(obs) == len(action) == 3 and obs[1] >= 2 and action[:2] == obs[:2]
+        if not fitting or reward not in (obs[:2], (*obs[:2], 1)):
             raise DataError(
                 f"{archive.path}: obs {list(obs)}, action {list(action)} and reward {list(reward)} are no episodes "
                 "[E, L+1, ...] as PWM's dflex data have them."

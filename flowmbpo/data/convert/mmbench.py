@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from flowmbpo.data.convert.source import Index, Source, known_columns
+from flowmbpo.data.convert.source import Index, Source, known_task
 from flowmbpo.data.dataset.format import TaskRecord
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
@@ -33,7 +33,7 @@ class MMBenchSource(Source):
     flat: ClassVar[bool] = True
 
     def __init__(self, set_name: str, names: Sequence[str], files: Sequence[Path]) -> None:
-        tasks = [known_columns(name) or _columns_of(name, path) for name, path in zip(names, files, strict=True)]
+        tasks = [known_task(name) or _columns_of(name, path) for name, path in zip(names, files, strict=True)]
         super().__init__(set_name, tasks, files)
 
     def index(self, archive: Archive, number: int) -> Index:

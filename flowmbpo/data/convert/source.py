@@ -31,6 +31,7 @@ from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.envs.task_sets import task_set
 from flowmbpo.envs.tasks import task_info, task_names
 from flowmbpo.errors import DataError
+from flowmbpo.spec import TaskInfo
 
 CHUNK_BYTES = 32 << 20
 """So much of a file is read at once; a conversion holds a few copies of it."""
@@ -65,7 +66,7 @@ class Source(ABC):
     drop_padding = False
     """Whether columns beyond a task's own are cut off whatever they hold."""
 
-    def __init__(self, set_name: str, tasks: Sequence[TaskRecord], files: Sequence[Path]) -> None:
+    def __init__(self, set_name: str, tasks: Sequence[TaskInfo | TaskRecord], files: Sequence[Path]) -> None:
         self.set_name = set_name
         self.tasks = tuple(tasks)
         self.files = tuple(files)
@@ -128,16 +129,17 @@ class Source(ABC):
         shift = 0 if name == "obs" else 1
         rows = rows[:, shift:]
 
-        def place(episode: int, step: int) -> str:
-            """`chunk_0.pt, row 17, step 3`; steps of rows one after the other are counted into the row."""
-            row, step = int(first[episode]), step + shift
-            return f"{archive.path}, row {row + step}" if self.flat else f"{archive.path}, row {row}, step {step}"
+        def refuse(wrong: NDArray[Any], what: str) -> None:
+            """Raises DataError for the first wrong one [E, L, W]; steps of flat rows are counted into the row."""
+            place = first_place(wrong)
+            if place:
+                row, step, column = int(first[place[0]]), place[1] + shift, place[2]
+                where = f"row {row + step}" if self.flat else f"row {row}, step {step}"
+                text = what.format(column=column, value=rows[place])
+                raise DataError(f"{archive.path}, {where}: {text}")
 
         if name == "terminated":
-            wrong = first_place(~np.isin(rows, (0.0, 1.0)))
-            if wrong:
-                where = place(wrong[0], wrong[1])
-                raise DataError(f"{where}: terminated is {rows[wrong]:g}, which is neither 0 nor 1.")
+            refuse(~np.isin(rows, (0.0, 1.0)), "terminated is {value:g}, which is neither 0 nor 1.")
             ended: NDArray[np.bool_] = rows[..., 0] != 0
             return ended
         if rows.shape[2] < width:
@@ -145,38 +147,32 @@ class Source(ABC):
                 f"{archive.path}: wrong widths: {name} has {rows.shape[2]} columns, but "
                 f"{record.name} has {width} of its own. Is this the data of another set?"
             )
-        beyond = None if self.drop_padding else first_place(rows[..., width:])
-        if beyond:
-            episode, step, column = beyond
-            raise DataError(
-                f"{place(episode, step)}: wrong widths: {record.name} has {width} columns of {name}, but "
-                f"column {width + column} holds {rows[episode, step, width + column]:g} where padding must be 0. Is "
-                "this the data of another set? --drop-padding cuts such columns off unseen."
+        if not self.drop_padding:
+            refuse(
+                np.where(np.arange(rows.shape[2]) < width, 0, rows),
+                f"wrong widths: {record.name} has {width} columns of {name}, but column {{column}} holds {{value:g}} "
+                "where padding must be 0. Is this the data of another set? --drop-padding cuts them off unseen.",
             )
         own = np.ascontiguousarray(rows[..., :width])
-        wrong = first_place(~np.isfinite(own))
-        if wrong:
-            episode, step, column = wrong
-            where = "" if name == "reward" else f"[{column}]"
-            raise DataError(
-                f"{place(episode, step)}: {name}{where} is {own[wrong]:g}. Only the action and the reward of "
-                "an episode's first row may be NaN: the file is damaged, or of another alignment."
-            )
+        refuse(
+            ~np.isfinite(own),
+            f"{name}{'' if name == 'reward' else '[{column}]'} is {{value:g}}. Only the action and the reward of "
+            "an episode's first row may be NaN: the file is damaged, or of another alignment.",
+        )
         return own[..., 0] if name == "reward" else own
 
 
-def spread(tasks: Int[NDArray[np.int64], " E"], seen: IntArray, totals: IntArray, limit: int) -> NDArray[np.bool_]:
-    """Which of the next episodes, whose tasks are given, are among `limit` of each task spread evenly over all.
+def spread(tasks: Int[NDArray[np.int64], " E"], limit: int) -> NDArray[np.bool_]:
+    """Which of the episodes, whose tasks are given, are among `limit` of each task spread evenly over all.
 
-    Published sets are replay buffers in the order of training: the first N of a task would be its worst. With T
-    episodes of a task in all (`totals`), of which `seen` came before, occurrence k is kept where
-    floor((k + 1) N / T) > floor(k N / T).
+    Published sets are replay buffers in the order of training: the first N of a task would be its worst. Occurrence k
+    of T is kept where floor((k + 1) N / T) > floor(k N / T).
     """
     kept = np.ones(len(tasks), dtype=np.bool_)
     for task in np.unique(tasks).tolist():
-        if totals[task] > limit:
-            places = np.flatnonzero(tasks == task)
-            kept[places] = np.diff((seen[task] + np.arange(len(places) + 1)) * limit // totals[task]) > 0
+        places = np.flatnonzero(tasks == task)
+        if len(places) > limit:
+            kept[places] = np.diff(np.arange(len(places) + 1) * limit // len(places)) > 0
     return kept
 
 
@@ -190,14 +186,14 @@ def refuse_empty(archive: Archive) -> None:
         )
 
 
-def known_columns(name: str) -> TaskRecord | None:
-    """The task's own widths where it is one of the table's; published names that differ are translated."""
+def known_task(name: str) -> TaskInfo | None:
+    """The task of the table with this name; published names that differ are translated."""
     for candidate in (name, f"{name}s"):  # MMBench says 'walker-walk-backward'
         if candidate in task_names():
-            return TaskRecord.of(task_info(candidate))
+            return task_info(candidate)
     return None
 
 
-def set_columns(set_name: str) -> tuple[TaskRecord, ...]:
+def set_tasks(set_name: str) -> list[TaskInfo]:
     """The tasks of a shipped set. Raises ConfigError for another name."""
-    return tuple(TaskRecord.of(task_info(name)) for name in task_set(set_name, key="--set"))
+    return [task_info(name) for name in task_set(set_name, key="--set")]

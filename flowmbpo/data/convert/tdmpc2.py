@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmbpo.data.convert.source import Index, Source, refuse_empty, set_columns
+from flowmbpo.data.convert.source import Index, Source, refuse_empty, set_tasks
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 
@@ -43,8 +43,12 @@ LAYOUTS = {"mt30": Layout(501, 24, 6, 4), "mt80": Layout(101, 39, 6, 20)}
 
 def chunk_files(folder: Path) -> list[Path]:
     """The chunks in `folder`, by number."""
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := CHUNK.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    found = [path for path in folder.glob("chunk_*.pt") if CHUNK.fullmatch(path.name)]
+    return sorted(found, key=_number)
+
+
+def _number(chunk: Path) -> int:
+    return int(chunk.stem.removeprefix("chunk_"))
 
 
 class TDMPC2Source(Source):
@@ -57,9 +61,9 @@ class TDMPC2Source(Source):
 
     def __init__(self, files: Sequence[Path], set_name: str | None = None) -> None:
         found = _layout_of(open_archive(files[0]), set_name)
-        super().__init__(found, set_columns(found), files)
+        super().__init__(found, set_tasks(found), files)
         expected = LAYOUTS[found].chunks
-        missing = sorted(set(range(expected)) - {int(CHUNK.fullmatch(path.name)[1]) for path in files})  # type: ignore[index]
+        missing = sorted(set(range(expected)) - set(map(_number, files)))
         if missing:
             log.warning(
                 "%s: %d of the %d published chunks of %s are here; missing: %s. The rest is converted.",

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +38,6 @@ from pydantic import Field, ValidationError
 from flowmbpo.config.base import FolderName, FrozenConfig, NonNegativeInt, PositiveInt
 from flowmbpo.errors import DataError
 from flowmbpo.files import write_bytes_atomic
-from flowmbpo.spec import TaskInfo
 
 MANIFEST = "dataset.json"
 FORMAT = "flowmbpo-dataset"
@@ -46,7 +45,6 @@ VERSION = 2
 RESTORE = "Make or copy the dataset again, or bring this file back from a backup."
 
 Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.float32]  # [R, O + A + 2]: obs, action, reward, terminated
 
 # LZF writes two to three times as fast as gzip level 1 and takes a tenth more room on observed floats.
 FILTERS = {"compression": "lzf", "shuffle": True, "fletcher32": True}
@@ -71,11 +69,6 @@ class TaskRecord(FrozenConfig):
     reward_sum: float = 0.0
     reward_square_sum: float = 0.0
 
-    @classmethod
-    def of(cls, task: TaskInfo) -> TaskRecord:
-        """Of a task, with no episodes. Raises ValidationError where its name cannot be a folder's."""
-        return cls(name=task.name, obs_dim=task.obs_dim, action_dim=task.action_dim)
-
     @property
     def plain_name(self) -> str:
         """The name without what a perturbation added to it."""
@@ -91,6 +84,13 @@ class ShardRecord(FrozenConfig):
     size: PositiveInt  # bytes
     episodes: PositiveInt
     transitions: PositiveInt
+
+    def resized(self, file: Path) -> str:
+        """Whether `file`, where it should lie, is missing or of another size, in words; empty where it is not."""
+        if not file.is_file():
+            return "is missing"
+        size = file.stat().st_size
+        return f"has {size} bytes instead of {self.size}" if size != self.size else ""
 
 
 class Manifest(FrozenConfig):
@@ -137,7 +137,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise DataError(f"{folder}: not a dataset, there is no {MANIFEST}.{_advice(folder)}")
+        advice = nearby(folder, lambda place: (place / MANIFEST).is_file()) or (
+            " Give the folder that 'data convert' or 'data collect' wrote."
+            if folder.exists()
+            else " The folder does not exist."
+        )
+        raise DataError(f"{folder}: not a dataset, there is no {MANIFEST}.{advice}")
     try:
         data = path.read_bytes()
         content = json.loads(data)
@@ -169,15 +174,12 @@ def _dump(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1, allow_nan=False).encode("ascii")
 
 
-def _advice(folder: Path) -> str:
-    """Where the dataset is instead, if it is near."""
-    if not folder.exists():
-        return " The folder does not exist."
-    below = [] if folder.is_file() else sorted(folder.iterdir())
-    near = [place for place in (folder.parent, folder.parent.parent, *below) if (place / MANIFEST).is_file()]
-    if not near:
-        return " Give the folder that 'data convert' or 'data collect' wrote."
-    return f" Did you mean {' or '.join(map(str, near[:5]))}?"
+def nearby(path: Path, fits: Callable[[Path], object]) -> str:
+    """` Did you mean FOLDER?` for the folders one level below `path` or above it that fit, or an empty string."""
+    path = path.absolute()
+    below = sorted(path.iterdir()) if path.is_dir() else []
+    near = [str(place) for place in (path.parent, path.parent.parent, *below) if place.is_dir() and fits(place)]
+    return f" Did you mean {' or '.join(near[:5])}?" if near else ""
 
 
 def row_starts(length: Array) -> npt.NDArray[np.int64]:
@@ -201,14 +203,9 @@ def check_episodes(task: TaskRecord, fields: dict[str, Array], ids: Array, sourc
             f"task {task.name}: reward has the shape {reward.shape}, not [episodes, transitions] "
             "with at least 1 transition: leave out episodes that never took a step"
         )
-    expected = {
-        "obs": (count, length + 1, task.obs_dim),
-        "action": (count, length, task.action_dim),
-        "reward": (count, length),
-        "terminated": (count, length),
-    }
-    for name, shape in expected.items():
-        values = fields[name]
+    wide = {"obs": (count, length + 1, task.obs_dim), "action": (count, length, task.action_dim)}
+    for name, values in fields.items():
+        shape = wide.get(name, (count, length))
         if values.shape != shape:
             raise DataError(
                 f"task {task.name}: {name} has the shape {values.shape}, expected {shape} for {count} episodes of "
@@ -232,39 +229,35 @@ def check_episodes(task: TaskRecord, fields: dict[str, Array], ids: Array, sourc
 
 
 def lay_out(fields: dict[str, Array], ids: Array, source: int) -> tuple[Array, Array]:
-    """Episodes as rows [E * (L + 1), O + A + 2] (obs, action, reward, terminated; see above) and EPISODE [E]."""
-    obs, action, reward = fields["obs"], fields["action"], fields["reward"]
-    rows = np.zeros((*obs.shape[:2], obs.shape[2] + action.shape[2] + 2), np.float32)
-    rows[..., : obs.shape[2]] = obs
-    rows[:, :-1, obs.shape[2] : -2] = action
-    rows[:, :-1, -2] = reward
-    rows[:, :-1, -1] = fields["terminated"]
+    """Episodes as rows [E * (L + 1)] with the fields ROW_FIELDS (see above), and EPISODE [E]."""
+    widths = {name: fields[name].shape[2:] for name in ROW_FIELDS}
+    row = np.dtype([(name, "u1" if name == "terminated" else "<f4", width) for name, width in widths.items()])
+    rows = np.zeros(fields["obs"].shape[:2], row)
+    rows["obs"] = fields["obs"]
+    for name in ROW_FIELDS[1:]:
+        rows[name][:, :-1] = fields[name]
     index = np.empty(len(ids), EPISODE)
-    index["length"], index["id"], index["source"] = reward.shape[1], ids, source
-    index["return"] = reward.sum(1, dtype=np.float64)
-    return rows.reshape(-1, rows.shape[2]), index
+    index["length"], index["id"], index["source"] = fields["reward"].shape[1], ids, source
+    index["return"] = fields["reward"].sum(1, dtype=np.float64)
+    return rows.reshape(-1), index
 
 
-def encode_shard(task: str, obs_dim: int, rows: Rows, episodes: Array) -> bytes:
+def encode_shard(task: str, rows: Array, episodes: Array) -> bytes:
     """The bytes of a shard with `rows` and their `episodes` (EPISODE [E]); equal content, equal bytes.
 
     The file is composed in memory, so that no disk can leave it half-written: about twice the size
     of `rows` while it lasts.
     """
-    columns: dict[str, Array] = {
-        "obs": rows[:, :obs_dim],
-        "action": rows[:, obs_dim:-2],
-        "reward": rows[:, -2],
-        "terminated": rows[:, -1].astype(np.uint8),
-    }
+    index = {"start": row_starts(episodes["length"]), **{name: episodes[name] for name in EPISODE_FIELDS}}
     with h5py.File(f"{task}.h5", "w", driver="core", backing_store=False, block_size=2**24, libver="v110") as file:
         file.attrs["task"] = task
-        for name, column in columns.items():
+        for name in ROW_FIELDS:
+            column = rows[name]
             chunks = (min(CHUNK_ROWS, len(rows)), *column.shape[1:])
-            store = file.create_dataset(name, shape=column.shape, dtype=column.dtype, chunks=chunks, **FILTERS)
+            store = file.create_dataset(name, column.shape, column.dtype, chunks=chunks, **FILTERS)
             for first in range(0, len(rows), CHUNK_ROWS):
                 store[first : first + CHUNK_ROWS] = np.ascontiguousarray(column[first : first + CHUNK_ROWS])
-        for name, values in (("start", row_starts(episodes["length"])), *((n, episodes[n]) for n in EPISODE_FIELDS)):
+        for name, values in index.items():
             chunks = (min(CHUNK_ROWS, len(values)),)
             file.create_dataset(f"episodes/{name}", data=np.ascontiguousarray(values), chunks=chunks, **FILTERS)
         file.flush()

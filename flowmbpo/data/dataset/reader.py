@@ -40,12 +40,8 @@ class RowArrays:
     @classmethod
     def allocate(cls, rows: int, task: TaskRecord) -> RowArrays:
         """Room for `rows` rows, not filled."""
-        return cls(
-            np.empty((rows, task.obs_dim), np.float32),
-            np.empty((rows, task.action_dim), np.float32),
-            np.empty(rows, np.float32),
-            np.empty(rows, np.uint8),
-        )
+        obs, action = (np.empty((rows, width), np.float32) for width in (task.obs_dim, task.action_dim))
+        return cls(obs, action, np.empty(rows, np.float32), np.empty(rows, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,9 @@ class Dataset:
                 "which goes on where it stopped"
             )
         for record in manifest.files:
-            file = path / record.name
-            size = file.stat().st_size if file.is_file() else None
-            if size != record.size:
-                found = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
-                raise DataError(f"{file} {found}: the dataset is damaged. {RESTORE}")
+            resized = record.resized(path / record.name)
+            if resized:
+                raise DataError(f"{path / record.name} {resized}: the dataset is damaged. {RESTORE}")
         return cls(path, manifest)
 
     def task_id(self, name: str) -> int:
@@ -119,13 +113,10 @@ class Dataset:
         for record in records:
             if not record.transitions:
                 raise DataError(f"{self.path}: task {record.name} has no episodes")
-        if not records:
-            raise DataError(f"{self.path}: rewards of no task were asked for")
-        counts = np.array([record.transitions for record in records], np.float64)
+        sums = [(record.transitions, record.reward_sum, record.reward_square_sum) for record in records]
+        counts, rewards, squares = np.array(sums, np.float64).T.copy()
         weight = 1 / (counts * len(records)) if balanced else np.full(len(records), 1 / counts.sum())
-        mean = float(weight @ np.array([record.reward_sum for record in records]))
-        square = float(weight @ np.array([record.reward_square_sum for record in records]))
-        return int(counts.sum()), mean, square
+        return int(counts.sum()), float(weight @ rewards), float(weight @ squares)
 
     def shard_paths(self, task: int) -> tuple[Path, ...]:
         """The files of a task."""

@@ -147,7 +147,7 @@ class WindowSampler:
         """Give a task what it needs where an equal part is more: that leaves more for others. Raises ConfigError."""
         left = memory_mb * MEGABYTE
         for position, task in enumerate(sorted(self._tasks, key=lambda task: task.bytes)):
-            task.share = min(task.bytes, left // (len(self._tasks) - position))
+            task.share = min(task.bytes, task.most_bytes, left // (len(self._tasks) - position))
             left -= task.share
         if any(task.share < task.least_bytes for task in self._tasks):
             needed = -(-max(task.least_bytes for task in self._tasks) * len(self._tasks) // MEGABYTE)
@@ -168,17 +168,17 @@ class WindowSampler:
 
     def _release(self) -> None:
         """Forget groups that are dealt; have the ones after them read, as far as planning may go."""
-        later: list[tuple[TaskWindows, Group]] = []
-        for number in np.flatnonzero(self._dealt >= self._current):
+        moved = np.flatnonzero(self._dealt >= self._current).tolist()
+        after: list[Group] = []
+        for number in moved:
             task = self._tasks[number]
             now = task.group(int(self._dealt[number]))
-            after = task.group(now.end)
+            after.append(task.group(now.end))
             task.release(now)
-            self._current[number], self._limit[number] = now.end, after.end
             task.load(now, self._reader)
-            later.append((task, after))
-        for task, after in later:  # read behind what the next batches wait for
-            task.load(after, self._reader)
+            self._current[number], self._limit[number] = now.end, after[-1].end
+        for number, group in zip(moved, after, strict=True):  # read behind what the next batches wait for
+            self._tasks[number].load(group, self._reader)
 
     def _plan(self) -> bool:
         """Have the next batch made; not if that takes more groups than memory may hold and others wait."""

@@ -16,7 +16,6 @@ from flowmbpo.data.dataset.format import (
     RESTORE,
     ROW_FIELDS,
     Array,
-    Manifest,
     ShardRecord,
     TaskRecord,
     first_place,
@@ -59,7 +58,10 @@ def verify(path: Path | str) -> list[Finding]:
             raise  # it says where the dataset is instead
         return [Finding(MANIFEST, _bare(error, path / MANIFEST), _RESTORE if str(error).endswith(RESTORE) else "")]
     findings = [] if manifest.complete else [Finding(MANIFEST, "the dataset is unfinished", _GO_ON)]
-    findings += _check_listing(path, manifest)
+    listed = Counter(record.name for record in manifest.files)
+    findings += [Finding(MANIFEST, f"lists {name} {times} times") for name, times in listed.items() if times > 1]
+    held = [file.relative_to(path).as_posix() for file in sorted(path.glob("*/*.h5")) if manifest.complete]
+    findings += [Finding(name, "is not in the manifest", _REMOVE) for name in held if name not in listed]
     tasks = {task.name: task for task in manifest.tasks}
     sums: dict[str, dict[str, Any]] = {name: defaultdict(int) for name in tasks}
     ids: dict[str, Array] = {}
@@ -72,8 +74,13 @@ def verify(path: Path | str) -> list[Finding]:
                 problems = _changed_bytes(file, record) or list(_check_content(file, record, task, sums, ids))
         except DataError as error:
             problems = [_bare(error, file)]
+        except OSError as error:
+            problems = [f"cannot be read: {error.strerror or error}"]
         findings += [Finding(record.name, problem) for problem in problems]
-    findings += _check_ids(ids)
+    numbers, counts = np.unique(np.concatenate([np.empty(0, np.int64), *ids.values()]), return_counts=True)
+    for name, own in ids.items():
+        twice = own[np.isin(own, numbers[counts > 1])]
+        findings += [Finding(name, f"episode id {number} is there twice") for number in twice[:1]]
     if manifest.complete and not findings:
         findings += [Finding(MANIFEST, text) for task in manifest.tasks for text in _compare(task, sums[task.name])]
     return findings
@@ -84,30 +91,13 @@ def _bare(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ").removesuffix(f". {RESTORE}")
 
 
-def _check_listing(path: Path, manifest: Manifest) -> Iterator[Finding]:
-    counted = Counter(record.name for record in manifest.files)
-    for name, times in counted.items():
-        if times > 1:
-            yield Finding(MANIFEST, f"lists {name} {times} times")
-    if manifest.complete:
-        for file in sorted(path.glob("*/*.h5")):
-            name = file.relative_to(path).as_posix()
-            if name not in counted:
-                yield Finding(name, "is not in the manifest", _REMOVE)
-
-
 def _changed_bytes(path: Path, record: ShardRecord) -> list[str]:
-    """How a file differs from what was written; empty where it does not."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except FileNotFoundError:
-        return ["is missing"]
-    except OSError as error:
-        return [f"cannot be read: {error.strerror or error}"]
-    if size != record.size:
-        return [f"has {size} bytes instead of {record.size}"]
+    """How a file differs from what was written; empty where it does not. Raises OSError."""
+    resized = record.resized(path)
+    if resized:
+        return [resized]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return [] if digest == record.sha256 else [f"has SHA-256 {digest} instead of {record.sha256}"]
 
 
@@ -130,12 +120,12 @@ def _check_content(
             f"has {len(length)} episodes and {int(length.sum())} transitions where the manifest lists "
             f"{record.episodes} and {record.transitions}"
         )
-    rows = int(ends[-1])
-    shapes = {"obs": (rows, task.obs_dim), "action": (rows, task.action_dim), "reward": (rows,), "terminated": (rows,)}
+    widths = {"obs": (task.obs_dim,), "action": (task.action_dim,)}
+    shapes = {name: (int(ends[-1]), *widths.get(name, ())) for name in ROW_FIELDS}
     with open_shard(path) as file:
-        found = {name: file[name].shape for name in ROW_FIELDS}
-        if found != shapes:
-            yield f"has rows of the shapes {found} instead of {shapes}"
+        stored = {name: file[name].shape for name in ROW_FIELDS}
+        if stored != shapes:
+            yield f"has rows of the shapes {stored} instead of {shapes}"
             return
         values = {name: file[name][:] for name in ROW_FIELDS}
     for name in ("obs", "action", "reward"):
@@ -155,33 +145,19 @@ def _check_content(
     wrong_return = ~(np.abs(np.add.reduceat(reward, start) - index["return"]) <= SUM_TOLERANCE * (1 + size))
     if wrong_return.any():
         yield f"the return of episode {int(index['id'][wrong_return][0])} is not the sum of its rewards"
-    total = sums[task.name]
-    total["episodes"] += len(final)
-    total["transitions"] += int(length.sum())
-    total["reward_sum"] += float(reward.sum())
-    total["reward_square_sum"] += float(np.square(reward).sum())
-    total["size"] += float(size.sum())  # what rounding is measured by
-
-
-def _check_ids(ids: dict[str, Array]) -> Iterator[Finding]:
-    """A finding for every file with an id that an earlier file, or the file itself, has too."""
-    if not ids:
-        return
-    names = list(ids)
-    every = np.concatenate(list(ids.values()))
-    order = np.argsort(every, kind="stable")
-    file = np.repeat(np.arange(len(names)), [len(values) for values in ids.values()])[order]
-    twice = np.flatnonzero(np.diff(every[order]) == 0) + 1
-    for number, first in zip(*np.unique(file[twice], return_index=True), strict=True):
-        yield Finding(names[number], f"episode id {every[order[twice[first]]]} is there twice")
+    found = {"episodes": len(final), "transitions": int(length.sum()), "reward_sum": float(reward.sum())}
+    found |= {"reward_square_sum": float(np.square(reward).sum()), "size": float(size.sum())}
+    for name, figure in found.items():  # `size` is what rounding is measured by
+        sums[task.name][name] += figure
 
 
 def _compare(task: TaskRecord, sums: dict[str, Any]) -> Iterator[str]:
-    if (sums["episodes"], sums["transitions"]) != (task.episodes, task.transitions):
-        yield (
-            f"task {task.name}: {task.episodes} episodes and {task.transitions} transitions, the files hold "
-            f"{sums['episodes']} and {sums['transitions']}"
-        )
-    for name, size in (("reward_sum", sums["size"]), ("reward_square_sum", sums["reward_square_sum"])):
+    sizes = {
+        "episodes": 0,
+        "transitions": 0,
+        "reward_sum": sums["size"],
+        "reward_square_sum": sums["reward_square_sum"],
+    }
+    for name, size in sizes.items():
         if abs(sums[name] - getattr(task, name)) > SUM_TOLERANCE * (1 + size):
             yield f"task {task.name}: {name} {getattr(task, name)}, the files hold {sums[name]}"

@@ -21,13 +21,13 @@ MAX_ROWS = 2**31 - 1  # of a group: rows are counted in int32
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
-BLOCK = np.dtype([(name, "<i8") for name in ("shard", "first_row", "rows", "first_episode", "episodes", "starts")])
+BLOCK = np.dtype([(name, "<i8") for name in ("shard", "first_row", "rows", "starts")])
 """A run of whole episodes of one shard: where it begins and how much it holds; windows begin at `starts` rows."""
 
 
-def cut_blocks(dataset: Dataset, task: int, horizon: int) -> npt.NDArray[Any]:
-    """The blocks of a task, BLOCK [K]. Raises DataError where an index cannot be read."""
-    parts = []
+def cut_blocks(dataset: Dataset, task: int, horizon: int) -> tuple[npt.NDArray[Any], list[Int32s]]:
+    """The blocks of a task, BLOCK [K], and the lengths of each one's episodes. Raises DataError."""
+    parts, lengths = [], list[Int32s]()
     for shard, path in enumerate(dataset.shard_paths(task)):
         length = read_index(path, "length")["length"]
         start = row_starts(length)
@@ -37,11 +37,10 @@ def cut_blocks(dataset: Dataset, task: int, horizon: int) -> npt.NDArray[Any]:
         part["shard"] = shard
         part["first_row"] = start[first]
         part["rows"] = np.add.reduceat(length + 1, first)
-        part["first_episode"] = first
-        part["episodes"] = np.diff(first, append=len(length))
         part["starts"] = np.add.reduceat(_window_starts(length, horizon), first)
         parts.append(part)
-    return np.concatenate(parts)
+        lengths += np.split(length.astype(np.int32), first[1:])
+    return np.concatenate(parts), lengths
 
 
 def _window_starts(length: Int64s, horizon: int) -> Int64s:
@@ -76,7 +75,7 @@ class TaskWindows:
     def __init__(self, dataset: Dataset, task: int, *, horizon: int, seed: int, spec_id: int) -> None:
         """`task` is the dataset's id and `spec_id` the run's. Set `share` before anything is loaded."""
         self.dataset, self.task, self.spec_id = dataset, task, spec_id
-        self.blocks = cut_blocks(dataset, task, horizon)
+        self.blocks, self._lengths = cut_blocks(dataset, task, horizon)
         self.starts = int(self.blocks["starts"].sum())  # windows in a pass
         record = dataset.tasks[task]
         self._row_bytes = 4 * (record.obs_dim + record.action_dim + 1) + 1 + 4  # the last: the row's final one, int32
@@ -84,26 +83,22 @@ class TaskWindows:
         self.bytes = int(self._block_bytes.sum())
         # Without which the task cannot be read: all of it, or two of its largest blocks.
         self.least_bytes = min(self.bytes, 2 * int(self._block_bytes.max()))
-        self.share = 0  # bytes, which hold two groups, or all
+        self.most_bytes = MAX_ROWS * self._row_bytes
+        self.share = 0  # bytes, at most `most_bytes`, which hold two groups, or all
         self.loaded: dict[int, Future[LoadedGroup]] = {}
         self.groups = lru_cache(maxsize=2)(self._cut_groups)
         self._horizon, self._seed = horizon, seed
         self._whole: tuple[RowArrays, Int32s, Int64s] | None = None
 
-    @property
-    def _room(self) -> int:
-        """Bytes that may be loaded."""
-        return min(self.share, MAX_ROWS * self._row_bytes)
-
     def _cut_groups(self, pass_: int) -> list[Group]:
         """The groups of a pass, about equally large: two of them fit into the room; one group if all blocks do."""
         count, largest = len(self.blocks), int(self._block_bytes.max())
-        if self.bytes <= self._room:
+        if self.bytes <= self.share:
             parts = [np.arange(count)]  # loaded once, so that the order must not depend on the pass
         else:
             order = self._rng(pass_, -1).permutation(count)
             # Cutting at even distances misses the mark by up to a block.
-            groups = min(-(-self.bytes // max(self._room // 2 - largest, 1)), count)
+            groups = min(-(-self.bytes // max(self.share // 2 - largest, 1)), count)
             marks = np.arange(1, groups) * (self.bytes / groups)
             even = np.searchsorted(np.cumsum(self._block_bytes[order]), marks, side="right")
             parts = np.split(order, np.arange(1, count) if groups == count else even)
@@ -146,7 +141,7 @@ class TaskWindows:
     def _load(self, group: Group) -> LoadedGroup:
         """Read and shuffle a group. Raises DataError."""
         rows, final, length = self._whole or self._read(group.blocks)
-        if self.bytes <= self._room:
+        if self.bytes <= self.share:
             self._whole = rows, final, length
         counts = _window_starts(length, self._horizon)
         # In int32 and in place: these arrays are a good part of what a narrow task takes.
@@ -158,21 +153,18 @@ class TaskWindows:
 
     def _read(self, group: Int64s) -> tuple[RowArrays, Int32s, Int64s]:
         """Rows [R] of whole episodes, the row of each one's final observation [R], and lengths [E]."""
-        # By their place on the disk; what is dealt is shuffled anyway.
-        blocks = np.sort(self.blocks[group], order=("shard", "first_row"))
+        group = np.sort(group)  # by their place on the disk; what is dealt is shuffled anyway
+        blocks = self.blocks[group]
         rows = RowArrays.allocate(int(blocks["rows"].sum()), self.dataset.tasks[self.task])
         to = np.cumsum(blocks["rows"]) - blocks["rows"]
-        length: list[Int64s] = []
         for shard in np.unique(blocks["shard"]).tolist():
             here = blocks["shard"] == shard
             first, end = blocks["first_row"][here], (blocks["first_row"] + blocks["rows"])[here]
             spans = zip(first.tolist(), end.tolist(), to[here].tolist(), strict=True)
             self.dataset.read_rows(self.task, shard, spans, rows)
-            known = read_index(self.dataset.shard_paths(self.task)[shard], "length")["length"]
-            length += [known[block["first_episode"] :][: block["episodes"]] for block in blocks[here]]
-        lengths = np.concatenate(length)
-        final = np.repeat((np.cumsum(lengths + 1) - 1).astype(np.int32), lengths + 1)
-        return rows, final, lengths
+        length = np.concatenate([self._lengths[block] for block in group]).astype(np.int64)
+        final = np.repeat((np.cumsum(length + 1) - 1).astype(np.int32), length + 1)
+        return rows, final, length
 
     def _rng(self, pass_: int, group: int) -> np.random.Generator:
         seeds = np.random.SeedSequence((self._seed, self.spec_id, pass_, group + 1))

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,21 +89,15 @@ class DatasetWriter:
         """
         path = Path(path)
         _check_free(path)
-        try:
-            records = tuple(t if isinstance(t, TaskRecord) else TaskRecord.of(t) for t in tasks)
-        except ValidationError as error:
-            raise DataError(f"{path}: a task cannot be stored: {error}") from error
-        if not records or len({record.name for record in records}) < len(records):
+        if not tasks or len({task.name for task in tasks}) < len(tasks):
             raise DataError(f"{path}: a dataset needs one or more tasks of different names: {[t.name for t in tasks]}")
-        manifest = Manifest(
-            set_name=set_name,
-            obs_dim=max(record.obs_dim for record in records),
-            action_dim=max(record.action_dim for record in records),
-            source=source,
-            tasks=records,
-        )
+        widest = {width: max(getattr(task, width) for task in tasks) for width in ("obs_dim", "action_dim")}
+        content = {"set_name": set_name, **widest, "source": source, "tasks": tuple(tasks)}
         try:
+            manifest = Manifest.model_validate(content, from_attributes=True)
             path.mkdir(parents=True, exist_ok=True)
+        except ValidationError as error:
+            raise DataError(f"{path}: a task cannot be stored: {error.errors()[0]['msg']}") from error
         except OSError as error:
             raise refused(path, error) from error
         lock = _acquire(path)
@@ -114,6 +108,34 @@ class DatasetWriter:
             os.close(lock)
             raise
         return cls(path, manifest, lock)
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        set_name: str,
+        tasks: Sequence[TaskInfo | TaskRecord],
+        source: dict[str, Any],
+        asked: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> DatasetWriter:
+        """`create`, or `resume` what the same command began: it has the same tasks and `asked` for the same.
+
+        `asked` takes the command's own part of a source. Raises DataError where the dataset is finished or another's.
+        """
+        if not (path / MANIFEST).is_file():
+            return cls.create(path, set_name, tasks, source)
+        manifest = read_manifest(path)
+        if manifest.complete:
+            raise DataError(f"{path}: holds a finished dataset. Name another folder, or remove this one first.")
+        now, begun = asked(source), asked(manifest.source)
+        differing = sorted(key for key in {*now, *begun} if now.get(key) != begun.get(key))
+        held, given = ([(t.name, t.obs_dim, t.action_dim) for t in some] for some in (manifest.tasks, tasks))
+        if differing or (held, manifest.set_name) != (given, set_name):
+            raise DataError(
+                f"{path}: holds an unfinished dataset that another command began ({', '.join(differing or ['tasks'])} "
+                "differ). Give the same command as then to go on with it, or remove the folder, or name another."
+            )
+        return cls.resume(path)
 
     @classmethod
     def resume(cls, path: Path | str) -> DatasetWriter:
@@ -280,7 +302,7 @@ class DatasetWriter:
         """Have the task's buffer made its next shard."""
         while len(self._sealing) >= WAITING:
             self._collect()
-        work = self._thread.submit(_write_shard, self.path, task.added, task.number, task.rows, task.index)
+        work = self._thread.submit(_write_shard, self.path, task.added.name, task.number, task.rows, task.index)
         self._sealing.append((work, task, task.added))
         task.number += 1
         task.rows, task.index, task.count = [], [], 0
@@ -310,19 +332,19 @@ class DatasetWriter:
             raise DataError(f"{self.path}: an earlier write failed: resume the dataset from its last checkpoint")
 
 
-def _write_shard(dataset: Path, task: TaskRecord, number: int, rows: list[Array], episodes: list[Array]) -> ShardRecord:
+def _write_shard(dataset: Path, task: str, number: int, rows: list[Array], episodes: list[Array]) -> ShardRecord:
     """Write `TASK/number.h5`, wholly or not at all. Raises StorageError."""
     index = np.concatenate(episodes)
-    data = encode_shard(task.name, task.obs_dim, np.concatenate(rows), index)
-    name = f"{task.name}/{number:05d}.h5"
+    data = encode_shard(task, np.concatenate(rows), index)
+    name = f"{task}/{number:05d}.h5"
     try:
-        (dataset / task.name).mkdir(exist_ok=True)
+        (dataset / task).mkdir(exist_ok=True)
         digest = write_bytes_atomic(dataset / name, data)
         sync_folder(dataset)
     except OSError as error:
         raise refused(dataset / name, error) from error
     counts = {"episodes": len(index), "transitions": int(index["length"].sum())}
-    return ShardRecord(name=name, task=task.name, sha256=digest, size=len(data), **counts)
+    return ShardRecord(name=name, task=task, sha256=digest, size=len(data), **counts)
 
 
 def _read_unfinished(path: Path) -> Manifest:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from flowmbpo.data.convert.source import set_columns
+from flowmbpo.data.convert.source import set_tasks
 
 ROWS = {"mt30": 501, "mt80": 101}
 OBS = {"mt30": 24, "mt80": 39}
@@ -16,7 +16,7 @@ OBS = {"mt30": 24, "mt80": 39}
 def make_chunk(tasks, *, set_name="mt30", seed=0, dtype=torch.float32):
     """A chunk as TD-MPC2 publishes it: `tasks` [E], zero padding, NaN at index 0 of action and reward."""
     generator = torch.Generator().manual_seed(seed)
-    rows, columns = ROWS[set_name], set_columns(set_name)
+    rows, columns = ROWS[set_name], set_tasks(set_name)
     shape = (len(tasks), rows)
     obs = torch.randn(*shape, OBS[set_name], generator=generator)
     action = torch.rand(*shape, 6, generator=generator) * 2 - 1
@@ -65,7 +65,7 @@ def read_stored(dataset):
 
 def align_by_hand(chunks, set_name="mt30"):
     """(task, obs, action, reward) of every episode of `chunks`: index 0 of action and reward left out."""
-    columns = set_columns(set_name)
+    columns = set_tasks(set_name)
     for content in chunks:
         for episode in range(content.shape[0]):
             task = int(content["task"][episode, 0])

@@ -97,9 +97,9 @@ def test_another_source_than_the_started_one_is_refused(tmp_path, chunk, folder_
     with pytest.raises(DataError, match=r"chunk_0\.pt: is not the file that the conversion in .* was begun with"):
         convert(open_source(other), tmp_path / "data")
     longer = folder_of(chunk([0]), chunk([1]), chunk([2]), name="longer")
-    with pytest.raises(DataError, match=r"begun from another source \(files differ\)"):
+    with pytest.raises(DataError, match=r"another command began \(files differ\)"):
         convert(open_source(longer), tmp_path / "data")
-    with pytest.raises(DataError, match=r"begun from another source \(limit_episodes_per_task differ\)"):
+    with pytest.raises(DataError, match=r"another command began \(limit_episodes_per_task differ\)"):
         convert(open_source(folder), tmp_path / "data", limit=1)
     assert convert(open_source(folder), tmp_path / "data").episodes == 2
 
@@ -117,9 +117,9 @@ def test_a_conversion_killed_at_its_beginning_is_bound_to_its_source(tmp_path, c
         patched.setattr(DatasetWriter, "create", killing)
         with pytest.raises(_Killed):
             convert(open_source(folder), tmp_path / "data")
-    with pytest.raises(DataError, match=r"begun from another source \(limit_episodes_per_task differ\)"):
+    with pytest.raises(DataError, match=r"another command began \(limit_episodes_per_task differ\)"):
         convert(open_source(folder), tmp_path / "data", limit=1)
-    with pytest.raises(DataError, match=r"begun from another source \(tasks differ\)"):
+    with pytest.raises(DataError, match=r"another command began \(tasks differ\)"):
         convert(open_source(other), tmp_path / "data")
     assert convert(open_source(folder), tmp_path / "data").episodes == 1
 
@@ -203,13 +203,13 @@ def test_progress_is_reported_to_the_end_of_every_file(tmp_path, chunk, folder_o
 def test_a_folder_too_high_or_low_says_the_right_one(tmp_path, chunk, folder_of):
     folder = folder_of(chunk([0]), name="mt30")
     (folder / "notes").mkdir()
-    with pytest.raises(DataError, match=rf"one level too high; name one of: {folder}\."):
+    with pytest.raises(DataError, match=rf"Did you mean {folder}\?"):
         open_source(tmp_path)
-    with pytest.raises(DataError, match=rf"one level too low; name {folder}\."):
+    with pytest.raises(DataError, match=rf"Did you mean {folder}\?"):
         open_source(folder / "notes")
-    with pytest.raises(DataError, match=rf"one level too low. Name its folder: {folder}\."):
+    with pytest.raises(DataError, match=rf"is one file of a set. Did you mean {folder}\?"):
         open_source(folder / "chunk_0.pt")
-    with pytest.raises(DataError, match=rf"one level too high; name one of: {folder}\."):
+    with pytest.raises(DataError, match=rf"Did you mean {folder}\?"):
         open_source(tmp_path, "tdmpc2")
 
 
