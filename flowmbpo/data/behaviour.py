@@ -60,18 +60,11 @@ class NoiseBehaviour(Behaviour):
 
     def _begin(self, first: Bool[Tensor, "N 1"]) -> None:
         """New parameters where an episode begins; drawn for all environments, so that draws do not depend on which."""
-        drawn = torch.stack(
-            (
-                self._uniform(0.0, 1.0),
-                self._uniform(0.3, 1.5),
-                self._log_uniform(0.005, 0.25),
-                self._uniform(0.0, 2 * math.pi),
-                0.3 * self._normal(),
-                self._uniform(0.2, 1.0),
-                self._log_uniform(0.02, 1.0),
-            )
-        )
-        self._state = torch.where(first, drawn[5] * self._normal(), self._state)
+        share, amplitude = self._uniform(0.0, 1.0), self._uniform(0.3, 1.5)
+        frequency, phase = self._log_uniform(0.005, 0.25), self._uniform(0.0, 2 * math.pi)
+        mean, std, theta = 0.3 * self._normal(), self._uniform(0.2, 1.0), self._log_uniform(0.02, 1.0)
+        drawn = torch.stack((share, amplitude, frequency, phase, mean, std, theta))
+        self._state = torch.where(first, std * self._normal(), self._state)
         self._drawn = torch.where(first, drawn, self._drawn)
         self._elapsed = torch.where(first, 0.0, self._elapsed)
 

@@ -148,8 +148,7 @@ class Archive:
 
     def floats(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of the first dimension as float32, in memory of their own."""
-        rows: NDArray[np.float32] = self.tensors[name][start:stop].to(torch.float32, copy=True).numpy()
-        return rows
+        return self.tensors[name][start:stop].to(torch.float32, copy=True).numpy()
 
     def column(self, name: str) -> NDArray[Any]:
         """One number a row: a tensor [...] or [..., 1], which stays in the file."""

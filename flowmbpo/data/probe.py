@@ -28,17 +28,11 @@ def fill_with_episodes(buffer: ReplayBuffer, dataset: Dataset, names: Sequence[s
     ]
     steps = min(len(column["reward"]) for column in columns)
     fields = {name: torch.stack([column[name][:steps] for column in columns], dim=1) for name in columns[0]}
-    buffer.start(fields["obs"][0])
+    before, action = fields.pop("before"), fields.pop("action")
+    buffer.start(before[0])
     for t in range(steps):
-        step = EnvStep(
-            obs=fields["next_obs"][t],
-            reward=fields["reward"][t],
-            terminated=fields["terminated"][t],
-            truncated=fields["done"][t] & ~fields["terminated"][t],
-            final_obs=fields["final_obs"][t],
-            success=torch.full((len(names),), torch.nan),
-        )
-        buffer.add(fields["action"][t], step)
+        reached = {name: values[t] for name, values in fields.items()}
+        buffer.add(action[t], EnvStep(**reached, success=torch.full((len(names),), torch.nan)))
     return buffer
 
 
@@ -61,7 +55,8 @@ def _episodes(dataset: Dataset, name: str, turn: int, turns: int, buffer: Replay
     final = torch.cat([torch.arange(len(block.obs)) == len(block.obs) - 1 for block in blocks])
     left = torch.nonzero(~final)[:, 0]  # rows that a transition leaves
     whole = {name: values[left] for name, values in rows.items()}
-    whole |= {"final_obs": rows["obs"][left + 1], "done": final[left + 1]}
+    whole |= {"before": whole["obs"], "final_obs": rows["obs"][left + 1]}
+    whole["truncated"] = final[left + 1] & ~whole["terminated"]
     # What is acted on next: where an episode ended, the next one's first observation.
-    whole["next_obs"] = torch.cat([whole["obs"][1:], whole["final_obs"][-1:]])
+    whole["obs"] = torch.cat([whole["before"][1:], whole["final_obs"][-1:]])
     return whole

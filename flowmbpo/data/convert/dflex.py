@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from flowmbpo.data.convert.source import Index, Rows, Source, refuse_empty
+from flowmbpo.data.convert.source import Index, Source, refuse_empty
 from flowmbpo.data.foreign import Archive, open_archive
 from flowmbpo.errors import DataError
 from flowmbpo.spec import TaskInfo
@@ -35,9 +35,6 @@ class DflexSource(Source):
 
     def options(self) -> dict[str, Any]:
         return {"squash": "tanh" if self.squashed else "none"}
-
-    def actions(self, values: Rows) -> Rows:
-        return np.tanh(values) if self.squashed else values
 
     def index(self, archive: Archive, number: int) -> Index:
         archive.need("obs", "action", "reward")

@@ -1,17 +1,8 @@
 """What the published formats have in common: whole episodes, read in chunks, checked and realigned.
 
 Published files (TD-MPC2, MMBench, PWM) keep with an observation the action and the reward that LED to it; a dataset
-here, like the replay buffer, keeps with it those that LEAVE it. An episode of L transitions has L + 1 rows::
-
-    published row      0         1         2              L
-                     o_0       o_1       o_2     ...    o_L
-                     ( - )     a_0       a_1            a_{L-1}       row 0: NaN or whatever memory held
-                     ( - )     r_0       r_1            r_{L-1}
-
-    here             o_0       o_1       o_2     ...    o_L
-                     a_0       a_1       a_2            ( 0 )
-
-So index 0 of action and reward is left out by its place, whatever it holds, and everything else must be finite.
+here, like the replay buffer, keeps with it those that LEAVE it (docs/data.md draws both). So index 0 of action and
+reward is left out by its place, whatever it holds, the others move up by a row, and everything must be finite.
 """
 
 from __future__ import annotations
@@ -65,6 +56,8 @@ class Source(ABC):
 
     drop_padding = False
     """Whether columns beyond a task's own are cut off whatever they hold."""
+    squashed = False
+    """Whether the environment took the tanh of stored actions."""
 
     def __init__(self, set_name: str, tasks: Sequence[TaskInfo | TaskRecord], files: Sequence[Path]) -> None:
         self.set_name = set_name
@@ -83,13 +76,6 @@ class Source(ABC):
     def index(self, archive: Archive, number: int) -> Index:
         """The episodes of file `number`. Raises DataError where it is not of this format."""
 
-    def check_chunk(self, archive: Archive, begin: int, end: int) -> None:  # noqa: B027  most formats have nothing more
-        """Raises DataError where episodes `begin` to before `end` are not of this format."""
-
-    def actions(self, values: Rows) -> Rows:
-        """Stored actions as the environment took them."""
-        return values
-
     def chunks(self, archive: Archive, index: Index) -> Iterator[tuple[int, int]]:
         """Episodes `begin` to before `end`, all of one length, that are read at once."""
         begin = 0
@@ -107,14 +93,14 @@ class Source(ABC):
         Index 0 is left out, padding cut off, all numbers checked. Raises DataError where the padding is not zero
         (unless it is to be dropped) or a number is not finite.
         """
-        self.check_chunk(archive, begin, end)
         if not wanted.any():
             return
         shape = (end - begin, int(index.rows[begin]))
         span = (begin, end) if not self.flat else (int(index.first[begin]), int(index.first[end - 1]) + shape[1])
         names = ["obs", "action", "reward"] + (["terminated"] if self.flat and "terminated" in archive.tensors else [])
         fields = {name: archive.floats(name, *span).reshape(*shape, -1) for name in names}
-        fields["action"] = self.actions(fields["action"])
+        if self.squashed:
+            fields["action"] = np.tanh(fields["action"])
         tasks = index.task[begin:end]
         for task in np.unique(tasks[wanted]).tolist():
             own = np.flatnonzero(wanted & (tasks == task))

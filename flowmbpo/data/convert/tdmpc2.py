@@ -1,12 +1,7 @@
 """TD-MPC2's MT30 and MT80: a folder of chunk_*.pt, each a TensorDict of whole episodes (Hansen et al. 2024).
 
-| | MT30 | MT80 |
-|---|---|---|
-| batch shape | [E, 501] | [E, 101] |
-| obs, action | [E, 501, 24], [E, 501, 6] | [E, 101, 39], [E, 101, 6] |
-| reward, task | [E, 501] | [E, 101] |
-
-There is no `terminated`: these tasks end by time alone.
+`obs` [E, 501, 24] or [E, 101, 39], `action` [E, rows, 6], `reward` and `task` [E, rows]; there is no `terminated`, for
+these tasks end by time alone.
 """
 
 from __future__ import annotations
@@ -15,10 +10,9 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flowmbpo.data.convert.source import Index, Source, refuse_empty, set_tasks
 from flowmbpo.data.foreign import Archive, open_archive
@@ -79,25 +73,19 @@ class TDMPC2Source(Source):
                 "Keep every set in a folder of its own and name that."
             )
         episodes = archive.tensors["obs"].shape[0]
-        first = archive.column("task").reshape(episodes, -1)[:, :1]
-        task = first[:, 0].astype(np.int64)
-        unknown = (task < 0) | (task >= len(self.tasks)) | (task != first[:, 0])
-        self._refuse(archive, 0, first, unknown, "its task id is unknown")
+        ids = archive.column("task").reshape(episodes, -1)
+        task = ids[:, 0].astype(np.int64)
+        unknown = (task < 0) | (task >= len(self.tasks)) | (task != ids[:, 0])
+        changes = ids.min(axis=1) != ids.max(axis=1)
+        for bad, what in ((unknown, "its task id is unknown"), (changes, "its task changes within the episode")):
+            if bad.any():
+                row = int(bad.argmax())
+                held = ", ".join(map(str, np.unique(ids[row])[:4].tolist()))
+                raise DataError(
+                    f"{archive.path}, row {row}: {what} ({held}); {self.set_name} has the ids 0 to "
+                    f"{len(self.tasks) - 1}. The file is damaged or of another set."
+                )
         return Index(task, np.arange(episodes), np.full(episodes, LAYOUTS[self.set_name].rows))
-
-    def check_chunk(self, archive: Archive, begin: int, end: int) -> None:
-        task = archive.column("task")[begin:end].reshape(end - begin, -1)
-        self._refuse(archive, begin, task, (task != task[:, :1]).any(axis=1), "its task changes within the episode")
-
-    def _refuse(self, archive: Archive, begin: int, task: NDArray[Any], bad: NDArray[np.bool_], what: str) -> None:
-        """Raises DataError for the first bad one of the episodes from `begin` on, whose task ids are given."""
-        if bad.any():
-            row = int(bad.argmax())
-            ids = ", ".join(map(str, np.unique(task[row])[:4].tolist()))
-            raise DataError(
-                f"{archive.path}, row {begin + row}: {what} ({ids}); {self.set_name} has the ids 0 to "
-                f"{len(self.tasks) - 1}. The file is damaged or of another set."
-            )
 
 
 def _layout_of(archive: Archive, wanted: str | None) -> str:

@@ -20,7 +20,6 @@ from flowmbpo.spec import EnvSpec
 LOGGER = logging.getLogger(__name__)
 MEGABYTE = 2**20
 
-
 # Some columns [b] of a batch: windows number `position` [b] of a group of the task with an id of the spec's.
 _Pick = tuple[Future[LoadedGroup], Int64s, Int64s, int]
 
@@ -29,10 +28,8 @@ class WindowSampler:
     """Hands out `Batch`es of windows of `horizon` transitions; every window of a task once per pass.
 
     A window starts at each transition from which `horizon` of them follow inside the episode; an episode shorter than
-    that gives one window, padded and masked as `Batch` says. A task's data are cut into blocks of whole episodes of
-    some thousand rows. For every pass the blocks are permuted and put into groups of which two fit into the task's
-    share of memory, and the windows of a group are shuffled together. While one group is dealt the next is read. A task
-    that fits into its share as a whole is one group, shuffled perfectly.
+    that gives one window, padded and masked as `Batch` says. `TaskWindows` shuffles those of a task, in groups of which
+    two fit into its share of memory: while one is dealt the next is read.
 
     What a batch holds follows from the seed and the number of windows dealt before, whatever the threads
     do. With `balance` "tasks" all tasks take turns; with "proportional" they finish a pass together.

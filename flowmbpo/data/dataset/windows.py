@@ -69,6 +69,7 @@ class LoadedGroup(NamedTuple):
 class TaskWindows:
     """One task's windows, each once in every pass: blocks are permuted and grouped, windows permuted in groups.
 
+    A task that fits into its share of memory as a whole is one group, shuffled perfectly.
     Two groups at most are in memory (`loaded`): the one that is dealt, and the one after it.
     """
 

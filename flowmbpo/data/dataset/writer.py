@@ -100,14 +100,7 @@ class DatasetWriter:
             raise DataError(f"{path}: a task cannot be stored: {error.errors()[0]['msg']}") from error
         except OSError as error:
             raise refused(path, error) from error
-        lock = _acquire(path)
-        try:
-            _check_free(path)  # again: another writer may have come and gone since
-            write_manifest(path, manifest)
-        except (DataError, StorageError):
-            os.close(lock)
-            raise
-        return cls(path, manifest, lock)
+        return cls._open(path, manifest)
 
     @classmethod
     def begin(
@@ -144,11 +137,18 @@ class DatasetWriter:
         Raises DataError where there is no unfinished dataset, another process writes it, or a file that is listed is
         gone or damaged; StorageError.
         """
-        path = Path(path)
-        _read_unfinished(path)
+        _read_unfinished(Path(path))
+        return cls._open(Path(path), None)
+
+    @classmethod
+    def _open(cls, path: Path, new: Manifest | None) -> DatasetWriter:
+        """Lock the folder and look again, for another writer may have come and gone since. Raises as the callers do."""
         lock = _acquire(path)
         try:
-            writer = cls(path, _read_unfinished(path), lock)  # another writer may have finished it since
+            if new is not None:
+                _check_free(path)
+                write_manifest(path, new)
+            writer = cls(path, new or _read_unfinished(path), lock)
             writer._restore()
         except (DataError, StorageError):
             os.close(lock)
