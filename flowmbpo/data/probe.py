@@ -13,6 +13,7 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.contract import EnvStep
 
+_STEP = ("obs", "reward", "terminated", "truncated", "final_obs")
 ENV_STEPS = 1000  # transitions of each environment index, about
 
 
@@ -31,8 +32,9 @@ def fill_with_episodes(buffer: ReplayBuffer, dataset: Dataset, names: Sequence[s
     before, action = fields.pop("before"), fields.pop("action")
     buffer.start(before[0])
     for t in range(steps):
-        reached = {name: values[t] for name, values in fields.items()}
-        buffer.add(action[t], EnvStep(**reached, success=torch.full((len(names),), torch.nan)))
+        obs, reward, terminated, truncated, final_obs = (fields[name][t] for name in _STEP)
+        success = torch.full((len(names),), torch.nan)
+        buffer.add(action[t], EnvStep(obs, reward, terminated, truncated, final_obs, success=success))
     return buffer
 
 
