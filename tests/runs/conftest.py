@@ -99,22 +99,36 @@ def train():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A finished run of the tiny config, for the whole session: to be read, not changed."""
-    folder, threads = tmp_path_factory.mktemp("finished") / "run", torch.get_num_threads()
-    start_training(build(), out=folder, command=["flowmbpo", "train"], console=False)
-    torch.set_num_threads(threads)
-    return folder
+def trained(once):
+    """Train what `build` makes of `changes`, once for every process: the folder, and what came of it."""
+
+    def outcome(name, **changes):
+        threads = torch.get_num_threads()
+        made = once(
+            name, lambda out: start_training(build(**changes), out=out, command=["flowmbpo", "train"], console=False)
+        )
+        torch.set_num_threads(threads)
+        return made
+
+    return outcome
 
 
 @pytest.fixture(scope="session")
-def swung(tmp_path_factory):
+def finished(trained):
+    """A finished run of the tiny config, for the whole session: to be read, not changed."""
+    return trained("finished")[0]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(trained):
+    """What came of the tiny config and of that with flows: to be read, not changed."""
+    return lambda variant: trained("finished-flow", **FLOW)[1] if variant == "flow_config" else trained("finished")[1]
+
+
+@pytest.fixture(scope="session")
+def swung(trained):
     """A run on the pendulum, whose actions are repeated and whose widths another simulator's task has too."""
-    folder, threads = tmp_path_factory.mktemp("swung") / "run", torch.get_num_threads()
-    settings = build(**{"task.name": "toy-pendulum-swingup"})
-    start_training(settings, out=folder, command=["flowmbpo", "train"], console=False)
-    torch.set_num_threads(threads)
-    return folder
+    return trained("swung", **{"task.name": "toy-pendulum-swingup"})[0]
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import pytest
 
 
 @pytest.mark.parametrize("variant", ["config", "flow_config"])
-def test_same_seed_is_bit_equal_and_another_seed_is_not(request, train, figures, same, tmp_path, variant):
+def test_same_seed_is_bit_equal_and_another_seed_is_not(
+    request, train, figures, same, tmp_path, uninterrupted, variant
+):
     config = request.getfixturevalue(variant)
-    first, second = (train(config(), out=tmp_path / name) for name in "ab")
+    first, second = uninterrupted(variant), train(config(), out=tmp_path / "b")
     other = train(config(seed=1), out=tmp_path / "c")
     assert same(figures(first), figures(second))
     assert first.final_return_mean == second.final_return_mean
@@ -14,9 +16,11 @@ def test_same_seed_is_bit_equal_and_another_seed_is_not(request, train, figures,
 
 
 @pytest.mark.parametrize(("variant", "epoch"), [("config", 2), ("flow_config", 1), ("flow_config", 3)])
-def test_resumed_run_equals_an_uninterrupted_one(request, train, figures, same, tmp_path, stop_after, variant, epoch):
-    config = request.getfixturevalue(variant)(**{"training.lr_schedule": "linear"})
-    whole = train(config, out=tmp_path / "whole")
+def test_resumed_run_equals_an_uninterrupted_one(
+    request, train, figures, same, tmp_path, stop_after, uninterrupted, variant, epoch
+):
+    config, whole = request.getfixturevalue(variant)(), uninterrupted(variant)
+    assert config.training.lr_schedule == "linear"
     stop_after(epoch)
     stopped = train(config, out=tmp_path / "parts")
     assert (stopped.status, stopped.epochs, stopped.final_return_mean) == ("interrupted", epoch, None)
@@ -27,9 +31,11 @@ def test_resumed_run_equals_an_uninterrupted_one(request, train, figures, same, 
     assert resumed.final_return_mean == whole.final_return_mean
 
 
-def test_rows_of_a_future_that_was_not_saved_are_measured_again(train, config, figures, same, tmp_path, stop_after):
-    settings = config(**{"checkpoint.every": 2})
-    whole = train(settings, out=tmp_path / "whole")
+def test_rows_of_a_future_that_was_not_saved_are_measured_again(
+    train, config, figures, same, tmp_path, stop_after, uninterrupted
+):
+    settings, whole = config(), uninterrupted("config")
+    assert settings.checkpoint.every == 2
     stop_after(2)
     train(settings, out=tmp_path / "parts")
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:

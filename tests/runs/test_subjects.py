@@ -43,9 +43,9 @@ def found(*names):
 
 
 @pytest.mark.parametrize("variant", ["config", "flow_config"])
-def test_run_is_bit_equal_with_and_without(request, train, figures, same, tmp_path, variant):
+def test_run_is_bit_equal_with_and_without(request, train, figures, same, tmp_path, uninterrupted, variant):
     config = request.getfixturevalue(variant)
-    without = figures(train(config(**{"diagnostics.every": 0}), out=tmp_path / "without"))
+    without = figures(uninterrupted(variant))
     with_them = figures(train(config(**EVERY), out=tmp_path / "with"))
     assert same(without[0], with_them[0])
     assert [row for row in without[1] if KEYS & row.keys()] == []
