@@ -1,15 +1,20 @@
 """Subjects: a small agent with random weights, and the linear-quadratic regulator as a model right in every digit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from flowmbpo.config.task import TaskConfig
 from flowmbpo.diagnostics.subject import Subject
+from flowmbpo.envs.batch import BatchVectorEnv
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.mixed import MixedVectorEnv
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.lqr import regulator
+from flowmbpo.envs.toy.system import ToyBatch
+from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.agent import build_agent
 from flowmbpo.models.dynamics.base import Dynamics
@@ -31,15 +36,27 @@ SMALL = (
 )
 
 
+LONGEST = 40  # agent steps of an episode on a toy: every subject runs some for its states
+
+
+def open_short(task, copies, longest):
+    """The environment of a task, a toy's with at most `longest` steps in an episode."""
+    info = task_info(task.name)
+    if info.simulator != "toy":
+        return make_env(task, num_envs=copies)
+    short = replace(info, episode_length=min(longest, info.episode_length))
+    return BatchVectorEnv(ToyBatch(toy_system(short), copies))
+
+
 @pytest.fixture(scope="session")
 def make_subject():
     """A subject of `quickstart` made small, its weights moved off their zero-initialised heads."""
 
-    def make(*overrides, preset="quickstart", seed=0):
+    def make(*overrides, preset="quickstart", seed=0, longest=LONGEST):
         config = load_experiment(preset, (*SMALL, *overrides))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            agent = build_agent(config, make_env(config.task).spec).eval()
+            agent = build_agent(config, open_short(config.task, config.task.num_envs, longest).spec).eval()
             with torch.no_grad():
                 for parameter in agent.parameters():
                     parameter.add_(0.1 * torch.randn_like(parameter))
@@ -48,7 +65,7 @@ def make_subject():
             config,
             device=torch.device("cpu"),
             seed=seed,
-            make_env=lambda copies: make_env(config.task, num_envs=copies),
+            make_env=lambda copies: open_short(config.task, copies, longest),
             episode_count=2,
         )
 

@@ -163,7 +163,7 @@ def test_per_coordinate_figure_of_long_gradients_is_whole():
 
 
 def test_actor_gradient_is_that_of_the_update(make_subject):
-    subject = make_subject()
+    subject = make_subject(longest=100)
     subject.agent.return_scale.update(torch.tensor([[1.0], [4.0]]))  # population std 1.5
     gradient = actor_gradients(subject, "resampled")(3)
     rng = subject.generator("esnr/actor/resampled/3")
@@ -209,7 +209,7 @@ def test_starts_from_a_replay_buffer_are_those_of_training(make_subject):
 
 def test_variants_draw_what_they_say(make_subject):
     """Without any noise in policy and model, only the start states make gradients differ."""
-    subject = make_subject("actor={kind: gaussian}", "model.dynamics={kind: residual}")
+    subject = make_subject("actor={kind: gaussian}", "model.dynamics={kind: residual}", longest=100)
     with torch.no_grad():
         subject.agent.actor.logstd.fill_(-100.0)
     fixed, total = actor_gradients(subject, "fixed"), actor_gradients(subject, "resampled")

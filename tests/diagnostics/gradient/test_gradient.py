@@ -302,7 +302,7 @@ def test_an_imagined_rollout_that_overflows_is_refused(make_regulator):
 
 
 def test_starts_spread_over_episodes_and_stay_clear_of_limits(make_subject):
-    subject = make_subject()
+    subject = make_subject(longest=100)
     at = setting(subject, subject.open_env(3), moments=4, horizon=8)
     elapsed = [int(state["elapsed"][0]) for state in at.starts.states]
     room = 100 - 8 + 1  # toy-pendulum-swingup has 100 agent steps

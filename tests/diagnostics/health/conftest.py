@@ -44,11 +44,10 @@ def small_overrides():
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory):
+def small_run(once):
     """The run directory of a residual world model and a Gaussian policy after some seconds of training."""
-    out = tmp_path_factory.mktemp("health") / "run"
-    train(load_experiment("quickstart-residual", SMALL), out=out, console=False)
-    return out
+    config = load_experiment("quickstart-residual", SMALL)
+    return once("health", lambda out: train(config, out=out, console=False).status)[0]
 
 
 @pytest.fixture

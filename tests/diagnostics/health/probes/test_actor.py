@@ -260,14 +260,14 @@ def falling(subject, steps, *, ended):
 @pytest.mark.parametrize(
     ("steps", "ended", "epoch", "found"),
     [
-        (17, True, 15_000, [("episodes-end-early", "broken")]),
-        (17, True, 1, [("episodes-end-early", "note")]),  # a young run may fall
-        (17, False, 15_000, []),  # a short time limit is no fall
-        (60, True, 15_000, []),
+        (7, True, 15_000, [("episodes-end-early", "broken")]),
+        (7, True, 1, [("episodes-end-early", "note")]),  # a young run may fall
+        (7, False, 15_000, []),  # a short time limit is no fall
+        (24, True, 15_000, []),
     ],
 )
 def test_episodes_that_the_task_ends_early_are_found(steps, ended, epoch, found, make_subject, examine):
-    subject = falling(make_subject(), steps, ended=ended)  # the limit is 100
+    subject = falling(make_subject(), steps, ended=ended)  # the limit is 40
     subject.origin = Origin(epoch=epoch)
     _, findings = examine(subject, "endings")
     assert [(finding.name, finding.severity) for finding in findings] == found
