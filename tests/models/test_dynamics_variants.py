@@ -250,3 +250,21 @@ def test_the_spread_of_the_change_is_learned_in_training_alone(make_dynamics, ma
 def test_a_likelihood_that_is_scaled_already_takes_no_error_scale(kind, make_dynamics):
     with pytest.raises(ValueError, match="error_scale does not apply"):
         make_dynamics(**KINDS[kind], error_scale="change")
+
+
+@pytest.mark.parametrize("kind", ["residual", "gaussian", "neural_ode", "flow", "generative"])
+def test_networks_see_centred_logits_alone(kind, make_dynamics, make_transition):
+    """A state of logits whose group means were not 0 would mean the same latent and another input."""
+    dynamics = make_dynamics(scrambled=True, **options(kind, "logit"))
+    network = dynamics.velocity.network if hasattr(dynamics, "velocity") else dynamics.network
+    inputs = []
+    network.register_forward_hook(lambda _, args, __: inputs.append(args[0]))
+    t = make_transition(dynamics.geometry)
+    state = t.source
+    for _ in range(3):
+        state = dynamics(state, t.action, t.task, rng())
+    dynamics.loss(t, rng(), need_next=True)
+    width = t.source.shape[-1]
+    for seen in inputs:
+        means = dynamics.geometry.project(seen[:, :width]) - seen[:, :width]
+        torch.testing.assert_close(means, torch.zeros_like(means), atol=1e-9, rtol=0.0)

@@ -229,3 +229,18 @@ def test_updates_per_step_keep_up_with_every_step_of_all_environments(make_train
 def test_an_update_ratio_that_does_not_fit_is_refused(options, message, training):
     with pytest.raises(ValueError, match=message):
         training(**options)
+
+
+@pytest.mark.parametrize("policy_starts", [False, True])
+def test_stored_actions_are_zero_where_the_task_has_none(make_trainer, policy_starts):
+    tasks = ["toy-lqr", "toy-pendulum-swingup"]  # 2 and 1 action dimensions
+    env = make_env(TaskConfig(name=None, set="toys", tasks=tasks, num_envs=2))
+    trainer = make_trainer(env=env, exploration_noise=0.3, random_episodes=1, horizon=2)
+    trainer.collector.policy_starts = policy_starts
+    trainer.collector.start(trainer.agent)
+    trainer.collector.collect(trainer.agent, 0)
+    narrow = [env.spec.tasks[task].action_dim == 1 for task in env.task_ids.tolist()].index(True)
+    stored = trainer.replay.action[: int(trainer.replay.head.max()) + 1]
+    assert stored[:, narrow, 0].abs().sum() > 0.0
+    assert stored[:, narrow, 1].eq(0.0).all()
+    assert stored[:, 1 - narrow, 1].abs().sum() > 0.0
