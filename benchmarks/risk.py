@@ -31,7 +31,7 @@ from flowmbpo.envs.toy.system import ToySystem
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.comparison import COMPARED
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.train import train
 

@@ -18,7 +18,7 @@ from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError
 from flowmbpo.files import write_bytes_atomic
 from flowmbpo.models.agent import build_meta_agent
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
 
 WEIGHTS = "model.safetensors"

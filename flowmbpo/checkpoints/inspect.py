@@ -15,7 +15,7 @@ from flowmbpo.checkpoints.payload import missing_keys
 from flowmbpo.envs.resolve import resolve as resolve_task
 from flowmbpo.errors import CheckpointError
 from flowmbpo.models.agent import build_meta_agent
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
 

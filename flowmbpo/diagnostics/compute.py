@@ -16,7 +16,7 @@ import torch
 from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.json_documents import Document
-from flowmbpo.parity.cost import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
+from flowmbpo.parity.flops import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
 
 REPEATS = 5
 

@@ -12,7 +12,7 @@ from flowmbpo.config.experiment import Difference, ExperimentConfig, config_diff
 from flowmbpo.errors import ConfigError, FlowMBPOError, nearest
 from flowmbpo.json_documents import Document, plain
 from flowmbpo.models.agent import Agent, build_meta_agent
-from flowmbpo.parity.cost import ComputeCost, estimate_cost, parameter_counts, solved_widths
+from flowmbpo.parity.flops import ComputeCost, estimate_cost, parameter_counts, solved_widths
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo.spec import EnvSpec
 

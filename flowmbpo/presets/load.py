@@ -1,27 +1,18 @@
-"""From a preset's name or file, and `--set key=value`, to a typed, complete config, and back to YAML."""
+"""From a preset's name or file and its overrides to a typed, complete config, and back to YAML."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from flowmbpo.config.base import FrozenConfig
-from flowmbpo.config.experiment import ExperimentConfig, config_differences
+from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.planner import MPPIConfig
-from flowmbpo.errors import ConfigError, nearest
 from flowmbpo.presets.library import Library, Preset
-from flowmbpo.presets.schema import dotted_keys, merge, merge_documents, validate
-from flowmbpo.presets.yaml import KeyPath, PresetDocument, dump_document, parse_value
-
-# These are in the run directory's path already, or have a flag of their own that leaves the name alone.
-_UNNAMED = (
-    *("name", "phase", "description", "cost", "seed", "device", "task.name", "task.only", "tracking.sinks"),
-    *("data.path", "data.threads", "data.prefetch", "initial.checkpoint", "initial.sha256"),
-)
+from flowmbpo.presets.overrides import config_name, parse_settings
+from flowmbpo.presets.schema import merge_documents, validate
+from flowmbpo.presets.yaml import KeyPath, PresetDocument, dump_document
 
 
 @dataclass(frozen=True)
@@ -142,74 +133,3 @@ def _flags(
 def _kind_first(data: Mapping[str, Any]) -> dict[str, Any]:
     ordered = {"kind": data["kind"], **data} if "kind" in data else dict(data)
     return {key: _kind_first(value) if isinstance(value, Mapping) else value for key, value in ordered.items()}
-
-
-def parse_settings(
-    texts: Sequence[str],
-    schema: type[FrozenConfig] = ExperimentConfig,
-    flag: str = "--set",
-    example: str = "training.gamma=0.99",
-) -> PresetDocument:
-    """One document for `schema` of all `texts` (key=value), given by `flag`; a later one wins over an earlier one.
-
-    Raises ConfigError for a missing '=', a missing value, or a key that no variant of the schema has.
-    """
-    document, known = PresetDocument(), dotted_keys(schema)
-    usage = f"write key=value, for instance {flag} {example}"
-    for text in texts:
-        said, (key, equals, raw) = f"{flag} {text}", (part.strip() for part in text.partition("="))
-        path = tuple(key.split("."))
-        if not equals or not key:
-            raise ConfigError(f"{said}: {usage}.")
-        if key == "extends":
-            raise ConfigError(f"{said}: 'extends' belongs in a preset file; choose another preset with --preset.")
-        if key not in known:
-            raise ConfigError(f"{said}: unknown key '{key}'.{_suggestion(key, list(known))}")
-        as_written = known[key]
-        if not raw and not as_written:
-            raise ConfigError(f"{said}: no value; {usage}, or 'null' where a key may be empty.")
-        delta: Any = _text(raw) if as_written else parse_value(raw, said)
-        for part in reversed(path):
-            delta = {part: delta}
-        document.data.update(merge(document.data, delta, None))
-        document.origins.update(dict.fromkeys(_paths(delta), said))
-    return document
-
-
-def _paths(data: Mapping[str, Any], above: KeyPath = ()) -> Iterator[KeyPath]:
-    for key, value in data.items():
-        yield (*above, key)
-        if isinstance(value, Mapping):
-            yield from _paths(value, (*above, key))
-
-
-def _text(raw: str) -> str:
-    """Free text is taken as written; one pair of quotes around all of it is removed."""
-    if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "'\"":
-        unquoted = parse_value(raw, "text")
-        if isinstance(unquoted, str):
-            return unquoted
-    return raw
-
-
-def _suggestion(key: str, known: Sequence[str]) -> str:
-    endings = [path for path in known if path.endswith(f".{key}")]
-    if endings:
-        return f" Did you mean {' or '.join(repr(path) for path in endings[:3])}?"
-    if not any("." in path for path in known):
-        return nearest(key, known) or f" Allowed: {', '.join(known)}."
-    return nearest(key, known) or " See `flowmbpo presets show NAME` for the keys."
-
-
-def config_name(preset: ExperimentConfig, changed: ExperimentConfig) -> str:
-    """The name of `preset` with overrides: `name`, plus `+` and six hex digits where they changed it.
-
-    `changed` is the same preset with the overrides applied. Resolved values are hashed: neither the order of the
-    overrides counts, nor how a number is written (1e3, 1000), nor an override that repeats the preset's own value.
-    Changes of task, seed, device and tracking sinks leave the name alone: the run directory holds the first two, the
-    others do not belong to the experiment.
-    """
-    values = {d.key: d.b for d in config_differences(preset, changed) if d.key not in _UNNAMED}
-    if not values:
-        return changed.name
-    return f"{changed.name}+{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]}"

@@ -20,7 +20,7 @@ from flowmbpo.envs.contract import VectorEnv
 from flowmbpo.errors import StorageError
 from flowmbpo.evaluation.results import Evaluation, evaluate
 from flowmbpo.json_documents import Document
-from flowmbpo.parity.cost import ComputeCost, estimate_cost
+from flowmbpo.parity.flops import ComputeCost, estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.evaluate import evaluation_env, evaluation_episodes, evaluation_seed, make_acting
 from flowmbpo.runs.resume import StopRequest

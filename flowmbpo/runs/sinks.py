@@ -16,7 +16,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.files import StagedFile, refused
 from flowmbpo.parity.comparison import reference_parity
-from flowmbpo.parity.cost import estimate_cost
+from flowmbpo.parity.flops import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.start import Start, total_steps
 from flowmbpo.stages.initial import Origins

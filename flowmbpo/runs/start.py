@@ -20,7 +20,7 @@ from flowmbpo.envs.resolve import ResolvedTask, resolve
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import Agent, build_meta_agent, seeded_agent
 from flowmbpo.parity.comparison import reference_parity
-from flowmbpo.parity.cost import estimate_cost, parameter_counts, solved_widths
+from flowmbpo.parity.flops import estimate_cost, parameter_counts, solved_widths
 from flowmbpo.spec import EnvSpec
 from flowmbpo.stages.initial import Origins, load_initial
 from flowmbpo.stages.transfer.report import TransferReport

@@ -16,7 +16,8 @@ from flowmbpo.envs.resolve import resolve
 from flowmbpo.envs.task_sets import TASK_SETS
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
-from flowmbpo.presets.load import config_name, experiment_from_dict, load_experiment, override
+from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
+from flowmbpo.presets.overrides import config_name
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"

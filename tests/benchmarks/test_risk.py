@@ -13,7 +13,7 @@ from flowmbpo.envs.tasks import task_info
 from flowmbpo.envs.toy.systems import toy_system
 from flowmbpo.models.agent import build_meta_agent
 from flowmbpo.parity.comparison import COMPARED
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.load import load_experiment
 
 

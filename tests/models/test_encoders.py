@@ -13,7 +13,7 @@ from flowmbpo.flows.simplex import EuclideanGeometry
 from flowmbpo.models.build import build_encoder
 from flowmbpo.models.dynamics.base import Transition, reference_parameters
 from flowmbpo.models.world_model import WorldModel
-from flowmbpo.parity.cost import count_parameters
+from flowmbpo.parity.flops import count_parameters
 from flowmbpo.spec import EnvSpec, TaskInfo
 
 KINDS = {

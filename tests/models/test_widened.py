@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from flowmbpo.config.dynamics import DynamicsConfig, DynamicsDims
 from flowmbpo.models.build import build_dynamics
 from flowmbpo.nets.widths import mlp_flops
-from flowmbpo.parity.cost import FlopCount
+from flowmbpo.parity.flops import FlopCount
 
 SIZES = {
     "mini": (DynamicsDims(64, 8, 0, 1), (128, 128)),

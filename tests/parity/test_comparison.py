@@ -10,7 +10,7 @@ from flowmbpo.envs.tasks import task_info
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
 from flowmbpo.parity.comparison import INTENDED, ParityError, PartParity, compare, parity, reference_config
-from flowmbpo.parity.cost import estimate_cost, parameter_counts
+from flowmbpo.parity.flops import estimate_cost, parameter_counts
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.presets.schema import dotted_keys
 from flowmbpo.spec import EnvSpec

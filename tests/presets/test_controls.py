@@ -14,7 +14,7 @@ from flowmbpo.config.experiment import config_differences
 from flowmbpo.data.batch import Batch
 from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import build_agent, build_meta_agent
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.controls import CONTROLS, JACOBIAN_PENALTY, control_overlay
 from flowmbpo.presets.library import Library, presets_folder
 from flowmbpo.presets.load import load_experiment, preset_info, to_yaml

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from flowmbpo.config.experiment import ExperimentConfig, config_differences, flatten
 from flowmbpo.config.planner import MPPIConfig
 from flowmbpo.errors import ConfigError
-from flowmbpo.presets.load import experiment_from_dict, load_experiment, override, parse_settings
+from flowmbpo.presets.load import experiment_from_dict, load_experiment, override
+from flowmbpo.presets.overrides import parse_settings
 from flowmbpo.presets.schema import validate
 
 PRESET = "mini-cartpole-flow"

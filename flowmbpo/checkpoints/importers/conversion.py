@@ -20,7 +20,7 @@ from flowmbpo.config.experiment import ExperimentConfig
 from flowmbpo.envs.resolve import resolve
 from flowmbpo.errors import CheckpointError, ConfigError
 from flowmbpo.models.agent import build_meta_agent, seeded_agent
-from flowmbpo.parity.cost import parameter_counts
+from flowmbpo.parity.flops import parameter_counts
 from flowmbpo.presets.load import experiment_from_dict
 
 

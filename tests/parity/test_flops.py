@@ -19,7 +19,7 @@ from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.envs.make import make_env
 from flowmbpo.envs.tasks import task_info
 from flowmbpo.models.agent import build_agent, build_meta_agent
-from flowmbpo.parity.cost import FlopCount, estimate_cost
+from flowmbpo.parity.flops import FlopCount, estimate_cost
 from flowmbpo.presets.load import load_experiment
 from flowmbpo.runs.train import run_epoch
 from flowmbpo.spec import EnvSpec
