@@ -75,7 +75,8 @@ class TerminationConfig(FrozenConfig):
 class DecoderConfig(FrozenConfig):
     """Reads the (normalised) observation back from the latent, so that the latent keeps what control needs.
 
-    `weight` multiplies the mean squared error over valid observation features in the model's loss.
+    `weight` multiplies the mean squared error over observation features (padding, which is 0, among them) in the
+    model's loss.
     """
 
     units: Units = (256,)
@@ -145,3 +146,9 @@ class CriticConfig(FrozenConfig):
     symlog_range: PositiveFloat = 6.0
     zero_init: bool = False
     target_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+
+    @model_validator(mode="after")
+    def _range_has_bins(self) -> CriticConfig:
+        if self.bins is None and self.symlog_range != CriticConfig.model_fields["symlog_range"].default:
+            raise ValueError("symlog_range is that of a two-hot critic: set bins (51, for instance), or leave it away")
+        return self

@@ -17,6 +17,7 @@ from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.json_documents import Document
 from flowmbpo.parity.flops import ComputeCost, FlopCount, actor_pass, critic_pass, estimate_cost, model_pass
+from flowmbpo.training.updates import CriticTargets, replayed_targets
 
 REPEATS = 5
 
@@ -114,10 +115,14 @@ def _passes(subject: Subject) -> dict[str, Callable[[], object]]:
     batch = subject.windows.sample(training.wm_batch_size, training.horizon, generator)
     first = subject.windows.sample(subject.batch_size, 1, generator)
 
-    actor = partial(actor_pass, agent, first.obs[0], first.task, training, generator)
-    z, context, targets = actor()
-    rows = torch.arange(-(-len(targets) // training.critic_batches), device=targets.device)
-    minibatch = z[rows], context.rows(rows), targets[rows]
+    def actor() -> list[CriticTargets]:
+        imagined = actor_pass(agent, first.obs[0], first.task, training, generator)
+        return [imagined, replayed_targets(agent, batch, training)] if training.critic_replay > 0.0 else [imagined]
+
+    minibatch = []
+    for states in actor():
+        rows = torch.arange(-(-len(states.target) // training.critic_batches), device=states.target.device)
+        minibatch.append(states.rows(rows))
     model, critic = partial(model_pass, agent, batch, training, generator), partial(critic_pass, agent, *minibatch)
     return {"model": model, "actor": actor, "critic": critic}
 

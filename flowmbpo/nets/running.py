@@ -91,7 +91,7 @@ class RunningStd(nn.Module):
 class ObservationNormalizer(nn.Module):
     """(o - mean) / std per feature, clipped to +-10; the statistics are those of the first `samples` observations.
 
-    They are fixed then: a state whose meaning drifts would be another one than the networks were trained on.
+    They are fixed then: a state whose meaning drifts for ever would never be the one that the networks were trained on.
     Features that do not vary are centred only.
     """
 
@@ -102,16 +102,16 @@ class ObservationNormalizer(nn.Module):
     def __init__(self, features: int, samples: int) -> None:
         super().__init__()
         self.samples = samples
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("total", torch.zeros(features, dtype=torch.float64))
-        self.register_buffer("total_square", torch.zeros(features, dtype=torch.float64))
+        for name in ("count", "total", "total_square"):  # each per feature: a new task may bring more of them
+            self.register_buffer(name, torch.zeros(features, dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, obs: Float[Tensor, "N F"]) -> None:
         """Add newly collected observations, until there were enough."""
-        if self.count < self.samples:
-            x = obs.double()
-            self.count += len(x)
+        growing = self.count < self.samples
+        if growing.any():
+            x = obs.double() * growing
+            self.count += len(x) * growing
             self.total += x.sum(0)
             self.total_square += x.square().sum(0)
 

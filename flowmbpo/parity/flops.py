@@ -18,11 +18,17 @@ from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.json_documents import Document
 from flowmbpo.models.agent import Agent, build_agent
-from flowmbpo.models.task_context import TaskContext
 from flowmbpo.spec import EnvSpec
 from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.model_loss import model_loss
-from flowmbpo.training.updates import actor_loss, actor_objective, critic_targets, frozen
+from flowmbpo.training.updates import (
+    CriticTargets,
+    actor_loss,
+    actor_objective,
+    critic_targets,
+    frozen,
+    replayed_targets,
+)
 
 
 class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,13 +83,14 @@ class ComputeCost(Document):
     compute_index: float
     updates: dict[str, UpdateCost]
     act_flops: int
-    updates_per_epoch: dict[str, int]
+    updates_per_epoch: dict[str, float]
     memory_bytes: dict[str, int]
 
     @property
     def flops_per_epoch(self) -> int:
         """All updates of one epoch and the actions taken in its environments."""
-        return sum(self.updates[name].flops * count for name, count in self.updates_per_epoch.items()) + self.act_flops
+        flops = sum(self.updates[name].flops * count for name, count in self.updates_per_epoch.items())
+        return round(flops) + self.act_flops
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -127,6 +134,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
     if training.adaptive_horizon is not None:
         flops, size = updates["actor"]
         updates["actor"] = UpdateCost(flops + cost("trust", training.wm_batch_size).flops, size)
+    if training.critic_replay > 0.0:
+        flops, size = updates["actor"]
+        updates["actor"] = UpdateCost(flops + cost("replay", training.wm_batch_size).flops, size)
     model, collects = agent.world_model, training.mode == "online"
     model_calls = model.dynamics.nfe + 1 + (model.termination_head is not None)
     rounds = training.rounds_per_epoch(config.task.num_envs)
@@ -140,9 +150,9 @@ def estimate_cost(config: ExperimentConfig, spec: EnvSpec) -> ComputeCost:
         updates=updates,
         act_flops=training.horizon * cost("act", config.task.num_envs).flops if collects else 0,
         updates_per_epoch={
-            "model": round(model_rounds * training.wm_iterations),
-            "actor": round(policy_rounds),
-            "critic": round(policy_rounds * training.critic_iterations * minibatches),
+            "model": model_rounds * training.wm_iterations,
+            "actor": policy_rounds,
+            "critic": policy_rounds * training.critic_iterations * minibatches,
         },
         memory_bytes={
             "weights_and_optimisers": sum(parameter_counts(agent).values()) * FLOAT_BYTES * ADAM_COPIES,
@@ -161,7 +171,7 @@ def model_pass(agent: Agent, windows: Batch, config: TrainingConfig, generator: 
 
 def actor_pass(
     agent: Agent, obs: Float[Tensor, "B O"], task: Int[Tensor, " B"], config: TrainingConfig, generator: torch.Generator
-) -> tuple[Float[Tensor, "HB D"], TaskContext, Float[Tensor, " HB"]]:
+) -> CriticTargets:
     """An actor update up to the optimiser's step, from the encoding of its start states to the critic's targets."""
     with torch.no_grad():  # as training draws start states
         context = agent.world_model.context(task)
@@ -172,9 +182,9 @@ def actor_pass(
     return critic_targets(agent, objective, config)
 
 
-def critic_pass(agent: Agent, z: Float[Tensor, "B D"], context: TaskContext, targets: Float[Tensor, " B"]) -> None:
-    """A critic update of one minibatch, up to the optimiser's step."""
-    _differentiate(agent.critic.loss(z, context, targets).mean(), agent.critic)
+def critic_pass(agent: Agent, *minibatches: CriticTargets) -> None:
+    """A critic update, imagined and replayed states apart, up to the optimiser's step."""
+    _differentiate(torch.stack([agent.critic.loss(*rows).mean() for rows in minibatches]).sum(), agent.critic)
 
 
 def _differentiate(loss: Tensor, module: nn.Module) -> None:
@@ -203,7 +213,8 @@ def _probes(agent: Agent, config: TrainingConfig, rows: int) -> dict[str, Callab
     return {
         "model": lambda: model_pass(agent, windows, config, generator),
         "actor": lambda: actor_pass(agent, windows.obs[0], task, config, generator),
-        "critic": lambda: critic_pass(agent, z, context, z.new_zeros(rows)),
+        "critic": lambda: critic_pass(agent, CriticTargets(z, context, z.new_zeros(rows))),
+        "replay": lambda: replayed_targets(agent, windows, config),
         "act": lambda: agent.act(windows.obs[0], task, generator),
         "trust": lambda: trusted_steps(agent.world_model, longest, 1.0, generator),
     }

@@ -56,7 +56,7 @@ def _dynamics(control: str, flow: FlowDynamicsConfig) -> tuple[Options, str]:
             )
             return {"source": "teacher"}, f"The same {says}"
     plain, name = residual, "residual network"
-    if flow.geometry != "euclidean":  # the MLP lives on the simplex alone
+    if flow.geometry != "euclidean":  # where the observation is the state, the residual network is the plain one
         plain, name = {"kind": "mlp", "source": flow.source}, "plain MLP"
         plain |= {"retraction": "none"} if flow.retraction != "none" else {}
         plain |= {"spectral_norm": False} if flow.spectral_norm else {}

@@ -186,6 +186,6 @@ def _training(request: Request, base: ExperimentConfig) -> dict[str, Any]:
         fields = TrainingConfig.model_fields  # an offline run states nothing of collection
         training |= {key: fields[key].default for key in ("actor_batch_size", "random_episodes")}
     if training["mode"] == "offline":
-        training["pretrain_steps"] = 0
+        training |= {"pretrain_steps": 0, "updates_per_step": None}
         training["actor_batch_size"] = training["actor_batch_size"] or OFFLINE_STARTS
     return training

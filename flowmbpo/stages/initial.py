@@ -107,11 +107,11 @@ class Initial:
     def take_over(self, agent: Agent) -> TransferReport:
         """Copy what fits into `agent`. Raises ConfigError where not even the encoder does."""
         report = transfer(self.source, agent, embedding_from=self.options.embedding_from)
-        unfit = [row.detail for row in report.rows if row.part == "encoder" and row.action == "reinitialised"]
-        if unfit:
+        rows = [row for row in report.rows if row.part == "encoder" and row.action in ("reinitialised", "dropped")]
+        if rows:
             raise ConfigError(
-                f"--from {self.options.checkpoint}: nothing of it fits this run: {unfit[0]}. Take a preset of the "
-                "same model.latent_dim, model.simnorm_dim and model.encoder, or leave --preset away to use the "
+                f"--from {self.options.checkpoint}: nothing of it fits this run: {rows[0].detail}. Take a preset of "
+                "the same model.latent_dim, model.simnorm_dim and model.encoder, or leave --preset away to use the "
                 "checkpoint's own config"
             )
         return report

@@ -72,7 +72,6 @@ class Learner:
         self._due = 0.0  # rounds of updates that collected steps have earned
         self._sums: Sums = {}
         self._windows: Batch | None = None
-        self._rates: dict[str, float] = {}
         self.optimisers = self._make_optimisers()
 
     def _make_optimisers(self) -> dict[str, GuardedOptimiser]:
@@ -133,14 +132,14 @@ class Learner:
         """The rest of an epoch's rounds of updates; the epoch's metrics, each the mean over its updates."""
         for _ in range(self.config.rounds if self.config.updates_per_step is None else 0):
             self._round()
-        metrics = _means(self._sums) | self._rates | {"nonfinite/count": float(self.nonfinite)}
+        metrics = _means(self._sums) | self._set_learning_rates() | {"nonfinite/count": float(self.nonfinite)}
         self._sums = {}
         self.epoch += 1
         return metrics
 
     def _round(self) -> None:
         if not self._sums:  # the first of its epoch
-            self._rates = self._set_learning_rates()
+            self._set_learning_rates()
         if self.learns_model:
             for _ in range(self.config.wm_iterations):
                 _append(self._sums, self.update_model())

@@ -96,7 +96,8 @@ def _rollout(
     for t in range(horizon):
         action = batch.action[t] * context.action_mask
         source = state if t > 0 or model.config.encoder_learns_dynamics else state.detach()
-        transition = Transition(source, action, context.embedding, targets[t], batch.valid[t])
+        real = state if t == 0 else targets[t - 1]
+        transition = Transition(source, action, context.embedding, targets[t], batch.valid[t], real.detach())
         loss, s_next = model.dynamics.loss(transition, rng, need_next=need_last or t + 1 < horizon)
         states.append(state)
         losses.append(loss)

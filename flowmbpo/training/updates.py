@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowmbpo.config.training import TrainingConfig
@@ -158,12 +159,13 @@ class CriticTargets(NamedTuple):
     context: TaskContext
     target: Float[Tensor, " B"]
 
-    def shuffled(self, parts: int, generator: torch.Generator) -> list[CriticTargets]:
-        """The rows in a random order, in `parts` minibatches."""
-        order = torch.randperm(len(self.target), generator=generator, device=self.target.device)
-        chunks = (rows.chunk(parts) for rows in (self.z[order], self.target[order]))
-        contexts = self.context.rows(order).chunk(parts)
-        return [CriticTargets(z, context, target) for z, target, context in zip(*chunks, contexts, strict=True)]
+    def shuffled(self, generator: torch.Generator) -> Int[Tensor, " B"]:
+        """The rows' numbers in a random order."""
+        return torch.randperm(len(self.target), generator=generator, device=self.target.device)
+
+    def rows(self, index: Int[Tensor, " N"]) -> CriticTargets:
+        """The rows of `index`, in its order."""
+        return CriticTargets(self.z[index], self.context.rows(index), self.target[index])
 
 
 @torch.no_grad()
@@ -190,7 +192,8 @@ def replayed_targets(agent: Agent, batch: Batch, config: TrainingConfig) -> Crit
     values = agent.bootstrap_critic.value(z[1:].flatten(0, 1), context.repeat(horizon)).view(horizon, -1)
     # Behind its end a window repeats its last observation and earns nothing: undiscounted, its value stays what it is.
     gamma = torch.where(batch.valid, discount(context, config), 1.0)
-    targets = td_lambda(agent.learning_reward(batch.reward), values, (~batch.terminated).to(z.dtype), gamma, config.lam)
+    rewards = torch.where(batch.valid, agent.learning_reward(batch.reward), 0.0)
+    targets = td_lambda(rewards, values, (~batch.terminated).to(z.dtype), gamma, config.lam)
     rows = batch.valid.flatten().nonzero().squeeze(-1)
     return CriticTargets(z[:-1].flatten(0, 1)[rows], context.repeat(horizon).rows(rows), targets.flatten()[rows])
 
@@ -211,13 +214,12 @@ def update_critic(
     real = None if replayed is None else replayed_targets(agent, replayed, config)
     results = []
     for _ in range(config.critic_iterations):
-        parts = imagined.shuffled(config.critic_batches, generator)
-        real_parts = [None] * len(parts) if real is None else real.shuffled(len(parts), generator)
-        for part, real_part in zip(parts, real_parts, strict=True):
-            loss = agent.critic.loss(part.z, part.context, part.target).mean()
-            if real_part is not None:
-                real_loss = agent.critic.loss(real_part.z, real_part.context, real_part.target).mean()
-                loss = loss + config.critic_replay * real_loss
+        parts = imagined.shuffled(generator).chunk(config.critic_batches)
+        real_parts = () if real is None else real.shuffled(generator).tensor_split(len(parts))
+        for part, real_part in zip_longest(parts, real_parts):
+            loss = agent.critic.loss(*imagined.rows(part)).mean()
+            if real is not None and len(real_part):
+                loss = loss + config.critic_replay * agent.critic.loss(*real.rows(real_part)).mean()
             norm, stepped = optimiser.step(loss)
             results.append(UpdateResult(loss.detach(), norm, stepped))
             _update_target(agent)

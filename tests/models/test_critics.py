@@ -105,6 +105,11 @@ def test_a_scalar_critic_s_loss_is_the_squared_error():
     assert torch.equal(ensemble.loss(z, task, target), (ensemble(z, task) - target).square())
 
 
+def test_a_range_without_bins_is_refused():
+    with pytest.raises(ValueError, match="set bins"):
+        critic(symlog_range=3.0)
+
+
 def test_actor_climbs_another_value_than_targets_bootstrap_from():
     ensemble = critic(reduction="min", actor_reduction="mean")
     z, task = torch.randn(ROWS, 24), context()

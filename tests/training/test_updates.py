@@ -349,9 +349,11 @@ def test_an_update_ends_no_lower_than_the_floor_of_the_std(kind, name, floor, ma
     assert getattr(agent.actor, name).min().item() == pytest.approx(floor, abs=1e-6)
 
 
-def test_replayed_targets_are_td_lambda_of_real_rewards_to_each_window_s_end(make_agent, training, make_batch):
+@pytest.mark.parametrize("normalization", ["none", "standardize"])
+def test_replayed_targets_are_td_lambda_of_real_rewards(make_agent, training, make_batch, normalization):
     """One window is whole, one ends at a time limit after 2 steps, one terminates after 1."""
-    agent = make_agent(critic={"target_decay": 0.75})
+    agent = make_agent(critic={"target_decay": 0.75}, normalization=normalization)
+    agent.reward_normalizer.update(torch.tensor([4.0, 6.0]))
     batch = make_batch(horizon=3, width=3)
     batch.valid[2:, 1] = False
     batch.valid[1:, 2] = False
@@ -370,7 +372,7 @@ def test_replayed_targets_are_td_lambda_of_real_rewards_to_each_window_s_end(mak
             ]
         ]
     ).tolist()
-    r = batch.reward.tolist()
+    r = agent.reward_normalizer(batch.reward).tolist()  # padding, whose reward is 0, would count
 
     def mix(value, target):
         return (1 - lam) * value + lam * target
@@ -399,3 +401,13 @@ def test_critic_learns_replayed_states_by_their_weight(make_agent, training, mak
 
     assert change(2.0) - change(0.0) == pytest.approx(2.0 * (change(1.0) - change(0.0)), rel=1e-3)
     assert change(1.0) > change(0.0)
+
+
+def test_replayed_states_of_any_number_go_into_every_minibatch(make_agent, training, make_batch):
+    agent, batch = make_agent(), make_batch(horizon=3, width=4)
+    batch.valid[1:, :3] = False  # 6 states for 5 minibatches of 18 imagined ones
+    config = training(critic_replay=1.0, critic_iterations=1, critic_batches=5)
+    objective = actor_objective(agent, *starts(agent, width=6), config, generator())
+    results = update_critic(agent, objective, optimiser(agent.critic), config, generator(), batch)
+    assert len(results) == 5
+    assert all(math.isfinite(result.loss.item()) for result in results)

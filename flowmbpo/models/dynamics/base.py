@@ -39,6 +39,8 @@ class Transition:
     task: Float[Tensor, "B E"]
     target: Float[Tensor, "B D"]
     valid: Bool[Tensor, " B"] | None = None
+    real_source: Float[Tensor, "B D"] | None = None
+    """The encoding of the observation that the step was taken from; None: `source` is it."""
 
 
 class Dynamics(nn.Module, ABC):
@@ -83,7 +85,8 @@ class Dynamics(nn.Module, ABC):
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B D"] | None]:
         """`step_loss` plus the optional Jacobian penalty."""
         if self.change is not None and self.training:
-            self.change.update(self._errors(transition.target, transition.source.detach()), transition.valid)
+            start = transition.source if transition.real_source is None else transition.real_source
+            self.change.update(self._errors(transition.target, start.detach()), transition.valid)
         loss, s_next = self.step_loss(transition, generator, need_next=need_next)
         if self.config.jacobian_penalty > 0.0:
             loss = loss + self.config.jacobian_penalty * self._squared_jacobian(transition, generator)

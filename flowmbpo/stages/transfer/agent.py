@@ -20,6 +20,7 @@ from flowmbpo.stages.transfer.source import Architecture, SourceAgent
 READ_THE_LATENT = ("dynamics", "reward", "termination", "decoder", "actor", "critic", "target_critic", "return_scale")
 DEPENDS_ON = {"target_critic": ("critic",), "return_scale": ("critic", "reward")}
 """Parts that mean nothing without others: the returns whose spread is tracked are those of reward and critic."""
+CHANGE = "dynamics.change."  # the spread that errors are divided by: a matter of the loss, not of the network
 UNTRAINED = "never trained in the source"
 
 State = Mapping[str, Tensor]
@@ -115,6 +116,8 @@ class _Transfer:
         if part in self.misfits:
             taught = ", to be distilled" if part == "dynamics" and self.teachable else ""
             return TakenTensor(fresh, "reinitialised", self.misfits[part] + taught)
+        if CHANGE in name and name not in self.state:
+            return TakenTensor(fresh, "adapted", "measured anew: the source does not scale its errors")
         stored = self.state[name]
         if part == EMBEDDING:
             return take_embeddings(stored, fresh, self.starts, folded=self.folded)
@@ -151,7 +154,7 @@ def _misfits(
 
 
 def _own_reason(old: PartLayout, new: PartLayout, state: State, fresh: State) -> str | None:
-    theirs, ours = _tensor_names(state, new.name), _tensor_names(fresh, new.name)
+    theirs, ours = ([name for name in _tensor_names(each, new.name) if CHANGE not in name] for each in (state, fresh))
     if ours and not theirs and old.meaning == new.meaning:
         return "the source has none"
     # Keys that only one side has belong to its kind, which then differs too.

@@ -93,13 +93,9 @@ def describe(a: Architecture) -> dict[str, PartLayout]:
     if isinstance(reward, TwoHotRewardConfig):
         meaning |= {"bins": reward.bins, "low": reward.low, "high": reward.high}
     symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
-    returns: dict[str, object] = {
-        "ensemble": a.critic.ensemble,
-        **units,
-        "rewards in": "symlog" if symlog else "their own units",
-    }
-    if a.critic.bins is not None:
-        returns |= {"bins": a.critic.bins, "symlog_range": a.critic.symlog_range}
+    returns: dict[str, object] = {"ensemble": a.critic.ensemble, **units}
+    returns |= {"rewards in": "symlog" if symlog else "their own units"}
+    returns |= {"bins": a.critic.bins, "symlog_range": a.critic.symlog_range}
     features = _features(a)
     parts = (
         _encoder(a),
@@ -131,7 +127,7 @@ def _encoder(a: Architecture) -> PartLayout:
     meaning["normalizes"] = normalizes
     axes = {}
     if normalizes:
-        statistics = ("total", "total_square")
+        statistics = ("count", "total", "total_square")
         axes = {f"{PREFIXES['encoder']}normalizer.{name}": (Axis(0, (obs,), "fresh"),) for name in statistics}
     if not isinstance(encoder, EncoderConfig):  # the observation is the state: no groups, no weights
         return PartLayout("encoder", meaning, axes)

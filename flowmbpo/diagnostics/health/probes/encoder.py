@@ -27,6 +27,8 @@ def measure_encoder(subject: Subject) -> Figures:
     figures = encoder_gradient(subject)
     if subject.origin.epoch > 0:
         figures |= optimiser_memory(subject) | movement(subject)
+    if not subject.config.model.encoder_learns_dynamics:  # then the sizes of the two gradients have nothing in common
+        figures = {name: figure for name, figure in figures.items() if not name.endswith("gradient_over_dynamics")}
     return figures
 
 
