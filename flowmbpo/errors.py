@@ -9,8 +9,7 @@ from collections.abc import Iterable
 class FlowMBPOError(Exception):
     """Base of every error that the command line prints as one short message.
 
-    `kind` is the stable name in the JSON error document; `exit_code` the process's status
-    (1 failure, 2 user error).
+    `kind` is the stable name in the JSON error document; `exit_code` the process's status (1 failure, 2 user error).
     """
 
     kind = "failure"

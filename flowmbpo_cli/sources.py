@@ -119,10 +119,9 @@ def config_of(source: str) -> ExperimentConfig:
 def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | None, seed: int | None) -> Path | None:
     """The run that a bare `--resume` means: this preset, task and seed's, if there is one.
 
-    It is looked for under the overrides' own name first, then under the preset's: overrides may
-    belong to the run, or be what its continuation changes (`--resume --set training.epochs=N`). Of
-    an alias, a run of any backend will do, the one that `auto` takes here before others; stderr
-    says which it is where there was a choice.
+    It is looked for under the overrides' own name first, then under the preset's: overrides may belong to the run, or
+    be what its continuation changes (`--resume --set training.epochs=N`). Of an alias, a run of any backend will do,
+    the one that `auto` takes here before others; stderr says which it is where there was a choice.
     """
     from flowmbpo.presets.load import load_experiment
     from flowmbpo.stages.config import DEFAULT_PRESET

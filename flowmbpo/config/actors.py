@@ -12,10 +12,9 @@ from flowmbpo.config.base import FrozenConfig, NonNegativeFloat, PositiveFloat, 
 class _ActorConfig(FrozenConfig):
     """Options that every actor has.
 
-    `units` are the hidden widths of the reference Gaussian mean network; with `parity: true` a
-    variant's widths are solved so that its parameter count equals the Gaussian's.
-    `last_layer_scale` multiplies the initial weights of the output layer.
-    `noise_floor` is a standard deviation added before the tanh, after everything else.
+    `units` are the hidden widths of the reference Gaussian mean network; with `parity: true` a variant's widths are
+    solved so that its parameter count equals the Gaussian's. `last_layer_scale` multiplies the initial weights of the
+    output layer. `noise_floor` is a standard deviation added before the tanh, after everything else.
     """
 
     units: Units = (400, 200, 100)

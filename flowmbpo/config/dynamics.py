@@ -40,13 +40,12 @@ class DynamicsDims:
 class _DynamicsConfig(FrozenConfig):
     """Options that every dynamics has.
 
-    `units` are the hidden widths of the reference MLP dynamics. A variant with another input or
-    head keeps `parity: true` and gets its own width solved so that its parameter count equals the
-    reference's; with `parity: false` it is built at `units` as written. `solved_units` are widths to
-    build instead of solving: those of the checkpoint that the run starts from, for what parity solves
-    depends on the number of actions. `spectral_norm` keeps the spectral norm of the last layer near 1
-    or below (see `SpectralCap`). `error_scale: change` divides every coordinate's error by the running standard
-    deviation of its change, so that slow and fast coordinates count alike.
+    `units` are the hidden widths of the reference MLP dynamics. A variant with another input or head keeps `parity:
+    true` and gets its own width solved so that its parameter count equals the reference's; with `parity: false` it is
+    built at `units` as written. `solved_units` are widths to build instead of solving: those of the checkpoint that the
+    run starts from, for what parity solves depends on the number of actions. `spectral_norm` keeps the spectral norm of
+    the last layer near 1 or below (see `SpectralCap`). `error_scale: change` divides every coordinate's error by the
+    running standard deviation of its change, so that slow and fast coordinates count alike.
     """
 
     units: Units = (512, 512)

@@ -14,12 +14,11 @@ WIDE_ITERATIONS = 8
 class MPPIConfig(FrozenConfig):
     """Model predictive path integral control (Williams et al. 2015) as TD-MPC2 plans (Hansen et al. 2024).
 
-    Every step plans `horizon` actions: `iterations` times (null: 6, or 8 from 20 action dimensions on)
-    `samples` action sequences are valued, `policy_samples` of them the policy's, and the best `elites` move the
-    mean and the std (kept between `min_std` and `max_std`) of the next ones, weighted by
-    exp(temperature (value - best value)). `explore` adds noise of the final std to the action, as TD-MPC2 does
-    while it collects. `rows` bounds memory: so many sequences at once pass through the model, at least one
-    environment's.
+    Every step plans `horizon` actions: `iterations` times (null: 6, or 8 from 20 action dimensions on) `samples` action
+    sequences are valued, `policy_samples` of them the policy's, and the best `elites` move the mean and the std (kept
+    between `min_std` and `max_std`) of the next ones, weighted by exp(temperature (value - best value)). `explore` adds
+    noise of the final std to the action, as TD-MPC2 does while it collects. `rows` bounds memory: so many sequences at
+    once pass through the model, at least one environment's.
     """
 
     horizon: PositiveInt = 3

@@ -12,11 +12,10 @@ from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveInt
 class DataConfig(FrozenConfig):
     """The dataset that a run learns from, and the order in which it is read.
 
-    `balance: tasks` draws every task equally often, `proportional` every transition. Blocks of whole
-    episodes are held in memory, at most `memory_mb` of them by each reader (the model's windows, the policy's
-    start states), and windows are shuffled over what is held: more memory mixes better and changes the order,
-    so it belongs to the experiment. `threads` and `prefetch` (batches prepared ahead) change nothing but the
-    speed.
+    `balance: tasks` draws every task equally often, `proportional` every transition. Blocks of whole episodes are held
+    in memory, at most `memory_mb` of them by each reader (the model's windows, the policy's start states), and windows
+    are shuffled over what is held: more memory mixes better and changes the order, so it belongs to the experiment.
+    `threads` and `prefetch` (batches prepared ahead) change nothing but the speed.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -29,10 +28,9 @@ class DataConfig(FrozenConfig):
 class InitialConfig(FrozenConfig):
     """The checkpoint whose weights a run begins with; `sha256` is filled in when it is loaded.
 
-    A task that the checkpoint never saw starts with the embedding of the task `embedding_from`, or of the
-    nearest one. Dynamics of another kind are distilled from the checkpoint's by `distill_updates` updates.
-    `random_episodes` stands for `training.random_episodes`; null is filled in as 0 where a trained policy is taken
-    over.
+    A task that the checkpoint never saw starts with the embedding of the task `embedding_from`, or of the nearest one.
+    Dynamics of another kind are distilled from the checkpoint's by `distill_updates` updates. `random_episodes` stands
+    for `training.random_episodes`; null is filled in as 0 where a trained policy is taken over.
     """
 
     checkpoint: Annotated[str, Field(min_length=1)]

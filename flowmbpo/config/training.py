@@ -27,9 +27,8 @@ class ClipConfig(FrozenConfig):
 class AdaptiveHorizonConfig(FrozenConfig):
     """How far an actor update may trust the model, decided anew before each.
 
-    The horizon is the largest h such that for every k <= h the model's k-step latent error (mean square,
-    on `wm_batch_size` fresh replay windows) is below `tolerance` times that of predicting no change; at
-    least `minimum`.
+    The horizon is the largest h such that for every k <= h the model's k-step latent error (mean square, on
+    `wm_batch_size` fresh replay windows) is below `tolerance` times that of predicting no change; at least `minimum`.
     """
 
     tolerance: PositiveFloat = 0.5
@@ -46,18 +45,15 @@ class TrainingConfig(FrozenConfig):
     `critic_batches` shuffled minibatches of that actor update's rollout.
 
     The actor imagines `horizon` steps, or `actor_horizon` of them (truncated), or as many up to there as
-    `adaptive_horizon` trusts; the critic learns from what was imagined. Collection and model updates keep
-    `horizon`.
+    `adaptive_horizon` trusts; the critic learns from what was imagined. Collection and model updates keep `horizon`.
 
-    `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start
-    states: first-order gradients vanish in a saturated tanh, and a policy that got there stays.
-    `exploration_noise` is the std of Gaussian noise on collected actions, clipped to [-1, 1].
-    `mode: offline` learns from a dataset and collects nothing; `learn: model` leaves the policy alone,
-    `policy` keeps the world model as it is. `pretrain_steps` model updates on a dataset come before the
-    first epoch of an online run.
-    `updates_per_step` makes so many rounds per agent step, all environments counted, between the steps of collecting,
-    in place of `rounds` after them. `critic_replay` weighs the critic's loss at replayed states, on TD(lambda) targets
-    of real rewards, beside that at imagined ones.
+    `preactivation_penalty` weighs the mean square of what the actor puts into its tanh, at the start states:
+    first-order gradients vanish in a saturated tanh, and a policy that got there stays. `exploration_noise` is the std
+    of Gaussian noise on collected actions, clipped to [-1, 1]. `mode: offline` learns from a dataset and collects
+    nothing; `learn: model` leaves the policy alone, `policy` keeps the world model as it is. `pretrain_steps` model
+    updates on a dataset come before the first epoch of an online run. `updates_per_step` makes so many rounds per agent
+    step, all environments counted, between the steps of collecting, in place of `rounds` after them. `critic_replay`
+    weighs the critic's loss at replayed states, on TD(lambda) targets of real rewards, beside that at imagined ones.
     `max_faults` is how many episodes that the simulator broke may be thrown away before the run stops.
     """
 

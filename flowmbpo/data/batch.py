@@ -20,11 +20,10 @@ class Batch:
               terminated[0]         terminated[1]                        terminated[H-1]
                    valid[0]              valid[1]                             valid[H-1]
 
-    A window may run past the end of its episode (or past the newest stored step). `valid` is false
-    from the first transition that does not exist on; `valid[0]` is always true. An invalid
-    transition is padding: zero action and reward, not terminated, and the last true observation
-    repeated. `terminated` marks the transition on which the task ended itself; a time limit sets
-    nothing, because the value behind it is bootstrapped.
+    A window may run past the end of its episode (or past the newest stored step). `valid` is false from the first
+    transition that does not exist on; `valid[0]` is always true. An invalid transition is padding: zero action and
+    reward, not terminated, and the last true observation repeated. `terminated` marks the transition on which the task
+    ended itself; a time limit sets nothing, because the value behind it is bootstrapped.
     """
 
     obs: Float[Tensor, "T+1 B O"]

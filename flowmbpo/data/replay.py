@@ -153,8 +153,7 @@ class ReplayBuffer:
     ) -> tuple[Float[Tensor, "B O"], Int[Tensor, " B"]]:
         """Observations to imagine from (and their tasks), uniform over those that are not final.
 
-        The newest observation of every environment is among them. Raises DataError while no transition is
-        stored.
+        The newest observation of every environment is among them. Raises DataError while no transition is stored.
         """
         if not self._total:
             self._draw(0, batch_size, generator)

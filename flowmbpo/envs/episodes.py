@@ -29,9 +29,8 @@ MAX_FAILED_STARTS = 10
 class Fault:
     """One broken episode: which, where it broke, why, and all that replays it.
 
-    `step` counts the agent steps of the episode, the broken one included; 0 is an episode that could
-    not start. `actions` are those of the whole episode, float32 [step, A]. `state` is the one that the
-    broken step started from.
+    `step` counts the agent steps of the episode, the broken one included; 0 is an episode that could not start.
+    `actions` are those of the whole episode, float32 [step, A]. `state` is the one that the broken step started from.
     """
 
     index: int

@@ -63,8 +63,7 @@ class LeanEnvironment:
 def make_environment(name: str) -> Any:
     """The goal-observable v3 environment of task `name` ('mw-reach'), whose goals come from its `np_random`.
 
-    It has not been reset. Raises EnvironmentUnavailableError where Meta-World is missing or lacks
-    the task.
+    It has not been reset. Raises EnvironmentUnavailableError where Meta-World is missing or lacks the task.
     """
     try:
         import mujoco

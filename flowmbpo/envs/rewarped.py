@@ -65,10 +65,9 @@ _STATE = ("joint_q", "joint_qd", "body_q", "body_qd")
 class RewarpedBatch(JointBatch):
     """N environments of a rewarped task, stepped in one batch on `device`, without derivatives.
 
-    Reward and termination are rewarped's own; the reward of a step is that of the state which the
-    action led to. Its own restarts and its time limit are switched off, so an episode lasts until
-    `start`. All environments stand at the origin (they do not touch each other): spread out, as by
-    rewarped's default, each would round differently.
+    Reward and termination are rewarped's own; the reward of a step is that of the state which the action led to. Its
+    own restarts and its time limit are switched off, so an episode lasts until `start`. All environments stand at the
+    origin (they do not touch each other): spread out, as by rewarped's default, each would round differently.
     """
 
     library = "rewarped"

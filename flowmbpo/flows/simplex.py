@@ -1,9 +1,8 @@
 """Geometry of the latent: which state the dynamics move, and how it maps to the latent.
 
-`z` is the latent: groups of V on a simplex, or an unconstrained vector (Euclidean geometry: the
-state, and no constraint to keep). On the simplex the model's state `s` is z itself (tangent
-geometry) or the centred logits y with z = softmax(y) per group (logit geometry: a velocity on y is
-replicator dynamics on the simplex, closed by construction).
+`z` is the latent: groups of V on a simplex, or an unconstrained vector (Euclidean geometry: the state, and no
+constraint to keep). On the simplex the model's state `s` is z itself (tangent geometry) or the centred logits y with z
+= softmax(y) per group (logit geometry: a velocity on y is replicator dynamics on the simplex, closed by construction).
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from flowmbpo.nets.mish import mish
 class EnsembleMLP(nn.Module):
     """N independent MLPs (Linear -> Mish -> LayerNorm hidden layers, linear head) on one input.
 
-    Orthogonal initialisation of gain sqrt(2) and zero biases, as PWM's critic; `zero_head` starts
-    every member at 0.
+    Orthogonal initialisation of gain sqrt(2) and zero biases, as PWM's critic; `zero_head` starts every member at 0.
     """
 
     def __init__(self, members: int, in_dim: int, units: Sequence[int], out_dim: int, *, zero_head: bool) -> None:

@@ -1,9 +1,8 @@
 """Simplicial normalisation (Lavoie et al. 2022), as used by TD-MPC2 and PWM.
 
-A latent of width D is G = D / V groups of V; each group is a point of the (V-1)-simplex. Groups are
-interleaved (group g holds coordinates g, g + G, g + 2G, ...), so that the softmax runs over a
-strided middle axis: about 15 times faster on CPU than a last axis of 8. The layout only permutes
-the latent's coordinates.
+A latent of width D is G = D / V groups of V; each group is a point of the (V-1)-simplex. Groups are interleaved (group
+g holds coordinates g, g + G, g + 2G, ...), so that the softmax runs over a strided middle axis: about 15 times faster
+on CPU than a last axis of 8. The layout only permutes the latent's coordinates.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ def mlp_flops(in_dim: int, units: Sequence[int], out_dim: int) -> int:
 def solve_widths(reference: Sequence[int], target: int, count: Callable[[Sequence[int]], int]) -> tuple[int, ...]:
     """Widths proportional to `reference` whose `count` is nearest to `target`.
 
-    `count` must grow with every width. A common factor is found by bisection, then single widths
-    are moved one by one while that brings the count closer (rounding alone can miss by 2% on
-    networks of a few dozen units).
+    `count` must grow with every width. A common factor is found by bisection, then single widths are moved one by one
+    while that brings the count closer (rounding alone can miss by 2% on networks of a few dozen units).
     """
 
     def scaled(factor: float) -> tuple[int, ...]:

@@ -1,9 +1,8 @@
 """Returns over imagined rollouts: the actor's objective and the critic's TD(lambda) targets.
 
-Letters: T horizon H, B batch. Transition t goes from z_t to z_{t+1} and earns `rewards[t]`;
-`continues[t]` is 1 minus the probability that it ended the task. What follows a transition is
-weighted by it, so that a certain end (0) closes the segment, its own reward included, and a
-fractional one stops bootstrapping in proportion.
+Letters: T horizon H, B batch. Transition t goes from z_t to z_{t+1} and earns `rewards[t]`; `continues[t]` is 1 minus
+the probability that it ended the task. What follows a transition is weighted by it, so that a certain end (0) closes
+the segment, its own reward included, and a fractional one stops bootstrapping in proportion.
 """
 
 from __future__ import annotations

@@ -26,11 +26,10 @@ class DflexBatch(JointBatch):
     Reward and termination are dflex's own; the reward of a step is that of the state which the
     action was taken in. dflex's own restarts are switched off, so an episode lasts until `start`.
 
-    With `autodiff` dflex records each step for `backward` (memory grows with the horizon, steps
-    take longer), and where its observations hold the last action (ant 29:37, anymal 37:49,
-    humanoid 55:76) they hold zeros: PWM trained so. The physics are the same, bit for bit. For exact
-    derivatives cut the graph with `raw.initialize_trajectory()`, call `raw.step(action)` with gradients
-    enabled, and differentiate what it returns.
+    With `autodiff` dflex records each step for `backward` (memory grows with the horizon, steps take longer), and where
+    its observations hold the last action (ant 29:37, anymal 37:49, humanoid 55:76) they hold zeros: PWM trained so. The
+    physics are the same, bit for bit. For exact derivatives cut the graph with `raw.initialize_trajectory()`, call
+    `raw.step(action)` with gradients enabled, and differentiate what it returns.
     """
 
     library = "dflex"

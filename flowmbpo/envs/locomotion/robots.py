@@ -60,12 +60,11 @@ class Ant(Body):
 
     Positions are x y z, quaternion wxyz, 8 joints; velocities linear (world), angular (body), 8 joints.
 
-    The world of the *observation* is dflex's, whose second axis points up: (x, y, z) of MuJoCo is
-    (x, z, -y) there. Its entries: 0 torso height, m; 1:5 torso quaternion xyzw (upright: about
-    -90 degrees about x); 5:8 linear velocity of the torso's centre, m/s, so that 5 is the forward
-    speed; 8:11 angular velocity, rad/s; 11:19 joint angles, rad; 19:27 joint velocities, 0.1 rad/s;
-    27 vertical part of the torso's up axis; 28 cosine between the torso's forward axis and the
-    horizontal direction to a target far ahead; 29:37 last action (0 at the start).
+    The world of the *observation* is dflex's, whose second axis points up: (x, y, z) of MuJoCo is (x, z, -y) there. Its
+    entries: 0 torso height, m; 1:5 torso quaternion xyzw (upright: about -90 degrees about x); 5:8 linear velocity of
+    the torso's centre, m/s, so that 5 is the forward speed; 8:11 angular velocity, rad/s; 11:19 joint angles, rad;
+    19:27 joint velocities, 0.1 rad/s; 27 vertical part of the torso's up axis; 28 cosine between the torso's forward
+    axis and the horizontal direction to a target far ahead; 29:37 last action (0 at the start).
     """
 
     model_file = "ant.xml"

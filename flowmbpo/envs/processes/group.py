@@ -29,10 +29,9 @@ class StepOutcome:
 class Simulator(ABC):
     """One environment of a task. Observations are written into float32 rows [O] that the caller owns.
 
-    An episode is determined by the seed that it is reset with and by its actions: saving and
-    rendering replay it. EnvironmentFailure, and numbers that are not finite or absurd in size, break
-    the episode: the next one begins. Any other error may be raised as it is, and ends the whole
-    environment.
+    An episode is determined by the seed that it is reset with and by its actions: saving and rendering replay it.
+    EnvironmentFailure, and numbers that are not finite or absurd in size, break the episode: the next one begins. Any
+    other error may be raised as it is, and ends the whole environment.
     """
 
     obs_dim: int

@@ -25,12 +25,11 @@ _PHASE = 0.2  # rad of the contact's oscillation per substep; semi-implicit Eule
 class Bounce(ToySystem):
     """State and observation [h, v]: height of the ball's underside (m) and upward speed (m/s).
 
-    v' = 4 a - 9.81 + [h < 0] max(-k h - 2 z sqrt(k) v, 0), h' = v: a spring and a damper that push
-    and never pull, of `stiffness` k (1/s^2). The damping ratio z = .07 is the same for every k, so a
-    fast bounce always keeps .81 of its speed (Schwager and Poeschel 2007) and only the contact's
-    duration, about pi / sqrt(k), changes: .16 s at k = 400, three agent steps; .016 s at 40,000, a
-    third of one. Semi-implicit Euler with as many substeps as keep sqrt(k) dt <= .2. Reward
-    exp(-((h - 1)/.3)^2), after the step.
+    v' = 4 a - 9.81 + [h < 0] max(-k h - 2 z sqrt(k) v, 0), h' = v: a spring and a damper that push and never pull, of
+    `stiffness` k (1/s^2). The damping ratio z = .07 is the same for every k, so a fast bounce always keeps .81 of its
+    speed (Schwager and Poeschel 2007) and only the contact's duration, about pi / sqrt(k), changes: .16 s at k = 400,
+    three agent steps; .016 s at 40,000, a third of one. Semi-implicit Euler with as many substeps as keep sqrt(k) dt <=
+    .2. Reward exp(-((h - 1)/.3)^2), after the step.
     """
 
     state_dim = 2

@@ -50,10 +50,9 @@ def regulator(dtype: torch.dtype = torch.float64) -> LinearQuadratic:
 class Regulator(ToySystem):
     """State and observation [p1, p2, v1, v2] (m, m/s) of two carts, each with its own action.
 
-    x' = A x + B u and reward -(x'Qx + u'Ru), of the state before the step, with `regulator`'s
-    matrices; a Riccati recursion solves it. The action bound is no part of that solution: from these
-    starts the discounted optimum never meets it (largest action .94 in 20,000 episodes), the
-    undiscounted one in .02% of its steps.
+    x' = A x + B u and reward -(x'Qx + u'Ru), of the state before the step, with `regulator`'s matrices; a Riccati
+    recursion solves it. The action bound is no part of that solution: from these starts the discounted optimum never
+    meets it (largest action .94 in 20,000 episodes), the undiscounted one in .02% of its steps.
     """
 
     state_dim = 4

@@ -40,9 +40,8 @@ def inelastic_map(x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Ten
 def fold_map(x: Float[Tensor, "..."], a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """A fold at s = 0: x' = (1 - s^2) / (1 + s^2), s = x + .6 a; in (-1, 1], not monotone.
 
-    dx'/dx = -4 s / (1 + s^2)^2, of both signs; dx'/da = .6 dx'/dx. For a fixed action an exact flow
-    transports the line monotonely, so none represents this map; the better direction of the action
-    depends on the side of the fold.
+    dx'/dx = -4 s / (1 + s^2)^2, of both signs; dx'/da = .6 dx'/dx. For a fixed action an exact flow transports the line
+    monotonely, so none represents this map; the better direction of the action depends on the side of the fold.
     """
     square = (x + SHIFT * a).square()
     return (1.0 - square) / (1.0 + square)

@@ -142,11 +142,10 @@ UPRIGHT, UPRIGHT_WIDTH = 0.02, 0.01
 class Slip(ToySystem):
     """State and observation [v, b]: speed, and the spin left from a slip (0 = on its feet).
 
-    On its feet (b <= 0) it slips with probability .4 sigmoid((v - 1.2)/.08): v' = 0, b' = 1; otherwise
-    v' = clip(v + .15 a, 0, 2). While b > 0, v' = 0 and b' = max(b - c, 0). Reward
-    .5 v' sigmoid((.02 - b')/.01). The system's description fixes neither c nor the start nor what is
-    observed; c = .05 and an almost standing start are where the best constant speed earns about
-    the 33.5 per 100 steps that were published for it.
+    On its feet (b <= 0) it slips with probability .4 sigmoid((v - 1.2)/.08): v' = 0, b' = 1; otherwise v' = clip(v +
+    .15 a, 0, 2). While b > 0, v' = 0 and b' = max(b - c, 0). Reward .5 v' sigmoid((.02 - b')/.01). The system's
+    description fixes neither c nor the start nor what is observed; c = .05 and an almost standing start are where the
+    best constant speed earns about the 33.5 per 100 steps that were published for it.
     """
 
     state_dim = 2

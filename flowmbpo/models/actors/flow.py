@@ -22,9 +22,8 @@ from flowmbpo.nets.widths import mlp_parameters, solve_widths
 class FlowActor(Actor):
     """a_0 = W z + b + sigma eps, da/dtau = u([z, e_task, a, tau]), action tanh(a_1).
 
-    sigma is one per action dimension, learnable or fixed, and never below its floor. The linear
-    start is optional (then a_0 = sigma eps). The hidden widths are solved so that the whole actor
-    has the Gaussian's parameter count.
+    sigma is one per action dimension, learnable or fixed, and never below its floor. The linear start is optional (then
+    a_0 = sigma eps). The hidden widths are solved so that the whole actor has the Gaussian's parameter count.
     """
 
     def __init__(self, config: FlowActorConfig, latent_dim: int, task_dim: int, action_dim: int) -> None:
