@@ -166,4 +166,4 @@ def where(json_: Json = False) -> None:
     """Say where published datasets and checkpoints are to be had, and the command that reads each."""
     from flowmbpo_cli.datasets import PUBLISHED, show_published
 
-    answer({"published": [vars(entry) for entry in PUBLISHED]}, json_, show_published)
+    answer({"published": PUBLISHED}, json_, show_published)

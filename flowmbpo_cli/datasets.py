@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -156,19 +156,7 @@ def draw(dataset: Dataset, figures: list[dict[str, Any]], title: str, out: Path)
         staged.commit()
 
 
-@dataclass(frozen=True)
-class Published:
-    """One download: `page` is where it is, `layout` how its files lie, `command` what reads them here."""
-
-    name: str
-    kind: str
-    page: str
-    size: str
-    layout: str
-    command: str
-    note: str = ""
-
-
+_FIELDS = ("name", "kind", "page", "size", "layout", "command", "note")
 _PUBLISHED = """
 TD-MPC2 MT30 | dataset | https://www.tdmpc2.com/dataset
 about 20 GB, 690,000 episodes | mt30/chunk_0.pt ... mt30/chunk_3.pt
@@ -204,8 +192,9 @@ Newt checkpoints | checkpoint | https://huggingface.co/nicklashansen/newt
 S 2M, B 5M, L 20M, XL 80M parameters | soup-*.pt for all tasks, <task>.pt for one (B)
 flowmbpo checkpoint import FILE.pt
 """
-"""A paragraph each, in the order of the fields."""
-PUBLISHED = tuple(Published(*re.split(r" \| |\n", entry)) for entry in _PUBLISHED.strip().split("\n\n"))
+_ENTRIES = (re.split(r" \| |\n", entry) for entry in _PUBLISHED.strip().split("\n\n"))
+PUBLISHED = [dict(zip_longest(_FIELDS, entry, fillvalue="")) for entry in _ENTRIES]
+"""A download each: `page` is where it is, `layout` how its files lie, `command` what reads them here."""
 
 
 def show_published(document: dict[str, Any]) -> None:

@@ -86,9 +86,8 @@ def diagnose(
     )
     document, written = outcome.to_dict(), [] if plot is None else [plot]
     if name == ALL:
-        files = write_report(outcome, folder or outcome.folder)
-        document["files"] = files
-        written += [files.json, files.html]
+        document["files"] = write_report(outcome, folder or outcome.folder)
+        written += document["files"].values()
     if plot is not None and outcome.diagnoses:
         from flowmbpo.diagnostics.page import write_picture
 

@@ -68,14 +68,24 @@ def checks(folder: Path) -> Iterator[MachineCheck]:
     yield MachineCheck("python", "python", enough, where, "Use Python 3.11 or 3.12.", core=True)
     yield from _torch()
     yield from _simulators()
-    yield from _rendering()
+    loadable = {name: _loads(name) for name in ("EGL", "OSMesa")}
+    for name, ok in loadable.items():
+        yield MachineCheck("rendering", name, ok, "library loads" if ok else "library not found")
+    some, backend = any(loadable.values()), os.environ.get("MUJOCO_GL")
+    chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
+    advice = "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
+    yield MachineCheck("rendering", "video", some, chosen if some else "no off-screen renderer", advice)
     from flowmbpo.envs.simulators import SIMULATORS
+    from flowmbpo.tracking.wandb import wandb_key_present
 
     dflex = SIMULATORS["dflex"]
     yield _simulator("dflex", dflex, f"Optional; {dflex.licence}, so it is not shipped here: {dflex.install}")
     sbatch = shutil.which("sbatch")
     yield MachineCheck("slurm", "sbatch", sbatch is not None, sbatch or "not on PATH", "Optional: for clusters.")
-    yield from _wandb()
+    package, key = package_version("wandb"), wandb_key_present()
+    yield MachineCheck("wandb", "wandb", package is not None, package or "not installed", "Install wandb.")
+    advice = "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
+    yield MachineCheck("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)
     free = shutil.disk_usage(folder).free / 2**30
     advice = "Free some space: a paper-scale replay buffer alone takes several GiB."
     yield MachineCheck("disk", "free space", free >= _LEAST_DISK_GIB, f"{free:.1f} GiB free in {folder}", advice)
@@ -137,30 +147,9 @@ def _simulator(section: str, simulator: SimulatorInfo, advice: str) -> MachineCh
     return MachineCheck(section, simulator.name, simulator.installed, detail, advice)
 
 
-def _rendering() -> Iterator[MachineCheck]:
-    loadable = {name: _loads(name) for name in ("EGL", "OSMesa")}
-    for name, ok in loadable.items():
-        yield MachineCheck("rendering", name, ok, "library loads" if ok else "library not found")
-    some = any(loadable.values())
-    backend = os.environ.get("MUJOCO_GL")
-    chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: the first that loads is used"
-    advice = "Install libegl1 or libosmesa6 for `eval --video` and `envs render` of MuJoCo's tasks."
-    yield MachineCheck("rendering", "video", some, chosen if some else "no off-screen renderer", advice)
-
-
 def _loads(library: str) -> bool:
     path = ctypes.util.find_library(library)
     try:
         return path is not None and ctypes.CDLL(path) is not None
     except OSError:
         return False
-
-
-def _wandb() -> Iterator[MachineCheck]:
-    package = package_version("wandb")
-    yield MachineCheck("wandb", "wandb", package is not None, package or "not installed", "Install wandb.")
-    from flowmbpo.tracking.wandb import wandb_key_present
-
-    key = wandb_key_present()
-    advice = "Run `wandb login` to use --track wandb online; WANDB_MODE=offline needs none."
-    yield MachineCheck("wandb", "key", key, "present" if key else "no key in the environment or in netrc", advice)

@@ -33,7 +33,10 @@ class ContractGroup(TyperGroup):
         except FlowMBPOError as error:
             code = _fail(given, error.kind, str(error), error, error.exit_code)
         except typer.TyperException as error:
-            code = _fail(given, "usage", _usage_message(error), error, 2)
+            context = getattr(error, "ctx", None)  # only Typer's private subclass declares it
+            command = context.command_path if context is not None else "flowmbpo"
+            message = error.format_message().replace("Value error, ", "")  # pydantic's prefix
+            code = _fail(given, "usage", f"{message}\nSee `{command} --help`.", error, 2)
         except OSError as error:
             message = storage_message(error)
             if message is None:
@@ -72,10 +75,3 @@ def _fail(given: Sequence[str], kind: str, message: str, error: BaseException | 
     if "--json" in given:
         print_document({"error": {"kind": kind, "message": message}})
     return code
-
-
-def _usage_message(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)  # only Typer's private subclass declares it
-    command = context.command_path if context is not None else "flowmbpo"
-    message = error.format_message().replace("Value error, ", "")  # pydantic's prefix
-    return f"{message}\nSee `{command} --help`."

@@ -122,6 +122,7 @@ def copy(
     json_: Json = False,
 ) -> None:
     """Write a preset of your own to start from; it is named after its file."""
+    from flowmbpo.presets.library import Library, is_file_path
     from flowmbpo.presets.load import experiment_from_dict, load_experiment, to_yaml
 
     target = dest.expanduser()
@@ -133,7 +134,15 @@ def copy(
         raise ConfigError(f"{target}: the folder '{target.parent}' does not exist. Create it first.")
     config = load_experiment(name)
     if extend:
-        text = _extending(name, config.description, target)
+        path, parent = Library().find(name).path, name
+        if is_file_path(name) or path.parent == Path():
+            parent = os.path.relpath(path.resolve(), target.parent.resolve())
+            parent = parent if "/" in parent else f"./{parent}"
+        text = (
+            f"extends: {json.dumps(parent)}\n"
+            f"description: {json.dumps(config.description)}\n"
+            f"# State what differs below; `flowmbpo presets show {name}` lists every key.\n"
+        )
     else:
         own = {**config.model_dump(mode="json"), "name": target.stem}
         text = to_yaml(experiment_from_dict(own, str(target)))
@@ -144,17 +153,3 @@ def copy(
         raise ConfigError(f"{target}: exists already. Choose another name, or overwrite it with --force.") from error
     line = f"Wrote {target}. Edit it, then: flowmbpo train --preset {target}"
     answer({"preset": name, "path": str(target), "extends": extend}, json_, line)
-
-
-def _extending(name: str, description: str, target: Path) -> str:
-    from flowmbpo.presets.library import Library, is_file_path
-
-    path, parent = Library().find(name).path, name
-    if is_file_path(name) or path.parent == Path():
-        parent = os.path.relpath(path.resolve(), target.parent.resolve())
-        parent = parent if "/" in parent else f"./{parent}"
-    return (
-        f"extends: {json.dumps(parent)}\n"
-        f"description: {json.dumps(description)}\n"
-        f"# State what differs below; `flowmbpo presets show {name}` lists every key.\n"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +123,22 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
     be what its continuation changes (`--resume --set training.epochs=N`). Of an alias, a run of any backend will do,
     the one that `auto` takes here before others; stderr says which it is where there was a choice.
     """
+    from flowmbpo.envs.resolve import resolve
+    from flowmbpo.envs.tasks import ALIASES
     from flowmbpo.presets.load import load_experiment
+    from flowmbpo.runs.directory import default_path
     from flowmbpo.stages.config import DEFAULT_PRESET
 
     asked = load_experiment(preset or DEFAULT_PRESET, overrides, task=task, seed=seed)
     for config in (asked, load_experiment(preset or DEFAULT_PRESET, task=task, seed=seed)):
         # A backend that is asked for is the only one, under the preset's own name too.
         backend = asked.task.backend if config.task.name == asked.task.name else config.task.backend
-        places = list(_run_places(config, backend))
+        # Of an alias with `auto`, every backend, its choice first.
+        backends = [resolve(config.task.model_copy(update={"backend": backend})).config.backend]
+        if backend == "auto":
+            backends += [other for other in ALIASES.get(config.task.name or "", ()) if other != backends[0]]
+        tasks = [config.task.model_copy(update={"backend": choice}) for choice in backends]
+        places = [default_path(Path(), config, resolve(each).label) for each in tasks]
         existing = [path for path in places if (path / "run.json").is_file()]
         if existing:
             chosen, *others = existing
@@ -139,17 +147,3 @@ def existing_run(preset: str | None, overrides: Sequence[str], *, task: str | No
                 typer.echo(f"--resume: goes on with {chosen}; there is {rest}", err=True)
             return chosen
     return None
-
-
-def _run_places(config: ExperimentConfig, backend: str) -> Iterator[Path]:
-    """Where runs of this config would lie: of an alias with `auto`, with every backend, its choice first."""
-    from flowmbpo.envs.resolve import resolve
-    from flowmbpo.envs.tasks import ALIASES
-    from flowmbpo.runs.directory import default_path
-
-    backends = [resolve(config.task.model_copy(update={"backend": backend})).config.backend]
-    if backend == "auto":
-        backends += [other for other in ALIASES.get(config.task.name or "", ()) if other != backends[0]]
-    for choice in backends:
-        task = config.task.model_copy(update={"backend": choice})
-        yield default_path(Path(), config, resolve(task).label)

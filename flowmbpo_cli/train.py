@@ -189,15 +189,20 @@ def _run(
     describe the run that it names. What is resumed keeps its name, whatever is overridden: it stays in its directory.
     """
     from flowmbpo.envs.resolve import pin_as_stored, resolve
-    from flowmbpo.stages.config import Request
+    from flowmbpo.stages.config import Request, stage_config
 
     sinks = None if track is None else [] if track == "none" else [track]
     learn: Literal["all", "model"] | None = None if policy is None else "all" if policy else "model"
     request = Request(stage, overrides=overrides or (), track=sinks, learn=learn, **asked)
     stored = _stored_run(request, out, resume)
     own = None if stored is None else stored_config(stored)
+    if request.checkpoint is not None:
+        from flowmbpo.checkpoints.load import resolve as checkpoint_file
+
+        file = checkpoint_file(request.checkpoint.expanduser())
+        request = replace(request, checkpoint=file, source=stored_config(file))
     named = request.preset is not None or request.checkpoint is not None
-    config = _new(request) if own is None or named else _continued(request, own)
+    config = stage_config(request) if own is None or named else _continued(request, own)
     if own is not None:
         config = config.model_copy(update={"name": own.name, "task": pin_as_stored(config.task, own.task)})
     # What is not known is refused here, before torch is imported.
@@ -229,17 +234,6 @@ def _stored_run(request: Request, out: Path | None, resume: str | None) -> Path 
     if not path.exists():
         raise RunDirectoryError(f"--resume {resume}: does not exist. Give a run directory or a checkpoint (.pt).")
     return path
-
-
-def _new(request: Request) -> ExperimentConfig:
-    from flowmbpo.stages.config import stage_config
-
-    if request.checkpoint is None:
-        return stage_config(request)
-    from flowmbpo.checkpoints.load import resolve
-
-    file = resolve(request.checkpoint.expanduser())
-    return stage_config(replace(request, checkpoint=file, source=stored_config(file)))
 
 
 def _continued(request: Request, stored: ExperimentConfig) -> ExperimentConfig:

@@ -88,15 +88,12 @@ def parse_policy(text: str) -> PolicyRequest:
             f"--policy {text}: '{number}' is no standard deviation of noise; "
             "use a number of 0 or more, as in CKPT~0.3@20"
         )
-    return PolicyRequest("checkpoint", _path(name), task or None, episodes, noise)
-
-
-def _path(name: str) -> Path:
-    return Path(os.path.expanduser(name))  # unlike Path's, leaves an unknown ~user as it is
+    path = Path(os.path.expanduser(name))  # unlike Path's, leaves an unknown ~user as it is
+    return PolicyRequest("checkpoint", path, task or None, episodes, noise)
 
 
 def _exists(name: str) -> bool:
-    return os.path.exists(_path(name))  # unlike Path's, False for names that the system refuses
+    return os.path.exists(os.path.expanduser(name))  # unlike Path's, False for names that the system refuses
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 
 from flowmbpo.diagnostics.health.probes.weights import require_finite
 from flowmbpo.diagnostics.interface import Diagnosis, Effort
-from flowmbpo.diagnostics.page import Page, Section
+from flowmbpo.diagnostics.page import Page, Section, draw_png
 from flowmbpo.diagnostics.registry import DIAGNOSTICS
 from flowmbpo.diagnostics.subject import Origin, Subject
 from flowmbpo.errors import FlowMBPOError, StorageError
 from flowmbpo.files import StagedFile, refused
-from flowmbpo.json_documents import Document, json_value
+from flowmbpo.json_documents import json_value
 from flowmbpo.runs.subjects import load_subject
 
 HEALTH = "health"
@@ -153,14 +153,6 @@ def _measure(name: str, subject: Subject, effort: Effort, *, keep_going: bool) -
 _IDENTITY = ("schema_version", "checkpoint_sha256", "task", "seed", "episodes")
 
 
-@dataclass(frozen=True)
-class ReportFiles(Document):
-    """Where a report lies."""
-
-    json: Path
-    html: Path
-
-
 def claim_folder(folder: Path) -> None:
     """Make sure that files can be written to `folder`, before minutes are spent on what they will hold.
 
@@ -174,8 +166,8 @@ def claim_folder(folder: Path) -> None:
         raise StorageError(f"{folder}: may not be written to. Check its permissions, or choose another with --out.")
 
 
-def write_report(outcome: DiagnoseOutcome, folder: Path) -> ReportFiles:
-    """Write `diagnosis.json` and `diagnosis.html` to `folder`.
+def write_report(outcome: DiagnoseOutcome, folder: Path) -> dict[str, Path]:
+    """Write `diagnosis.json` and `diagnosis.html` to `folder`; where they lie, by `json` and `html`.
 
     A report of the same checkpoint, task, seed and episodes is replaced; another one (also one of another schema
     version, which is not read) is kept, and this one is called `diagnosis-2`, `diagnosis-3`, ... Raises StorageError;
@@ -185,16 +177,15 @@ def write_report(outcome: DiagnoseOutcome, folder: Path) -> ReportFiles:
     document = json_value(outcome.to_dict())
     names = (folder / (f"diagnosis-{count}.json" if count > 1 else "diagnosis.json") for count in itertools.count(1))
     path = next(path for path in names if _may_take(path, document))
-    files = ReportFiles(json=path, html=path.with_suffix(".html"))
-    page = report_page(outcome).render()
-    with StagedFile(files.json) as figures, StagedFile(files.html) as pictures:
+    page, beside = report_page(outcome).render(), path.with_suffix(".html")
+    with StagedFile(path) as figures, StagedFile(beside) as pictures:
         figures.write((json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
         pictures.write(page.encode())
         figures.finish()
         pictures.finish()  # both are complete before either is put in place
         figures.commit()
         pictures.commit()
-    return files
+    return {"json": path, "html": beside}
 
 
 def report_page(outcome: DiagnoseOutcome) -> Page:
@@ -226,8 +217,6 @@ def _verdict(outcome: DiagnoseOutcome) -> tuple[bool | None, str]:
 def _section(measured: Measured) -> Section:
     if measured.diagnosis is None:
         return Section(measured.name, error=str(measured.error))
-    from flowmbpo.diagnostics.page import draw_png  # matplotlib: a second that a plain diagnosis need not wait
-
     shown = measured.diagnosis
     return Section(measured.name, rows=shown.rows(), picture=draw_png(shown), reading=shown.reading)
 

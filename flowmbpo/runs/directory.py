@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -220,26 +220,19 @@ def now() -> str:
 
 def provenance() -> dict[str, Any]:
     """Facts of this process for `run.json`: command, git, packages, python, host, pid, slurm."""
+    versions = {"flowmbpo": flowmbpo.__version__}
+    for name in PACKAGES:  # absent ones are left out
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "command": shlex.join(sys.argv),
         "git": git_state(Path(flowmbpo.__file__).parent),
-        "packages": package_versions(),
+        "packages": versions,
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm": {key: os.environ[name] for key, name in _SLURM.items() if name in os.environ} or None,
     }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of this package and of those its results depend on; absent ones are left out."""
-    versions = {"flowmbpo": flowmbpo.__version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -94,7 +94,12 @@ def evaluate_checkpoint(
     """
     target = resolve_device(device)
     loaded = load(checkpoint, target)
-    metrics = None if plot is None else _metrics_beside(loaded.path)  # before minutes of episodes are run for it
+    metrics = loaded.path.parent.parent / "metrics.jsonl"
+    if plot is not None and not metrics.is_file():  # before minutes of episodes are run for it
+        raise RunDirectoryError(
+            f"--plot: {loaded.path} lies in no run directory, so there is no metrics.jsonl to draw; "
+            "name a run directory, or a checkpoint inside one"
+        )
     check_trained(loaded, "policy" if planner is None else "mppi")
     config = experiment_from_dict(loaded.payload["config"], str(loaded.path))
     evaluated = evaluated_task(resolve(config.task), task)
@@ -134,7 +139,7 @@ def evaluate_checkpoint(
         acting = make_acting(agent, config, target, used_seed, planner, loaded)  # with draws of its own
         with open_env(evaluated, 1, workers=0) as env:
             write_video(film_episodes(acting.act, env, 1, used_seed), video, FRAMES_PER_SECOND)
-    if plot is not None and metrics is not None:
+    if plot is not None:
         from flowmbpo.tracking.plots import plot_learning_curve  # matplotlib: seconds that training need not wait
 
         plot_learning_curve(metrics, plot)
@@ -287,13 +292,3 @@ def evaluation_env(task: ResolvedTask, episodes: int, seed: int, device: torch.d
 def evaluation_seed(seed: int, epoch: int) -> int:
     """A seed that no training environment uses (those use the run's seed itself), new for each epoch."""
     return EVALUATION_SEED_BASE + (seed << 24) + epoch
-
-
-def _metrics_beside(checkpoint: Path) -> Path:
-    metrics = checkpoint.parent.parent / "metrics.jsonl"
-    if not metrics.is_file():
-        raise RunDirectoryError(
-            f"--plot: {checkpoint} lies in no run directory, so there is no metrics.jsonl to draw; "
-            "name a run directory, or a checkpoint inside one"
-        )
-    return metrics

@@ -85,11 +85,6 @@ class Milestones:
     start: dict[str, Any] | None = None
     returns: list[list[float]] = field(default_factory=list)
 
-    def begin(self, evaluation: Evaluation) -> None:
-        """Keep the evaluation at the start; it may reach the threshold by itself."""
-        self.start = {"return_mean": evaluation.return_mean, "per_task": evaluation.per_task()}
-        self.note(0, evaluation)
-
     def note(self, agent_steps: int, evaluation: Evaluation) -> None:
         """An evaluation after `agent_steps` agent steps."""
         self.returns.append([agent_steps, evaluation.return_mean])
@@ -197,7 +192,8 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         wanted = self.config.evaluation.at_start and self.milestones.start is None
         if wanted and self.learner.learns_policy and not begun:
             evaluation = self._evaluate(0)
-            self.milestones.begin(evaluation)
+            self.milestones.start = {"return_mean": evaluation.return_mean, "per_task": evaluation.per_task()}
+            self.milestones.note(0, evaluation)  # it may reach the threshold by itself
             self.sinks.log({"epoch": 0, **self.steps, **_eval_row(evaluation)})
         self._mark_epoch()
 
@@ -220,7 +216,11 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             try:
                 evaluation = self._evaluate(epoch)
             except Exception:  # a simulator may raise anything; the training until here must not be lost with it
-                self._rescue(row)
+                try:
+                    self.sinks.log(row | self._costs())
+                    self._save()  # the run can go on from here
+                except StorageError as refusal:  # the evaluation's error is on its way and matters more
+                    log.error("%s", refusal)
                 raise
             row |= _eval_row(evaluation)
             self.milestones.note(self.agent_steps, evaluation)
@@ -243,7 +243,10 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         if not stop and self.learner.learns_policy:
             final = self._evaluate(FINAL)
             self.milestones.note(self.agent_steps, final)
-            self.sinks.log(self._final_row(final))
+            figures = {"final/return_mean": final.return_mean, "final/return_std": final.return_std}
+            # Also under the periodic keys where the last epoch had none of its own.
+            periodic: Row = {} if _due(self.config.evaluation.every, self.learner.epoch) else _eval_row(final)
+            self.sinks.log({"epoch": self.learner.epoch, **self.steps, **figures, **periodic})
         self.status = status
         outcome = TrainOutcome(
             run_dir=str(self.run_dir.path),
@@ -286,29 +289,11 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             "speed/updates_per_s": (self.learner.updates - updates) / seconds,
         }
 
-    def _final_row(self, final: Evaluation) -> Row:
-        """The final evaluation; also under the periodic keys where the last epoch had none of its own."""
-        row: Row = {
-            "epoch": self.learner.epoch,
-            **self.steps,
-            "final/return_mean": final.return_mean,
-            "final/return_std": final.return_std,
-        }
-        return row if _due(self.config.evaluation.every, self.learner.epoch) else row | _eval_row(final)
-
     def _diagnose(self) -> dict[str, float]:
         """The light diagnostics, outside the training's clock; what they cost in all is a share of its time."""
         with self.clock.paused():
             metrics = self.self_diagnosis.measure()
         return metrics | {"diagnostics/share": self.self_diagnosis.seconds / max(self.clock.times["wall_s"], 1e-9)}
-
-    def _rescue(self, row: Row) -> None:
-        """Save what an evaluation that breaks would lose; the run can go on from here."""
-        try:
-            self.sinks.log(row | self._costs())
-            self._save()
-        except StorageError as refusal:  # the evaluation's error is on its way and matters more
-            log.error("%s", refusal)
 
     def _costs(self) -> dict[str, float | int]:
         """Compute spent so far and memory in use."""

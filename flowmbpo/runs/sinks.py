@@ -19,8 +19,6 @@ from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.flops import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
 from flowmbpo.runs.start import Start, total_steps
-from flowmbpo.stages.initial import Origins
-from flowmbpo.stages.transfer.report import TransferReport
 from flowmbpo.tracking.console import ConsoleSink
 from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink, TensorBoardSink
 from flowmbpo.training.learner import Dump
@@ -48,8 +46,16 @@ def announce(start: Start, run_dir: RunDirectory, *, console: bool) -> None:
     if start.loaded is not None:
         _log_changed_rates(config.training, start.loaded)
     elif start.report is not None:
-        run_dir.write_json_atomic("initial.json", start.origins.initial)
-        _log_transfer(start.origins, start.report, console=console)
+        initial = start.origins.initial
+        assert initial is not None
+        run_dir.write_json_atomic("initial.json", initial)
+        began = f"starts from {initial['checkpoint']} (SHA-256 {initial['sha256']})"
+        kept = {key: initial[key] for key in ("optimisers", "replay", "planner")}
+        lines = [*start.report.lines(), *(f"{part}: {what}" for part, what in kept.items() if what != "none")]
+        for line, said in [(began, began), *((line, f"  {line}") for line in lines)]:
+            log.info("%s", line)
+            if console:
+                print(said, file=sys.stderr)
 
 
 @contextmanager
@@ -87,18 +93,6 @@ def _log_changed_rates(training: TrainingConfig, loaded: Loaded) -> None:
     )
 
 
-def _log_transfer(origins: Origins, report: TransferReport, *, console: bool) -> None:
-    """Say what was taken over from the initial checkpoint, what is new and what was dropped."""
-    assert origins.initial is not None
-    began = f"starts from {origins.initial['checkpoint']} (SHA-256 {origins.initial['sha256']})"
-    kept = {key: origins.initial[key] for key in ("optimisers", "replay", "planner")}
-    lines = [*report.lines(), *(f"{part}: {what}" for part, what in kept.items() if what != "none")]
-    for line, said in [(began, began), *((line, f"  {line}") for line in lines)]:
-        log.info("%s", line)
-        if console:
-            print(said, file=sys.stderr)
-
-
 def make_sinks(
     config: ExperimentConfig,
     run_directory: RunDirectory,
@@ -126,25 +120,18 @@ def make_sinks(
             else:
                 sinks.append(TensorBoardSink(run_directory.path / "tensorboard", resume_epoch))
         if console:
-            title = f"{config.name} seed {config.seed} on {env_name}"
-            opening = _opening(config, policy_starts) if resume_epoch is None else ""
+            title, opening, training = f"{config.name} seed {config.seed} on {env_name}", "", config.own_training
+            if resume_epoch is None and training.random_episodes:  # at paper scale minutes without a line
+                what = "episodes of the loaded policy" if policy_starts else "random episodes"
+                opening = (
+                    f"first {training.random_episodes * config.task.num_envs} {what} and "
+                    f"{training.warmup_model_updates} model-only updates, then {training.epochs:,} epochs"
+                )
             sinks.append(ConsoleSink(title, config.training.epochs, resume_epoch or 0, opening=opening))
     except BaseException:  # close what was opened, whatever ended it, and pass it on
         MultiSink(sinks).close("failed")
         raise
     return MultiSink(sinks)
-
-
-def _opening(config: ExperimentConfig, policy_starts: bool) -> str:
-    """What happens before the first epoch, which at paper scale is minutes without a line."""
-    training = config.own_training
-    if not training.random_episodes:
-        return ""
-    what = "episodes of the loaded policy" if policy_starts else "random episodes"
-    return (
-        f"first {training.random_episodes * config.task.num_envs} {what} and "
-        f"{training.warmup_model_updates} model-only updates, then {training.epochs:,} epochs"
-    )
 
 
 def dumps_below(folder: Path) -> Dump:

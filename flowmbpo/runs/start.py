@@ -64,7 +64,7 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
     if config.initial is not None and not begun:
         initial = load_initial(config.initial)
         config = initial.adopt(config, task.spec)
-    dataset = open_dataset(config)
+    dataset = None if config.data is None else Dataset.open(Path(config.data.path).expanduser())
     agent = seeded_agent(config, task.spec)
     if initial is not None:
         report = initial.take_over(agent)
@@ -92,10 +92,14 @@ def begin(config: ExperimentConfig, task: ResolvedTask, loaded: Loaded | None) -
     elif initial is None or report is None:
         origins = Origins(config, data=data)
     else:
-        origins = Origins(config, initial.lineage, initial.record(report), data)
+        lineage = list(initial.loaded.payload.get("lineage", []))  # of a foreign file, it is not ours to count
+        origins = Origins(config, lineage, initial.record(report), data)
     start = Start(task, config, agent, origins, dataset, warmstart, report, policy_starts, loaded)
-    if dataset is not None and (report is None or "encoder" in report.parts("reinitialised")):
-        measure_observations(start)
+    samples = config.model.encoder.normalize_steps
+    if dataset is not None and samples > 0 and (report is None or "encoder" in report.parts("reinitialised")):
+        generator = torch.Generator().manual_seed(config.seed)
+        episodes = diagnosed_episodes(start, torch.device("cpu"))  # of all over the dataset
+        agent.world_model.observe(episodes.sample(samples, 1, generator).obs[0])
     return start
 
 
@@ -215,11 +219,6 @@ def _check_frozen_model(
         )
 
 
-def open_dataset(config: ExperimentConfig) -> Dataset | None:
-    """The dataset that `config.data` names. Raises DataError."""
-    return None if config.data is None else Dataset.open(Path(config.data.path).expanduser())
-
-
 def window_sampler(start: Start, device: torch.device, *, starts: bool = False) -> WindowSampler:
     """Windows of the dataset for the model, or with `starts` those of one transition for the starts of the policy."""
     config, task = start.config, start.task
@@ -261,15 +260,6 @@ def measure_rewards(agent: Agent, dataset: Dataset, config: ExperimentConfig, ta
     moments.total_square.fill_(count * square)
 
 
-def measure_observations(start: Start) -> None:
-    """Set the statistics by which observations are normalised, if they are, from episodes all over the dataset."""
-    samples = start.config.model.encoder.normalize_steps
-    if samples > 0:
-        generator = torch.Generator().manual_seed(start.config.seed)
-        episodes = diagnosed_episodes(start, torch.device("cpu"))
-        start.agent.world_model.observe(episodes.sample(samples, 1, generator).obs[0])
-
-
 def dataset_facts(dataset: Dataset, task: ResolvedTask) -> dict[str, Any]:
     """What checkpoints and reports say of the dataset: its episodes and transitions of the run's tasks."""
     names = {info.plain_name for info in task.running.tasks}
@@ -291,7 +281,7 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
     task = resolve(config.task)
     config = pinned(config, task)
     check_num_envs(config, task)
-    dataset = open_dataset(config)
+    dataset = None if config.data is None else Dataset.open(Path(config.data.path).expanduser())
     if dataset is not None:
         match_tasks(dataset, task.spec, task.only)
     report = None

@@ -120,7 +120,11 @@ def _loss(
     horizon, width = batch.reward.shape
     with torch.no_grad():  # encoder and embeddings are the teacher's and stay so
         context = student.context(batch.task)
-        played = _play(teacher, batch, generator)
+        theirs = teacher.context(batch.task)
+        states = [teacher.encode(batch.obs[0], theirs)]
+        for played_action in batch.action:
+            states.append(teacher.next(states[-1], played_action, theirs, generator))
+        played = torch.stack(states)
         if student.config.dynamics.geometry != teacher.config.dynamics.geometry:
             played = student.geometry.from_latent(teacher.latent(played))
     action = batch.action * context.action_mask
@@ -144,14 +148,6 @@ def _loss(
     decay = config.rho ** torch.arange(horizon, device=losses.device, dtype=losses.dtype).unsqueeze(-1)
     weighted = (decay * batch.valid / batch.valid.sum() * losses).sum()
     return (config.dynamics_weight or 1.0) * weighted
-
-
-def _play(teacher: WorldModel, batch: Batch, generator: torch.Generator) -> Float[Tensor, "H+1 B D"]:
-    context = teacher.context(batch.task)
-    states = [teacher.encode(batch.obs[0], context)]
-    for action in batch.action:
-        states.append(teacher.next(states[-1], action, context, generator))
-    return torch.stack(states)
 
 
 @torch.no_grad()  # a measurement

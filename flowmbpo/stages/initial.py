@@ -93,11 +93,6 @@ class Initial:
     config: ExperimentConfig
     source: SourceAgent
 
-    @property
-    def lineage(self) -> list[dict[str, Any]]:
-        """The runs that led to these weights, oldest first."""
-        return list(self.loaded.payload.get("lineage", []))  # of a foreign file, it is not ours to count
-
     def adopt(self, config: ExperimentConfig, spec: EnvSpec) -> ExperimentConfig:
         """The run's config with the file's hash, and with solved widths as the checkpoint has them."""
         model, actor = adopt_widths(config.model, config.actor, spec, self.source.architecture)

@@ -128,8 +128,8 @@ def test_where_names_page_layout_and_command_of_everything_published(command):
     )
     shown = command("data", "where").stdout
     for entry in PUBLISHED:
-        assert entry.name in shown
-        assert entry.page in shown
+        assert entry["name"] in shown
+        assert entry["page"] in shown
 
 
 def test_collect_records_and_names_what_it_recorded(command):

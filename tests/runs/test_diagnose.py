@@ -301,11 +301,11 @@ def test_report_is_one_document_and_one_page(diagnostics, run):
     outcome = diagnosed(run, keep_going=True)
     files = write_report(outcome, outcome.folder)
     assert sorted(path.name for path in outcome.folder.iterdir()) == ["diagnosis.html", "diagnosis.json"]
-    document = json.loads(files.json.read_text())
+    document = json.loads(files["json"].read_text())
     assert document["checkpoint_sha256"] == outcome.origin.sha256
     assert document["schema_version"] == DIAGNOSIS_SCHEMA
     assert document["esnr"]["figure"] is None  # JSON has no infinity
-    html = files.html.read_text()
+    html = files["html"].read_text()
     assert "health &lt;says&gt; so\nNot measured: actions" in html and '<p class="verdict bad">' in html
     assert html.count("data:image/png;base64,") == len(SUMMARIES) - 1
     assert outcome.origin.sha256 in html
@@ -324,17 +324,17 @@ def test_same_report_is_replaced_and_another_kept(diagnostics, run):
     first = write_report(diagnosed(run), Path("r"))
     diagnostics(health=Fake("health", figure=2.0))
     again = write_report(diagnosed(run), Path("r"))
-    assert again == first and json.loads(again.json.read_text())["health"]["figure"] == 2.0
+    assert again == first and json.loads(again["json"].read_text())["health"]["figure"] == 2.0
     other = write_report(diagnosed(run, seed=1), Path("r"))
-    assert (other.json.name, other.html.name) == ("diagnosis-2.json", "diagnosis-2.html")
-    assert json.loads(first.json.read_text())["seed"] == 0
+    assert (other["json"].name, other["html"].name) == ("diagnosis-2.json", "diagnosis-2.html")
+    assert json.loads(first["json"].read_text())["seed"] == 0
 
 
 def test_report_of_another_schema_version_is_kept(diagnostics, run):
     diagnostics(health=Fake("health", figure=1.0))
     first = write_report(diagnosed(run), Path("r"))
-    first.json.write_text(json.dumps({**json.loads(first.json.read_text()), "schema_version": 1}))
-    assert write_report(diagnosed(run), Path("r")).json.name == "diagnosis-2.json"
+    first["json"].write_text(json.dumps({**json.loads(first["json"].read_text()), "schema_version": 1}))
+    assert write_report(diagnosed(run), Path("r"))["json"].name == "diagnosis-2.json"
 
 
 def test_somebody_elses_file_is_never_replaced(diagnostics, run):
@@ -342,14 +342,14 @@ def test_somebody_elses_file_is_never_replaced(diagnostics, run):
     Path("r").mkdir()
     Path("r/diagnosis.html").write_text("mine")
     Path("r/diagnosis-2.json").write_text("mine too")
-    assert write_report(diagnosed(run), Path("r")).json.name == "diagnosis-3.json"
+    assert write_report(diagnosed(run), Path("r"))["json"].name == "diagnosis-3.json"
     assert Path("r/diagnosis.html").read_text() == "mine" and not Path("r/diagnosis.json").exists()
 
 
 def test_full_disk_leaves_the_earlier_report_whole(diagnostics, run, monkeypatch):
     diagnostics(health=Fake("health", figure=1.0))
     files = write_report(diagnosed(run), Path("r"))
-    before = files.json.read_bytes(), files.html.read_bytes()
+    before = files["json"].read_bytes(), files["html"].read_bytes()
     diagnostics(health=Fake("health", figure=2.0))
 
     class Full(diagnosis_files.StagedFile):
@@ -362,7 +362,7 @@ def test_full_disk_leaves_the_earlier_report_whole(diagnostics, run, monkeypatch
     monkeypatch.setattr(diagnosis_files, "StagedFile", Full)
     with pytest.raises(StorageError, match=r"diagnosis\.html: cannot be written"):
         write_report(diagnosed(run), Path("r"))
-    assert (files.json.read_bytes(), files.html.read_bytes()) == before
+    assert (files["json"].read_bytes(), files["html"].read_bytes()) == before
     assert len(list(Path("r").iterdir())) == 2
 
 
