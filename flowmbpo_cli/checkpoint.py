@@ -73,8 +73,7 @@ def export(
     """Write safetensors, config and a model card; `checkpoint import DIR` reads them back bit for bit."""
     from flowmbpo.checkpoints.export import export_checkpoint
 
-    document = export_checkpoint(checkpoint.expanduser(), folder.expanduser())
-    answer(document, json_, partial(_show, "exported"))
+    answer(export_checkpoint(checkpoint.expanduser(), folder.expanduser()), json_, partial(_show, "exported"))
 
 
 def _show(title: str, document: dict[str, Any]) -> None:

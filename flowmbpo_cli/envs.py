@@ -158,5 +158,4 @@ def render(
                 imsave(staged, env.render(0), format="png")  # type: ignore[arg-type]  # it writes: all that is asked
                 staged.commit()
     document = {"environment": spec.label, "path": str(target), "steps": count, "seed": seed, "action": action}
-    line = f"Wrote {target}: {spec.label}, {count} steps of {action} actions."
-    answer(document, json_, line)
+    answer(document, json_, f"Wrote {target}: {spec.label}, {count} steps of {action} actions.")

@@ -194,8 +194,7 @@ def load_policy(
         "sampled": sample,
         "episodes": count,
     }
-    agent = load_agent(loaded, config, own).to(device)
-    return RecordingPolicy(count, members, agent, record)
+    return RecordingPolicy(count, members, load_agent(loaded, config, own).to(device), record)
 
 
 @dataclass(frozen=True)

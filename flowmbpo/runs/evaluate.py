@@ -214,8 +214,7 @@ def check_trained(loaded: Loaded, kind: Literal["policy", "mppi"]) -> None:
         own = ["plan instead (--planner mppi)"] if plannable else []
     elif kind == "mppi" and not plannable:
         lacks, effect = "Q functions", " and its critic is untrained, so there is nothing to plan with."
-        again = "import the file again with its planner (flowmbpo checkpoint import --keep-planner)"
-        own = [again] if imported else []
+        own = ["import the file again with its planner (flowmbpo checkpoint import --keep-planner)"] if imported else []
     else:
         return
     why = f"was imported without {lacks}" if imported else "comes of a run that trained its world model alone"

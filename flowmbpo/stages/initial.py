@@ -58,8 +58,7 @@ class Origins:
     @classmethod
     def restored(cls, config: ExperimentConfig, payload: Mapping[str, Any]) -> Origins:
         """Those of a run that goes on from the checkpoint `payload`."""
-        lineage = list(payload.get("lineage", []))
-        return cls(config, lineage[:-1], payload.get("initial"), payload.get("data"))
+        return cls(config, list(payload.get("lineage", []))[:-1], payload.get("initial"), payload.get("data"))
 
     @property
     def began_with_policy(self) -> bool:

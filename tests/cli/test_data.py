@@ -55,7 +55,7 @@ def test_convert_says_the_right_folder(command, chunks):
     finished = command("data", "convert", chunks.parent, "out", "--json")
     assert finished.code == 2
     assert finished.document["error"]["kind"] == "data"
-    assert f"one level too high; name one of: {chunks}" in finished.document["error"]["message"]
+    assert f"Did you mean {chunks}?" in finished.document["error"]["message"]
 
 
 def test_convert_refuses_a_finished_dataset(command, chunks, dataset):
