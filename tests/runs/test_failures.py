@@ -86,10 +86,10 @@ def test_too_many_non_finite_updates_fail_the_run_and_keep_their_batches(train, 
 def test_broken_episodes_are_counted_in_the_outcome_and_dumped_with_their_actions(train, config, tmp_path, monkeypatch):
     whole = Collector.collect
 
-    def collect(collector, agent, epoch):
+    def collect(collector, agent, epoch, after_step):
         if epoch == 2:
             collector.env.simulator._now.state[1] = math.nan
-        return whole(collector, agent, epoch)
+        return whole(collector, agent, epoch, after_step)
 
     monkeypatch.setattr(Collector, "collect", collect)
     run = tmp_path / "run"
