@@ -68,7 +68,6 @@ def _own(payload: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _foreign(model: ForeignModel) -> dict[str, Any]:
-    """What a published file holds, and what an import would make of it."""
     counts = part_parameters(model)
     planner = {"policy_prior", "q_functions"}
     kept = {"planner" if name in planner else name: None for name in counts if name != "total"}

@@ -13,6 +13,9 @@ from torch import Tensor
 class Behaviour(ABC):
     """Acts in N environments of one task, with A actions of its own."""
 
+    def __init__(self, shape: tuple[int, int], generator: torch.Generator) -> None:
+        self._shape, self._generator = shape, generator  # N, A
+
     @abstractmethod
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         """Actions, to be clipped to [-1, 1]; `first` marks the environments whose episode begins with this step."""
@@ -20,9 +23,6 @@ class Behaviour(ABC):
 
 class RandomBehaviour(Behaviour):
     """Uniform in [-1, 1], drawn anew at every step."""
-
-    def __init__(self, shape: tuple[int, int], generator: torch.Generator) -> None:
-        self._shape, self._generator = shape, generator  # N, A
 
     def act(self, obs: Float[Tensor, "N O"], first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         return torch.empty(self._shape).uniform_(-1.0, 1.0, generator=self._generator)
@@ -42,7 +42,7 @@ class NoiseBehaviour(Behaviour):
     """
 
     def __init__(self, shape: tuple[int, int], generator: torch.Generator) -> None:
-        self._shape, self._generator = shape, generator  # N, A
+        super().__init__(shape, generator)
         self._drawn = torch.zeros(7, *shape)  # share, amplitude, f, phase, mean, std, theta
         self._state = torch.zeros(shape)
         self._elapsed = torch.zeros(shape[0], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from flowmbpo.data.dataset.reader import Dataset
 from flowmbpo.data.replay import ReplayBuffer
 from flowmbpo.envs.contract import EnvStep
 
-_STEP = ("obs", "reward", "terminated", "truncated", "final_obs")
 ENV_STEPS = 1000  # transitions of each environment index, about
 
 
@@ -30,11 +30,11 @@ def fill_with_episodes(buffer: ReplayBuffer, dataset: Dataset, names: Sequence[s
     steps = min(len(column["reward"]) for column in columns)
     fields = {name: torch.stack([column[name][:steps] for column in columns], dim=1) for name in columns[0]}
     before, action = fields.pop("before"), fields.pop("action")
+    fields["success"] = torch.full_like(fields["reward"], torch.nan)
     buffer.start(before[0])
     for t in range(steps):
-        obs, reward, terminated, truncated, final_obs = (fields[name][t] for name in _STEP)
-        success = torch.full((len(names),), torch.nan)
-        buffer.add(action[t], EnvStep(obs, reward, terminated, truncated, final_obs, success=success))
+        step: Any = {name: values[t] for name, values in fields.items()}
+        buffer.add(action[t], EnvStep(**step))
     return buffer
 
 

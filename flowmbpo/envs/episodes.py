@@ -5,8 +5,7 @@ Torch is imported to save them: worker processes import this module, and have no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,16 +91,6 @@ class EpisodeBook:
         """The next episode begins in the environments of a mask [N] or a list of indices."""
         self.number[which] += 1
         self.elapsed[which] = 0
-
-    @contextmanager
-    def kept_on_failure(self) -> Iterator[None]:
-        """Whatever is raised in the block leaves all episodes where they are."""
-        before = self.number.copy(), self.elapsed.copy()
-        try:
-            yield
-        except BaseException:
-            self.number[:], self.elapsed[:] = before
-            raise
 
     def actions(self, index: int) -> np.ndarray:
         """Those of an environment's running episode, without padding: float32 [t, A], a copy."""

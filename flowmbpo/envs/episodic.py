@@ -90,9 +90,13 @@ class EpisodicEnv(VectorEnv):
         bounded = bounded_actions(action, self.num_envs, self.spec.action_dim)
         with self._failures_close():
             outcome = self._advance(bounded)
-            with self._book.kept_on_failure():
+            before = self._book.number.copy(), self._book.elapsed.copy()
+            try:
                 self._book.record(bounded)
                 return self._conclude(outcome)
+            except BaseException:  # whatever is raised leaves all episodes where they were
+                self._book.number[:], self._book.elapsed[:] = before
+                raise
 
     def _conclude(self, outcome: BatchOutcome) -> EnvStep:
         """Judge a step that was taken, and start the next episodes where one ended or broke."""

@@ -21,6 +21,11 @@ from flowmbpo.envs.mujoco import MuJoCoSimulator, log_warnings
 from flowmbpo.envs.processes.group import StepOutcome
 from flowmbpo.errors import EnvironmentFailure, EnvironmentUnavailableError
 
+_HEIGHT, _WIDTH = 240, 320  # pixels
+_FRAME = 18  # entries of one observed instant: hand 3, gripper 1, objects 14
+_FULLY_OPEN = 0.1  # metres between the fingers
+_DOWNWARDS = np.array([1.0, 0.0, 1.0, 0.0])  # the hand's orientation, which actions do not change
+
 
 class LeanEnvironment:
     """Overrides of a Meta-World v3 class; its trajectories stay bit-equal to those of the class as it is.
@@ -108,9 +113,6 @@ def _lean_model(path: str) -> Any:
     return spec.compile()
 
 
-_HEIGHT, _WIDTH = 240, 320  # pixels
-
-
 class Picture:
     """Draws states with a task's whole model: the one that is stepped has lost what is only looked at."""
 
@@ -137,11 +139,6 @@ class Picture:
         self._mujoco.mj_forward(self._model, self._data)
         self._renderer.update_scene(self._data, camera=self._camera)
         return np.asarray(self._renderer.render())
-
-
-_FRAME = 18  # entries of one observed instant: hand 3, gripper 1, objects 14
-_FULLY_OPEN = 0.1  # metres between the fingers
-_DOWNWARDS = np.array([1.0, 0.0, 1.0, 0.0])  # the hand's orientation, which actions do not change
 
 
 class MetaWorldSimulator(MuJoCoSimulator):

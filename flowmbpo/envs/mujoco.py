@@ -17,6 +17,14 @@ from flowmbpo.errors import EnvironmentFailure
 
 _log = logging.getLogger("flowmbpo")
 
+NO_OPENGL = {"MUJOCO_GL": "disabled"}
+"""Environment variables of a process that simulates and never draws."""
+RENDERING_HELP = (
+    "Rendering needs EGL (package libegl1, best with a GPU driver) or OSMesa (package libosmesa6, software); "
+    "install one and choose it with MUJOCO_GL=egl or MUJOCO_GL=osmesa."
+)
+_STREAM = 0x70757368  # spawn key of the impulses' randomness: whether a task is disturbed never changes its starts
+
 
 class MuJoCoSimulator(Simulator):
     """A simulator of one environment that knows the state its last step started from, and MuJoCo's warnings."""
@@ -81,15 +89,6 @@ def environment_variables(changed: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-NO_OPENGL = {"MUJOCO_GL": "disabled"}
-"""Environment variables of a process that simulates and never draws."""
-
-RENDERING_HELP = (
-    "Rendering needs EGL (package libegl1, best with a GPU driver) or OSMesa (package libosmesa6, software); "
-    "install one and choose it with MUJOCO_GL=egl or MUJOCO_GL=osmesa."
-)
-
-
 def rendering_variables() -> list[dict[str, str]]:
     """Environment variables of a rendering process, in the order to try them.
 
@@ -104,10 +103,6 @@ def rendering_variables() -> list[dict[str, str]]:
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     backends = ("glfw", "egl", "osmesa") if display else ("egl", "osmesa")
     return [{"MUJOCO_GL": backend} for backend in backends]
-
-
-_STREAM = 0x70757368
-"""Spawn key of the impulses' randomness: whether a task is disturbed never changes its starts."""
 
 
 def draw_impulses(

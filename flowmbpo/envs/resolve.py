@@ -60,7 +60,14 @@ class ResolvedTask:
         else:
             assert self.config.name is not None
             named = [(self.config.name, self.spec.tasks[0])] if self.config.name in ALIASES else []
-        return [_notice(robot, task) for robot, task in named if task.simulator != "dflex"]
+        why = "" if SIMULATORS["dflex"].installed else " (no dflex is installed here, which `backend: auto` would take)"
+        return [
+            f"'{robot}' runs as {task.plain_name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
+            "dflex's, so no figure of this run may be compared with dflex's or with PWM's published ones; its path, "
+            f"config, checkpoints and reports say {task.plain_name}"
+            for robot, task in named
+            if task.simulator != "dflex"
+        ]
 
 
 def resolve(config: TaskConfig) -> ResolvedTask:
@@ -75,10 +82,8 @@ def resolve(config: TaskConfig) -> ResolvedTask:
     if config.tasks is not None:
         config = config.model_copy(update={"tasks": tuple(task.name for task in members)})
     resolved = ResolvedTask(config, spec)
-    if config.only is None:
-        return resolved
-    member = resolved.member(config.only)
-    if member is None:
+    member = None if config.only is None else resolved.member(config.only)
+    if config.only is not None and member is None:
         names = [task.plain_name for task in spec.tasks]
         raise ConfigError(
             f"task.only: '{config.only}' is not one of the tasks of '{spec.label}'.{nearest(config.only, names)} "
@@ -98,34 +103,22 @@ def pin_as_stored(config: TaskConfig, stored: TaskConfig) -> TaskConfig:
     return config.model_copy(update={"tasks": names})
 
 
-def _notice(robot: str, task: TaskInfo) -> str:
-    why = "" if SIMULATORS["dflex"].installed else " (no dflex is installed here, which `backend: auto` would take)"
-    return (
-        f"'{robot}' runs as {task.plain_name}{why}: {SIMULATORS[task.simulator].title}. The physics differ from "
-        "dflex's, so no figure of this run may be compared with dflex's or with PWM's published ones; its path, "
-        f"config, checkpoints and reports say {task.plain_name}"
-    )
-
-
 def _members(config: TaskConfig) -> list[TaskInfo]:
-    """The tasks of the config's set, in their order. Raises ConfigError."""
     assert config.set is not None
     if config.tasks is None:
         return [task_info(name) for name in task_set(config.set)]
     if config.set in TASK_SETS or config.set in task_names():
         what = "a shipped set" if config.set in TASK_SETS else "a task"
         raise ConfigError(f"task.set: '{config.set}' is {what}; give yours another name")
-    asked: dict[str, str] = {}
-    members = []
+    asked: dict[TaskInfo, str] = {}
     for name in config.tasks:
         task = task_info(name, key="task.tasks")
-        if task.name in asked:
+        if task in asked:
             raise ConfigError(
-                f"task.tasks: '{asked[task.name]}' and '{name}' are the same task here, {task.name}; leave one out"
+                f"task.tasks: '{asked[task]}' and '{name}' are the same task here, {task.name}; leave one out"
             )
-        asked[task.name] = name
-        members.append(task)
-    return members
+        asked[task] = name
+    return list(asked)
 
 
 def _perturbed(task: TaskInfo, config: TaskConfig) -> TaskInfo:

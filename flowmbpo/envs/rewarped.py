@@ -27,6 +27,8 @@ KERNELS = (
     "rewarped.warp.integrator_featherstone",
 )
 """The modules whose kernels Warp compiles for these tasks."""
+_NO_LIMIT = torch.iinfo(torch.int32).max  # of rewarped's own step count, which starts afresh with each episode
+_STATE = ("joint_q", "joint_qd", "body_q", "body_qd")
 _BINARIES = {"cpu": ("o",), "cuda": ("ptx", "cubin")}
 
 
@@ -56,10 +58,6 @@ def announce_compilation(cache: Path, device: str) -> None:
     patterns = [[f"wp_{module}_*/*.{ending}" for ending in _BINARIES[device]] for module in KERNELS]
     if not all(any(True for pattern in choices for _ in cache.glob(pattern)) for choices in patterns):
         log.warning("compiling rewarped's kernels into %s: 1-3 minutes, once", cache)
-
-
-_NO_LIMIT = torch.iinfo(torch.int32).max  # of rewarped's own step count, which starts afresh with each episode
-_STATE = ("joint_q", "joint_qd", "body_q", "body_qd")
 
 
 class RewarpedBatch(JointBatch):

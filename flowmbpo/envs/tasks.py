@@ -125,24 +125,18 @@ def task_info(name: str, backend: str = "auto", *, key: str = "task.name") -> Ta
     the simulator that runs it: with 'auto' dflex where it is installed, otherwise MuJoCo. `key` is
     where the config names it, for the message.
     """
-    if name in ALIASES:
-        allowed = ("auto", *ALIASES[name])
-        _check_backend(name, backend, allowed)
-        if backend == "auto":
-            backend = next((choice for choice in _AUTOMATIC if SIMULATORS[choice].installed), _AUTOMATIC[-1])
-        return _TASKS[ALIASES[name][backend]]
-    task = _TASKS.get(name)
-    if task is None:
+    if name not in _TASKS and name not in ALIASES:
         a_set = f" It is a task set: give task.set={name} and task.name=null." if name in TASK_SETS else ""
         hint = a_set or nearest(name, task_names())
         raise ConfigError(f"{key}: no task is called '{name}'.{hint} `flowmbpo envs list` shows all.")
-    _check_backend(name, backend, ("auto", task.simulator))
-    return task
-
-
-def _check_backend(name: str, backend: str, allowed: tuple[str, ...]) -> None:
+    choices = ALIASES[name] if name in ALIASES else {_TASKS[name].simulator: name}
+    allowed = ("auto", *choices)
     if backend not in allowed:
         raise ConfigError(
             f"task.backend: '{backend}' does not run '{name}'. "
             f"Allowed: {', '.join(allowed)}.{nearest(backend, allowed)}"
         )
+    if backend == "auto":
+        installed = (choice for choice in _AUTOMATIC if SIMULATORS[choice].installed)
+        backend = next(installed, _AUTOMATIC[-1]) if name in ALIASES else _TASKS[name].simulator
+    return _TASKS[choices[backend]]

@@ -117,7 +117,6 @@ def _converted(
 
 
 def _exported(source: Path, task_set: str | None, task: str | None) -> tuple[ExperimentConfig, dict[str, Any]]:
-    """Config and checkpoint payload of an exported folder."""
     payload = read_export(source)
     config = experiment_from_dict(payload["config"], str(source / "config.yaml"))
     for flag, asked, held in (

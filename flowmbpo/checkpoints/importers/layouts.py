@@ -160,7 +160,6 @@ def read_foreign(path: Path) -> ForeignModel | None:
 
 
 def _layout(names: Set[str]) -> str | None:
-    """Which layout of TD-MPC2 or Newt the names belong to; None for none of them."""
     if any(name.startswith("_Qs.online.") for name in names):
         return NEWT
     if "_encoder.state.0.weight" not in names:

@@ -22,7 +22,6 @@ from flowmbpo.checkpoints.importers.foreign import (
     ForeignModel,
     Layer,
     Network,
-    RunningStatistics,
     hidden_units,
     size_class,
 )
@@ -105,8 +104,13 @@ def map_weights(model: ForeignModel, spec: EnvSpec, rows: Sequence[int]) -> tupl
     networks = _on_our_axes(model, spec, scale)
     observed = model.seen("obs_rms")
     if observed is not None:
+        # The first layer on o that equals it on (o - offset) / scale.
         first, *others = networks["encoder"]
-        networks["encoder"] = (_fold_normalisation(first, observed, spec.obs_dim), *others)
+        weight = first.weight.double()
+        columns = weight[:, : spec.obs_dim] / observed.scale
+        bias = first.bias.double() - columns @ observed.offset
+        weight = torch.cat([columns, weight[:, spec.obs_dim :]], dim=-1)
+        networks["encoder"] = (replace(first, weight=weight.float(), bias=bias.float()), *others)
     state = _scales(model)
     if table is not None:
         state["world_model.tasks.embeddings"] = table / scale
@@ -178,14 +182,6 @@ def _named(prefix: str, network: Network) -> State:
 def _copied(names: Iterable[str], tensors: Iterable[Tensor]) -> State:
     """Copies under these names; a layer without a LayerNorm has tensors for the first two alone."""
     return {name: tensor.contiguous().clone() for name, tensor in zip(names, tensors, strict=False)}
-
-
-def _fold_normalisation(layer: Layer, statistics: RunningStatistics, obs_dim: int) -> Layer:
-    """The layer on o that equals this one on (o - offset) / scale."""
-    weight = layer.weight.double()
-    columns = weight[:, :obs_dim] / statistics.scale
-    bias = layer.bias.double() - columns @ statistics.offset
-    return replace(layer, weight=torch.cat([columns, weight[:, obs_dim:]], dim=-1).float(), bias=bias.float())
 
 
 def _scales(model: ForeignModel) -> State:

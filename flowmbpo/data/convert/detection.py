@@ -109,7 +109,6 @@ def _plain(name: str) -> str:
 
 
 def _dflex_task(path: Path, task: str | None) -> TaskInfo:
-    """The dflex task that `task` or the file's name says. Raises DataError."""
     from flowmbpo.envs.tasks import all_tasks
 
     known = {re.sub("^dflex|[-_]", "", info.name): info for info in all_tasks("dflex")}

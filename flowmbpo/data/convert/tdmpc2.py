@@ -89,7 +89,6 @@ class TDMPC2Source(Source):
 
 
 def _layout_of(archive: Archive, wanted: str | None) -> str:
-    """The set whose shapes a chunk has. Raises DataError."""
     archive.need("obs", "action", "reward", "task")
     shapes = {name: tuple(archive.tensors[name].shape) for name in ("obs", "action", "reward", "task")}
     for name, layout in LAYOUTS.items():

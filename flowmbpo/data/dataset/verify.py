@@ -152,12 +152,7 @@ def _check_content(
 
 
 def _compare(task: TaskRecord, sums: dict[str, Any]) -> Iterator[str]:
-    sizes = {
-        "episodes": 0,
-        "transitions": 0,
-        "reward_sum": sums["size"],
-        "reward_square_sum": sums["reward_square_sum"],
-    }
-    for name, size in sizes.items():
-        if abs(sums[name] - getattr(task, name)) > SUM_TOLERANCE * (1 + size):
+    sizes = {"reward_sum": sums["size"], "reward_square_sum": sums["reward_square_sum"]}
+    for name in ("episodes", "transitions", *sizes):
+        if abs(sums[name] - getattr(task, name)) > SUM_TOLERANCE * (1 + sizes.get(name, 0)):
             yield f"task {task.name}: {name} {getattr(task, name)}, the files hold {sums[name]}"

@@ -140,7 +140,6 @@ class TaskWindows:
         self.loaded.clear()
 
     def _load(self, group: Group) -> LoadedGroup:
-        """Read and shuffle a group. Raises DataError."""
         rows, final, length = self._whole or self._read(group.blocks)
         if self.bytes <= self.share:
             self._whole = rows, final, length

@@ -314,7 +314,6 @@ class DatasetWriter:
         task.listed = record
 
     def _restore(self) -> None:
-        """Bring the folder to its last checkpoint."""
         listed = {self.path / record.name for record in self._manifest.files}
         remove_leftovers(self.path)
         for record in self._manifest.tasks:

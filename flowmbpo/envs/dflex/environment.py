@@ -43,15 +43,15 @@ class DflexBatch(JointBatch):
         self._dflex: Any = load_dflex(task.name)
         self._no_grad = not autodiff
         self._recorder: DflexBatch | None = None
-        setting = SETTINGS[task.name]
+        environment, arguments = SETTINGS[task.name]
         with quiet():
-            self.raw = vars(self._dflex.envs)[setting.environment](
+            self.raw = vars(self._dflex.envs)[environment](
                 device=str(self._device),
                 num_envs=num_envs,
                 episode_length=task.episode_length,
                 stochastic_init=True,
                 no_grad=self._no_grad,
-                **setting.arguments,
+                **arguments,
             )
         self._restart = self.raw.reset
         # Its `step` restarts ended environments by calling this, from torch's global generator.

@@ -9,6 +9,13 @@ import numpy as np
 
 from flowmbpo.envs.dmcontrol.reading import GAUSSIAN_SCALE, FastTask, beyond, gaussian, indicator
 
+_CART_RANGE = 0.25  # metres either side
+_UPRIGHT_COSINE = 0.995
+_CART_MARGIN = 2.0  # metres
+_VELOCITY_MARGIN = 5.0  # rad/s
+_WITHIN_8_DEGREES = float(np.cos(np.deg2rad(8)))
+_SPIN_SPEED = 9.0  # rad/s
+
 
 class Acrobot(FastTask):
     """Hold the tip in the target; `sparse` pays nothing outside it."""
@@ -34,12 +41,6 @@ class Acrobot(FastTask):
         if distance <= radius:
             return 1.0
         return 0.0 if self._sparse else gaussian(distance - radius)
-
-
-_CART_RANGE = 0.25  # metres either side
-_UPRIGHT_COSINE = 0.995
-_CART_MARGIN = 2.0  # metres
-_VELOCITY_MARGIN = 5.0  # rad/s
 
 
 class Cartpole(FastTask):
@@ -77,10 +78,6 @@ def _slowness(velocity: float) -> float:
     """A Gaussian of a pole's velocity; squared by a product, as numpy squares vectors, and not by `pow`."""
     distance = abs(velocity) / _VELOCITY_MARGIN * GAUSSIAN_SCALE
     return float(np.exp(-0.5 * (distance * distance)))
-
-
-_WITHIN_8_DEGREES = float(np.cos(np.deg2rad(8)))
-_SPIN_SPEED = 9.0  # rad/s
 
 
 class PendulumSwingUp(FastTask):

@@ -14,6 +14,8 @@ _SPIN_DISTANCE = 0.5  # metres
 _SPIN_SPEED = 6.0  # m/s
 _OUTSIDE_SHARE = 0.1  # of episodes of cup-spin start wherever the ball touches nothing, not only in the cup
 _START_X, _START_Z = (-0.2, 0.2), (0.2, 0.5)  # metres, joint coordinates
+_FINGER_SPEED = 15.0  # rad/s
+_FISH_JOINTS = ("tail1", "tail_twist", "tail2", "finright_roll", "finright_pitch", "finleft_roll", "finleft_pitch")
 
 
 class Cup(FastTask):
@@ -64,9 +66,6 @@ def start_spin(task: Any, physics: Any) -> None:
     task.after_step(physics)  # all that dm_control does at a start beside drawing one
 
 
-_SPIN_VELOCITY = 15.0  # rad/s
-
-
 class FingerSpin(FastTask):
     """Pays while the spinner turns at 15 rad/s or faster, in the negative direction."""
 
@@ -84,7 +83,7 @@ class FingerSpin(FastTask):
         return angles, self._tip - self._spinner, velocities, np.log1p(touch)
 
     def reward(self) -> float:
-        return float(self._hinge_velocity.item() <= -_SPIN_VELOCITY)
+        return float(self._hinge_velocity.item() <= -_FINGER_SPEED)
 
 
 class FingerTurn(FingerSpin):
@@ -107,15 +106,12 @@ class FingerTurn(FingerSpin):
         return math.sqrt(apart.dot(apart)) - float(self._target_size.item())
 
 
-_JOINTS = ("tail1", "tail_twist", "tail2", "finright_roll", "finright_pitch", "finleft_roll", "finleft_pitch")
-
-
 class FishUpright(FastTask):
     """Keep the belly down."""
 
     def __init__(self, model: Any, data: Any) -> None:
         self._qpos, self._qvel = data.qpos, data.qvel
-        self._joints = np.array([model.joint(name).qposadr[0] for name in _JOINTS], dtype=np.int64)
+        self._joints = np.array([model.joint(name).qposadr[0] for name in _FISH_JOINTS], dtype=np.int64)
         self._upright = data.xmat[model.body("torso").id, 8:9]
 
     def observed(self) -> tuple[np.ndarray, ...]:

@@ -9,6 +9,12 @@ import numpy as np
 
 from flowmbpo.envs.dmcontrol.reading import FastTask, beyond, gaussian, indicator, linear, sensor_places, sensor_view
 
+_ONE_FOOT_SPEED = 6.0  # m/s
+_JUMP_DRIFT = 0.5  # m/s
+_LIFTED_HEIGHT, _LIFTED_MARGIN = 1.2, 0.6  # metres
+_HOPPER_HEIGHTS = 0.6, 2.0  # metres, of the torso over the foot
+_WALKER_HEIGHT = 1.2  # metres
+
 
 class Runner(FastTask):
     """A torso that is to move at `speed` (m/s) or faster: forward, backwards where it is negative."""
@@ -21,13 +27,7 @@ class Runner(FastTask):
         self._qvel = data.qvel
 
     def _forward(self) -> float:
-        """The velocity in the direction asked for, m/s."""
         return self._direction * float(self._velocity.item())
-
-
-_ONE_FOOT_SPEED = 6.0  # m/s
-_JUMP_DRIFT = 0.5  # m/s
-_LIFTED_HEIGHT, _LIFTED_MARGIN = 1.2, 0.6  # metres
 
 
 class Cheetah(Runner):
@@ -74,9 +74,6 @@ def _lifted(height: float) -> float:
     return 1.0 if height >= _LIFTED_HEIGHT else gaussian((_LIFTED_HEIGHT - height) / _LIFTED_MARGIN)
 
 
-_HOPPER_HEIGHTS = 0.6, 2.0  # metres, of the torso over the foot
-
-
 class HopperGait(Runner):
     """Keep the torso high over the foot and hop at `speed`; at speed 0, stand with small controls instead."""
 
@@ -98,9 +95,6 @@ class HopperGait(Runner):
         small = np.maximum(1 - self._control * self._control, 0.0)
         small_control = float(np.add.reduce(small)) / len(small)  # not `sum`, which adds in another order
         return standing * ((small_control + 4) / 5)
-
-
-_WALKER_HEIGHT = 1.2  # metres
 
 
 class Walker(Runner):

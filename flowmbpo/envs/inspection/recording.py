@@ -19,6 +19,7 @@ from flowmbpo.envs.make import open_env
 from flowmbpo.envs.resolve import resolve
 
 Motion = Literal["zero", "random"]
+_RESUMED_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,6 @@ def walk(env: VectorEnv, steps: int, seed: int, motion: Motion) -> Iterator[int]
         yield place
 
 
-_RESUMED_STEPS = 200
-
-
 class ContractBroken(Exception):
     """Raised by a check that found a promise broken; the message becomes the result's detail."""
 
@@ -173,7 +171,16 @@ class CheckedEnv:
         """The actions; before that of step `saved_at` the state of `env` is put by, as a file would give it back."""
         for place, action in enumerate(self.actions):
             if place == self.saved_at:
-                self.state = _through_bytes(env.state_dict())
+                file = io.BytesIO()
+                torch.save(env.state_dict(), file)
+                file.seek(0)
+                try:
+                    self.state: dict[str, Any] = torch.load(file, weights_only=True)
+                except pickle.UnpicklingError as error:
+                    raise ContractBroken(
+                        "the saved state holds more than tensors, numbers, strings, lists and dicts, so no file gives "
+                        "it back"
+                    ) from error
             yield action
 
 
@@ -184,17 +191,3 @@ def _mid_episode(steps: int, length: int) -> int:
     """
     latest = steps - min(_RESUMED_STEPS, steps // 2)
     return next((step for step in range(latest, 0, -1) if step % length >= length / 2), latest)
-
-
-def _through_bytes(state: dict[str, Any]) -> dict[str, Any]:
-    """`state` written and read again, by a reader that takes plain data only."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    try:
-        loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ContractBroken(
-            "the saved state holds more than tensors, numbers, strings, lists and dicts, so no file gives it back"
-        ) from error
-    return loaded

@@ -14,6 +14,8 @@ from flowmbpo.envs.mujoco import NO_OPENGL, environment_variables, log_warnings
 from flowmbpo.envs.processes.worker import CPU, RENDER, Handlers
 from flowmbpo.errors import EnvironmentUnavailableError
 
+_HEIGHT, _WIDTH = 240, 320  # pixels
+
 
 def import_mujoco(variables: dict[str, str] = NO_OPENGL) -> ModuleType:
     """The mujoco package, imported under these environment variables: by default without OpenGL.
@@ -39,29 +41,19 @@ def load_model(mujoco: ModuleType, model_file: str) -> Any:
     return mujoco.MjModel.from_xml_string(text)
 
 
-_HEIGHT, _WIDTH = 240, 320  # pixels
-
-
-class PoseDrawer:
-    """Draws one pose at a time, seen from a camera that follows the robot."""
-
-    def __init__(self, model_file: str) -> None:
-        # Under the backend that this process was started with.
-        self._mujoco = import_mujoco({})
-        self._model = load_model(self._mujoco, model_file)
-        self._data = self._mujoco.MjData(self._model)
-        self._renderer = self._mujoco.Renderer(self._model, _HEIGHT, _WIDTH)
-        # The first picture of an OpenGL context can differ by a few units from later ones of the same pose.
-        self.frame(self._data.qpos.copy())
-
-    def frame(self, qpos: np.ndarray) -> np.ndarray:
-        """The picture of positions [Q], uint8 [height, width, 3]."""
-        self._data.qpos[:] = qpos
-        self._mujoco.mj_forward(self._model, self._data)
-        self._renderer.update_scene(self._data, camera="follow")
-        return np.asarray(self._renderer.render())
-
-
 def drawer_handlers(model_file: str) -> Handlers:
-    """Build a drawer in the process that will own it; what that process answers to."""
-    return {RENDER: PoseDrawer(model_file).frame, CPU: lambda _: time.process_time()}
+    """What the process that draws answers to: pictures of one pose at a time, from a camera that follows the robot."""
+    mujoco = import_mujoco({})  # under the backend that this process was started with
+    model = load_model(mujoco, model_file)
+    data, renderer = mujoco.MjData(model), mujoco.Renderer(model, _HEIGHT, _WIDTH)
+
+    def frame(qpos: np.ndarray) -> np.ndarray:
+        """The picture of positions [Q], uint8 [height, width, 3]."""
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        renderer.update_scene(data, camera="follow")
+        return np.asarray(renderer.render())
+
+    # The first picture of an OpenGL context can differ by a few units from later ones of the same pose.
+    frame(data.qpos.copy())
+    return {RENDER: frame, CPU: lambda _: time.process_time()}

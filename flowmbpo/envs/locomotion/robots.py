@@ -12,6 +12,25 @@ from types import MappingProxyType
 
 import numpy as np
 
+# The ant's.
+_REST = np.array([0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0])  # hip and ankle of each leg, radians
+_START_HEIGHT = 0.75  # metres, of the torso's centre
+_POSITION_NOISE = 0.1  # metres, each coordinate
+_ANGLE_NOISE = math.pi / 24  # radians, about a random axis
+_JOINT_NOISE = 0.2  # radians
+_VELOCITY_NOISE = 0.25  # m/s and rad/s
+_TARGET = 1e4  # metres along +x
+_JOINT_VELOCITY_SCALE = 0.1
+_UP_REWARD = 0.1
+_HALF_ROOT = math.sqrt(0.5)
+# The hopper's.
+_NOISE = 0.05  # metres, radians, m/s, rad/s
+_HEIGHT_TOLERANCE = 0.15  # metres
+_HEIGHT_CAP = 0.3  # metres
+_LOW_COST = 200.0  # per square metre
+_ANGLE_SCALE = 0.524  # radians, about 30 degrees
+_ACTION_COST = 0.1
+
 
 class Body(ABC):
     """One kind of robot. Arrays are float64; N environments, Q positions, V velocities, A actions, O observation.
@@ -41,18 +60,6 @@ class Body(ABC):
     def terminated(self, obs: np.ndarray) -> np.ndarray:
         """Whether the episodes that reached `obs` [N, O] end there, bool [N]: the torso is too low."""
         return np.asarray(obs[:, 0] < self.fallen_below)
-
-
-_REST = np.array([0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0])  # hip and ankle of each leg, radians
-_START_HEIGHT = 0.75  # metres, of the torso's centre
-_POSITION_NOISE = 0.1  # metres, each coordinate
-_ANGLE_NOISE = math.pi / 24  # radians, about a random axis
-_JOINT_NOISE = 0.2  # radians
-_VELOCITY_NOISE = 0.25  # m/s and rad/s
-_TARGET = 1e4  # metres along +x
-_JOINT_VELOCITY_SCALE = 0.1
-_UP_REWARD = 0.1
-_HALF_ROOT = math.sqrt(0.5)
 
 
 class Ant(Body):
@@ -87,8 +94,11 @@ class Ant(Body):
         joint_velocities = rng.uniform(-_VELOCITY_NOISE, _VELOCITY_NOISE, 8)
         # A twist about the world's origin: the torso, away from it, also moves with the turning.
         linear = linear + np.cross(spin, place)
-        velocities = np.concatenate((linear, _in_body(turn, spin), joint_velocities))
-        return np.concatenate((place, turn, joints)), velocities
+        # The spin along the torso's axes: turned by the inverse rotation.
+        w, axis = turn[0], -turn[1:]
+        twice = 2.0 * np.cross(axis, spin)
+        spin = spin + w * twice + np.cross(axis, twice)
+        return np.concatenate((place, turn, joints)), np.concatenate((linear, spin, joint_velocities))
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> np.ndarray:
         x, y, z, qw, qx, qy, qz = qpos[:, :7].T
@@ -109,21 +119,6 @@ class Ant(Body):
     def reward(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Forward speed + 0.1 up + heading + (height - 0.27), as dflex's Ant; actions cost nothing."""
         return np.asarray(obs[:, 5] + _UP_REWARD * obs[:, 27] + obs[:, 28] + (obs[:, 0] - self.fallen_below))
-
-
-def _in_body(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """A vector of the world [3] along the axes of a body with the quaternion `turn` (wxyz)."""
-    w, axis = turn[0], -turn[1:]  # the inverse rotation
-    twice = 2.0 * np.cross(axis, vector)
-    return np.asarray(vector + w * twice + np.cross(axis, twice))
-
-
-_NOISE = 0.05  # metres, radians, m/s, rad/s
-_HEIGHT_TOLERANCE = 0.15  # metres
-_HEIGHT_CAP = 0.3  # metres
-_LOW_COST = 200.0  # per square metre
-_ANGLE_SCALE = 0.524  # radians, about 30 degrees
-_ACTION_COST = 0.1
 
 
 class Hopper(Body):

@@ -25,6 +25,11 @@ DONE, FAILED = b"k", b"e"
 PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Requests to stop that the parent honours. Terminals and Slurm send them to every process of a job."""
 
+_SLICE_S = 30.0
+_SILENT_SLICES = 20  # a worker that says nothing for this many slices is taken for stuck
+_EXIT_S = 5.0
+_open_workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
+
 Handlers = Mapping[bytes, Callable[[Any], Any]]
 
 
@@ -77,11 +82,6 @@ def serve(connection: Connection, variables: dict[str, str], build: Callable[[],
         return  # the parent closed the pipe, or is gone
 
 
-_SLICE_S = 30.0
-_SILENT_SLICES = 20  # a worker that says nothing for this many slices is taken for stuck
-_EXIT_S = 5.0
-
-
 class LocalWorker:
     """The same as `ProcessWorker`, in this process."""
 
@@ -97,9 +97,6 @@ class LocalWorker:
 
     def close(self) -> None:
         self._handlers = {}
-
-
-_open_workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
 
 
 @atexit.register  # after multiprocessing's own hook, so it runs before: that one waits for workers it cannot terminate

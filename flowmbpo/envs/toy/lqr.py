@@ -12,6 +12,12 @@ from torch import Tensor
 from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 from flowmbpo.spec import TaskInfo
 
+DT = 0.1  # s
+SPRING = 0.5  # 1/s^2, between the carts
+DRAG = 0.2  # 1/s
+FORCE = 2.0  # m/s^2 at full action
+MAX_POSITION, MAX_SPEED = 0.45, 0.2  # of the start
+
 
 @dataclass(frozen=True)
 class LinearQuadratic:
@@ -21,13 +27,6 @@ class LinearQuadratic:
     control: Float[Tensor, "S A"]
     state_cost: Float[Tensor, "S S"]
     action_cost: Float[Tensor, "A A"]
-
-
-DT = 0.1  # s
-SPRING = 0.5  # 1/s^2, between the carts
-DRAG = 0.2  # 1/s
-FORCE = 2.0  # m/s^2 at full action
-MAX_POSITION, MAX_SPEED = 0.45, 0.2  # of the start
 
 
 def regulator(dtype: torch.dtype = torch.float64) -> LinearQuadratic:

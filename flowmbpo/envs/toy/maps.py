@@ -54,7 +54,6 @@ class ShiftedMap(ToySystem):
     units_high = 4.0
 
     def __init__(self, task: TaskInfo, follow: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """`follow` is the map f."""
         super().__init__(task)
         self.follow = follow
 

@@ -12,6 +12,24 @@ from torch import Tensor
 
 from flowmbpo.envs.toy.system import Canvas, Noise, ToySystem, Transition
 
+# The ditch's.
+STRIDE = 0.15  # of a full action
+LOWEST, HIGHEST = -1.0, 2.5
+EDGE_WIDTH = 0.03
+# The pillar's.
+PULL, PILLAR_STRIDE, THROW = 0.3, 0.6, 0.6
+BOUND = 2.0
+PILLAR_WIDTH = 0.2
+REACH, REACH_WIDTH = 1.2, 0.05
+EFFORT = 0.3
+# The runner's.
+GAIN = 0.15  # of speed, at full action
+MAX_SPEED = 2.0
+MAX_RISK, RISKY_SPEED, RISK_WIDTH = 0.4, 1.2, 0.08
+RECOVERY = 0.05  # of spin, each step on the ground: 20 steps
+START_SPEED = 0.2
+UPRIGHT, UPRIGHT_WIDTH = 0.02, 0.01
+
 
 def logistic(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """1 / (1 + exp(-x)) as (1 + tanh(x/2)) / 2, to absolute rounding.
@@ -19,11 +37,6 @@ def logistic(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     `torch.sigmoid` rounds rows that fill no vector register otherwise: a reward would depend on the other copies.
     """
     return 0.5 + 0.5 * torch.tanh(0.5 * x)
-
-
-STRIDE = 0.15  # of a full action
-LOWEST, HIGHEST = -1.0, 2.5
-EDGE_WIDTH = 0.03
 
 
 class Gust(ToySystem):
@@ -93,13 +106,6 @@ class SkewPush(RarePush):
     push = 0.6
 
 
-PULL, PILLAR_STRIDE, THROW = 0.3, 0.6, 0.6
-BOUND = 2.0
-PILLAR_WIDTH = 0.2
-REACH, REACH_WIDTH = 1.2, 0.05
-EFFORT = 0.3
-
-
 class Pillar(ToySystem):
     """State and observation [y]; y' = clip(.3 y + .6 a + .6 sign(u - .5), -2, 2), u ~ U(0, 1) fresh each step.
 
@@ -129,14 +135,6 @@ class Pillar(ToySystem):
         canvas.line((-REACH, -0.5), (REACH, -0.5), width=0.05, colour=(86, 156, 90))
         canvas.line((0.0, -0.4), (0.0, 0.6), width=2 * PILLAR_WIDTH, colour=(120, 120, 120))
         canvas.disc((state[0], -0.38), radius=0.1, colour=(178, 76, 52))
-
-
-GAIN = 0.15  # of speed, at full action
-MAX_SPEED = 2.0
-MAX_RISK, RISKY_SPEED, RISK_WIDTH = 0.4, 1.2, 0.08
-RECOVERY = 0.05  # of spin, each step on the ground: 20 steps
-START_SPEED = 0.2
-UPRIGHT, UPRIGHT_WIDTH = 0.02, 0.01
 
 
 class Slip(ToySystem):

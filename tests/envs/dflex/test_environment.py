@@ -53,7 +53,7 @@ def raw_ant(num_envs: int) -> Any:
     """dflex's own Ant with the published settings, as its users make it; restarts itself."""
     environment = type(DflexBatch(ANT, 1).raw)
     with torch.no_grad():
-        arguments = SETTINGS[ANT.name].arguments
+        _, arguments = SETTINGS[ANT.name]
         return environment(device="cpu", num_envs=num_envs, stochastic_init=True, no_grad=True, **arguments)
 
 

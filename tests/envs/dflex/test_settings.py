@@ -39,8 +39,8 @@ def test_tasks_and_settings_are_the_same():
 
 
 def test_the_ant_is_set_as_published():
-    assert SETTINGS["dflex-ant"].environment == "AntEnv"
-    assert SETTINGS["dflex-ant"].arguments == {
+    assert SETTINGS["dflex-ant"][0] == "AntEnv"
+    assert SETTINGS["dflex-ant"][1] == {
         "MM_caching_frequency": 16,
         "early_termination": True,
         "termination_height": 0.27,
