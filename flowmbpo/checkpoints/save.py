@@ -33,8 +33,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
 
     def save(self, name: str, payload: Mapping[str, Any], replay: Mapping[str, Any] | None = None) -> Path:
         """Write `payload` as `{name}.pt` ('latest', 'best' or `epoch_name(n)`), `replay` beside it.

@@ -38,8 +38,7 @@ class JointBatch(BatchSimulator):
     """The library's own environment. Its `reset` does nothing: `start` begins episodes."""
 
     def __init__(self, task: TaskInfo, num_envs: int) -> None:
-        self.task = task
-        self.num_envs = num_envs
+        self.task, self.num_envs = task, num_envs
         self._before: dict[str, Tensor] = {}
 
     def observe(self) -> Float[Tensor, "N O"]:

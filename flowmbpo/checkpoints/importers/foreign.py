@@ -88,15 +88,42 @@ class ForeignModel:
 
     def __post_init__(self) -> None:
         """Raises CheckpointError where the embeddings are no table, or the parts do not fit each other."""
-        table = self.embeddings
+        networks, table = self.networks, self.embeddings
         if table is not None and (table.ndim != 2 or 0 in table.shape):
             raise CheckpointError(f"_task_emb.weight: is {tuple(table.shape)}, a matrix is needed")
         self.tasks, self.task_dim = (1, 0) if table is None else table.shape
-        self.latent_dim = self.networks["encoder"][-1].outputs
-        self.obs_dim = self.networks["encoder"][0].inputs - self.task_dim
-        self.action_dim = self.networks["dynamics"][0].inputs - self.latent_dim - self.task_dim
-        self.bins = self.networks["reward"][-1].outputs
-        _check_fit(self)
+        self.latent_dim = networks["encoder"][-1].outputs
+        self.obs_dim = networks["encoder"][0].inputs - self.task_dim
+        self.action_dim = networks["dynamics"][0].inputs - self.latent_dim - self.task_dim
+        self.bins = networks["reward"][-1].outputs
+        if min(len(networks[name]) for name in ("encoder", "dynamics", "reward")) < 2:
+            raise CheckpointError("encoder, dynamics and reward need a hidden layer each: another architecture")
+        z, e, a = self.latent_dim, self.task_dim, self.action_dim
+        if self.obs_dim < 1 or a < 1 or z % GROUP:
+            raise CheckpointError(
+                f"the shapes leave {self.obs_dim} observations, {a} actions and a latent of {z}, which must be a "
+                f"multiple of {GROUP}: another architecture"
+            )
+        for part, whose, inputs, outputs in (
+            ("dynamics", "_dynamics's", z + e + a, z),
+            ("reward", "_reward's", z + e + a, self.bins),
+            ("termination", "_termination's", z + e, 1),
+            ("policy_prior", "_pi's", z + e, 2 * a),
+            ("q_functions", "_Qs'", z + e + a, self.bins),
+            ("actor", "the actor's", z, a),
+            ("critic", "the critic's", z, 1),
+        ):
+            held = (networks[part][0].inputs, networks[part][-1].outputs) if part in networks else (inputs, outputs)
+            for what, width, needed in zip(("input", "output"), held, (inputs, outputs), strict=True):
+                if width != needed:
+                    raise CheckpointError(
+                        f"{whose} {what} is {width} wide where other shapes ask for {needed}: another architecture"
+                    )
+        if self.bins == 2 or (self.bins == 1 and "critic" not in networks):
+            raise CheckpointError(
+                f"_reward: has {self.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
+                "single output) are known"
+            )
 
     def seen(self, name: str) -> RunningStatistics | None:
         """The running statistics of this name, if any data went into them."""
@@ -126,38 +153,6 @@ def part_parameters(model: ForeignModel) -> dict[str, int]:
     if model.logstd is not None:
         counts["actor"] += model.logstd.numel()
     return counts | {"total": sum(counts.values())}
-
-
-def _check_fit(model: ForeignModel) -> None:
-    networks = model.networks
-    if min(len(networks[name]) for name in ("encoder", "dynamics", "reward")) < 2:
-        raise CheckpointError("encoder, dynamics and reward need a hidden layer each: another architecture")
-    z, e, a = model.latent_dim, model.task_dim, model.action_dim
-    if model.obs_dim < 1 or a < 1 or z % GROUP:
-        raise CheckpointError(
-            f"the shapes leave {model.obs_dim} observations, {a} actions and a latent of {z}, which must be a "
-            f"multiple of {GROUP}: another architecture"
-        )
-    for part, whose, inputs, outputs in (
-        ("dynamics", "_dynamics's", z + e + a, z),
-        ("reward", "_reward's", z + e + a, model.bins),
-        ("termination", "_termination's", z + e, 1),
-        ("policy_prior", "_pi's", z + e, 2 * a),
-        ("q_functions", "_Qs'", z + e + a, model.bins),
-        ("actor", "the actor's", z, a),
-        ("critic", "the critic's", z, 1),
-    ):
-        held = (networks[part][0].inputs, networks[part][-1].outputs) if part in networks else (inputs, outputs)
-        for what, width, needed in zip(("input", "output"), held, (inputs, outputs), strict=True):
-            if width != needed:
-                raise CheckpointError(
-                    f"{whose} {what} is {width} wide where other shapes ask for {needed}: another architecture"
-                )
-    if model.bins == 2 or (model.bins == 1 and "critic" not in networks):
-        raise CheckpointError(
-            f"_reward: has {model.bins} outputs, and a file does not say how they are decoded; 101 bins (and PWM's "
-            "single output) are known"
-        )
 
 
 def plain_tensors(state: object, part: str) -> dict[str, Tensor]:

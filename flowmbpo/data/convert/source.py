@@ -60,9 +60,7 @@ class Source(ABC):
     """Whether the environment took the tanh of stored actions."""
 
     def __init__(self, set_name: str, tasks: Sequence[TaskInfo | TaskRecord], files: Sequence[Path]) -> None:
-        self.set_name = set_name
-        self.tasks = tuple(tasks)
-        self.files = tuple(files)
+        self.set_name, self.tasks, self.files = set_name, tuple(tasks), tuple(files)
 
     def open(self, number: int) -> Archive:
         """File `number`, its checksums verified. Raises DataError."""

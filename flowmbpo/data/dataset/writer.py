@@ -72,10 +72,8 @@ class DatasetWriter:
         self._lock: int | None = lock
         self._failed = False
         self._taken = np.zeros(1024, np.bool_)  # by episode id
-        self._tasks = []
-        for task, record in enumerate(manifest.tasks):
-            shards = manifest.shards(task)
-            self._tasks.append(_Task(record, list(shards), record, len(shards)))
+        shards = [list(manifest.shards(task)) for task in range(len(manifest.tasks))]
+        self._tasks = [_Task(record, own, record, len(own)) for record, own in zip(manifest.tasks, shards, strict=True)]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")  # HDF5 compresses without Python's lock
         self._sealing: deque[tuple[Future[ShardRecord], _Task, TaskRecord]] = deque()
 

@@ -14,6 +14,8 @@ import numpy as np
 
 Reader = Callable[[Any, Any], "FastTask"]
 """Makes a reader of (MjModel, MjData)."""
+GAUSSIAN_SCALE = float(np.sqrt(-2 * np.log(0.1)))
+"""A Gaussian of distance 1 is 0.1 with this factor on the distance."""
 
 
 class FastTask(ABC):
@@ -43,10 +45,6 @@ def sensor_view(model: Any, data: Any, name: str) -> np.ndarray:
 def sensor_places(model: Any, *names: str) -> np.ndarray:
     """Where the values of the one-dimensional sensors called `names` lie in `sensordata`, int64 [names]."""
     return np.array([model.sensor(name).adr[0] for name in names], dtype=np.int64)
-
-
-GAUSSIAN_SCALE = float(np.sqrt(-2 * np.log(0.1)))
-"""A Gaussian of distance 1 is 0.1 with this factor on the distance."""
 
 
 def gaussian(distance: float) -> float:

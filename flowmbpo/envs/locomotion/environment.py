@@ -39,8 +39,7 @@ class LocomotionSimulator(BatchSimulator):
     def __init__(
         self, task: TaskInfo, num_envs: int, threads: int, perturbation: PerturbationConfig | None = None
     ) -> None:
-        self.task = task
-        self.num_envs = num_envs
+        self.task, self.num_envs = task, num_envs
         self._perturbation = perturbation if perturbation is not None and perturbation.rate > 0 else None
         length = task.episode_length if self._perturbation is not None else 0
         self._push_axis = np.zeros((num_envs, length), dtype=np.int64)

@@ -127,9 +127,7 @@ class ToyBatch(BatchSimulator):
     """
 
     def __init__(self, system: ToySystem, num_envs: int) -> None:
-        self.system = system
-        self.task = system.task
-        self.num_envs = num_envs
+        self.system, self.task, self.num_envs = system, system.task, num_envs
         self._before: Tensor | None = None  # the state that the last step started from; none since `start`
         noise = torch.zeros(num_envs, self.task.episode_length, system.noise_dim)
         elapsed = torch.zeros(num_envs, dtype=torch.int64)
@@ -183,9 +181,7 @@ class DifferentiableToy(DifferentiableEnvs):
         self, system: ToySystem, state: Float[Tensor, "N S"], noise: Float[Tensor, "N L K"], elapsed: Int[Tensor, " N"]
     ) -> None:
         self._system = system
-        self.state = state
-        self.noise = noise
-        self.elapsed = elapsed.clone()
+        self.state, self.noise, self.elapsed = state, noise, elapsed.clone()
         self._rows = torch.arange(len(state))
 
     def observe(self) -> Float[Tensor, "N O"]:
