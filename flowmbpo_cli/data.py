@@ -118,12 +118,9 @@ def convert(
     dataset = run(source, dest.expanduser(), limit=limit, report=report)
     keys = ("path", "set_name", "episodes", "transitions", "fingerprint", "source")
     document = {key.removesuffix("_name"): getattr(dataset, key) for key in keys} | {"format": source.format}
-    held = sum(record.episodes > 0 for record in dataset.tasks)
-    line = (
-        f"Wrote {dest}: {dataset.episodes:,} episodes of {held} of the {len(dataset.tasks)} tasks of "
-        f"{dataset.set_name}. `flowmbpo data inspect {dest}` shows them."
-    )
-    answer(document, json_, line)
+    held = f"{sum(record.episodes > 0 for record in dataset.tasks)} of the {len(dataset.tasks)} tasks"
+    line = f"Wrote {dest}: {dataset.episodes:,} episodes of {held} of {dataset.set_name}."
+    answer(document, json_, f"{line} `flowmbpo data inspect {dest}` shows them.")
 
 
 @app.command()

@@ -88,10 +88,8 @@ def show_dataset(document: dict[str, Any]) -> None:
         print(f"Without episodes: {', '.join(document['without_episodes'])}")
     source = document["source"]
     if source.get("kind") == "collected":
-        policies = source["policies"]
-        rows = [
-            [policy.get("checkpoint", policy["kind"]), _details(policy, "kind", "checkpoint")] for policy in policies
-        ]
+        known = ("kind", "checkpoint")
+        rows = [[policy.get("checkpoint", policy["kind"]), _details(policy, *known)] for policy in source["policies"]]
     else:
         rows = [[file["name"], _details(file, "name")] for file in source.get("files", [])]
     if rows:

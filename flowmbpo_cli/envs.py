@@ -147,8 +147,7 @@ def render(
         if suffix == ".mp4":
             from flowmbpo.tracking.video import write_video
 
-            frames = (env.render(0) for _ in walk(env, count, seed, action))
-            write_video(frames, target, _FRAMES_PER_SECOND)
+            write_video((env.render(0) for _ in walk(env, count, seed, action)), target, _FRAMES_PER_SECOND)
         else:
             from matplotlib.image import imsave
 

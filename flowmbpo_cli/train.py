@@ -283,6 +283,5 @@ def _show_outcome(outcome: dict[str, Any]) -> None:
         print_table("lineage", columns, [[run[column] for column in columns] for run in lineage])
     run_dir = shlex.quote(outcome["run_dir"])
     no_return = outcome.get("final_return_mean", 0.0) is None
-    typer.echo(
-        f"Look at it:  flowmbpo {f'diagnose all {run_dir}' if no_return else f'eval {run_dir} --plot curve.png'}"
-    )
+    look = f"diagnose all {run_dir}" if no_return else f"eval {run_dir} --plot curve.png"
+    typer.echo(f"Look at it:  flowmbpo {look}")

@@ -126,7 +126,8 @@ class Library:
             raise ConfigError(f"{shown}: is a base for other presets, not a preset. Extend it, or give it a 'name'.")
         if not preset.is_file:
             return PresetDocument({**merged.data, "name": preset.name}, merged.origins), f"preset '{preset.name}'"
-        if self._is_shipped(preset.path) and preset.name not in self._members(preset.path):
+        shipped = preset.path.resolve().parent == self.folder.resolve()
+        if shipped and preset.name not in self._members(preset.path):
             raise ConfigError(f"{shown}: is a family of presets. Name one: {', '.join(self._members(preset.path))}.")
         name, origin = own.data.get("name", preset.name), own.origins.get(("name",), shown)
         return PresetDocument({**merged.data, "name": name}, {**merged.origins, ("name",): origin}), shown
@@ -147,9 +148,6 @@ class Library:
             return f"presets/{resolved.relative_to(folder).as_posix()}"
         relative = os.path.relpath(resolved)
         return str(path) if relative.startswith("..") else relative
-
-    def _is_shipped(self, path: Path) -> bool:
-        return path.resolve().parent == self.folder.resolve()
 
     def _shipped_files(self) -> list[Path]:
         return sorted(self.folder.glob("*.yaml"))
@@ -201,7 +199,7 @@ class Library:
     def _layers(self, preset: Preset) -> list[PresetDocument]:
         """What the file states for all of its names, the overlays of the parts, and the description of it all."""
         document = self._read(preset.path)
-        if not self._is_shipped(preset.path):
+        if preset.path.resolve().parent != self.folder.resolve():  # of a user's own
             return [document]
         stated = {key: value for key, value in document.data.items() if key not in PARTS}
         layers, says = [PresetDocument(stated, document.origins)], {"family": stated.get("description")}

@@ -176,25 +176,6 @@ def restore(learner: Learner, collector: Collector | None, loaded: Loaded) -> No
     restore_rng(payload["rng"], learner.generators)
 
 
-@contextmanager
-def failure_recorded(run_dir: RunDirectory) -> Iterator[None]:
-    """Whatever ends the run inside is written to its run.json, where the disk lets it, and raised again."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if not (run_dir.checkpoints / "latest.pt").is_file():
-            _record(run_dir, "failed", "stopped at once, before the first checkpoint")
-            raise
-        _record(run_dir, "interrupted", "stopped at once; what followed the last checkpoint is lost")
-        raise Interrupted(
-            "stopped at once: what followed the last checkpoint is lost. "
-            f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
-        ) from error
-    except BaseException as error:  # whatever ended the run is recorded and passed on
-        _record(run_dir, "failed", f"{type(error).__name__}: {error}")
-        raise
-
-
 def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], error: str) -> None:
     try:
         run_dir.update_status(status, error=error)
@@ -206,11 +187,26 @@ def _record(run_dir: RunDirectory, status: Literal["failed", "interrupted"], err
 def opened_run(
     path: Path, config: ExperimentConfig, facts: Mapping[str, Any], loaded: Loaded | None
 ) -> Iterator[RunDirectory]:
-    """The run's directory, new or gone on in, with `facts` in its run.json; a failure inside is recorded there."""
-    run_dir = RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path)
-    with run_dir, failure_recorded(run_dir):
-        if loaded is not None:
-            run_dir.mark_resumed(loaded.path.name, int(loaded.payload["epoch"]))
-        run_dir.update_status("running", **facts, error=None, outcome=None)
-        run_dir.write_config(to_yaml(config))
-        yield run_dir
+    """The run's directory, new or gone on in, with `facts` in its run.json.
+
+    Whatever ends the run inside is recorded there, where the disk lets it, and raised again.
+    """
+    with RunDirectory.create(path) if loaded is None else RunDirectory.open_existing(path) as run_dir:
+        try:
+            if loaded is not None:
+                run_dir.mark_resumed(loaded.path.name, int(loaded.payload["epoch"]))
+            run_dir.update_status("running", **facts, error=None, outcome=None)
+            run_dir.write_config(to_yaml(config))
+            yield run_dir
+        except KeyboardInterrupt as error:
+            if not (run_dir.checkpoints / "latest.pt").is_file():
+                _record(run_dir, "failed", "stopped at once, before the first checkpoint")
+                raise
+            _record(run_dir, "interrupted", "stopped at once; what followed the last checkpoint is lost")
+            raise Interrupted(
+                "stopped at once: what followed the last checkpoint is lost. "
+                f"Go on from it with: flowmbpo train --resume {shlex.quote(str(run_dir.path))}"
+            ) from error
+        except BaseException as error:  # whatever ended the run is recorded and passed on
+            _record(run_dir, "failed", f"{type(error).__name__}: {error}")
+            raise

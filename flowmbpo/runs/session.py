@@ -150,8 +150,7 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
         self.best: float | None = saved.get("best")
         self.milestones = Milestones(**saved.get("milestones", {}))
         self.self_diagnosis = SelfDiagnosis(config, learner, **saved.get("self_diagnosis", {}))
-        others = (lambda: 0.0) if collector is None else collector.env.cpu_seconds
-        self.clock = TrainingClock(others, saved)
+        self.clock = TrainingClock((lambda: 0.0) if collector is None else collector.env.cpu_seconds, saved)
         resume_epoch = None if start.loaded is None else learner.epoch
         self.sinks = make_sinks(
             config, run_dir, task.label, resume_epoch, console=console, policy_starts=start.policy_starts
@@ -334,7 +333,9 @@ class TrainingSession(AbstractContextManager["TrainingSession"]):
             "best": self.best,
             "self_diagnosis": self.self_diagnosis.state_dict(),
             "milestones": asdict(self.milestones),
-            **self.origins.payload(self.learner.epoch, self.steps),
+            "lineage": self.origins.lineage(self.learner.epoch, self.steps),
+            "initial": self.origins.initial,
+            "data": self.origins.data,
             "warmstart": dict(self.learner.warmstarted),
             **self.clock.times,
         }

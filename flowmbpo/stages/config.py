@@ -21,7 +21,6 @@ from flowmbpo.presets.overrides import config_name
 
 Stage = Literal["pretrain", "finetune", "specialize", "policy", "train"]
 FROM = "+from-"
-RANDOM_EPISODES = "training.random_episodes"
 EARLIER = "earlier-"
 LONGEST_NAME = 128  # of a chain of stages: it is part of file names (255 bytes) and of W&B groups
 DEFAULT_PRESET = "quickstart"
@@ -96,7 +95,7 @@ def _settings(request: Request) -> list[str]:
     """Flags that change the experiment, as overrides. Raises ConfigError."""
     flags = [] if request.learn is None else [f"training.learn={request.learn}"]
     if request.checkpoint is not None:  # what is asked for by name holds for a policy that is taken over too
-        episodes = [text for text in request.overrides if text.partition("=")[0].strip() == RANDOM_EPISODES]
+        episodes = [text for text in request.overrides if text.partition("=")[0].strip() == "training.random_episodes"]
         flags += [text.replace("training.", "initial.", 1) for text in episodes]
     if request.embedding_from is not None:
         if request.checkpoint is None:
@@ -166,8 +165,7 @@ def _task(request: Request, own: TaskConfig) -> TaskConfig:
 def placed(known: TaskConfig, task: str) -> TaskConfig:
     """`known` with `task` alone running: a member of its set, a new member, or the one task of a single-task run."""
     if known.set is None:
-        backend = known.backend if task == known.name else "auto"
-        return known.model_copy(update={"name": task, "backend": backend})
+        return known.model_copy(update={"name": task, "backend": known.backend if task == known.name else "auto"})
     resolved = resolve(known)
     spec, member = resolved.spec, resolved.member(task)
     if member is not None:

@@ -78,10 +78,6 @@ class Origins:
         }
         return [*self.ancestors, own]
 
-    def payload(self, epoch: int, steps: Mapping[str, int]) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"lineage": self.lineage(epoch, steps), "initial": self.initial, "data": self.data}
-
 
 @dataclass(frozen=True)
 class Initial:
