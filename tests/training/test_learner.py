@@ -115,3 +115,11 @@ def test_a_policy_update_leaves_no_gradient_in_the_model_or_its_encoder(make_tra
         parameter.grad = None
     trainer.update_policy()
     assert all(parameter.grad is None for parameter in parameters)
+
+
+def test_a_policy_update_leaves_no_gradient_in_the_world_model(make_trainer):
+    trainer = make_trainer()
+    trainer.start()
+    trainer.agent.world_model.zero_grad()
+    trainer.update_policy()
+    assert all(parameter.grad is None for parameter in trainer.agent.world_model.parameters())
