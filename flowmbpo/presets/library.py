@@ -65,6 +65,7 @@ class Library:
     def __init__(self) -> None:
         self.folder = presets_folder()
         self._files: dict[Path, PresetDocument] = {}
+        self._families: dict[Path, dict[str, Preset]] = {}
         self._documents: dict[Preset, PresetDocument] = {}
         self._flows: dict[Preset, FlowDynamicsConfig | None] = {}
 
@@ -154,6 +155,8 @@ class Library:
 
     def _members(self, path: Path) -> dict[str, Preset]:
         """Every name of the shipped file `path`: its own, or its family's."""
+        if path in self._families:
+            return self._families[path]
         data = self._read(path).data
         keys = [key for key in PARTS if key in data]
         members = {}
@@ -162,6 +165,7 @@ class Library:
             if "modifiers" not in parts or parts["arms"] in data["modifiers"][parts["modifiers"]]:
                 name = "-".join([path.stem, *parts.values()])
                 members[name] = Preset(name, path, tuple(parts.items()))
+        self._families[path] = members
         return members
 
     def _shipped(self, name: str) -> Preset | None:
@@ -256,15 +260,15 @@ class Library:
         return self._flows[preset]
 
     def _read(self, path: Path) -> PresetDocument:
-        key, shown = path.resolve(), self.shown(path)
-        if key not in self._files:
+        if path not in self._files:
+            shown = self.shown(path)
             try:
-                self._files[key] = parse_document(path.read_text(encoding="utf-8"), shown)
+                self._files[path] = parse_document(path.read_text(encoding="utf-8"), shown)
             except UnicodeDecodeError as error:
                 raise ConfigError(f"{shown}: not a text file (byte {error.start} is not UTF-8).") from error
             except OSError as error:
                 raise ConfigError(f"{shown}: cannot be read: {error.strerror}.") from error
-        return self._files[key]
+        return self._files[path]
 
 
 def presets_folder() -> Path:

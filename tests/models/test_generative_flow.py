@@ -40,7 +40,7 @@ def test_samples_have_the_mean_spread_and_both_modes_of_the_data(make_dynamics, 
     optimiser = torch.optim.Adam(dynamics.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, steps)
     for _ in range(steps):
-        loss, _ = dynamics.loss(two_clusters(512, generator), generator, need_next=False)
+        loss, _ = dynamics.loss(two_clusters(192, generator), generator, need_next=False)
         optimiser.zero_grad()
         loss.mean().backward()
         optimiser.step()
