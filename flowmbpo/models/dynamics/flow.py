@@ -15,10 +15,11 @@ from flowmbpo.models.dynamics.velocity import VelocityField
 class FlowDynamics(Dynamics):
     """s' = s + integral over tau of v(s_tau, a, tau, e_task), v matched to s_tgt - s_s.
 
-    With s_tau = (1 - tau) s_s + tau s_tgt the loss is `fm_weight (v(s_tau, a, tau) - v*)^2 + endpoint_weight (s' -
-    s_tgt)^2`, v* = s_tgt - s_s. `fm_source_grad` names what carries gradient into s_s through the matching term:
-    nothing (`none`), s_tau (`path`; v* stopped, for a live target rewards shrinking displacement), or s_tau and v*
-    (`full`). `source_noise` sigma starts from s_s + sigma P eps, in training and imagination.
+    With s_tau = (1 - tau) s_s + tau s_tgt the loss is
+    `fm_weight (v(s_tau, a, tau) - v*)^2 + endpoint_weight (s' - s_tgt)^2`, v* = s_tgt - s_s.
+    `fm_source_grad` names what carries gradient into s_s through the matching term: nothing (`none`), s_tau (`path`; v*
+    stopped, for a live target rewards shrinking displacement), or s_tau and v* (`full`). `source_noise` sigma starts
+    from s_s + sigma P eps, in training and imagination.
     """
 
     def __init__(self, config: FlowDynamicsConfig, dims: DynamicsDims) -> None:

@@ -17,9 +17,10 @@ class GenerativeFlowDynamics(Dynamics):
     """s' = s + s_D x_K, x from sigma eps by dx/dtau = v(s, a, x, tau) (Lipman et al. 2023).
 
     `s_D` is the running std of the displacement per dimension, detached (without it the noise drowns a displacement a
-    hundred times smaller). d = (s_tgt - s_s) / s_D, x_0 = sigma eps, x_tau = (1 - tau) x_0 + tau d, loss `fm_weight (v
-    - sg(d - x_0))^2`. x is not tangent (the scale differs between a group's coordinates); P is applied to s_D x_K,
-    which leaves a true displacement as it is. There is no endpoint loss: it would collapse the noise to the mean. The
+    hundred times smaller). d = (s_tgt - s_s) / s_D, x_0 = sigma eps, x_tau = (1 - tau) x_0 + tau d, loss
+    `fm_weight (v - sg(d - x_0))^2`. x is not tangent (the scale differs between a group's coordinates); P is applied to
+    s_D x_K, which leaves a true displacement as it is. There is no endpoint loss: it would collapse the noise to the
+    mean. The
     source carries gradient through the network's input only (`fm_source_grad: path`), or not at all (`none`).
     """
 
