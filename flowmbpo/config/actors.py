@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flowmbpo.config.base import FrozenConfig, NonNegativeFloat, PositiveFloat, PositiveInt, Units, check_solved_units
+from flowmbpo.config.base import (
+    Activation,
+    FrozenConfig,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Units,
+    check_solved_units,
+)
 
 
 class _ActorConfig(FrozenConfig):
@@ -18,6 +26,7 @@ class _ActorConfig(FrozenConfig):
     """
 
     units: Units = (400, 200, 100)
+    activation: Activation = "mish"
     parity: bool = True
     last_layer_scale: NonNegativeFloat = 1.0
     noise_floor: NonNegativeFloat = 0.0

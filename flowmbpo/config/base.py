@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -27,6 +27,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
+Activation = Literal["mish", "silu"]
 Units = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flowmbpo.config.base import FrozenConfig, NonNegativeInt, PositiveFloat, PositiveInt, Units
+from flowmbpo.config.base import Activation, FrozenConfig, NonNegativeInt, PositiveFloat, PositiveInt, Units
 from flowmbpo.config.dynamics import DynamicsConfig, MLPDynamicsConfig
 
 
@@ -86,12 +86,14 @@ class DecoderConfig(FrozenConfig):
 class ModelConfig(FrozenConfig):
     """The world model. `task_dim` 0 means no task embedding (single task).
 
-    With `encoder_learns_dynamics: false` the dynamics' loss does not shape the encoder: reward and decoder alone do.
+    `activation` is that of every hidden layer; silu is three times as fast as mish. With `encoder_learns_dynamics:
+    false` the dynamics' loss does not shape the encoder: reward and decoder alone do.
     """
 
     latent_dim: PositiveInt = 512
     simnorm_dim: Annotated[int, Field(ge=2)] = 8
     task_dim: NonNegativeInt = 0
+    activation: Activation = "mish"
     encoder: AnyEncoderConfig = EncoderConfig()
     dynamics: DynamicsConfig = MLPDynamicsConfig()
     reward: RewardConfig = ScalarRewardConfig()
@@ -139,6 +141,7 @@ class CriticConfig(FrozenConfig):
     """
 
     units: Units = (400, 200)
+    activation: Activation = "mish"
     ensemble: PositiveInt = 3
     reduction: Literal["min", "mean"] = "min"
     actor_reduction: Literal["min", "mean"] | None = None

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowmbpo.nets.mish import mish
+from flowmbpo.nets.activations import Activated
 
 
-class EnsembleMLP(nn.Module):
+class EnsembleMLP(Activated):
     """N independent MLPs (Linear -> Mish -> LayerNorm hidden layers, linear head) on one input.
 
     Orthogonal initialisation of gain sqrt(2) and zero biases, as PWM's critic; `zero_head` starts every member at 0.
@@ -36,7 +36,7 @@ class EnsembleMLP(nn.Module):
         """Every member's output."""
         h = torch.baddbmm(self.biases[0], x.expand(self.members, -1, -1), self.weights[0])
         for layer in range(1, len(self.weights)):
-            h = mish(h)
+            h = self.activation(h)
             h = nn.functional.layer_norm(h, h.shape[-1:])
             # LayerNorm's scale and shift are folded into the next product: they cost a pass over the
             # weights instead of several over the activations.

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowmbpo.nets.mish import Mish, mish
+from flowmbpo.nets.activations import Activated, Activation
 
 
-class NormedLinear(nn.Module):
+class NormedLinear(Activated):
     """Linear -> LayerNorm -> Mish: the world model's hidden layer (TD-MPC2, Hansen et al. 2024)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, activate: bool = True) -> None:
@@ -24,7 +24,7 @@ class NormedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         """Returns [..., out_dim]."""
         x = self.norm(self.linear(x))
-        return mish(x) if self.activate else x
+        return self.activation(x) if self.activate else x
 
 
 def initialise_(linear: nn.Linear) -> None:
@@ -61,7 +61,7 @@ def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_sc
     layers: list[nn.Module] = []
     width = in_dim
     for unit in units:
-        layers += [nn.Linear(width, unit), Mish(), nn.LayerNorm(unit)]
+        layers += [nn.Linear(width, unit), Activation(), nn.LayerNorm(unit)]
         width = unit
     head = nn.Linear(width, out_dim)
     with torch.no_grad():

@@ -89,11 +89,11 @@ def bias_of(weight: str) -> str:
 def describe(a: Architecture) -> dict[str, PartLayout]:
     """Every part that agents of this architecture may have, by name; the embedding table is no network."""
     reward, units = a.model.reward, {"reward_normalization": a.reward_normalization}
-    meaning: dict[str, object] = {"kind": reward.kind, **units}
+    meaning: dict[str, object] = {"kind": reward.kind, "activation": a.model.activation, **units}
     if isinstance(reward, TwoHotRewardConfig):
         meaning |= {"bins": reward.bins, "low": reward.low, "high": reward.high}
     symlog = isinstance(reward, TwoHotRewardConfig) and reward.decode == "symlog"
-    returns: dict[str, object] = {"ensemble": a.critic.ensemble, **units}
+    returns: dict[str, object] = {"ensemble": a.critic.ensemble, "activation": a.critic.activation, **units}
     returns |= {"rewards in": "symlog" if symlog else "their own units"}
     returns |= {"bins": a.critic.bins, "symlog_range": a.critic.symlog_range}
     features = _features(a)
@@ -101,7 +101,7 @@ def describe(a: Architecture) -> dict[str, PartLayout]:
         _encoder(a),
         _dynamics(a),
         _reader("reward", meaning, "network.0.linear.weight", *features, ("action", a.spec.action_dim)),
-        _reader("termination", {}, "0.linear.weight", *features),
+        _reader("termination", {"activation": a.model.activation}, "0.linear.weight", *features),
         _decoder(a),
         _actor(a),
         _reader("critic", returns, "network.weights.0", *features),
@@ -131,7 +131,7 @@ def _encoder(a: Architecture) -> PartLayout:
         axes = {f"{PREFIXES['encoder']}normalizer.{name}": (Axis(0, (obs,), "fresh"),) for name in statistics}
     if not isinstance(encoder, EncoderConfig):  # the observation is the state: no groups, no weights
         return PartLayout("encoder", meaning, axes)
-    meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units}
+    meaning |= {"simnorm_dim": a.model.simnorm_dim, "units": encoder.units, "activation": a.model.activation}
     weight = f"{PREFIXES['encoder']}{'encoder.' if normalizes else ''}0.linear.weight"
     return PartLayout("encoder", meaning, axes | {weight: (Axis(1, (obs, (TASK, a.model.task_dim)), "zero"),)})
 
@@ -143,12 +143,17 @@ def _decoder(a: Architecture) -> PartLayout:
     first = f"{PREFIXES['decoder']}0.linear.weight"
     head = f"{PREFIXES['decoder']}{len(config.units)}."
     axes = {head + name: (Axis(0, (obs,), "fresh"),) for name in ("weight", "bias")}
-    return PartLayout("decoder", {"units": config.units}, axes | {first: (Axis(1, _features(a), "zero"),)})
+    return PartLayout(
+        "decoder",
+        {"units": config.units, "activation": a.model.activation},
+        axes | {first: (Axis(1, _features(a), "zero"),)},
+    )
 
 
 def _dynamics(a: Architecture) -> PartLayout:
     config = a.model.dynamics
     meaning: dict[str, object] = {key: getattr(config, key) for key in ("kind", "geometry", "spectral_norm")}
+    meaning["activation"] = a.model.activation
     inputs: Blocks = (("state", a.model.latent_dim), (TASK, a.model.task_dim), ("action", a.spec.action_dim))
     weight = "network.0.linear.weight"
     if isinstance(config, FlowDynamicsConfig):
@@ -164,7 +169,7 @@ def _dynamics(a: Architecture) -> PartLayout:
 
 def _actor(a: Architecture) -> PartLayout:
     config = a.actor
-    meaning: dict[str, object] = {"kind": config.kind}
+    meaning: dict[str, object] = {"kind": config.kind, "activation": config.activation}
     action = ("action", a.spec.action_dim)
     inputs, network, outputs = _features(a), "mean", ["logstd"]
     axes: dict[str, tuple[Axis, ...]] = {}

@@ -1,4 +1,4 @@
-"""Mish (Misra 2020), x tanh(softplus(x)), with one exponential on CPU.
+"""SiLU as torch has it, and Mish (Misra 2020), x tanh(softplus(x)), with one exponential on CPU.
 
 torch's CPU kernel takes an exponential, a logarithm and a hyperbolic tangent per element, forward
 and again backward: a third of an update's time at the published sizes. With n = exp(x),
@@ -13,6 +13,7 @@ torch's by rounding alone (2.6e-7 against 2.5e-7 relative to double precision).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,12 +36,30 @@ def mish(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return y
 
 
-class Mish(nn.Module):
-    """`mish` as a layer."""
+class Activated(nn.Module):
+    """A module with an activation in it: Mish, unless `use_activation_` changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation: Callable[[Tensor], Tensor] = mish
+
+
+class Activation(Activated):
+    """The activation as a layer."""
 
     def forward(self, x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """mish(x)."""
-        return mish(x)
+        """The activation of every element."""
+        return self.activation(x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"mish": mish, "silu": nn.functional.silu}
+
+
+def use_activation_(module: nn.Module, name: str) -> None:
+    """Give every hidden layer in `module` the activation `name`."""
+    for part in module.modules():
+        if isinstance(part, Activated):
+            part.activation = ACTIVATIONS[name]
 
 
 class _WithSlope(torch.autograd.Function):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
-from flowmbpo.nets.mish import PIECE, SMALLEST, Mish, mish
+from flowmbpo.nets.activations import PIECE, SMALLEST, Activation, mish, use_activation_
 
 torch_mish = nn.functional.mish
 
@@ -96,4 +96,7 @@ def test_small_inputs_are_torchs_own():
 
 
 def test_layer_is_the_function():
-    assert torch.equal(Mish()(values()), mish(values()))
+    layer = Activation()
+    assert torch.equal(layer(values()), mish(values()))
+    use_activation_(layer, "silu")
+    assert torch.equal(layer(values()), nn.functional.silu(values()))
