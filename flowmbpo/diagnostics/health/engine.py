@@ -37,7 +37,7 @@ POLICY_PROBES: dict[str, Probe] = {
     "endings": measure_endings,
 }
 LIGHT = ("reward", "actor", "critic", "policy")
-SHOWN_VALUES = SHOWN_ROWS = 8
+SHOWN_VALUES = SHOWN_ROWS = 7
 
 
 @dataclass(frozen=True)

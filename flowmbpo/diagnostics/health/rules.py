@@ -70,6 +70,11 @@ class _Words(string.Formatter):
         return "?" if value is None else str(super().format_field(value, format_spec))
 
 
+def _graded(broken: float, note: float) -> tuple[tuple[float, Severity], ...]:
+    """Two limits of one figure, the worse first: the first row of a topic speaks."""
+    return (broken, "broken"), (note, "note")
+
+
 def _counted(value: Any) -> Any:
     return len(value) if isinstance(value, Mapping | list) else value
 
@@ -200,6 +205,11 @@ RULES: tuple[Rule, ...] = (
          "the better of two trivial predictors (standing still; the mean state). The actor learns in a world that does "
          "not exist: check actions, alignment and the velocity, or train the model longer.", EPISODES),
 
+    Rule("too-few-updates", "dynamics", "updates_per_step", (0.1, INF),
+         "The world model makes {value:.2g} updates per agent step, and its error is still {error_over_trivial:.2g} "
+         "times that of a trivial predictor: raise training.updates_per_step (or training.rounds and wm_iterations).",
+         EPISODES, severity="note", when="error_is_high"),
+
     Rule(_SIMNORM, "latents", "velocity.on_simplex", NONE,
          "The dynamics' velocity is never negative and always sums to {total:.3g}: it ends in a softmax "
          "(SimNorm), though a displacement is signed and sums to 0 per group. " + _PLAIN_HEAD, topic=_SIMNORM),
@@ -241,6 +251,13 @@ RULES: tuple[Rule, ...] = (
          "{value} tensors are still exactly as constructed: {tensors_as_constructed}"),
         ("movement", "least_movement_over_dynamics", (0.02, INF), ("initial",),
          "{least_moved} has moved {value:.2g} as far as the dynamics' weights"))),
+
+    # Healthy: 0.68 and more.
+    *(Rule("encoder-lost-observation", "encoder", "observation_r2", (limit, INF),
+           "From the latent a regression reads back {value:.0%} of the observation's variance (least: {least_kept}): "
+           "what control needs may be lost. Normalise observations (model.encoder.normalize_steps), and let a decoder "
+           "shape the encoder (model.decoder, model.encoder_learns_dynamics: false).", severity=severity, topic="kept")
+      for limit, severity in _graded(0.2, 0.5)),
 
     # Healthy: other actions change a prediction by 0.14 to 1.2 of a step, and cost 0.17 (z 12) and more.
     Rule("action-ignored", "action_columns", "ignored.response", (0.05, INF), _IGNORED, EPISODES, topic="columns"),
@@ -331,10 +348,22 @@ RULES: tuple[Rule, ...] = (
     Rule(_DEAD, "critic", "dead_members", NONE,
          "Of the critic's {members} members, {dead_members} (counted from 0) are dead: their values hardly vary over "
          "states where others do (spreads, in order: {member_spreads}), or pass no gradient on.", light=True),
+    # Healthy: 0.37 and more.
+    Rule("critic-slopes-untrained", "critic", "real_rewards_accounted_for.correlation", (0.1, INF),
+         "Along the policy's real steps the value changes by nothing of what is earned on the way (correlation "
+         "{value:.2f}, slope {slope:.2g}): its slopes at real encodings, which the actor climbs, are untrained. Let it "
+         "learn on replayed states too (training.critic_replay), with a target network (critic.target_decay).",
+         EPISODES, topic="value", when="real_rewards_accounted_for.rewards_vary"),
     # Healthy: up to 0.76 sizes of the returns.
     Rule("critic-off", "critic", "offset_over_size", (-5.0, 5.0), _LEVEL, EPISODES, topic="level"),
     Rule("critic-off", "critic", "offset_over_size", (-1.0, 1.0), _LEVEL, EPISODES, severity="note", topic="level"),
 
+    # Healthy: 0.19 and more.
+    *(Rule("entropy-collapse", "policy", "noise_spread", (limit, INF),
+           "The policy's noise moves its actions, before the tanh, by {value:.2g} only: it explores nothing itself, "
+           "and imagination shows it one action per state. Raise the floor of its noise (actor.min_logstd, "
+           "actor.min_noise_std, actor.noise_floor).", severity=severity, topic="noise", light=True)
+      for limit, severity in _graded(0.01, 0.05)),
     # Healthy: 0.00, bang-bang policies included; output layer times 30: 0.06 to 1.00.
     Rule("saturated-policy", "policy", "deeply_saturated_share", (-INF, 0.1),
          "{deeply_saturated_share:.0%} of all sampled actions lie beyond tanh(7) (healthy: 0%) and "

@@ -1,4 +1,4 @@
-"""Each of ten planted faults is found by its name: one or two strengths by default, every one where time allows."""
+"""Each planted fault is found by its name: one or two strengths by default, every one where time allows."""
 
 import io
 import json
@@ -26,6 +26,9 @@ WEAK = {
     "swapped-action-columns": ("action_columns", "first two, dynamics"),
     "off-by-one-replay": ("alignment", "rewards one row late"),
     "frozen-encoder": ("encoder", "gradient x 0.001"),
+    "encoder-lost-observation": ("encoder", "one sign of it"),
+    "critic-slopes-untrained": ("critic", "rewards of other steps"),
+    "entropy-collapse": ("policy", "noise x 0.1"),
 }
 STRONG = {
     "flat-reward-head": ("reward", "output layer zero"),
@@ -35,8 +38,10 @@ STRONG = {
     "dead-critic": ("critic", "output layer zero"),
     "saturated-policy": ("policy", "output layer x 100"),
     "frozen-encoder": ("encoder", "as initialised"),
+    "encoder-lost-observation": ("encoder", "noise in its place"),
+    "entropy-collapse": ("policy", "noise x 0.001"),
 }
-LIGHT = ("flat-reward-head", "actor-without-gradient", "dead-critic", "saturated-policy")
+LIGHT = ("flat-reward-head", "actor-without-gradient", "dead-critic", "saturated-policy", "entropy-collapse")
 ALIKE = {("saturated-policy", "output layer x 30")}  # this small policy bears it
 
 

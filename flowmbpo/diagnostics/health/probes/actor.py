@@ -29,6 +29,7 @@ LARGEST_TENSOR_MISMATCH = 0.05  # healthy runs: below 2e-4
 JUDGED_SHARE = 1e-3  # of the whole slope; below it a tensor's own slope is not judged
 LOST_GRADIENT = 1e-3  # of what the optimiser remembers of one tensor's; healthy runs: 0.15 and more
 STATES, LIGHT_STATES = 512, 256  # whose actions are looked at
+NOISE_DRAWS = 8  # actions of every state whose spread is the noise's
 SATURATED = 0.99
 DEEP = math.tanh(7.0)  # 1 - a^2 is 3e-6 there: no gradient to speak of; float32 still tells it from 1
 SMALLEST_SLOPE = 0.003  # of one dimension; healthy runs: 0.02 and more, where |u| is 2.7 on average
@@ -215,7 +216,9 @@ def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
     """Shares of sampled actions with |a| > 0.99 and (deeply) > tanh(7), and the mean slope 1 - a^2, at start states."""
     agent, generator = subject.agent, subject.generator("policy")
     start, context = subject.starts(LIGHT_STATES if light else STATES, generator)
-    action = agent.actor(agent.world_model.latent(start), context, generator)
+    z = agent.world_model.latent(start)
+    action = agent.actor(z, context, generator)
+    draws = torch.stack([agent.actor.preactivation(z, context, generator) for _ in range(NOISE_DRAWS)])
     mask = context.action_mask
     used, having = mask.sum(0) > 0, mask.sum(0).clamp(min=1.0)
 
@@ -224,6 +227,7 @@ def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
 
     deep, slope = mean(action.abs() > DEEP), mean(1.0 - action.square())
     return {
+        "noise_spread": float(mean(draws.std(0)).mean()),
         "saturated_share": float(mean(action.abs() > SATURATED).mean()),
         "deeply_saturated_share": float(deep.mean()),
         "tanh_slope": float(slope.mean()),

@@ -31,6 +31,7 @@ SMALLEST_MEMBER = 0.25  # of the liveliest member's spread; healthy runs: 0.88 a
 SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 and more
 SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
 CONSTANT = 1e-6  # of the values' or the targets' size: rounding; the youngest healthy critic (10 epochs): 4e-5
+LEAST_REWARD_SPREAD = 0.05  # of their size: steps that all earn the same show no slopes
 SIGMAS = 2.0
 # Spread of V over that of its targets: healthy runs 0.90 to 1.11. A constant V has 0; one shrunk to a hundredth has up
 # to 0.15, because the rewards within the horizon still make the targets vary; to a twentieth up to 0.5.
@@ -66,6 +67,7 @@ def measure_critic(subject: Subject, *, light: bool = False) -> Figures:
     }
     if not light:
         figures |= read_history(subject, "critic")[0] | judge_values(subject, subject.episodes)
+        figures["real_rewards_accounted_for"] = accounted_real_rewards(subject, subject.episodes)
     return figures | {"state": state_of_value(figures, subject)}
 
 
@@ -210,6 +212,34 @@ def judge_values(subject: Subject, episodes: Episodes) -> Figures:
         "curves": {"value": value.tolist(), "return": returns.tolist()},
         "beside_returns": f", and {over_returns:.2g} of what real returns vary by" if returns_vary else "",
     }
+
+
+@torch.no_grad()  # figures of a trained critic
+def accounted_real_rewards(subject: Subject, episodes: Episodes) -> Figures:
+    """`accounted_rewards` over one horizon of the policy's real episodes: slopes along the steps that it really takes.
+
+    V(z_t) - gamma^k V(z_{t+k}) against sum_{i<k} gamma^i r_{t+i}: a critic that is right in imagination alone, or in
+    level alone, holds nothing of what the real states on the way to each other differ by. With the correlation.
+    """
+    agent, k = subject.agent, subject.config.training.horizon
+    window = torch.arange(len(episodes.reward), device=episodes.reward.device).unsqueeze(1)
+    time, env = (window + k <= episodes.length - episodes.terminated.long()).nonzero(as_tuple=True)
+    kept = torch.linspace(0, len(time) - 1, min(len(time), MOST_STATES), device=time.device).long()
+    time, env = time[kept], env[kept]
+    s, context = subject.encode(episodes.obs[time, env], episodes.task[env])
+    later, _ = subject.encode(episodes.obs[time + k, env], episodes.task[env])
+    gamma = updates.discount(context, subject.config.training)
+    rewards = torch.zeros_like(gamma)
+    for step in reversed(range(k)):
+        rewards = agent.learning_reward(episodes.reward[time + step, env]) + gamma * rewards
+    values = agent.critic(agent.world_model.latent(s), context)
+    behind = gamma**k * agent.critic(agent.world_model.latent(later), context).mean(0)
+    figures = accounted_rewards(values, rewards + behind, rewards)
+    change = values.mean(0) - behind
+    together = torch.corrcoef(torch.stack([change, rewards]).double())[0, 1] if len(time) > 1 else math.nan
+    size = float(rewards.square().mean().sqrt())
+    varies = len(time) > 1 and float(rewards.std()) > LEAST_REWARD_SPREAD * size
+    return {"correlation": float(together), "rewards_vary": varies, **figures}
 
 
 @torch.no_grad()  # real returns, and the value behind a time limit

@@ -37,6 +37,7 @@ STATES = WINDOWS = 256
 STEPS = 50
 ROUNDING = 1e-3  # of sums and drifts: 9e-7 after 50 steps, until something adds to them
 CONSTANT = 1e-3
+HIGH_ERROR = 0.5  # of the trivial one; healthy runs: mostly below 0.3
 ALIKE = 0.05  # of every group's gain: SimNorm's is rounding
 # Log error ratio and z of a SimNorm behind the head. Healthy: up to 0.6, where SimNorm makes a poor model stay put.
 TRAINED_AS_SIMNORM = (0.5, 6.0)
@@ -57,7 +58,18 @@ def measure_errors(subject: Subject) -> Figures:
     if not len(rows):
         return {"judged": "no: no real transition was recorded"}
     steps = min(JUDGED, width)
-    return {"judged_steps": steps, "error_over_trivial": error_over_trivial(subject, rows, steps)}
+    error, training, copies = (
+        error_over_trivial(subject, rows, steps),
+        subject.config.training,
+        subject.config.task.num_envs,
+    )
+    updates = training.rounds_per_epoch(copies) * training.wm_iterations / (training.horizon * copies)
+    return {
+        "judged_steps": steps,
+        "error_over_trivial": error,
+        "error_is_high": error > HIGH_ERROR,
+        "updates_per_step": updates if training.mode == "online" and subject.trains_model else None,
+    }
 
 
 def error_over_trivial(subject: Subject, rows: TransitionWindows, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""Whether the encoder learns: its gradient, what the optimiser remembers of it, and how far its weights have come."""
+"""Whether the encoder learns (gradient, the optimiser's memory, how far its weights have come), and what it keeps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from flowmbpo.diagnostics.health.experience import predict_held_out
 from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import saved_moments
 from flowmbpo.diagnostics.subject import Subject
@@ -16,6 +17,7 @@ from flowmbpo.training.model_loss import model_loss
 WINDOWS = 64
 LONGEST = 4
 PREFIX = "encoder."
+PROBED = 1024  # rows of the regression that reads the observation back
 
 
 def measure_encoder(subject: Subject) -> Figures:
@@ -24,7 +26,7 @@ def measure_encoder(subject: Subject) -> Figures:
         return {"judged": "no: the observation is the state"}
     if not subject.trains_model:
         return {"judged": "no: this run keeps its world model as it is"}
-    figures = encoder_gradient(subject)
+    figures = encoder_gradient(subject) | observation_kept(subject)
     if subject.origin.epoch > 0:
         figures |= optimiser_memory(subject) | movement(subject)
     if not subject.config.model.encoder_learns_dynamics:  # then the sizes of the two gradients have nothing in common
@@ -63,6 +65,34 @@ def encoder_gradient(subject: Subject) -> Figures:
         "gradient_over_dynamics": ratio(norm, dynamics) if dynamics != 0.0 else math.inf,
         "gradient_by_chain_rule": ratio(norm, expected),
     }
+
+
+@torch.no_grad()  # the encoder is judged as it is
+def observation_kept(subject: Subject) -> Figures:
+    """The share of the observation's variance that a ridge regression on the latent (and its squares) reads back.
+
+    R^2 on rows that the regression was not fitted on, the mean over the coordinates that vary, each in its own scale;
+    `least_kept` are the worst of them. None where nothing varies.
+    """
+    obs, task, *_ = _rows(subject)
+    varies = obs.std(0) > 1e-6 * (1.0 + obs.mean(0).abs())
+    if not bool(varies.any()):
+        return {"observation_r2": None}
+    s, _ = subject.encode(obs, task)
+    target = obs[:, varies].double()
+    rows = torch.arange(len(obs), device=obs.device)
+    read = predict_held_out((subject.agent.world_model.latent(s),), target, rows, features=0)
+    r2 = 1.0 - (read - target).square().mean(0) / target.var(0)
+    return {
+        "observation_r2": float(r2.clamp(min=0.0).mean()),
+        "coordinates": int(varies.sum()),
+        "least_kept": f"{float(r2.min()):.2g} of coordinate {int(varies.nonzero()[int(r2.argmin())])}",
+    }
+
+
+def _rows(subject: Subject) -> tuple[Tensor, Tensor]:
+    batch = subject.windows.sample(PROBED, 1, subject.generator("observation"))
+    return batch.obs[0], batch.task
 
 
 def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor]) -> float:

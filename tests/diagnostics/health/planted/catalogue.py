@@ -1,8 +1,9 @@
-"""The ten faults, each in several variants and strengths."""
+"""The faults, each in several variants and strengths."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -29,6 +30,7 @@ from planted.saved import (
     forget_encoder,
     one_member,
     poison,
+    quieten,
     reset,
     scale,
     scale_replayed,
@@ -54,6 +56,9 @@ def all_faults() -> list[Fault]:
         *columns(),
         *replay(),
         *encoder(),
+        *lost_observation(),
+        *slopes(),
+        *entropy(),
     ]
 
 
@@ -231,6 +236,37 @@ def encoder() -> list[Fault]:
         Fault(name, "requires_grad off", code=freeze("world_model", "encoder"), fits=fits),
         Fault(name, "first layer's requires_grad off", code=freeze("world_model", "encoder", share=0.01), fits=fits),
     ]
+
+
+def lost_observation() -> list[Fault]:
+    """An encoder that keeps little or nothing of the observation."""
+    name, path = "encoder-lost-observation", "world_model.encoder.forward"
+
+    def noise(method):
+        generator = torch.Generator().manual_seed(0)
+        return lambda x: method(torch.randn(x.shape, generator=generator))
+
+    sign = patch_method(path, lambda method: lambda x: method(x[..., :1].sign().expand_as(x)))
+    return [
+        Fault(name, "noise in its place", code=patch_method(path, noise), fits=has_encoder),
+        Fault(name, "one sign of it", code=sign, fits=has_encoder),
+    ]
+
+
+def slopes() -> list[Fault]:
+    """Values that have nothing to do with what is earned between two real states."""
+
+    def of_other_steps(subject) -> None:
+        reward = subject.episodes.reward
+        order = torch.randperm(len(reward), generator=torch.Generator().manual_seed(0))
+        subject.episodes = replace(subject.episodes, reward=reward[order])
+
+    return [Fault("critic-slopes-untrained", "rewards of other steps", code=of_other_steps)]
+
+
+def entropy() -> list[Fault]:
+    """A policy without noise to speak of."""
+    return [Fault("entropy-collapse", f"noise x {share}", saved=quieten(share)) for share in (0.1, 0.001)]
 
 
 def _squeeze(x: torch.Tensor, share: float) -> torch.Tensor:

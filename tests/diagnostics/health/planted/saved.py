@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,17 @@ def shift_bias(part: str, by: float, *, first: bool = False) -> Callable[[Saved]
     def edit(state: Saved) -> None:
         name = [name for name in heads(state, part) if "bias" in name][-1]
         state.agent[name][: 1 if first else None] += by
+
+    return edit
+
+
+def quieten(share: float) -> Callable[[Saved], None]:
+    """Multiply the standard deviation of the policy's noise."""
+
+    def edit(state: Saved) -> None:
+        for name in ("actor.logstd", "actor.log_noise_std"):
+            if name in state.agent:
+                state.agent[name] += math.log(share)
 
     return edit
 

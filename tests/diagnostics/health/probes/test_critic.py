@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowmbpo.diagnostics.health.probes.critic import (
+    accounted_real_rewards,
     accounted_rewards,
     dead_members,
     discounted_returns,
@@ -240,3 +241,21 @@ def test_a_critic_set_not_to_learn_is_dead(make_subject, examine):
     next(iter(subject.agent.critic.parameters())).requires_grad_(False)
     (finding,) = [finding for finding in examine(subject, "critic")[1] if "frozen_tensors" in finding.figures]
     assert (finding.name, finding.severity) == ("dead-critic", "broken")
+
+
+def test_a_value_that_is_the_return_accounts_for_real_rewards(make_subject, monkeypatch):
+    """V(z_t) - gamma^k V(z_{t+k}) is then what is earned between; of a value upside down it is the opposite."""
+    subject = make_subject()
+    reward = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    episodes = made_episodes(reward.T.tolist(), length=[60, 40], terminated=[False, True])
+    gamma = subject.config.training.gamma
+    for t in reversed(range(60)):
+        episodes.obs[t, :, 0] = reward[t] + gamma * episodes.obs[t + 1, :, 0]
+    monkeypatch.setattr(subject, "encode", lambda obs, task: (obs, subject.agent.world_model.context(task)))
+    monkeypatch.setattr(subject.agent.world_model, "latent", lambda s: s)
+    for sign in (1.0, -1.0):
+        monkeypatch.setattr(subject.agent.critic, "forward", lambda z, context, sign=sign: sign * z[None, :, 0])
+        figures = accounted_real_rewards(subject, episodes)
+        assert figures["slope"] == pytest.approx(sign, abs=1e-4)
+        assert figures["correlation"] == pytest.approx(sign, abs=1e-4)
+        assert figures["rewards_vary"]

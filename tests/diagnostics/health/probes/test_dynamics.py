@@ -6,6 +6,7 @@ from torch import nn
 
 from flowmbpo.diagnostics.health.experience import fresh_windows
 from flowmbpo.diagnostics.health.probes.dynamics import (
+    HIGH_ERROR,
     describe,
     error_over_trivial,
     measure_imagined_return,
@@ -200,3 +201,11 @@ def test_a_model_that_promises_too_much_is_found(make_subject, examine):
     with torch.no_grad():
         head.bias.fill_(20.0)
     assert examine(subject, "imagined_return")[1][0].severity == "broken"
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "found"), [(0.02, 0.8, ["too-few-updates"]), (0.02, 0.3, []), (0.25, 0.8, [])]
+)
+def test_few_updates_are_named_where_the_model_is_poor(share, error, found, found_in):
+    figures = {"error_over_trivial": error, "error_is_high": error > HIGH_ERROR, "updates_per_step": share}
+    assert [name for name, _ in found_in("dynamics", figures)] == found
