@@ -108,10 +108,9 @@ def test_every_preset_of_the_study_is_there():
     expected = {"quickstart", "quickstart-baseline", "canonical-flow"}
     expected |= {f"mini-cartpole-{arm}" for arm in MINI}
     expected |= {f"mini-ant-{arm}" for arm in ("baseline", "residual", "fullflow")}
-    expected |= {f"dmc-latent-{task}-{arm}" for task in tasks for arm in ("baseline", "residual", "fullflow")}
     tasks += ("walker-walk", "walker-run", "hopper-stand", "reacher-hard", "finger-spin", "quadruped-walk")
-    expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ARMS}
-    expected |= {f"dmc-{task}-{arm}" for task in tasks for arm in ("gaussian", "neuralode", "genflow")}
+    arms = (*ARMS, "gaussian", "neuralode", "genflow")
+    expected |= {f"{family}-{task}-{arm}" for family in ("dmc", "dmc-latent") for task in tasks for arm in arms}
     for size in ("", "-48m"):
         expected |= {f"phase1-{arm}{size}" for arm in ("baseline", "flow-k2", "flow-k4", "flow-k8-euler")}
         expected |= {f"phase2-{arm}{size}" for arm in ("baseline", "flowpolicy", "flowwm", "fullflow")}
