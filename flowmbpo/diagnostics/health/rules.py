@@ -343,6 +343,10 @@ RULES: tuple[Rule, ...] = (
          state="unaccounted"),
     Rule("critic-young", "critic", "rewards_accounted_for.slope", (0.35, INF), f"{_ACCOUNTS}, {_YOUNG}",
          severity="note", topic="value", state="young and unaccounted"),
+    Rule("critic-off", "critic", "rewards_accounted_for.residual", (-INF, 0.7),
+         "The value holds the rewards of a horizon, but leaves {value:.2g} of its targets' spread unexplained (sound: "
+         "up to 0.5): it is behind a policy or an encoder that changes fast, or its learning rate is too high.",
+         light=True, severity="note", topic="value", state="behind"),
     Rule("critic-young", "critic", "spread_over_targets", (0.2, INF), f"{_HARDLY_VARIES}, {_YOUNG}",
          severity="note", topic="value", state="young and flat"),
     Rule(_DEAD, "critic", "dead_members", NONE,

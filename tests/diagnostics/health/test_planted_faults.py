@@ -28,7 +28,7 @@ WEAK = {
     "frozen-encoder": ("encoder", "gradient x 0.001"),
     "encoder-lost-observation": ("encoder", "one sign of it"),
     "critic-slopes-untrained": ("critic", "rewards of other steps"),
-    "entropy-collapse": ("policy", "noise x 0.1"),
+    "entropy-collapse": ("policy", "noise x 0.03"),
 }
 STRONG = {
     "flat-reward-head": ("reward", "output layer zero"),

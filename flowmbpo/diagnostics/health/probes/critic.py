@@ -160,7 +160,8 @@ def state_of_value(figures: Figures, subject: Subject) -> str:
     """What spread, rewards accounted for, and travel of the weights come to: `sound`, or what is the matter.
 
     `flat`: the value hardly varies while its targets (and real returns) do. `unaccounted`: it holds too little of the
-    rewards within the horizon. Weights that have gone as far as they could are `young` where it varies, or grows.
+    rewards within the horizon; `behind`: it surely holds them, and is far from its targets otherwise. Weights that have
+    gone as far as they could are `young` where it varies, or grows.
     """
     ratio, share = figures["spread_over_targets"], figures["rewards_accounted_for"]
     with_returns = figures.get("returns_vary", False) and figures["spread_over_returns"] < LOW_RETURN_RATIO
@@ -173,6 +174,8 @@ def state_of_value(figures: Figures, subject: Subject) -> str:
         return "flat"
     limits = SETTLED if travel is not None and travel < SETTLED_TRAVEL else MOVING
     if _beyond(share, SETTLED) and _beyond(share, limits):
+        if share["low"] is not None and share["low"] > SETTLED[0]:
+            return "behind"
         growing = 0.0 < share["spread"] < LOW_TARGET_SPREAD and not share["high"] < limits[0]
         return "young and unaccounted" if at_full_speed and growing else "unaccounted"
     return "young and flat" if flat else "sound"

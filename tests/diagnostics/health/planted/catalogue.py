@@ -266,7 +266,7 @@ def slopes() -> list[Fault]:
 
 def entropy() -> list[Fault]:
     """A policy without noise to speak of."""
-    return [Fault("entropy-collapse", f"noise x {share}", saved=quieten(share)) for share in (0.1, 0.001)]
+    return [Fault("entropy-collapse", f"noise x {share}", saved=quieten(share)) for share in (0.03, 0.001)]
 
 
 def _squeeze(x: torch.Tensor, share: float) -> torch.Tensor:

@@ -259,3 +259,14 @@ def test_a_value_that_is_the_return_accounts_for_real_rewards(make_subject, monk
         assert figures["slope"] == pytest.approx(sign, abs=1e-4)
         assert figures["correlation"] == pytest.approx(sign, abs=1e-4)
         assert figures["rewards_vary"]
+
+
+def test_a_value_far_from_its_targets_that_holds_the_rewards_is_behind(make_subject, found_in):
+    """As seen on a latent whose policy improves fast: twice the rewards, and 1.1 of the spread unexplained."""
+    share = {"slope": 2.0, "standard_error": 0.13, "low": 1.74, "high": 2.26, "residual": 1.1, "spread": 1.3}
+    figures = {
+        "spread_over_targets": 1.3,
+        "value_varies": True,
+        "rewards_accounted_for": share | {"target_spread": 0.9},
+    }
+    assert found_in("critic", figures, make_subject()) == [("critic-off", "note")]
