@@ -209,6 +209,8 @@ def judge_values(subject: Subject, episodes: Episodes) -> Figures:
         "value_mean": float(value.mean()),
         "return_mean": float(returns.mean()),
         "spread_over_returns": over_returns,
+        "correlation": correlation(value, returns),
+        "return_per_value": ratio(float(torch.cov(torch.stack([value, returns]))[0, 1]), float(value.var()), math.nan),
         "offset_over_size": float((value - returns).mean()) / size,
         "bootstrapped_share": float(share[time, env].mean()),
         "returns_vary": returns_vary,
@@ -238,11 +240,14 @@ def accounted_real_rewards(subject: Subject, episodes: Episodes) -> Figures:
     values = agent.critic(agent.world_model.latent(s), context)
     behind = gamma**k * agent.critic(agent.world_model.latent(later), context).mean(0)
     figures = accounted_rewards(values, rewards + behind, rewards)
-    change = values.mean(0) - behind
-    together = torch.corrcoef(torch.stack([change, rewards]).double())[0, 1] if len(time) > 1 else math.nan
     size = float(rewards.square().mean().sqrt())
     varies = len(time) > 1 and float(rewards.std()) > LEAST_REWARD_SPREAD * size
-    return {"correlation": float(together), "rewards_vary": varies, **figures}
+    return {"correlation": correlation(values.mean(0) - behind, rewards), "rewards_vary": varies, **figures}
+
+
+def correlation(a: Float[Tensor, " S"], b: Float[Tensor, " S"]) -> float:
+    """Pearson's; nan of fewer than two."""
+    return float(torch.corrcoef(torch.stack([a, b]).double())[0, 1]) if len(a) > 1 else math.nan
 
 
 @torch.no_grad()  # real returns, and the value behind a time limit
