@@ -57,11 +57,12 @@ def expand(trials: Path) -> list[tuple[str, str, int]]:
 
 
 def finished(out: Path) -> set[tuple[str, str, int]]:
-    """The runs that `out` already has."""
+    """The runs that `out` already has to their end; those that somebody stopped are run again."""
     if not out.exists():
         return set()
     with out.open(newline="", encoding="utf-8") as file:
-        return {(row["preset"], row["overrides"], int(row["seed"])) for row in csv.DictReader(file)}
+        rows = [row for row in csv.DictReader(file) if row["status"] != "stopped"]
+    return {(row["preset"], row["overrides"], int(row["seed"])) for row in rows}
 
 
 def run_trial(run: tuple[str, str, int]) -> dict[str, Any]:
