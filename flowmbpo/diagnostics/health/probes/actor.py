@@ -213,7 +213,10 @@ def _fresh_gradients(subject: Subject) -> dict[str, float]:
 
 @torch.no_grad()  # what the policy does is measured, not changed
 def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
-    """Shares of sampled actions with |a| > 0.99 and (deeply) > tanh(7), and the mean slope 1 - a^2, at start states."""
+    """Of sampled actions at start states: shares with |a| > 0.99 and (deeply) > tanh(7), the mean slope 1 - a^2.
+
+    `noise_spread` is the standard deviation that the policy's noise gives them before the tanh.
+    """
     agent, generator = subject.agent, subject.generator("policy")
     start, context = subject.starts(LIGHT_STATES if light else STATES, generator)
     z = agent.world_model.latent(start)
@@ -227,7 +230,7 @@ def measure_saturation(subject: Subject, *, light: bool = False) -> Figures:
 
     deep, slope = mean(action.abs() > DEEP), mean(1.0 - action.square())
     return {
-        "noise_spread": float(mean(draws.std(0)).mean()),
+        "noise_spread": float(mean((draws.var(0) + agent.actor.config.noise_floor**2).sqrt()).mean()),
         "saturated_share": float(mean(action.abs() > SATURATED).mean()),
         "deeply_saturated_share": float(deep.mean()),
         "tanh_slope": float(slope.mean()),

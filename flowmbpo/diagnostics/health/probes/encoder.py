@@ -17,7 +17,7 @@ from flowmbpo.training.model_loss import model_loss
 WINDOWS = 64
 LONGEST = 4
 PREFIX = "encoder."
-PROBED = 1024  # rows of the regression that reads the observation back
+PROBED = 1024, 4096  # rows of the regression that reads the observation back: 8 per latent dimension within these
 
 
 def measure_encoder(subject: Subject) -> Figures:
@@ -74,7 +74,7 @@ def observation_kept(subject: Subject) -> Figures:
     R^2 on rows that the regression was not fitted on, the mean over the coordinates that vary, each in its own scale;
     `least_kept` are the worst of them. None where nothing varies.
     """
-    obs, task, *_ = _rows(subject)
+    obs, task = _rows(subject)
     varies = obs.std(0) > 1e-6 * (1.0 + obs.mean(0).abs())
     if not bool(varies.any()):
         return {"observation_r2": None}
@@ -91,7 +91,8 @@ def observation_kept(subject: Subject) -> Figures:
 
 
 def _rows(subject: Subject) -> tuple[Tensor, Tensor]:
-    batch = subject.windows.sample(PROBED, 1, subject.generator("observation"))
+    count = min(max(PROBED[0], 8 * subject.config.model.latent_dim), PROBED[1])
+    batch = subject.windows.sample(count, 1, subject.generator("observation"))
     return batch.obs[0], batch.task
 
 
