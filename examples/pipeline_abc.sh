@@ -34,7 +34,7 @@ if [ "${QUICK:-0}" = 1 ]; then
         --set training.warmup_model_updates=0)
     planner=(--planner-set samples=32 --planner-set elites=8 --planner-set iterations=2)
 else
-    collector_epochs=${COLLECTOR_EPOCHS:-460} episodes=${EPISODES:-20}
+    collector_epochs=${COLLECTOR_EPOCHS:-2140} episodes=${EPISODES:-20}
     a_epochs=${A_EPOCHS:-} b_epochs=${B_EPOCHS:-} c_epochs=${C_EPOCHS:-}
     eval_episodes=${EVAL_EPISODES:-10} planner_episodes=${PLANNER_EPISODES:-2}
     small=()
