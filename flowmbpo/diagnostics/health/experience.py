@@ -198,6 +198,14 @@ def best_of(compared: Mapping[Option, Paired]) -> Option:
     return min(compared, key=lambda option: compared[option].effect)
 
 
+def within_tasks(x: Float[Tensor, "B *Q"], task: Int[Tensor, " B"]) -> Float[Tensor, "B *Q"]:
+    """x less the mean over the rows of its own task: what tasks differ by tells nothing of what goes on in one."""
+    x = x.clone()
+    for each in torch.unique(task):
+        x[task == each] -= x[task == each].mean(0)
+    return x
+
+
 def obs_changes(before: Float[Tensor, "B O"], after: Float[Tensor, "B O"]) -> Float[Tensor, "B Q"]:
     """obs[t + 1] - obs[t] of the coordinates that move, in their standard deviations."""
     change = after - before

@@ -207,7 +207,7 @@ RULES: tuple[Rule, ...] = (
 
     Rule("too-few-updates", "dynamics", "updates_per_step", (0.1, INF),
          "The world model makes {value:.2g} updates per agent step, and its error is still {error_over_trivial:.2g} "
-         "times that of a trivial predictor: raise training.updates_per_step (or training.rounds and wm_iterations).",
+         "times that of a trivial predictor: raise training.wm_iterations, or training.rounds (updates_per_step).",
          EPISODES, severity="note", when="error_is_high"),
 
     Rule(_SIMNORM, "latents", "velocity.on_simplex", NONE,
@@ -252,7 +252,7 @@ RULES: tuple[Rule, ...] = (
         ("movement", "least_movement_over_dynamics", (0.02, INF), ("initial",),
          "{least_moved} has moved {value:.2g} as far as the dynamics' weights"))),
 
-    # Healthy: 0.68 and more.
+    # Healthy: 0.66 and more; on PWM's latent values, stuck at 393 on walker-stand, 0.55.
     *(Rule("encoder-lost-observation", "encoder", "observation_r2", (limit, INF),
            "From the latent a regression reads back {value:.0%} of the observation's variance (least: {least_kept}): "
            "what control needs may be lost. Normalise observations (model.encoder.normalize_steps), and let a decoder "
@@ -352,12 +352,13 @@ RULES: tuple[Rule, ...] = (
     Rule(_DEAD, "critic", "dead_members", NONE,
          "Of the critic's {members} members, {dead_members} (counted from 0) are dead: their values hardly vary over "
          "states where others do (spreads, in order: {member_spreads}), or pass no gradient on.", light=True),
-    # Healthy: 0.37 and more.
-    Rule("critic-slopes-untrained", "critic", "real_rewards_accounted_for.correlation", (0.1, INF),
-         "Along the policy's real steps the value changes by nothing of what is earned on the way (correlation "
-         "{value:.2f}, slope {slope:.2g}): its slopes at real encodings, which the actor climbs, are untrained. Let it "
-         "learn on replayed states too (training.critic_replay), with a target network (critic.target_decay).",
-         EPISODES, topic="value", when="real_rewards_accounted_for.rewards_vary"),
+    # Healthy: 0.4 and more. A value cannot know what the policy's own noise earns, so that 0 alone proves nothing.
+    *(Rule("critic-slopes-untrained", "critic", "real_rewards_accounted_for.correlation_high", (limit, INF),
+           "Along the policy's real steps the value hardly changes by what is earned on the way (correlation "
+           "{correlation:.2f}, at most {value:.2f}; slope {slope:.2g}): its slopes at real encodings, which the actor "
+           "climbs, are untrained. Let it learn on replayed states too (training.critic_replay), with a target network "
+           "(critic.target_decay).", EPISODES, severity=severity, topic="slopes")
+      for limit, severity in _graded(0.0, 0.2)),
     # Healthy: up to 0.76 sizes of the returns.
     Rule("critic-off", "critic", "offset_over_size", (-5.0, 5.0), _LEVEL, EPISODES, topic="level"),
     Rule("critic-off", "critic", "offset_over_size", (-1.0, 1.0), _LEVEL, EPISODES, severity="note", topic="level"),

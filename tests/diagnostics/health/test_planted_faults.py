@@ -27,7 +27,7 @@ WEAK = {
     "off-by-one-replay": ("alignment", "rewards one row late"),
     "frozen-encoder": ("encoder", "gradient x 0.001"),
     "encoder-lost-observation": ("encoder", "one sign of it"),
-    "critic-slopes-untrained": ("critic", "rewards of other steps"),
+    "critic-slopes-untrained": ("critic", "upside down"),
     "entropy-collapse": ("policy", "noise x 0.03"),
 }
 STRONG = {

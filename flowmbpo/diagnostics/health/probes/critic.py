@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.diagnostics.health.experience import within_tasks
 from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import read_history
 from flowmbpo.diagnostics.subject import Subject
@@ -32,6 +33,7 @@ SMALLEST_MEMBER_GRADIENT = 0.01  # of the steepest member's; healthy runs: 0.83 
 SMALLEST_RETURN_SPREAD = 1e-3  # of the returns' size; below it no spread can be judged
 CONSTANT = 1e-6  # of the values' or the targets' size: rounding; the youngest healthy critic (10 epochs): 4e-5
 LEAST_REWARD_SPREAD = 0.05  # of their size: steps that all earn the same show no slopes
+LEAST_STEPS = 16  # windows that do not overlap
 SIGMAS = 2.0
 # Spread of V over that of its targets: healthy runs 0.90 to 1.11. A constant V has 0; one shrunk to a hundredth has up
 # to 0.15, because the rewards within the horizon still make the targets vary; to a twentieth up to 0.5.
@@ -43,6 +45,7 @@ LOW_RETURN_RATIO = 0.1  # of real returns' spread; healthy runs: 0.12 to 1.35
 # Large values that are still growing hold next to nothing of the rewards of one horizon: -0.01 and more, up to 1.01.
 SETTLED, MOVING = (0.35, 0.7), (-0.1, 0.95)
 SETTLED_TRAVEL = 0.3
+LARGEST_LAG = 1.5  # residual of a value behind its targets: sound ones up to 1.1, V that is T and noise of twice T 2.0
 LEAST_SPREAD = 0.1  # of targets over states, in RMS sizes of R: below it noise is all there is to see
 LOW_TARGET_SPREAD = 0.35  # a young value of full travel that varies by more has learnt something else than its targets
 FULL_TRAVEL = 0.7  # of what Adam can have moved a weight by; young healthy critics: 0.97 and more
@@ -174,7 +177,7 @@ def state_of_value(figures: Figures, subject: Subject) -> str:
         return "flat"
     limits = SETTLED if travel is not None and travel < SETTLED_TRAVEL else MOVING
     if _beyond(share, SETTLED) and _beyond(share, limits):
-        if share["low"] is not None and share["low"] > SETTLED[0]:
+        if share["low"] is not None and share["low"] > SETTLED[0] and share["residual"] < LARGEST_LAG:
             return "behind"
         growing = 0.0 < share["spread"] < LOW_TARGET_SPREAD and not share["high"] < limits[0]
         return "young and unaccounted" if at_full_speed and growing else "unaccounted"
@@ -224,7 +227,8 @@ def accounted_real_rewards(subject: Subject, episodes: Episodes) -> Figures:
     """`accounted_rewards` over one horizon of the policy's real episodes: slopes along the steps that it really takes.
 
     V(z_t) - gamma^k V(z_{t+k}) against sum_{i<k} gamma^i r_{t+i}: a critic that is right in imagination alone, or in
-    level alone, holds nothing of what the real states on the way to each other differ by. With the correlation.
+    level alone, holds nothing of what the real states on the way to each other differ by. With their correlation within
+    tasks, and the highest that is likely (two standard errors of Fisher's z, windows that do not overlap counted).
     """
     agent, k = subject.agent, subject.config.training.horizon
     window = torch.arange(len(episodes.reward), device=episodes.reward.device).unsqueeze(1)
@@ -240,9 +244,11 @@ def accounted_real_rewards(subject: Subject, episodes: Episodes) -> Figures:
     values = agent.critic(agent.world_model.latent(s), context)
     behind = gamma**k * agent.critic(agent.world_model.latent(later), context).mean(0)
     figures = accounted_rewards(values, rewards + behind, rewards)
-    size = float(rewards.square().mean().sqrt())
-    varies = len(time) > 1 and float(rewards.std()) > LEAST_REWARD_SPREAD * size
-    return {"correlation": correlation(values.mean(0) - behind, rewards), "rewards_vary": varies, **figures}
+    change, earned = (within_tasks(x, episodes.task[env]) for x in (values.mean(0) - behind, rewards))
+    together, apart = correlation(change, earned), len(torch.unique(env * len(window) + time // k))
+    judged = apart >= LEAST_STEPS and float(earned.std()) > LEAST_REWARD_SPREAD * float(rewards.square().mean().sqrt())
+    high = math.tanh(math.atanh(0.999999 * together) + SIGMAS / math.sqrt(apart - 3)) if judged else math.nan
+    return {"correlation": together, "correlation_high": None if math.isnan(high) else high, **figures}
 
 
 def correlation(a: Float[Tensor, " S"], b: Float[Tensor, " S"]) -> float:

@@ -58,17 +58,15 @@ def measure_errors(subject: Subject) -> Figures:
     if not len(rows):
         return {"judged": "no: no real transition was recorded"}
     steps = min(JUDGED, width)
-    error, training, copies = (
-        error_over_trivial(subject, rows, steps),
-        subject.config.training,
-        subject.config.task.num_envs,
-    )
+    error = error_over_trivial(subject, rows, steps)
+    training, copies = subject.config.training, subject.config.task.num_envs
     updates = training.rounds_per_epoch(copies) * training.wm_iterations / (training.horizon * copies)
+    collects = training.mode == "online" and subject.trains_model and subject.origin.epoch > 0
     return {
         "judged_steps": steps,
         "error_over_trivial": error,
         "error_is_high": error > HIGH_ERROR,
-        "updates_per_step": updates if training.mode == "online" and subject.trains_model else None,
+        "updates_per_step": updates if collects else None,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from flowmbpo.diagnostics.health.experience import predict_held_out
+from flowmbpo.diagnostics.health.experience import fresh_windows, predict_held_out, stored_windows, within_tasks
 from flowmbpo.diagnostics.health.probes import Figures, ratio
 from flowmbpo.diagnostics.health.probes.weights import saved_moments
 from flowmbpo.diagnostics.subject import Subject
@@ -26,9 +26,9 @@ def measure_encoder(subject: Subject) -> Figures:
         return {"judged": "no: the observation is the state"}
     if not subject.trains_model:
         return {"judged": "no: this run keeps its world model as it is"}
-    figures = encoder_gradient(subject) | observation_kept(subject)
+    figures = encoder_gradient(subject)
     if subject.origin.epoch > 0:
-        figures |= optimiser_memory(subject) | movement(subject)
+        figures |= optimiser_memory(subject) | movement(subject) | observation_kept(subject)
     if not subject.config.model.encoder_learns_dynamics:  # then the sizes of the two gradients have nothing in common
         figures = {name: figure for name, figure in figures.items() if not name.endswith("gradient_over_dynamics")}
     return figures
@@ -71,29 +71,28 @@ def encoder_gradient(subject: Subject) -> Figures:
 def observation_kept(subject: Subject) -> Figures:
     """The share of the observation's variance that a ridge regression on the latent (and its squares) reads back.
 
-    R^2 on rows that the regression was not fitted on, the mean over the coordinates that vary, each in its own scale;
-    `least_kept` are the worst of them. None where nothing varies.
+    R^2 on pieces of episodes that the regression was not fitted on, within tasks, the mean over the coordinates that
+    vary, each in its own scale; `least_kept` is the worst. None where nothing varies or rows are too few.
     """
-    obs, task = _rows(subject)
-    varies = obs.std(0) > 1e-6 * (1.0 + obs.mean(0).abs())
-    if not bool(varies.any()):
+    limit = min(max(PROBED[0], 8 * subject.config.model.latent_dim), PROBED[1])
+    generator, replay = subject.generator("observation"), subject.replay
+    if replay is not None and subject.own_windows:
+        rows = stored_windows(replay, range(replay.num_envs), 1, limit, generator)
+    else:
+        rows = fresh_windows(subject.episodes, width=1, limit=limit, generator=generator)
+    target = within_tasks(rows.obs[0].double(), rows.task)
+    varies = target.std(0) > 1e-6 * (1.0 + rows.obs[0].abs().mean(0))
+    if not rows.comparable or not bool(varies.any()):
         return {"observation_r2": None}
-    s, _ = subject.encode(obs, task)
-    target = obs[:, varies].double()
-    rows = torch.arange(len(obs), device=obs.device)
-    read = predict_held_out((subject.agent.world_model.latent(s),), target, rows, features=0)
-    r2 = 1.0 - (read - target).square().mean(0) / target.var(0)
+    s, _ = subject.encode(rows.obs[0], rows.task)
+    z, target = within_tasks(subject.agent.world_model.latent(s), rows.task), target[:, varies]
+    left = predict_held_out((z,), target, rows.block, features=0) - target
+    r2 = 1.0 - left.square().mean(0) / target.square().mean(0)
     return {
         "observation_r2": float(r2.clamp(min=0.0).mean()),
         "coordinates": int(varies.sum()),
         "least_kept": f"{float(r2.min()):.2g} of coordinate {int(varies.nonzero()[int(r2.argmin())])}",
     }
-
-
-def _rows(subject: Subject) -> tuple[Tensor, Tensor]:
-    count = min(max(PROBED[0], 8 * subject.config.model.latent_dim), PROBED[1])
-    batch = subject.windows.sample(count, 1, subject.generator("observation"))
-    return batch.obs[0], batch.task
 
 
 def _expected_norm(encoder: nn.Module, calls: list[tuple[Tensor, Tensor]], upstream: Iterable[Tensor]) -> float:

@@ -9,10 +9,12 @@ from flowmbpo.diagnostics.health.probes.dynamics import (
     HIGH_ERROR,
     describe,
     error_over_trivial,
+    measure_errors,
     measure_imagined_return,
     observe_velocity,
     spread_share,
 )
+from flowmbpo.diagnostics.subject import Origin
 from flowmbpo.evaluation.episodes import Episodes
 from flowmbpo.nets.simnorm import simnorm
 
@@ -209,3 +211,14 @@ def test_a_model_that_promises_too_much_is_found(make_subject, examine):
 def test_few_updates_are_named_where_the_model_is_poor(share, error, found, found_in):
     figures = {"error_over_trivial": error, "error_is_high": error > HIGH_ERROR, "updates_per_step": share}
     assert [name for name, _ in found_in("dynamics", figures)] == found
+
+
+@pytest.mark.parametrize(
+    ("epoch", "key", "share"),
+    [(3, "training.updates_per_step=0.25", 0.25), (3, "training.wm_iterations=2", 2 / 16), (0, "seed=0", None)],
+)
+def test_updates_per_collected_step(epoch, key, share, make_subject):
+    copies = ("task.num_envs=4", "training.horizon=4", "training.rounds=1", key)
+    subject = make_subject(*copies, preset="quickstart-baseline")
+    subject.origin = Origin(epoch=epoch)
+    assert measure_errors(subject)["updates_per_step"] == share

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowmbpo.diagnostics.health.experience import within_tasks
 from flowmbpo.diagnostics.health.probes.encoder import encoder_gradient, observation_kept, optimiser_memory
 
 
@@ -147,10 +148,17 @@ def test_an_observation_that_is_the_state_has_no_encoder(make_subject, examine):
 
 
 def test_what_a_latent_keeps_of_the_observation(load_small, monkeypatch):
-    """All of it where the latent is the observation, and none where it is noise."""
+    """All of it where the latent is the observation; nothing where it is a code of the row or of the task alone."""
     subject = load_small()
     monkeypatch.setattr(subject.agent.world_model, "latent", lambda s: s)
     monkeypatch.setattr(subject, "encode", lambda obs, task: (obs, None))
     assert observation_kept(subject)["observation_r2"] == pytest.approx(1.0, abs=1e-6)
-    monkeypatch.setattr(subject, "encode", lambda obs, task: (torch.rand(len(obs), 8), None))
+    wave = torch.randn(2, 32, generator=torch.Generator().manual_seed(0)) * 1e4
+    monkeypatch.setattr(subject, "encode", lambda obs, task: ((obs @ wave).sin(), None))
     assert observation_kept(subject)["observation_r2"] < 0.1
+
+
+def test_tasks_are_told_apart_before_anything_is_read_back():
+    x, task = torch.tensor([[1.0], [3.0], [10.0], [14.0]]), torch.tensor([0, 0, 1, 1])
+    assert within_tasks(x, task).flatten().tolist() == [-1.0, 1.0, -2.0, 2.0]
+    assert x[0, 0] == 1.0
