@@ -4,7 +4,8 @@
 
 The trials file is a YAML list of `{preset: NAME, set: [key=value, ...], seeds: [0, 1, ...]}`. Every
 run is a process of its own with one thread; its row is appended to the CSV file of the same name
-(`--out` names another), and rows that are already there are not run again. `curve` holds the real
+(`--out` names another), and rows that are already there are not run again, but for those
+that somebody stopped. `curve` holds the real
 evaluations of the run as `agent_steps:return_mean` pairs; `return_*` are the final evaluation's.
 """
 

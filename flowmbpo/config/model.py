@@ -21,7 +21,7 @@ class _EncoderConfig(FrozenConfig):
 
 
 class EncoderConfig(_EncoderConfig):
-    """obs -> Linear, LayerNorm, Mish blocks -> SimNorm latent."""
+    """obs -> Linear, LayerNorm, activation blocks -> SimNorm latent."""
 
     kind: Literal["mlp"] = "mlp"
     units: Units = (256,)
@@ -86,7 +86,7 @@ class DecoderConfig(FrozenConfig):
 class ModelConfig(FrozenConfig):
     """The world model. `task_dim` 0 means no task embedding (single task).
 
-    `activation` is that of every hidden layer; silu is three times as fast as mish. With `encoder_learns_dynamics:
+    `activation` is that of every hidden layer; silu takes 0.4 of the time of mish. With `encoder_learns_dynamics:
     false` the dynamics' loss does not shape the encoder: reward and decoder alone do.
     """
 

@@ -32,7 +32,7 @@ def simulator_errors(task: str, close: Callable[[], None] = lambda: None) -> Ite
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a simulator may raise anything
         close()
         if isinstance(error, FlowMBPOError):
             raise

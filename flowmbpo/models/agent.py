@@ -16,7 +16,6 @@ from flowmbpo.models.heads import CriticEnsemble, TwoHotReward
 from flowmbpo.models.reward_normalizer import Normalization, RewardNormalizer
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.models.world_model import WorldModel
-from flowmbpo.nets.activations import use_activation_
 from flowmbpo.nets.running import RunningStd
 from flowmbpo.nets.two_hot import symexp, symlog
 from flowmbpo.spec import EnvSpec
@@ -40,8 +39,6 @@ class Agent(nn.Module):
         self.world_model = WorldModel(model, spec)
         self.actor = build_actor(actor, model.latent_dim, model.task_dim, spec.action_dim)
         self.critic = CriticEnsemble(critic, model.latent_dim, model.task_dim)
-        for part, options in ((self.world_model, model), (self.actor, actor), (self.critic, critic)):
-            use_activation_(part, options.activation)
         self.target_critic = None
         if critic.target_decay is not None:
             self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)

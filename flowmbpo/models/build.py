@@ -37,6 +37,7 @@ from flowmbpo.models.dynamics.mlp import MLPDynamics
 from flowmbpo.models.dynamics.neural_ode import NeuralODEDynamics
 from flowmbpo.models.dynamics.residual import ResidualDynamics
 from flowmbpo.models.heads import IdentityEncoder, NormalizedEncoder, RewardHead, ScalarReward, TwoHotReward
+from flowmbpo.nets.activations import use_activation_
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.spec import EnvSpec
 
@@ -97,4 +98,6 @@ def build_reward(config: RewardConfig, input_dim: int) -> RewardHead:
 
 def build_actor(config: ActorConfig, latent_dim: int, task_dim: int, action_dim: int) -> Actor:
     """The policy on latents with a task embedding."""
-    return ACTORS[type(config)](config, latent_dim, task_dim, action_dim)
+    actor = ACTORS[type(config)](config, latent_dim, task_dim, action_dim)
+    use_activation_(actor, config.activation)
+    return actor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowmbpo.config.model import CriticConfig, ScalarRewardConfig, TwoHotRewardConfig
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.nets.activations import use_activation_
 from flowmbpo.nets.ensemble import EnsembleMLP
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.nets.running import ObservationNormalizer
@@ -112,6 +113,7 @@ class CriticEnsemble(nn.Module):
         self.network = EnsembleMLP(
             config.ensemble, latent_dim + task_dim, config.units, outputs, zero_head=config.zero_init
         )
+        use_activation_(self, config.activation)
         if config.bins is not None:
             bins = torch.linspace(-config.symlog_range, config.symlog_range, config.bins)
             self.register_buffer("bins", bins, persistent=False)

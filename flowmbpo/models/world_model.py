@@ -14,6 +14,7 @@ from flowmbpo.config.model import ModelConfig
 from flowmbpo.models.build import build_dynamics, build_encoder, build_reward
 from flowmbpo.models.heads import NormalizedEncoder
 from flowmbpo.models.task_context import TaskContext, TaskTable
+from flowmbpo.nets.activations import use_activation_
 from flowmbpo.nets.mlp import normed_mlp
 from flowmbpo.spec import EnvSpec
 
@@ -45,6 +46,7 @@ class WorldModel(nn.Module):
             if config.decoder is not None
             else None
         )
+        use_activation_(self, config.activation)
 
     def context(self, task: Int[Tensor, " B"]) -> TaskContext:
         """Embedding, action mask and discount of each row's task."""

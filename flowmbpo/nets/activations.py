@@ -44,7 +44,7 @@ class Activated(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = mish
 
 
-class Activation(Activated):
+class ActivationLayer(Activated):
     """The activation as a layer."""
 
     def forward(self, x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

@@ -13,7 +13,7 @@ from flowmbpo.nets.activations import Activated
 
 
 class EnsembleMLP(Activated):
-    """N independent MLPs (Linear -> Mish -> LayerNorm hidden layers, linear head) on one input.
+    """N independent MLPs (Linear -> activation -> LayerNorm hidden layers, linear head) on one input.
 
     Orthogonal initialisation of gain sqrt(2) and zero biases, as PWM's critic; `zero_head` starts every member at 0.
     """

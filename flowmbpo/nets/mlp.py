@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowmbpo.nets.activations import Activated, Activation
+from flowmbpo.nets.activations import Activated, ActivationLayer
 
 
 class NormedLinear(Activated):
-    """Linear -> LayerNorm -> Mish: the world model's hidden layer (TD-MPC2, Hansen et al. 2024)."""
+    """Linear -> LayerNorm -> activation: the world model's hidden layer (TD-MPC2, Hansen et al. 2024)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, activate: bool = True) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ def normed_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, normed_output
 
 
 def policy_mlp(in_dim: int, units: Sequence[int], out_dim: int, *, last_layer_scale: float) -> nn.Sequential:
-    """Linear -> Mish -> LayerNorm hidden layers and a linear head: PWM's policy network.
+    """Linear -> activation -> LayerNorm hidden layers and a linear head: PWM's policy network.
 
     torch's default initialisation; the head's is multiplied by `last_layer_scale`.
     """
     layers: list[nn.Module] = []
     width = in_dim
     for unit in units:
-        layers += [nn.Linear(width, unit), Activation(), nn.LayerNorm(unit)]
+        layers += [nn.Linear(width, unit), ActivationLayer(), nn.LayerNorm(unit)]
         width = unit
     head = nn.Linear(width, out_dim)
     with torch.no_grad():

@@ -89,7 +89,7 @@ def reference_parity(config: ExperimentConfig, agent: Agent) -> Parity:
 
 def reference_config(config: ExperimentConfig) -> ExperimentConfig:
     """The same experiment with PWM's MLP dynamics and Gaussian actor at the config's written widths."""
-    actor = GaussianActorConfig(units=config.actor.units)
+    actor = GaussianActorConfig(units=config.actor.units, activation=config.actor.activation)
     model = config.model.model_copy(update={"dynamics": MLPDynamicsConfig(units=config.model.dynamics.units)})
     return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
 
@@ -98,7 +98,7 @@ LABELS = ("name", "phase", "description", "cost", "high_cost")  # which no updat
 EXECUTION = ("device", "compute.threads", "task.workers", "diagnostics", "checkpoint", "tracking")  # nor any of these
 INTENDED = ("model.dynamics", "actor", *LABELS, *EXECUTION)
 """Keys and sections that two arms of a comparison may hold differently. All others must be equal: `evaluation` and
-`seed` too, for they move the figure that is reported."""
+`seed` too, for they move the figure that is reported, and `actor.activation`, which has nothing to do with the arm."""
 
 
 class ParityError(FlowMBPOError):
@@ -166,6 +166,8 @@ def compare(
             raise ConfigError(f"--allow {key}: no key or section of a config.{hint}")
 
     def admitted(key: str) -> bool:
+        if key == "actor.activation" and key not in allowed:
+            return False
         return any(key == each or key.startswith(f"{each}.") for each in (*INTENDED, *allowed))
 
     differences = config_differences(a, b)

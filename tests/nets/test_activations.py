@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
-from flowmbpo.nets.activations import PIECE, SMALLEST, Activation, mish, use_activation_
+from flowmbpo.nets.activations import PIECE, SMALLEST, ActivationLayer, mish, use_activation_
 
 torch_mish = nn.functional.mish
 
@@ -96,7 +96,7 @@ def test_small_inputs_are_torchs_own():
 
 
 def test_layer_is_the_function():
-    layer = Activation()
+    layer = ActivationLayer()
     assert torch.equal(layer(values()), mish(values()))
     use_activation_(layer, "silu")
     assert torch.equal(layer(values()), nn.functional.silu(values()))

@@ -68,6 +68,12 @@ def test_seed_and_evaluation_must_be_equal():
     assert {difference.key for difference in found.unintended} == {"seed", "evaluation.episodes"}
 
 
+def test_arms_share_their_activation():
+    found = compared("quickstart-baseline", "quickstart", ("actor.activation=silu",))
+    assert {difference.key for difference in found.unintended} == {"actor.activation"}
+    assert compared("quickstart-baseline", "quickstart", ("actor.activation=silu",), ("actor.activation",)).comparable
+
+
 def test_how_a_run_is_watched_and_stored_may_differ():
     changes = ("checkpoint.keep=3", "tracking.every=5", "compute.threads=2", "device=cpu")
     assert compared("quickstart-baseline", "quickstart", changes).comparable

@@ -146,7 +146,7 @@ class CheckedEnv:
             self._kept = self._open.enter_context(self.opened())
         try:
             yield self._kept
-        except BaseException:
+        except BaseException:  # no worker outlives what ended it, an interrupt too; passed on
             self.close()
             raise
 

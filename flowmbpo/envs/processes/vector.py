@@ -146,7 +146,7 @@ class WorkerVectorEnv(EpisodicEnv):
                 self._workers[slot].send(kind, payloads[slot])
             for slot in range(len(self._workers)):
                 replies.append(self._workers[slot].receive())
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too leaves replies in the pipes: no worker can go on
             self._finalizer()
             if isinstance(error, WorkerError):
                 raise self._failure(slot, error) from error

@@ -20,8 +20,7 @@ class GenerativeFlowDynamics(Dynamics):
     hundred times smaller). d = (s_tgt - s_s) / s_D, x_0 = sigma eps, x_tau = (1 - tau) x_0 + tau d, loss
     `fm_weight (v - sg(d - x_0))^2`. x is not tangent (the scale differs between a group's coordinates); P is applied to
     s_D x_K, which leaves a true displacement as it is. There is no endpoint loss: it would collapse the noise to the
-    mean. The
-    source carries gradient through the network's input only (`fm_source_grad: path`), or not at all (`none`).
+    mean. The source carries gradient through the network's input only (`fm_source_grad: path`), or not at all (`none`).
     """
 
     stochastic = True

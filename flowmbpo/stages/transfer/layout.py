@@ -179,7 +179,7 @@ def _actor(a: Architecture) -> PartLayout:
         if config.linear_start:
             axes = {"start.weight": (Axis(1, _features(a), "zero"),)}
             outputs += ["start.weight", "start.bias"]
-    head = 3 * len(config.units)  # Linear, Mish and LayerNorm per hidden layer
+    head = 3 * len(config.units)  # Linear, activation and LayerNorm per hidden layer
     axes[f"{network}.0.weight"] = (Axis(1, inputs, "zero"),)
     for name in (f"{network}.{head}.weight", f"{network}.{head}.bias", *outputs):
         axes[name] = (*axes.get(name, ()), Axis(0, (action,), "fresh"))

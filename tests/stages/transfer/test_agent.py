@@ -212,6 +212,14 @@ def test_dynamics_of_like_shapes_and_another_meaning_are_not_loaded(make_agent, 
     assert [row.detail for row in report.rows if row.action == "reinitialised"] == [f"{said}, to be distilled"]
 
 
+@pytest.mark.parametrize(("section", "parts"), [("actor", {"actor"}), ("critic", {"critic"}), ("model", None)])
+def test_networks_of_another_activation_are_not_loaded(make_agent, specs, take, section, parts):
+    spec = specs("walker-stand")
+    report = take(make_agent(spec), make_agent(spec, seed=1, **{section: {"activation": "silu"}}))
+    assert set(report.parts("reinitialised")) >= (parts or {"encoder", "dynamics", "reward"})
+    assert any("activation mish -> silu" in row.detail for row in report.rows)
+
+
 def test_a_flow_policy_without_its_linear_start_is_another(make_agent, specs, take):
     spec = specs("walker-stand")
     source, target = (make_agent(spec, seed=seed, actor=ACTORS[name]) for seed, name in enumerate(tuple(ACTORS)[1:]))
