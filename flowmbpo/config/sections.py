@@ -85,7 +85,13 @@ class TrackingConfig(FrozenConfig):
 
 
 class ComputeConfig(FrozenConfig):
-    """`threads: null` leaves torch's choice. Bit-equality holds for a fixed thread count."""
+    """`threads: null` leaves torch's choice. Bit-equality holds for a fixed thread count and one choice of `compile`.
+
+    `compile: update` compiles the arithmetic of the updates (torch.compile; a C++ compiler is needed): a minute or two
+    at the first start, seconds once it is cached, and faster from then on. `auto` does so where a compiler is found and
+    the run is long enough to gain. `off` leaves torch to run one operation after another.
+    """
 
     threads: PositiveInt | None = None
     precision: Literal["highest", "high", "medium"] = "highest"
+    compile: Literal["off", "update", "auto"] = "off"

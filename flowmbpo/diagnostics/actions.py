@@ -20,11 +20,12 @@ from flowmbpo.diagnostics.interface import Diagnosis, Drawing, Effort, Row
 from flowmbpo.diagnostics.statistics import Interval, mean_interval, middle_interval, resample_counts, share_interval
 from flowmbpo.diagnostics.subject import Subject
 from flowmbpo.evaluation.episodes import Episodes
-from flowmbpo.models.actors.base import Actor, standard_normal
+from flowmbpo.models.actors.base import Actor
 from flowmbpo.models.actors.flow import FlowActor
 from flowmbpo.models.actors.gaussian import GaussianActor
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.nets.noise import standard_normal
 
 MATCH_SAMPLES = 32  # of the policy, at every state that its moment-matched Gaussian acts in
 SHOWN = 8  # dimensions in the table

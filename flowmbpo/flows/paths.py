@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowmbpo.nets.noise import uniform
+
 
 def sample_tau(like: Float[Tensor, "B D"], sampling: str, generator: torch.Generator | None) -> Float[Tensor, "B 1"]:
     """tau ~ U[0, 1] per row, or 0.5 for `midpoint`."""
     if sampling == "midpoint":
         return like.new_full((like.shape[0], 1), 0.5)
-    return torch.rand(like.shape[0], 1, generator=generator, dtype=like.dtype, device=like.device)
+    return uniform(like, (like.shape[0], 1), generator)
 
 
 FOURIER_FREQUENCIES = 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -61,7 +63,14 @@ class RunningStd(nn.Module):
         self.decay = decay
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(features, dtype=torch.float64))
-        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        # One element, not a scalar: compiled, torch drops what is written to a float64 scalar (2.13).
+        self.register_buffer("weight", torch.zeros(1, dtype=torch.float64))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Older checkpoints hold `weight` as a scalar."""
+        if (key := prefix + "weight") in state_dict:
+            state_dict[key] = state_dict[key].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "B F"], valid: Bool[Tensor, " B"] | None = None) -> None:

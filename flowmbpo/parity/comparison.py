@@ -94,8 +94,9 @@ def reference_config(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"name": "mlp-gaussian-reference", "model": model, "actor": actor})
 
 
-LABELS = ("name", "phase", "description", "cost", "high_cost")  # which no update reads
-EXECUTION = ("device", "compute.threads", "task.workers", "diagnostics", "checkpoint", "tracking")  # nor any of these
+# What no update reads, and what moves its results by rounding at most.
+LABELS = ("name", "phase", "description", "cost", "high_cost")
+EXECUTION = ("device", "compute.threads", "compute.compile", "task.workers", "diagnostics", "checkpoint", "tracking")
 INTENDED = ("model.dynamics", "actor", *LABELS, *EXECUTION)
 """Keys and sections that two arms of a comparison may hold differently. All others must be equal: `evaluation` and
 `seed` too, for they move the figure that is reported, and `actor.activation`, which has nothing to do with the arm."""

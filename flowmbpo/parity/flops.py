@@ -184,7 +184,7 @@ def actor_pass(
 
 def critic_pass(agent: Agent, *minibatches: CriticTargets) -> None:
     """A critic update, imagined and replayed states apart, up to the optimiser's step."""
-    _differentiate(torch.stack([agent.critic.loss(*rows).mean() for rows in minibatches]).sum(), agent.critic)
+    _differentiate(torch.stack([rows.loss(agent.critic) for rows in minibatches]).sum(), agent.critic)
 
 
 def _differentiate(loss: Tensor, module: nn.Module) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from flowmbpo.checkpoints.payload import architecture_mismatch
 from flowmbpo.errors import CheckpointError
-from flowmbpo.models.actors.base import standard_normal
 from flowmbpo.models.agent import Agent
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.noise import standard_normal
 from flowmbpo.nets.two_hot import symexp, two_hot_expectation
 from flowmbpo.planning.values import Objective
 

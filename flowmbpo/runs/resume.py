@@ -29,7 +29,7 @@ log = logging.getLogger("flowmbpo")
 
 FREE_SECTIONS = ("evaluation.", "diagnostics.", "tracking.", "checkpoint.")
 FREE_KEYS = (
-    *("device", "compute.threads", "task.workers", "description", "cost", "high_cost"),
+    *("device", "compute.threads", "compute.compile", "task.workers", "description", "cost", "high_cost"),
     *("data.path", "data.threads", "data.prefetch"),  # the data themselves are told by their fingerprint
 )
 EPOCHS = "training.epochs"

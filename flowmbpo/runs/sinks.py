@@ -18,7 +18,7 @@ from flowmbpo.files import StagedFile, refused
 from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.flops import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.start import Start, total_steps
+from flowmbpo.runs.start import Start, compiles, total_steps
 from flowmbpo.tracking.console import ConsoleSink
 from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink, TensorBoardSink
 from flowmbpo.training.learner import Dump
@@ -43,6 +43,11 @@ def announce(start: Start, run_dir: RunDirectory, *, console: bool) -> None:
         steps, cost = total_steps(config, start.task)["agent_steps"], f" ({config.cost})" if config.cost else ""
         what = "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s"
         log.warning(what, config.name, f"{steps:,}", flops, cost)
+    if compiles(config):
+        what = "compiling the updates: a minute or two at a first start, seconds where the cache holds them"
+        log.info("%s", what)
+        if console:
+            print(what, file=sys.stderr)
     if start.loaded is not None:
         _log_changed_rates(config.training, start.loaded)
     elif start.report is not None:

@@ -24,6 +24,7 @@ from flowmbpo.parity.flops import estimate_cost, parameter_counts, solved_widths
 from flowmbpo.spec import EnvSpec
 from flowmbpo.stages.initial import Origins, load_initial
 from flowmbpo.stages.transfer.report import TransferReport
+from flowmbpo.training.compiled import compiler_fault
 from flowmbpo.training.learner import Warmstart
 
 log = logging.getLogger("flowmbpo")
@@ -31,6 +32,7 @@ log = logging.getLogger("flowmbpo")
 DATA, WEIGHTS = "--data DIR", "--from CKPT"
 FROZEN = ("encoder", "dynamics", "reward", "termination", "decoder")  # parts of a world model that is kept as it is
 DIAGNOSED_ENVS = 16  # rows of episodes that an offline run is diagnosed on, at least; of a set one of each task
+WORTH_COMPILING = 4_000  # rounds of updates from which on a first compilation costs less than it saves
 ORDERS = 2  # in which one run reads its dataset: windows, then starts
 
 
@@ -162,6 +164,20 @@ def set_up_compute(config: ExperimentConfig, device: str | None = None) -> torch
     return resolve_device(device or config.device)
 
 
+def compiles(config: ExperimentConfig) -> bool:
+    """Whether the run's updates are compiled. Raises ConfigError where they must be and cannot."""
+    mode, training = config.compute.compile, config.own_training
+    updates = training.epochs * training.rounds_per_epoch(config.task.num_envs)
+    if mode == "off" or (mode == "auto" and updates < WORTH_COMPILING):
+        return False
+    fault = compiler_fault()
+    if training.adaptive_horizon is not None:
+        fault = "training.adaptive_horizon changes the shape of the updates from one to the next"
+    if fault is not None and mode == "update":
+        raise ConfigError(f"compute.compile 'update' is not possible: {fault}. Set it to 'auto' or 'off'")
+    return fault is None
+
+
 def still_needed(config: ExperimentConfig) -> dict[str, str]:
     """Options that a run of this config cannot do without and does not have, each with what to say of it."""
     training, needs = config.training, dict[str, str]()
@@ -188,6 +204,7 @@ def check_num_envs(config: ExperimentConfig, task: ResolvedTask) -> None:
 def check_config(config: ExperimentConfig, task: ResolvedTask) -> None:
     """Refuse what only a whole experiment shows to be impossible. Raises ConfigError."""
     check_num_envs(config, task)
+    compiles(config)
     for message in still_needed(config).values():
         raise ConfigError(message)
 

@@ -16,10 +16,21 @@ from flowmbpo.envs.resolve import resolve
 from flowmbpo.runs.resume import StopRequest, find_run, opened_run, restore, stop_on_signals
 from flowmbpo.runs.session import TrainingSession, TrainOutcome
 from flowmbpo.runs.sinks import announce, dumps_below, logged_to
-from flowmbpo.runs.start import Start, begin, check_config, diagnosed_episodes, pinned, set_up_compute, window_sampler
+from flowmbpo.runs.start import (
+    Start,
+    begin,
+    check_config,
+    compiles,
+    diagnosed_episodes,
+    pinned,
+    set_up_compute,
+    window_sampler,
+)
 from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.collector import Collector
+from flowmbpo.training.compiled import compiled
 from flowmbpo.training.learner import Learner, make_generators
+from flowmbpo.training.updates import EAGER
 
 
 def train(
@@ -82,7 +93,8 @@ def assembled(start: Start, device: torch.device, folder: Path) -> Iterator[tupl
                 env, replay, training, seed=config.seed, generator=explore, dump=dumps, policy_starts=policy
             )
             batches = ReplayBatches(replay, training, generators["replay"])
-        learner = Learner(agent, training, batches, generators=generators, dump=dumps, dataset=windows)
+        passes = compiled(config.compute.threads) if compiles(config) else EAGER
+        learner = Learner(agent, training, batches, generators=generators, dump=dumps, dataset=windows, passes=passes)
         learner.warmstart = start.warmstart
         yield learner, collector
 

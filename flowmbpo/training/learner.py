@@ -16,7 +16,7 @@ from flowmbpo.models.agent import Agent
 from flowmbpo.training.batches import DatasetBatches, ReplayBatches
 from flowmbpo.training.imagination import trusted_steps
 from flowmbpo.training.optimiser import GuardedOptimiser, learning_rate
-from flowmbpo.training.updates import UpdateResult, update_actor, update_critic, update_model
+from flowmbpo.training.updates import EAGER, Passes, UpdateResult, update_actor, update_critic, update_model
 
 Dump = Callable[[str, Mapping[str, Tensor | str | int]], None]
 """Receives a name for what broke (an update that was not finite, an episode), and all that reproduces it."""
@@ -55,6 +55,7 @@ class Learner:
         generators: dict[str, torch.Generator],
         dump: Dump,
         dataset: WindowSampler | None = None,
+        passes: Passes = EAGER,
     ) -> None:
         self.agent = agent
         self.config = config
@@ -62,6 +63,7 @@ class Learner:
         self.generators = generators
         self.dump = dump
         self.dataset = dataset
+        self.passes = passes
         self.warmstart: Warmstart | None = None
         self.warmstarted: dict[str, Any] = {}
         self.epoch = 0
@@ -151,7 +153,7 @@ class Learner:
         windows = self.batches.windows() if batch is None else batch
         self._windows = windows
         result, losses = update_model(
-            self.agent, windows, self.optimisers["model"], self.config, self.generators["model"]
+            self.agent, windows, self.optimisers["model"], self.config, self.generators["model"], self.passes
         )
         self._check("model", result, lambda: vars(windows))
         return {
@@ -169,8 +171,9 @@ class Learner:
         with torch.no_grad():  # the actor learns through the model, not through the encoder or the embedding
             context = agent.world_model.context(task)
             start = agent.world_model.encode(obs, context)
+        noise, order = self.generators["imagination"], self.generators["critic"]
         result, objective = update_actor(
-            agent, start, context, self.optimisers["actor"], config, self.generators["imagination"], horizon
+            agent, start, context, self.optimisers["actor"], config, noise, horizon, self.passes
         )
         self._check("actor", result, lambda: {"obs": obs, "task": task})
         metrics = {"loss/actor": result.loss, "grad_norm/actor": result.grad_norm}
@@ -181,9 +184,7 @@ class Learner:
         replayed = None
         if config.critic_replay > 0.0:  # those of the model's last update, where there was one
             replayed = self.batches.windows() if self._windows is None else self._windows
-        results = update_critic(
-            agent, objective, self.optimisers["critic"], config, self.generators["critic"], replayed
-        )
+        results = update_critic(agent, objective, self.optimisers["critic"], config, order, replayed, self.passes)
         for critic_result in results:
             self._check("critic", critic_result, lambda: {"obs": obs, "task": task})
         metrics["loss/critic"] = torch.stack([r.loss for r in results]).mean()

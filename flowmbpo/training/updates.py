@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flowmbpo.config.training import TrainingConfig
 from flowmbpo.data.batch import Batch
 from flowmbpo.models.agent import Agent
+from flowmbpo.models.heads import CriticEnsemble
 from flowmbpo.models.open_loop import encode_windows
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.training.imagination import Imagination, imagine
@@ -47,15 +48,6 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def update_model(
-    agent: Agent, batch: Batch, optimiser: GuardedOptimiser, config: TrainingConfig, generator: torch.Generator
-) -> tuple[UpdateResult, ModelLoss]:
-    """One gradient step on the world model."""
-    losses = model_loss(agent.world_model, batch, agent.reward_normalizer(batch.reward), config, generator)
-    norm, stepped = optimiser.step(losses.total)
-    return UpdateResult(losses.total.detach(), norm, stepped), losses
 
 
 @dataclass(frozen=True)
@@ -132,32 +124,31 @@ def actor_loss(
     return loss
 
 
-def update_actor(
+def rollout_loss(
     agent: Agent,
     start: Float[Tensor, "B D"],
     context: TaskContext,
-    optimiser: GuardedOptimiser,
     config: TrainingConfig,
+    horizon: int | None,
     generator: torch.Generator,
-    horizon: int | None = None,
-) -> tuple[UpdateResult, ActorObjective]:
-    """One first-order gradient step on the actor, through the frozen model and critic."""
-    with frozen(agent.world_model, agent.critic):
-        objective = actor_objective(agent, start, context, config, generator, horizon)
-        if config.return_normalization:
-            agent.return_scale.update(objective.returns.detach().unsqueeze(-1))
-        loss = actor_loss(agent, objective, start, context, config, generator)
-        norm, stepped = optimiser.step(loss)
-    agent.actor.clamp_()
-    return UpdateResult(loss.detach(), norm, stepped), objective
+) -> tuple[Float[Tensor, ""], ActorObjective]:
+    """The actor's loss on a rollout, whose returns enter the running spread first. Call inside `frozen`."""
+    objective = actor_objective(agent, start, context, config, generator, horizon)
+    if config.return_normalization:
+        agent.return_scale.update(objective.returns.detach().unsqueeze(-1))
+    return actor_loss(agent, objective, start, context, config, generator), objective
 
 
 class CriticTargets(NamedTuple):
-    """States without gradient, their tasks, and the values that the critic is to learn there."""
+    """States without gradient, their tasks, and the values that the critic is to learn there.
+
+    `weight` is 0 for rows that do not count (padding) and 1 for the others; None: all do.
+    """
 
     z: Float[Tensor, "B D"]
     context: TaskContext
     target: Float[Tensor, " B"]
+    weight: Float[Tensor, " B"] | None = None
 
     def shuffled(self, generator: torch.Generator) -> Int[Tensor, " B"]:
         """The rows' numbers in a random order."""
@@ -165,7 +156,15 @@ class CriticTargets(NamedTuple):
 
     def rows(self, index: Int[Tensor, " N"]) -> CriticTargets:
         """The rows of `index`, in its order."""
-        return CriticTargets(self.z[index], self.context.rows(index), self.target[index])
+        weight = None if self.weight is None else self.weight[index]
+        return CriticTargets(self.z[index], self.context.rows(index), self.target[index], weight)
+
+    def loss(self, critic: CriticEnsemble) -> Float[Tensor, ""]:
+        """The critic's mean loss over its members and the rows; 0 where no row counts."""
+        losses = critic.loss(self.z, self.context, self.target)
+        if self.weight is None:
+            return losses.mean()
+        return (losses.mean(0) * self.weight).sum() / self.weight.sum().clamp(min=1.0)
 
 
 @torch.no_grad()
@@ -184,7 +183,7 @@ def replayed_targets(agent: Agent, batch: Batch, config: TrainingConfig) -> Crit
     """TD(lambda) targets of every replayed state, of real rewards, up to the end of its window.
 
     DreamerV3's replay loss (Hafner et al. 2023) without its imagined bootstrap: the values behind a window, and at
-    the time limit of an episode, are the critic's own. A terminated state is worth 0. Padding is left out.
+    the time limit of an episode, are the critic's own. A terminated state is worth 0. Padding has no weight.
     """
     horizon = len(batch.reward)
     context = agent.world_model.context(batch.task)
@@ -194,8 +193,72 @@ def replayed_targets(agent: Agent, batch: Batch, config: TrainingConfig) -> Crit
     gamma = torch.where(batch.valid, discount(context, config), 1.0)
     rewards = torch.where(batch.valid, agent.learning_reward(batch.reward), 0.0)
     targets = td_lambda(rewards, values, (~batch.terminated).to(z.dtype), gamma, config.lam)
-    rows = batch.valid.flatten().nonzero().squeeze(-1)
-    return CriticTargets(z[:-1].flatten(0, 1)[rows], context.repeat(horizon).rows(rows), targets.flatten()[rows])
+    every, weight = context.repeat(horizon), batch.valid.flatten().to(z.dtype)
+    return CriticTargets(z[:-1].flatten(0, 1), every, targets.flatten(), weight)
+
+
+def all_targets(
+    agent: Agent, objective: ActorObjective, replayed: Batch | None, config: TrainingConfig
+) -> tuple[CriticTargets, CriticTargets | None]:
+    """What the critic learns at the states of the actor's rollout, and at those of replayed windows."""
+    imagined = critic_targets(agent, objective, config)
+    return imagined, None if replayed is None else replayed_targets(agent, replayed, config)
+
+
+def minibatch_loss(
+    agent: Agent,
+    imagined: tuple[CriticTargets, Int[Tensor, " N"]],
+    real: tuple[CriticTargets, Int[Tensor, " M"]] | None,
+    config: TrainingConfig,
+) -> Float[Tensor, ""]:
+    """The critic's loss on some rows of the targets: imagined ones, and `critic_replay` times real ones."""
+    loss = imagined[0].rows(imagined[1]).loss(agent.critic)
+    return loss if real is None else loss + config.critic_replay * real[0].rows(real[1]).loss(agent.critic)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the updates compute between two steps of the optimisers; `compiled` gives the same, compiled."""
+
+    model: Callable[..., ModelLoss] = model_loss
+    actor: Callable[..., tuple[Tensor, ActorObjective]] = rollout_loss
+    targets: Callable[..., tuple[CriticTargets, CriticTargets | None]] = all_targets
+    critic: Callable[..., Tensor] = minibatch_loss
+
+
+EAGER = Passes()
+
+
+def update_model(
+    agent: Agent,
+    batch: Batch,
+    optimiser: GuardedOptimiser,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    passes: Passes = EAGER,
+) -> tuple[UpdateResult, ModelLoss]:
+    """One gradient step on the world model."""
+    losses = passes.model(agent.world_model, batch, agent.reward_normalizer(batch.reward), config, generator)
+    norm, stepped = optimiser.step(losses.total)
+    return UpdateResult(losses.total.detach(), norm, stepped), losses
+
+
+def update_actor(
+    agent: Agent,
+    start: Float[Tensor, "B D"],
+    context: TaskContext,
+    optimiser: GuardedOptimiser,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    horizon: int | None = None,
+    passes: Passes = EAGER,
+) -> tuple[UpdateResult, ActorObjective]:
+    """One first-order gradient step on the actor, through the frozen model and critic."""
+    with frozen(agent.world_model, agent.critic):
+        loss, objective = passes.actor(agent, start, context, config, horizon, generator)
+        norm, stepped = optimiser.step(loss)
+    agent.actor.clamp_()
+    return UpdateResult(loss.detach(), norm, stepped), objective
 
 
 def update_critic(
@@ -205,21 +268,20 @@ def update_critic(
     config: TrainingConfig,
     generator: torch.Generator,
     replayed: Batch | None = None,
+    passes: Passes = EAGER,
 ) -> list[UpdateResult]:
     """`critic_iterations` passes over `critic_batches` shuffled minibatches of the actor's rollout.
 
     Where `critic_replay` has a weight, each of them takes its share of the states of the `replayed` windows too.
     """
-    imagined = critic_targets(agent, objective, config)
-    real = None if replayed is None else replayed_targets(agent, replayed, config)
+    imagined, real = passes.targets(agent, objective, replayed, config)
     results = []
     for _ in range(config.critic_iterations):
         parts = imagined.shuffled(generator).chunk(config.critic_batches)
         real_parts = () if real is None else real.shuffled(generator).tensor_split(len(parts))
         for part, real_part in zip_longest(parts, real_parts):
-            loss = agent.critic.loss(*imagined.rows(part)).mean()
-            if real is not None and len(real_part):
-                loss = loss + config.critic_replay * agent.critic.loss(*real.rows(real_part)).mean()
+            some_real = None if real is None or not len(real_part) else (real, real_part)
+            loss = passes.critic(agent, (imagined, part), some_real, config)
             norm, stepped = optimiser.step(loss)
             results.append(UpdateResult(loss.detach(), norm, stepped))
             _update_target(agent)

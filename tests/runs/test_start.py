@@ -9,8 +9,10 @@ from flowmbpo.checkpoints.load import load
 from flowmbpo.config.sections import DataConfig
 from flowmbpo.envs.episodes import assign_tasks
 from flowmbpo.envs.resolve import resolve
+from flowmbpo.errors import ConfigError
 from flowmbpo.models.agent import seeded_agent
 from flowmbpo.presets.load import load_experiment
+from flowmbpo.runs import start
 from flowmbpo.runs.start import dry_run, measure_rewards, pinned, total_steps
 from flowmbpo.training import learner
 
@@ -117,3 +119,24 @@ def test_a_run_names_its_files_by_absolute_paths(monkeypatch, tmp_path):
     config = pinned(asked, resolve(asked.task))
     assert config.data.path == str(tmp_path / "some" / "data")
     assert config.initial.checkpoint == str(tmp_path / "home" / "a.pt")
+
+
+def test_updates_are_compiled_where_the_run_is_long_enough_and_a_compiler_works(config, monkeypatch):
+    short, long = {"training.epochs": 4}, {"training.epochs": 100_000}
+    monkeypatch.setattr(start, "compiler_fault", lambda: None)
+    assert start.compiles(config(**short, **{"compute.compile": "update"}))
+    assert start.compiles(config(**long, **{"compute.compile": "auto"}))
+    assert not start.compiles(config(**short, **{"compute.compile": "auto"}))
+    assert not start.compiles(config(**long))
+    monkeypatch.setattr(start, "compiler_fault", lambda: "no C++ compiler works")
+    assert not start.compiles(config(**long, **{"compute.compile": "auto"}))
+    with pytest.raises(ConfigError, match=r"compute.compile 'update' is not possible: no C\+\+ compiler works"):
+        start.compiles(config(**{"compute.compile": "update"}))
+
+
+def test_updates_of_changing_shape_are_not_compiled(config, monkeypatch):
+    monkeypatch.setattr(start, "compiler_fault", lambda: None)
+    adaptive = {"training.epochs": 100_000, "training.adaptive_horizon": {"tolerance": 0.5}}
+    assert not start.compiles(config(**adaptive, **{"compute.compile": "auto"}))
+    with pytest.raises(ConfigError, match=r"training.adaptive_horizon changes the shape"):
+        start.compiles(config(**adaptive, **{"compute.compile": "update"}))

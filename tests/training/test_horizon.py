@@ -142,7 +142,7 @@ def test_truncated_rollout_bootstraps_from_its_own_end(make_agent, training):
     assert imagined.rewards.shape == (2, 5)
     value = agent.critic.value(imagined.z[2], context)
     torch.testing.assert_close(objective.returns, imagined.rewards[0] + 0.9 * imagined.rewards[1] + 0.81 * value)
-    z, _, targets = critic_targets(agent, objective, config)
+    z, _, targets, _ = critic_targets(agent, objective, config)
     assert z.shape[0] == targets.shape[0] == 10
     torch.testing.assert_close(targets[5:], (imagined.rewards[1] + 0.9 * value).detach())  # the last step's target
 

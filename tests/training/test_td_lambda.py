@@ -60,7 +60,7 @@ def test_offline_targets_are_the_double_sum_over_the_imagined_horizon(lam, ends,
     imagined = objective.imagination
     with torch.no_grad():
         values = torch.stack([agent.critic.value(z, objective.context) for z in imagined.z[1:]])
-    _, _, targets = critic_targets(agent, objective, config)
+    targets = critic_targets(agent, objective, config).target
     # The discounts 0.9 and 0.5 are float32 in the task table: both sides read the same numbers.
     expected = double_sum(imagined.rewards, values, imagined.continues, objective.gamma, lam)
     assert (targets.view(6, -1) - expected).abs().max() < 1e-12
@@ -75,7 +75,7 @@ def test_offline_targets_look_past_one_step(make_agent, training):
     with torch.no_grad():
         values = torch.stack([agent.critic.value(z, objective.context) for z in objective.imagination.z[1:]])
     one_step = objective.imagination.rewards + objective.gamma * values
-    _, _, targets = critic_targets(agent, objective, config)
+    targets = critic_targets(agent, objective, config).target
     difference = (targets.view(6, -1) - one_step).abs()
     assert difference[-1].max() < 1e-12  # one step is all that the last state has left
     assert difference[:-1].min(dim=-1).values.min() > 1e-4
@@ -87,7 +87,7 @@ def test_offline_targets_at_lambda_one_are_monte_carlo(make_agent, training):
     objective = objective_of(agent, config)
     with torch.no_grad():
         last = agent.critic.value(objective.imagination.z[-1], objective.context)
-    _, _, targets = critic_targets(agent, objective, config)
+    targets = critic_targets(agent, objective, config).target
     gamma = 0.99
     first = sum(gamma**t * r for t, r in enumerate(objective.imagination.rewards)) + gamma**4 * last
     # gamma is 0.99 in float32 (off by 1e-8 of 1): the sum here takes the exact one.

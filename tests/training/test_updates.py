@@ -164,7 +164,7 @@ def test_critic_targets_are_td_lambda_over_the_whole_imagined_horizon(make_agent
     agent = make_agent()
     config = training(horizon=3, gamma=0.9, lam=0.6)
     objective = actor_objective(agent, *starts(agent), config, generator())
-    z, _, targets = critic_targets(agent, objective, config)
+    z, _, targets, _ = critic_targets(agent, objective, config)
     imagined = objective.imagination
     values = torch.stack([agent.critic(z_h, objective.context).min(0).values for z_h in imagined.z[1:]])
     expected = td_lambda(imagined.rewards, values, torch.ones_like(values), 0.9, 0.6)
@@ -204,7 +204,7 @@ def test_targets_come_from_the_target_critic_where_there_is_one(make_agent, trai
     with torch.no_grad():
         for parameter in agent.target_critic.parameters():
             parameter.zero_()
-    _, _, targets = critic_targets(agent, objective, config)
+    targets = critic_targets(agent, objective, config).target
     torch.testing.assert_close(targets.view(3, 4), objective.imagination.rewards.detach())
 
 
@@ -312,7 +312,7 @@ def test_each_minibatch_of_the_critic_meets_its_own_targets(make_agent, training
     start, context = starts(agent, width=6)
     config = training(critic_iterations=1, critic_batches=3)
     objective = actor_objective(agent, start, context, config, generator())
-    z, every, targets = critic_targets(agent, objective, config)
+    z, every, targets, _ = critic_targets(agent, objective, config)
     results = update_critic(agent, objective, optimiser(agent.critic, lr=0.0), config, generator(7))
     order = torch.randperm(len(targets), generator=generator(7))
     expected = [(agent.critic(z[rows], every.rows(rows)) - targets[rows]).square().mean() for rows in order.chunk(3)]
@@ -362,7 +362,7 @@ def test_replayed_targets_are_td_lambda_of_real_rewards(make_agent, training, ma
     batch.obs[3, 1] = batch.obs[2, 1]
     batch.obs[2:, 2] = batch.obs[1, 2]
     gamma, lam = 0.9, 0.6
-    z, context, targets = replayed_targets(agent, batch, training(gamma=gamma, lam=lam))
+    z, context, targets, weight = replayed_targets(agent, batch, training(gamma=gamma, lam=lam))
     values = torch.stack(
         [
             agent.target_critic.value(obs, agent.world_model.context(batch.task))
@@ -383,8 +383,9 @@ def test_replayed_targets_are_td_lambda_of_real_rewards(make_agent, training, ma
     cut_1 = r[1][1] + gamma * values[2][1]
     cut_0 = r[0][1] + gamma * mix(values[1][1], cut_1)
     expected = [whole_0, cut_0, r[0][2], whole_1, cut_1, whole_2]
-    assert targets.tolist() == pytest.approx(expected, rel=1e-4)
-    assert len(z) == len(context.embedding) == 6
+    assert weight.tolist() == batch.valid.flatten().tolist()
+    assert targets[weight > 0].tolist() == pytest.approx(expected, rel=1e-4)
+    assert len(z) == len(context.embedding) == 9
     assert not z.requires_grad
     assert not targets.requires_grad
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowmbpo.config.actors import _ActorConfig
 from flowmbpo.models.task_context import TaskContext
+from flowmbpo.nets.noise import standard_normal
 
 Action = Float[Tensor, "B A"]
 
@@ -53,11 +54,6 @@ class Actor(nn.Module, ABC):
 
     def clamp_(self) -> None:
         """Bring parameters back into their bounds after an optimiser step; most actors have none."""
-
-
-def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """N(0, 1) of the same shape, type and device."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def tanh_log_det(u: Action, mask: Action) -> Float[Tensor, " B"]:

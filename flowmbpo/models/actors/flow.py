@@ -13,9 +13,10 @@ from torch.func import jacrev, vmap
 from flowmbpo.config.actors import FlowActorConfig
 from flowmbpo.config.dynamics import STAGES
 from flowmbpo.flows.integrators import integrate
-from flowmbpo.models.actors.base import Action, Actor, standard_normal, tanh_log_det
+from flowmbpo.models.actors.base import Action, Actor, tanh_log_det
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.mlp import policy_mlp
+from flowmbpo.nets.noise import standard_normal
 from flowmbpo.nets.widths import mlp_parameters, solve_widths
 
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowmbpo.config.actors import GaussianActorConfig
-from flowmbpo.models.actors.base import Action, Actor, standard_normal, tanh_log_det
+from flowmbpo.models.actors.base import Action, Actor, tanh_log_det
 from flowmbpo.models.task_context import TaskContext
 from flowmbpo.nets.mlp import policy_mlp
+from flowmbpo.nets.noise import standard_normal
 
 
 class GaussianActor(Actor):

@@ -18,6 +18,7 @@ from flowmbpo.config.dynamics import DynamicsDims, _DynamicsConfig, _SinglePassC
 from flowmbpo.flows.simplex import make_geometry
 from flowmbpo.models.dynamics.spectral import cap_spectral_norm_
 from flowmbpo.nets.mlp import normed_mlp
+from flowmbpo.nets.noise import rademacher
 from flowmbpo.nets.running import RunningStd
 from flowmbpo.nets.widths import mlp_flops, mlp_parameters, solve_widths
 
@@ -112,8 +113,7 @@ class Dynamics(nn.Module, ABC):
         """
         s = transition.source.detach().requires_grad_()
         s_next = self(s, transition.action, transition.task, generator)
-        eps = torch.randint(0, 2, s.shape, generator=generator, device=s.device).to(s.dtype) * 2.0 - 1.0
-        (vjp,) = torch.autograd.grad(s_next, s, eps, create_graph=True)
+        (vjp,) = torch.autograd.grad(s_next, s, rademacher(s, generator), create_graph=True)
         return self.geometry.project(vjp).square().mean(-1)
 
 

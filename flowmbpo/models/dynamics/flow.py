@@ -10,6 +10,7 @@ from flowmbpo.config.dynamics import DynamicsDims, FlowDynamicsConfig
 from flowmbpo.flows.paths import sample_tau
 from flowmbpo.models.dynamics.base import Dynamics, Transition
 from flowmbpo.models.dynamics.velocity import VelocityField
+from flowmbpo.nets.noise import standard_normal
 
 
 class FlowDynamics(Dynamics):
@@ -60,8 +61,7 @@ class FlowDynamics(Dynamics):
     def _noisy(self, s: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.options.source_noise == 0.0 or generator is None:
             return s
-        eps = torch.randn(s.shape, generator=generator, dtype=s.dtype, device=s.device)
-        return self.geometry.move(s, self.options.source_noise * eps)
+        return self.geometry.move(s, self.options.source_noise * standard_normal(s, generator))
 
     def _matching_error(self, transition: Transition, start: Tensor, generator: torch.Generator) -> Tensor:
         target = transition.target

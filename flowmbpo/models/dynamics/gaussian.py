@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowmbpo.config.dynamics import DynamicsDims, GaussianDynamicsConfig
 from flowmbpo.models.dynamics.base import Dynamics, Transition, matched_network
+from flowmbpo.nets.noise import standard_normal
 from flowmbpo.nets.running import RunningStd
 
 
@@ -73,6 +74,5 @@ class GaussianDynamics(Dynamics):
         variance = self._variance(logstd)
         displacement = self.scale.std * mean
         if generator is not None:
-            eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-            displacement = displacement + variance.sqrt() * eps
+            displacement = displacement + variance.sqrt() * standard_normal(mean, generator)
         return self.geometry.move(s, self.geometry.condition(displacement, variance))

@@ -10,6 +10,7 @@ from flowmbpo.config.dynamics import DynamicsDims, FlowDynamicsConfig
 from flowmbpo.flows.paths import sample_tau
 from flowmbpo.models.dynamics.base import Dynamics, Transition
 from flowmbpo.models.dynamics.velocity import VelocityField
+from flowmbpo.nets.noise import standard_normal
 from flowmbpo.nets.running import RunningStd
 
 
@@ -66,5 +67,4 @@ class GenerativeFlowDynamics(Dynamics):
     def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
             return torch.zeros_like(like)
-        eps = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-        return self.options.noise_std * eps
+        return self.options.noise_std * standard_normal(like, generator)

@@ -13,6 +13,7 @@ from flowmbpo.flows.integrators import integrate
 from flowmbpo.flows.paths import tau_columns, tau_width
 from flowmbpo.flows.simplex import Geometry
 from flowmbpo.models.dynamics.base import matched_network
+from flowmbpo.nets.noise import standard_normal
 
 
 class VelocityField(nn.Module):
@@ -62,7 +63,7 @@ class VelocityField(nn.Module):
         std = self.config.substep_noise / math.sqrt(self.config.substeps)  # a macro step's variance, whatever K
 
         def perturb(y: Tensor) -> Tensor:
-            noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+            noise = standard_normal(y, generator)
             return y + std * (self.geometry.project(noise) if self.tangent else noise)
 
         return integrate(

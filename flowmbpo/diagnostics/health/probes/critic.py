@@ -92,7 +92,7 @@ def imagine_values(subject: Subject, count: int) -> Imagined:
     start, context = subject.starts(count, generator)
     with torch.no_grad():  # targets carry no gradient in training either
         objective = updates.actor_objective(agent, start, context, config, generator)
-        _, _, targets = updates.critic_targets(agent, objective, config)
+        targets = updates.critic_targets(agent, objective, config).target
         path = objective.imagination
         no_values = torch.zeros_like(path.rewards)
         rewards = td_lambda(path.rewards, no_values, path.continues, objective.gamma, config.lam)[0]
