@@ -63,11 +63,14 @@ class RunningStd(nn.Module):
         self.decay = decay
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("square", torch.zeros(features, dtype=torch.float64))
-        # One element, not a scalar: compiled, torch drops what is written to a float64 scalar (2.13).
+        # One element, for compiled, torch 2.13 drops what is written to a float64 scalar; a scalar in checkpoints.
         self.register_buffer("weight", torch.zeros(1, dtype=torch.float64))
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = destination[prefix + "weight"].reshape(())
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Older checkpoints hold `weight` as a scalar."""
         if (key := prefix + "weight") in state_dict:
             state_dict[key] = state_dict[key].reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *others)

@@ -112,3 +112,13 @@ def test_normalised_observations_are_clipped_and_untouched_before_any_data():
     assert torch.equal(normalizer(obs), obs)
     normalizer.update(torch.tensor([[-1.0], [1.0]]))
     assert normalizer(torch.tensor([[50.0], [-50.0]])).tolist() == [[10.0], [-10.0]]
+
+
+def test_weight_is_one_scalar_in_checkpoints():
+    std = RunningStd(3, 0.9)
+    std.update(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    state = std.state_dict()
+    assert state["weight"].shape == ()
+    other = RunningStd(3, 0.9)
+    other.load_state_dict(state)
+    assert torch.equal(other.std, std.std) and torch.equal(other.weight, std.weight)
