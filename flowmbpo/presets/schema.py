@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from annotated_types import MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -24,7 +24,7 @@ Config = TypeVar("Config", bound=FrozenConfig)
 
 KIND = "kind"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+_BOUNDS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
 _MISSING = object()
 _SHOWN = 5  # messages shown at once
 
@@ -95,7 +95,9 @@ def _describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return f"a list{count}, each item {_describe(args[0])}{least}"
     if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
         return "a mapping of keys"
-    bounds = [f"{sign} {getattr(item, name):g}" for name, sign in _BOUNDS for item in metadata if hasattr(item, name)]
+    bounds = [
+        f"{sign} {getattr(item, name):g}" for kind, name, sign in _BOUNDS for item in metadata if isinstance(item, kind)
+    ]
     return str(_NAMES[annotation]) + (f" {' and '.join(bounds)}" if bounds else "")
 
 

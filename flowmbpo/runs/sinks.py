@@ -18,7 +18,7 @@ from flowmbpo.files import StagedFile, refused
 from flowmbpo.parity.comparison import reference_parity
 from flowmbpo.parity.flops import estimate_cost
 from flowmbpo.runs.directory import RunDirectory
-from flowmbpo.runs.start import Start, compiles, total_steps
+from flowmbpo.runs.start import Start, asks_for_compilation, compilation_fault, total_steps
 from flowmbpo.tracking.console import ConsoleSink
 from flowmbpo.tracking.sink import JsonlSink, MetricSink, MultiSink, TensorBoardSink
 from flowmbpo.training.learner import Dump
@@ -43,7 +43,9 @@ def announce(start: Start, run_dir: RunDirectory, *, console: bool) -> None:
         steps, cost = total_steps(config, start.task)["agent_steps"], f" ({config.cost})" if config.cost else ""
         what = "%s is marked high_cost: %s agent steps and about %.1e FLOPs%s"
         log.warning(what, config.name, f"{steps:,}", flops, cost)
-    if compiles(config):
+    if asks_for_compilation(config) and (fault := compilation_fault(config)) is not None:
+        log.warning("compute.compile 'auto': the updates run uncompiled, slower and otherwise alike: %s", fault)
+    elif asks_for_compilation(config):
         what = "compiling the updates: a minute or two at a first start, seconds where the cache holds them"
         log.info("%s", what)
         if console:

@@ -164,18 +164,27 @@ def set_up_compute(config: ExperimentConfig, device: str | None = None) -> torch
     return resolve_device(device or config.device)
 
 
+def asks_for_compilation(config: ExperimentConfig) -> bool:
+    """Whether compiled updates are wanted: always, or by a run long enough to gain."""
+    training = config.own_training
+    updates = training.epochs * training.rounds_per_epoch(config.task.num_envs)
+    return config.compute.compile == "update" or (config.compute.compile == "auto" and updates >= WORTH_COMPILING)
+
+
+def compilation_fault(config: ExperimentConfig) -> str | None:
+    """Why the updates that are to be compiled cannot be. Raises ConfigError where they must be."""
+    if config.own_training.adaptive_horizon is not None:
+        fault: str | None = "training.adaptive_horizon changes the shape of the updates from one to the next"
+    else:
+        fault = compiler_fault()
+    if fault is not None and config.compute.compile == "update":
+        raise ConfigError(f"compute.compile 'update' is not possible: {fault}. Set it to 'auto' or 'off'")
+    return fault
+
+
 def compiles(config: ExperimentConfig) -> bool:
     """Whether the run's updates are compiled. Raises ConfigError where they must be and cannot."""
-    mode, training = config.compute.compile, config.own_training
-    updates = training.epochs * training.rounds_per_epoch(config.task.num_envs)
-    if mode == "off" or (mode == "auto" and updates < WORTH_COMPILING):
-        return False
-    fault = compiler_fault()
-    if training.adaptive_horizon is not None:
-        fault = "training.adaptive_horizon changes the shape of the updates from one to the next"
-    if fault is not None and mode == "update":
-        raise ConfigError(f"compute.compile 'update' is not possible: {fault}. Set it to 'auto' or 'off'")
-    return fault is None
+    return asks_for_compilation(config) and compilation_fault(config) is None
 
 
 def still_needed(config: ExperimentConfig) -> dict[str, str]:
@@ -298,6 +307,7 @@ def dry_run(config: ExperimentConfig) -> dict[str, Any]:
     task = resolve(config.task)
     config = pinned(config, task)
     check_num_envs(config, task)
+    compiles(config)
     dataset = None if config.data is None else Dataset.open(Path(config.data.path).expanduser())
     if dataset is not None:
         match_tasks(dataset, task.spec, task.only)

@@ -75,11 +75,11 @@ class _Drawing:
     def __call__(self, *arguments: Any) -> Any:
         *others, generator = arguments
         if self._requests is None:
-            self._requests = self._noted(others)
+            self._requests = self._noted(others, generator.device)
         return self._program([request.draw(generator) for request in self._requests], tuple(others))
 
-    def _noted(self, others: list[Any]) -> list[Request]:
+    def _noted(self, others: list[Any], device: torch.device) -> list[Request]:
         """What a call draws, found out on a copy: running statistics move with every call."""
-        noted = Noted(torch.Generator().manual_seed(0))
+        noted = Noted(torch.Generator(device).manual_seed(0))
         self._function(*copy.deepcopy(others), cast(torch.Generator, noted))
         return noted.requests

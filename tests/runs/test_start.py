@@ -140,3 +140,10 @@ def test_updates_of_changing_shape_are_not_compiled(config, monkeypatch):
     assert not start.compiles(config(**adaptive, **{"compute.compile": "auto"}))
     with pytest.raises(ConfigError, match=r"training.adaptive_horizon changes the shape"):
         start.compiles(config(**adaptive, **{"compute.compile": "update"}))
+
+
+def test_a_run_that_goes_uncompiled_for_want_of_a_compiler_says_so(config, train, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(start, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(start, "compiler_fault", lambda: "no C++ compiler works")
+    train(config(**{"compute.compile": "auto"}), out=tmp_path / "run")
+    assert "the updates run uncompiled, slower and otherwise alike: no C++ compiler works" in caplog.text

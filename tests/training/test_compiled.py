@@ -18,13 +18,35 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("actor", ["gaussian", "flow"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_drawn_ahead_are_those_that_would_have_been_drawn(kind, actor, make_trainer, make_agent, monkeypatch):
+    """Without the compiler, so that every bit must be equal."""
+    monkeypatch.setattr("flowmbpo.training.compiled._whole", lambda function: function)
+    (eager, eager_draws), (ahead, ahead_draws) = ten_updates(kind, actor, make_trainer, make_agent)
+    assert torch.equal(eager, ahead)
+    assert all(torch.equal(one, other) for one, other in zip(eager_draws, ahead_draws, strict=True))
+
+
 @pytest.mark.skipif(compiler_fault() is not None, reason="no C++ compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize("actor", ["gaussian", "flow"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_updates_agree_with_eager_ones(kind, actor, make_trainer, make_agent, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_ten_updates_agree_with_eager_ones(kind, actor, make_trainer, make_agent):
     torch._dynamo.reset()
+    (eager, eager_draws), (fast, fast_draws) = ten_updates(kind, actor, make_trainer, make_agent)
+    assert (eager - fast).norm() < 1e-5 * eager.norm()
+    assert all(torch.equal(one, other) for one, other in zip(eager_draws, fast_draws, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Programs of the tests' own."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+
+def ten_updates(kind, actor, make_trainer, make_agent):
+    """Parameters and generators after ten rounds from one state, uncompiled and by `compiled`."""
     env = make_trainer().env
     agent = make_agent(
         spec=env.spec,
@@ -50,6 +72,4 @@ def test_ten_updates_agree_with_eager_ones(kind, actor, make_trainer, make_agent
             trainer.update_policy()
         draws = [generator.get_state() for generator in trainer.generators.values()]
         ends.append((parameters_to_vector(agent.parameters()).detach().clone(), draws))
-    (eager, eager_draws), (fast, fast_draws) = ends
-    assert (eager - fast).norm() < 1e-5 * eager.norm()
-    assert all(torch.equal(one, other) for one, other in zip(eager_draws, fast_draws, strict=True))
+    return ends
