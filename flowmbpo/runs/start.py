@@ -175,6 +175,8 @@ def compilation_fault(config: ExperimentConfig) -> str | None:
     """Why the updates that are to be compiled cannot be. Raises ConfigError where they must be."""
     if config.own_training.adaptive_horizon is not None:
         fault: str | None = "training.adaptive_horizon changes the shape of the updates from one to the next"
+    elif config.model.dynamics.jacobian_penalty > 0.0:
+        fault = "model.dynamics.jacobian_penalty differentiates within the loss, which torch cannot compile whole"
     else:
         fault = compiler_fault()
     if fault is not None and config.compute.compile == "update":

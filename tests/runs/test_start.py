@@ -134,6 +134,14 @@ def test_updates_are_compiled_where_the_run_is_long_enough_and_a_compiler_works(
         start.compiles(config(**{"compute.compile": "update"}))
 
 
+def test_a_jacobian_penalty_is_not_compiled(config, monkeypatch):
+    monkeypatch.setattr(start, "compiler_fault", lambda: None)
+    penalty = {"training.epochs": 100_000, "model.dynamics.jacobian_penalty": 1e-3}
+    assert not start.compiles(config(**penalty, **{"compute.compile": "auto"}))
+    with pytest.raises(ConfigError, match=r"jacobian_penalty differentiates within the loss"):
+        start.compiles(config(**penalty, **{"compute.compile": "update"}))
+
+
 def test_updates_of_changing_shape_are_not_compiled(config, monkeypatch):
     monkeypatch.setattr(start, "compiler_fault", lambda: None)
     adaptive = {"training.epochs": 100_000, "training.adaptive_horizon": {"tolerance": 0.5}}
